@@ -1,0 +1,3 @@
+"""lit_ft: a modular trainer for fine-tuning research on PyTorch Lightning."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Callbacks: how any loss is optimised, which weights move, what is measured."""

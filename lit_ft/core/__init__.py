@@ -1,0 +1,1 @@
+"""The abstractions that everything else stands on. Import from the modules themselves."""

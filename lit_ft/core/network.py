@@ -1,0 +1,54 @@
+"""The light description of a network: what a person writes in YAML, and what a checkpoint remembers."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from lit_ft.core.errors import ConfigError, nearest
+
+
+@dataclass
+class Network:
+    """Where a network comes from and in which form it is loaded.
+
+    Exactly one of ``path`` and ``config`` is given. ``lit_ft.models`` builds the network from it.
+
+    Args:
+        path: A folder, a hub id, a ``.gguf`` file, or ``packaged:NAME`` for weights that come inside a Python package.
+        config: A configuration for random weights, such as ``{model_type: llama, hidden_size: 64, ...}``; with
+            ``path`` absent. A key ``tokenizer`` may name a folder or ``packaged:NAME`` for the text side.
+        dtype: Type of the weights in memory.
+        attention: Attention kernel of ``transformers`` (``eager``, ``sdpa`` ...); None leaves the model's own default.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        peft: An adapter, ``{class_path: peft.LoraConfig, init_args: {r: 8, target_modules: all-linear}}``. The base is
+            frozen, and checkpoints hold the adapter alone.
+        trust_remote_code: Run Python code that comes with the model. Off; switch it on only for code you have read.
+    """
+
+    path: str | None = None
+    config: dict[str, Any] | None = None
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    attention: str | None = None
+    gradient_checkpointing: bool = False
+    peft: dict[str, Any] | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a description that says nothing or two things."""
+        if (self.path is None) == (self.config is None):
+            raise ConfigError("network", {"path": self.path, "config": self.config}, "exactly one of path and config")
+
+    @classmethod
+    def of(cls, spec: "Network | Mapping[str, Any]") -> "Network":
+        """The same description from a mapping, with an error for an unknown key."""
+        if isinstance(spec, Network):
+            return spec
+        known = [field.name for field in fields(cls)]
+        for key in spec:
+            if key not in known:
+                raise ConfigError(f"network.{key}", spec[key], f"the keys {', '.join(known)}{nearest(key, known)}")
+        return cls(**spec)
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data, as kept in a checkpoint."""
+        return asdict(self)

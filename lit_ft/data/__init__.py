@@ -1,0 +1,1 @@
+"""Data modules: what is in a batch, and in which order."""
