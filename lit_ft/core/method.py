@@ -1,0 +1,277 @@
+"""The base of every method: a LightningModule that says what is optimised, and nothing else."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.core.mixins import HyperparametersMixin
+from lightning.pytorch.utilities.parsing import collect_init_args
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.frozen_base import FrozenBase
+from lit_ft.core.hyperparameters import is_plain
+from lit_ft.core.means import WeightedMeans
+from lit_ft.core.network import Network
+from lit_ft.core.schedules import Schedule
+from lit_ft.core.window import window_ends, window_starts
+
+
+@dataclass
+class Output:
+    """What a method computes on one batch.
+
+    Args:
+        loss: Mean loss over the batch; ``loss_weight(batch)`` is the denominator of that mean.
+        predictions: What the metrics of ``configure_metrics`` read, with ``targets``.
+        targets: The truth beside ``predictions``.
+        scalars: Further means over the same denominator, logged as ``<stage>/<key>``.
+    """
+
+    loss: Tensor
+    predictions: Tensor | None = None
+    targets: Tensor | None = None
+    scalars: Mapping[str, Tensor | float] = field(default_factory=dict)
+
+
+class Method(pl.LightningModule):
+    r"""What is optimised: a network and a loss. A subclass implements ``build_network`` and ``compute``.
+
+    The gradient of an accumulation window with micro-batches i, mean losses :math:`\ell_i` and weights
+    :math:`w_i` = ``loss_weight(batch_i)`` is that of :math:`\sum_i w_i \ell_i / \sum_i w_i`, over all ranks, whatever
+    the sizes of the micro-batches and however short the last window. (Lightning alone takes the mean of the means.)
+    It is complete before the first ``on_before_optimizer_step`` is called.
+
+    Logs ``train/loss`` (the mean of the window), ``val/loss``, ``test/loss``, ``val/<metric>``, ``test/<metric>``.
+
+    Args:
+        network: Where the network comes from. In Python also a ready ``torch.nn.Module``; it is then not part of the
+            hyper-parameters, and ``load_from_checkpoint`` asks for it again.
+        optimizer: Makes the optimizer from parameters. Decay leaves out biases and norms (parameters of one dimension).
+        schedule: How the learning rate moves; None keeps it constant.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    batch_kind: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__()
+        given: dict[str, Any] = {}
+        frame = inspect.currentframe()
+        if frame is not None:
+            for arguments in collect_init_args(frame, [], classes=(HyperparametersMixin,)):
+                given |= arguments
+        self.save_hyperparameters(ignore=[name for name, value in given.items() if not is_plain(value)])
+        self.spec: Network | None = None
+        self.network: nn.Module | None = None
+        self._ready: list[nn.Module] = []  # a list hides a module given from Python until configure_model
+        if isinstance(network, nn.Module):
+            self._ready.append(network)
+        elif network is None:
+            raise ConfigError("network", None, "a path, a config, or the module that this checkpoint was trained with")
+        else:
+            self.spec = Network.of(network)
+            if "network" not in self.hparams and "_class_path" not in self.hparams:
+                self.save_hyperparameters({"network": self.spec.plain()})
+        self.optimizer, self.schedule = optimizer, schedule
+        self._tokenizer: Any = None
+        self._base = FrozenBase()
+        self._window, self._means = WeightedMeans(), WeightedMeans()
+        self._scale: Tensor | float = 1.0
+        self._rescale: Tensor | None = None
+
+    # what a subclass says
+
+    def build_network(self) -> nn.Module:
+        """Build the network that ``self.spec`` describes."""
+        raise NotImplementedError(f"{type(self).__name__} defines build_network()")
+
+    def build_tokenizer(self) -> Any:
+        """Build the tokenizer that ``self.spec`` describes; None where there is no text."""
+        return None
+
+    def compute(self, batch: Any) -> Output:
+        """Compute the mean loss over a batch, and what metrics need. Does not log."""
+        raise NotImplementedError(f"{type(self).__name__} defines compute(batch)")
+
+    def loss_weight(self, batch: Any) -> Tensor | float:
+        """The denominator of the mean loss over a batch: rows, target tokens ..."""
+        return 1.0
+
+    def configure_metrics(self) -> dict[str, Metric]:
+        """Metrics over predictions and targets, made anew for validation and test."""
+        return {}
+
+    # what they all share
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the network; loading it needs no weights."""
+        if self._tokenizer is None:
+            self._tokenizer = self.build_tokenizer()
+        return self._tokenizer
+
+    def setup(self, stage: str) -> None:
+        """Refuse a data module whose batches this method does not read."""
+        kind = getattr(getattr(self.trainer, "datamodule", None), "batch_kind", self.batch_kind)
+        if self.batch_kind and kind != self.batch_kind:
+            data = type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
+            raise ConfigError("data", data, f"a data module of {self.batch_kind} for {type(self).__name__}, not {kind}")
+
+    def configure_model(self) -> None:
+        """Build the network and the metrics, once."""
+        if self.network is not None:
+            return
+        self.network = self._ready.pop() if self._ready else self.build_network()
+        metrics = {stage: nn.ModuleDict(self.configure_metrics()) for stage in ("val", "test")}  # type: ignore[arg-type]
+        self.stage_metrics = nn.ModuleDict(metrics)
+        if self.spec is not None and self.spec.path is not None:
+            self._base.remember(self.network)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The mean loss of a micro-batch; logs the mean of the window at its end."""
+        output = self.compute(batch)
+        if self._trainer is not None and self._trainer.training:
+            self._follow_window(output, self.loss_weight(batch), batch_idx)
+        return output.loss
+
+    def _follow_window(self, output: Output, weight: Tensor | float, batch_idx: int) -> None:
+        trainer = self.trainer
+        if window_starts(trainer, batch_idx):
+            self._window = WeightedMeans()
+        self._window.add(weight, {"loss": output.loss, **output.scalars})
+        self._scale, self._rescale = weight, None
+        if not window_ends(trainer, batch_idx):
+            return
+        total, means = self._window.total(self._sum_over_ranks)
+        parts = trainer.accumulate_grad_batches
+        # Lightning divides each loss by the parts, and ranks are averaged: the true mean needs parts * ranks / total
+        correction = torch.where(total == 0, 0.0, parts * trainer.world_size / total)
+        if parts == 1:
+            self._scale = weight * correction.to(output.loss.dtype)
+            if trainer.world_size == 1:
+                self._scale = 1.0  # exactly 1, not 1 to rounding
+        else:
+            self._rescale = correction.to(output.loss.dtype)
+        for key, value in means.items():
+            self.log(f"train/{key}", value.float(), prog_bar=key == "loss", batch_size=1)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Backward of the loss times its share in the window."""
+        super().backward(loss if self._scale is 1.0 else loss * self._scale, *args, **kwargs)  # noqa: F632
+
+    def on_after_backward(self) -> None:
+        """Turn the sum over the window into its mean, before anybody looks at the gradient."""
+        if self._rescale is None:
+            return
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        if gradients:
+            torch._foreach_mul_(gradients, self._rescale.to(gradients[0].device))
+        self._rescale = None
+
+    def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        if self._trainer is None or self.trainer.world_size == 1:
+            return tensor
+        return self.trainer.strategy.reduce(tensor.to(self.device), reduce_op="sum")  # type: ignore[return-value]
+
+    def _evaluate(self, batch: Any, stage: str) -> Output:
+        output = self.compute(batch)
+        self._means.add(self.loss_weight(batch), {"loss": output.loss, **output.scalars})
+        if output.predictions is not None:
+            for metric in self.stage_metrics[stage].values():  # type: ignore[operator, union-attr]
+                metric.update(output.predictions, output.targets)
+        return output
+
+    def _start_evaluation(self) -> None:
+        self._means = WeightedMeans()
+
+    def _finish_evaluation(self, stage: str) -> None:
+        _, means = self._means.total(self._sum_over_ranks)
+        for key, value in means.items():
+            self.log(f"{stage}/{key}", value.float(), prog_bar=key == "loss", rank_zero_only=False, sync_dist=False)
+        for name, metric in self.stage_metrics[stage].items():  # type: ignore[operator, union-attr]
+            if metric.update_called:
+                self.log(f"{stage}/{name}", metric.compute(), prog_bar=True)
+                metric.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin new sums."""
+        self._start_evaluation()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Add one batch to ``val/...``."""
+        return self._evaluate(batch, "val").loss
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/...``."""
+        self._finish_evaluation("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Begin new sums."""
+        self._start_evaluation()
+
+    def test_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Add one batch to ``test/...``."""
+        return self._evaluate(batch, "test").loss
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/...``."""
+        self._finish_evaluation("test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """Predictions for one batch."""
+        return self.compute(batch).predictions
+
+    # optimizer
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that are optimised, by name. The one place that decides it."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, without decay on parameters of one dimension, and its schedule."""
+        parameters = list(self.trainable_parameters().values())
+        if not parameters:
+            raise ConfigError("network", "no parameter that requires a gradient", "at least one trainable parameter")
+        optimizer = self.optimizer(parameters)
+        flat = [parameter for parameter in parameters if parameter.ndim < 2]
+        if optimizer.defaults.get("weight_decay") and flat and len(flat) < len(parameters):
+            decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
+            optimizer = self.optimizer([{"params": decayed}, {"params": flat, "weight_decay": 0.0}])
+        if self.schedule is None:
+            return optimizer
+        schedule = self.schedule.configure(optimizer, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    # checkpoints without the frozen base
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out frozen weights that the network's path gives back, and note their fingerprint."""
+        if self.network is not None:
+            self._base.leave_out(self.network, "network.", checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another frozen base."""
+        self.configure_model()
+        assert self.network is not None
+        self._base.check(self.network, "network.", checkpoint)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch, but weights of the frozen base may be absent where the checkpoint left them out."""
+        left_out = self._base.take_left_out()
+        result = super().load_state_dict(state_dict, strict=strict and not left_out, assign=assign)
+        wrong = [*(set(result.missing_keys) - left_out), *result.unexpected_keys]
+        if left_out and strict and wrong:
+            raise RuntimeError(f"the checkpoint does not fit {type(self).__name__}: {', '.join(sorted(wrong))}")
+        return result

@@ -1,0 +1,106 @@
+"""Learning rate schedules that know the length of the run."""
+
+import math
+from abc import ABC, abstractmethod
+
+from lightning.pytorch.cli import LRSchedulerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities.types import LRSchedulerConfigType
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lit_ft.core.errors import ConfigError
+
+
+class Schedule(ABC):
+    """How the learning rate moves over a run."""
+
+    @abstractmethod
+    def configure(self, optimizer: Optimizer, total_steps: float) -> LRSchedulerConfigType:
+        """The scheduler as Lightning wants it.
+
+        Args:
+            optimizer: The optimizer whose rates are scheduled.
+            total_steps: Optimizer steps of the whole run; ``inf`` where that is not known.
+        """
+
+
+class WarmUpSchedule(Schedule):
+    """Linear warm-up from 0, then ``decay(progress)`` of the peak rate, for progress from 0 to 1 over the other steps.
+
+    Args:
+        warmup: Below 1: fraction of all steps; else a number of steps.
+        final: Rate at the end as a fraction of the peak.
+    """
+
+    def __init__(self, warmup: float = 0.0, final: float = 0.0) -> None:
+        if warmup < 0 or (warmup > 1 and warmup != int(warmup)):
+            raise ConfigError("warmup", warmup, "a fraction in [0, 1) or a whole number of steps")
+        if not 0 <= final <= 1:
+            raise ConfigError("final", final, "a fraction in [0, 1]")
+        self.warmup, self.final = warmup, final
+
+    def decay(self, progress: float) -> float:
+        """The multiplier after warm-up, from 1 at progress 0 to 0 at progress 1."""
+        raise NotImplementedError(f"{type(self).__name__} defines decay(progress)")
+
+    def configure(self, optimizer: Optimizer, total_steps: float) -> LRSchedulerConfigType:
+        """One scheduler step an optimizer step."""
+        if math.isinf(total_steps):
+            raise ConfigError("schedule", type(self).__name__, "a run of known length: set trainer.max_steps")
+        warm = self.warmup if self.warmup >= 1 else math.ceil(self.warmup * total_steps)
+
+        def factor(step: int) -> float:
+            if step < warm:
+                return (step + 1) / (warm + 1)
+            progress = min(1.0, (step - warm) / max(1.0, total_steps - warm))
+            return self.final + (1 - self.final) * self.decay(progress)
+
+        return {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+
+
+class Constant(WarmUpSchedule):
+    """Warm-up, then the peak rate to the end."""
+
+    def __init__(self, warmup: float = 0.0) -> None:
+        super().__init__(warmup)
+
+    def decay(self, progress: float) -> float:
+        """Always 1."""
+        return 1.0
+
+
+class Linear(WarmUpSchedule):
+    """Warm-up, then a straight line to ``final``."""
+
+    def decay(self, progress: float) -> float:
+        """``1 - progress``."""
+        return 1 - progress
+
+
+class Cosine(WarmUpSchedule):
+    """Warm-up, then half a cosine to ``final`` (Loshchilov and Hutter, SGDR, 2017, arXiv 1608.03983, without restarts)."""
+
+    def decay(self, progress: float) -> float:
+        """``(1 + cos(pi progress)) / 2``."""
+        return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class TorchSchedule(Schedule):
+    """Any scheduler of torch.
+
+    Args:
+        scheduler: For instance ``{class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 10}}``.
+        interval: Whether the scheduler steps with the optimizer (``step``) or at the end of an epoch (``epoch``).
+        monitor: Logged key that ``ReduceLROnPlateau`` watches.
+    """
+
+    def __init__(self, scheduler: LRSchedulerCallable, interval: str = "epoch", monitor: str = "val/loss") -> None:
+        if interval not in ("step", "epoch"):
+            raise ConfigError("interval", interval, "step or epoch")
+        self.scheduler, self.interval, self.monitor = scheduler, interval, monitor
+
+    def configure(self, optimizer: Optimizer, total_steps: float) -> LRSchedulerConfigType:
+        """The torch scheduler at the chosen interval."""
+        scheduler = self.scheduler(optimizer)
+        monitor = {"monitor": self.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
+        return {"scheduler": scheduler, "interval": self.interval, **monitor}
