@@ -88,7 +88,7 @@ class Method(pl.LightningModule):
         self._tokenizer: Any = None
         self._base = FrozenBase()
         self._window, self._means = WeightedMeans(), WeightedMeans()
-        self._scale: Tensor | float = 1.0
+        self._scale: Tensor | float | None = None  # None is exactly 1, not 1 to rounding
         self._rescale: Tensor | None = None
 
     # what a subclass says
@@ -161,7 +161,7 @@ class Method(pl.LightningModule):
         if parts == 1:
             self._scale = weight * correction.to(output.loss.dtype)
             if trainer.world_size == 1:
-                self._scale = 1.0  # exactly 1, not 1 to rounding
+                self._scale = None
         else:
             self._rescale = correction.to(output.loss.dtype)
         for key, value in means.items():
@@ -169,7 +169,7 @@ class Method(pl.LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward of the loss times its share in the window."""
-        super().backward(loss if self._scale is 1.0 else loss * self._scale, *args, **kwargs)  # noqa: F632
+        super().backward(loss if self._scale is None else loss * self._scale, *args, **kwargs)
 
     def on_after_backward(self) -> None:
         """Turn the sum over the window into its mean, before anybody looks at the gradient."""

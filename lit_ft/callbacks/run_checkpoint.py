@@ -1,0 +1,185 @@
+"""Checkpoints from which a run goes on as if it had never stopped."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.files import commit, digest_file, is_whole
+from lit_ft.core.metrics_file import MetricsFile
+from lit_ft.core.randomness import randomness_state, restore_randomness
+from lit_ft.core.resume_point import mark, settle
+from lit_ft.core.window import window_starts
+
+
+class RunCheckpoint(Callback):
+    """Saves a run between two batches, durably, with every rank's randomness; resuming is bit-exact.
+
+    Beside what Lightning saves, a checkpoint holds the state of all global random generators of all ranks, the number
+    of rows in ``metrics.csv`` (which is cut back to them on resume), and the position of every stateful loader before
+    the batch that is already fetched. It is written aside, synced, read back, and renamed; the one before is deleted
+    only then. A SIGTERM saves once more before the run ends.
+
+    Exact for modules whose state is in checkpoints and for loaders with ``state_dict``; a loader without it starts its
+    epoch again (Lightning warns), and wall-clock values differ. The first callback of a trainer should be this one:
+    random numbers that an earlier callback draws in ``on_train_batch_start`` would be drawn twice.
+
+    Args:
+        every_n_steps: Optimizer steps between two checkpoints; there is also one at the start of every epoch and one
+            at the end of the run. None: only these.
+        keep: How many to keep, at least 1; 2 leaves a way back when the newest is damaged.
+        monitor: Logged key whose best value is kept as ``best.ckpt`` (weights only), looked at after each validation.
+        mode: Whether the lowest (``min``) or the highest (``max``) value is the best.
+        folder: Where to write; None: ``checkpoints`` in the folder of the first logger, else in ``default_root_dir``.
+    """
+
+    papers = ()
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 500,
+        keep: int = 2,
+        monitor: str | None = None,
+        mode: str = "min",
+        folder: str | None = None,
+    ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ConfigError("every_n_steps", every_n_steps, "a number of steps from 1, or null")
+        if keep < 1:
+            raise ConfigError("keep", keep, "a number from 1")
+        if mode not in ("min", "max"):
+            raise ConfigError("mode", mode, "min or max")
+        self.every_n_steps, self.keep, self.monitor, self.mode, self.folder = every_n_steps, keep, monitor, mode, folder
+        self.best: float | None = None
+        self._saved_step = 0
+        self._between_batches = False
+        self._loader_states: list[dict[str, Any]] | None = None
+        self._resumed: dict[str, Any] | None = None
+
+    # saving
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Save before this batch when it is time; after a resume put the randomness back first."""
+        if self._resumed is not None:
+            states = self._resumed["randomness"]
+            if len(states) == trainer.world_size:
+                restore_randomness(states[trainer.global_rank])
+            self._resumed = None
+        step = trainer.global_step
+        if step == self._saved_step or not window_starts(trainer, batch_idx):
+            return
+        if batch_idx == 0 or (self.every_n_steps is not None and step % self.every_n_steps == 0):
+            self._save_between(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Remember where the loaders stand, before the next batch is fetched."""
+        loader = trainer.fit_loop._combined_loader
+        self._loader_states = None if loader is None else loader._state_dicts()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the end of the run."""
+        if trainer.global_step != self._saved_step:
+            self._save_between(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save on SIGTERM, which Lightning raises between two batches."""
+        closes_window = window_starts(trainer, trainer.fit_loop.epoch_loop.batch_progress.current.completed)
+        if isinstance(exception, SIGTERMException) and trainer.training and closes_window:
+            self._save_between(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the weights when the monitored value is the best so far."""
+        if self.monitor is None or trainer.sanity_checking or not trainer.training and trainer.state.fn != "fit":
+            return
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise ConfigError("monitor", self.monitor, f"a logged key: {known}")
+        value = float(trainer.callback_metrics[self.monitor])
+        sign = 1 if self.mode == "min" else -1
+        if math.isfinite(value) and (self.best is None or sign * value < sign * self.best):
+            self.best = value
+            self._write(trainer, self.directory(trainer) / "best.ckpt", weights_only=True)
+
+    def _save_between(self, trainer: pl.Trainer) -> None:
+        self._saved_step = trainer.global_step
+        directory = self.directory(trainer)
+        self._between_batches = True
+        try:
+            self._write(trainer, directory / f"step={trainer.global_step:08d}.ckpt", weights_only=False)
+        finally:
+            self._between_batches = False
+        if trainer.is_global_zero:
+            for old in sorted(directory.glob("step=*.ckpt"))[: -self.keep]:
+                old.unlink()
+                digest_file(old).unlink(missing_ok=True)
+
+    def _write(self, trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
+        aside = path.with_name(f".{path.name}.tmp")
+        trainer.save_checkpoint(aside, weights_only=weights_only)
+        if trainer.is_global_zero:
+            if aside.is_file():  # read back; a sharded checkpoint is a folder that its strategy reads
+                torch.load(aside, map_location="meta", weights_only=True)
+            commit(aside, path)
+        trainer.strategy.barrier("checkpoint")
+
+    def directory(self, trainer: pl.Trainer) -> Path:
+        """Where this run's checkpoints are."""
+        if self.folder is not None:
+            return Path(self.folder)
+        return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+
+    # what is in a checkpoint
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The best value so far."""
+        self.best = state_dict["best"]
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add randomness, the rows logged, and the progress counters of the point between two batches."""
+        if not self._between_batches:
+            return
+        states: list[Any] = [randomness_state()]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            torch.distributed.all_gather_object(states, randomness_state())
+        rows = [logger.rows for logger in trainer.loggers if isinstance(logger, MetricsFile)]
+        checkpoint["run_checkpoint"] = {"randomness": states, "rows": rows}
+        mark(checkpoint, trainer.num_training_batches, trainer.accumulate_grad_batches)
+        if self._loader_states:
+            checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = self._loader_states
+
+    # resuming
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what is needed once training starts."""
+        self._resumed = checkpoint.get("run_checkpoint")
+        self._saved_step = checkpoint.get("global_step", 0)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Settle the counters and cut ``metrics.csv`` back to what the checkpoint knew."""
+        if self._resumed is None:
+            return
+        settle(trainer)
+        files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
+        if trainer.is_global_zero:
+            for file, rows in zip(files, self._resumed["rows"], strict=False):
+                file.cut(rows)
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
+    """The newest undamaged checkpoint in a folder of ``RunCheckpoint``, and the damaged ones that are newer."""
+    damaged: list[Path] = []
+    for path in sorted(folder.glob("step=*.ckpt"), reverse=True):
+        if is_whole(path):
+            return path, damaged
+        damaged.append(path)
+    return None, damaged

@@ -1,0 +1,138 @@
+"""The command ``lit-ft``: decides what was asked for before it imports anything heavy."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lit_ft.run import Build
+
+USAGE = """\
+lit-ft: a modular trainer for fine-tuning research
+
+  lit-ft fit -c FILE [-c FILE ...] [--KEY VALUE ...]     train; writes runs/<name>/<time>/
+  lit-ft validate | test | predict -c FILE --ckpt_path last | best | FILE
+  lit-ft methods [--json]                                what there is, by kind and by batch shape
+  lit-ft report RUN ...                                  a table over runs, and their curves as one page
+  lit-ft show-batch -c FILE                              one batch, tokens coloured by target and weight
+  lit-ft study FILE ...                                  arms x seeds as real runs, then the verdict
+  lit-ft compare -c FILE --arm NAME[:OVERLAY] ...        a study of your own, without a paper
+  lit-ft export RUN --to DIR                             a folder that from_pretrained loads
+
+  Later files and later keys win. Lists are replaced; callbacks+: in YAML or --trainer.callbacks+=NAME appends.
+  fit also takes:
+    --ckpt_path last          go on with the newest run of this name (bit-exact), or with --run DIR
+    --from RUN                start from the weights of another run
+    --name NAME, --run_dir DIR, --runs DIR
+    --import MODULE           import a module of yours first, so that its classes have short names
+    --print_config            show the resolved configuration (=skip_default for the short form)
+    --model.help NAME, --data.help NAME, --trainer.callbacks.help NAME
+    --debug                   show the traceback of an error
+"""
+
+TOOLS = {
+    "methods": ("lit_ft.catalogue", "methods_command"),
+    "report": ("lit_ft.tools.report", "report_command"),
+    "show-batch": ("lit_ft.tools.show_batch", "show_batch_command"),
+    "export": ("lit_ft.tools.export", "export_command"),
+    "study": ("lit_ft.studies.command", "study_command"),
+    "compare": ("lit_ft.studies.command", "compare_command"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    sys.exit(command(list(sys.argv[1:] if argv is None else argv)))
+
+
+def command(argv: list[str]) -> int:
+    """Run a command and return its exit status."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if argv[0] in ("-V", "--version"):
+        from lit_ft import __version__
+
+        print(__version__)
+        return 0
+    name, rest = argv[0], argv[1:]
+    debug = "--debug" in rest
+    rest = [argument for argument in rest if argument != "--debug"]
+    if name in TOOLS:
+        return guarded(tool(name), rest, debug)
+    if name in ("fit", "validate", "test", "predict"):
+        if rest in (["-h"], ["--help"]):
+            print(USAGE)
+            return 0
+
+        def run(arguments: list[str]) -> int:
+            from lit_ft.run import execute
+
+            execute(name, import_own(arguments))
+            return 0
+
+        return guarded(run, rest, debug)
+    from lit_ft.core.errors import nearest
+
+    known = ["fit", "validate", "test", "predict", *TOOLS]
+    print(f"lit-ft: unknown command {name!r}; allowed: {', '.join(known)}{nearest(name, known)}", file=sys.stderr)
+    return 2
+
+
+def tool(name: str) -> Any:
+    """The function behind a small tool."""
+    from importlib import import_module
+
+    module, function = TOOLS[name]
+    return lambda arguments: getattr(import_module(module), function)(import_own(arguments))
+
+
+def import_own(arguments: list[str]) -> list[str]:
+    """Import the modules that ``--import`` names, and return the other arguments."""
+    from importlib import import_module
+
+    rest: list[str] = []
+    pending = iter(arguments)
+    for argument in pending:
+        flag, _, value = argument.partition("=")
+        if flag != "--import":
+            rest.append(argument)
+            continue
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        import_module(value or next(pending, ""))
+    return rest
+
+
+def guarded(function: Any, arguments: list[str], debug: bool) -> int:
+    """Call a command; turn what the user can mend into one line and status 2."""
+    try:
+        return function(arguments) or 0
+    except KeyboardInterrupt:
+        print("lit-ft: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from lit_ft.complaint import complaint
+
+        message = complaint(error)
+        if debug or message is None:
+            raise
+        print(f"lit-ft: {message}", file=sys.stderr)
+        return 2
+
+
+def build(args: Sequence[str]) -> "Build":
+    """Objects from the arguments of a command, for a notebook; see ``lit_ft.run.build``."""
+    from lit_ft.run import build as build_run
+
+    return build_run(args)
+
+
+def load_run(run_dir: "str | Path") -> "Build":
+    """What a run was made of, with its trained weights; see ``lit_ft.run.load_run``."""
+    from lit_ft.run import load_run as load
+
+    return load(run_dir)

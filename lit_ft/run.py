@@ -1,0 +1,302 @@
+"""Build, fit, validate, test and predict from YAML: what the command does, callable from Python."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+# importing a class is what makes its short name known in YAML
+import lit_ft.callbacks
+import lit_ft.core.schedules
+#SEL
+import lit_ft.data
+import lit_ft.methods
+from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
+from lit_ft.callbacks.run_report import RunReport
+from lit_ft.callbacks.warm_start import WarmStart
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.files import existing
+from lit_ft.core.hyperparameters import differences
+from lit_ft.core.metrics_file import MetricsFile
+from lit_ft.core.report import read_report
+
+STAGES = ("fit", "validate", "test", "predict")
+RUN_KEYS = ("stage", "ckpt_path", "run", "run_dir", "name", "from", "runs", "config", "import")
+
+
+@dataclass
+class Run:
+    """A finished command.
+
+    Args:
+        folder: The run folder.
+        trainer: The trainer, with the values it logged last.
+        module: The module.
+        data: The data module; None when the module brings its own loaders.
+    """
+
+    folder: Path
+    trainer: pl.Trainer
+    module: pl.LightningModule
+    data: pl.LightningDataModule | None
+
+    @property
+    def dir(self) -> Path:
+        """The run folder."""
+        return self.folder
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last logged values."""
+        return {key: float(value) for key, value in self.trainer.callback_metrics.items()}
+
+
+class Build(LightningCLI):
+    """Objects from YAML and command line, without running them.
+
+    LightningCLI in subclass mode over LightningModule and LightningDataModule, so that foreign classes work by their
+    path; without subcommands, so that a saved configuration is read like a written one.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        argv, sys.argv = sys.argv, sys.argv[:1]  # Lightning warns when both are there
+        try:
+            super().__init__(
+                pl.LightningModule,
+                pl.LightningDataModule,
+                save_config_callback=None,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                trainer_defaults={"log_every_n_steps": 10},
+                parser_kwargs={"exit_on_error": False, "prog": "lit-ft"},
+                args=list(args),
+                run=False,
+            )
+        finally:
+            sys.argv = argv
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Where a run is, was, and is to be."""
+        parser.add_argument("--ckpt_path", type=str | None, help="last, best, or a file; fit goes on from it.")
+        parser.add_argument("--run", type=str | None, help="Run folder that last and best refer to.")
+        parser.add_argument("--from", type=str | None, help="Run folder (or checkpoint) whose weights fit starts from.")
+        parser.add_argument("--name", type=str | None, help="Name of the run; the stem of the last -c by default.")
+        parser.add_argument("--run_dir", type=str | None, help="Run folder to write; runs/<name>/<time> by default.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer is made later, when the run folder is known."""
+        return None  # type: ignore[return-value]
+
+    def make_trainer(self, callbacks: list[Callback], folder: Path | None) -> pl.Trainer:
+        """The trainer of the configuration, with further callbacks in front and ``metrics.csv`` in ``folder``."""
+        config = dict(self.config_init["trainer"])
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        config["callbacks"] = [*callbacks, *given]
+        if config.get("max_steps", -1) == -1 and config.get("max_epochs") is None and config.get("max_time") is None:
+            config["max_epochs"] = 1
+        if folder is not None:
+            loggers = config.get("logger")
+            loggers = loggers if isinstance(loggers, list) else [loggers] if loggers not in (None, True, False) else []
+            config["logger"] = [MetricsFile(folder), *loggers]
+            config["default_root_dir"] = str(folder)
+        config["enable_checkpointing"] = any(isinstance(c, Checkpoint) for c in given)
+        if config.get("enable_progress_bar") is None:
+            config["enable_progress_bar"] = sys.stderr.isatty()
+        if config["enable_progress_bar"] and not any(type(c).__name__.endswith("ProgressBar") for c in given):
+            config["callbacks"].append(RichProgressBar())
+        return pl.Trainer(**config)
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved configuration as plain data, without what belongs to one command only."""
+        text = self.parser.dump(self.config, skip_none=False, format="yaml")
+        return {key: value for key, value in yaml.safe_load(text).items() if key not in RUN_KEYS}
+
+
+def run_name(args: Sequence[str]) -> str:
+    """``--name``, or the stem of the last ``-c``."""
+    name = "run"
+    for flag, value in zip(args, [*args[1:], ""], strict=True):
+        flag, _, attached = flag.partition("=")
+        if flag == "--name":
+            return attached or value
+        if flag in ("-c", "--config"):
+            name = Path(attached or value).stem
+    return name
+
+
+def new_folder(runs: Path, name: str) -> Path:
+    """A folder that does not exist yet: ``runs/<name>/<time>``, with a suffix for starts in the same second."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = runs / name / stamp, 2
+    while folder.exists():
+        folder, number = runs / name / f"{stamp}_{number}", number + 1
+    return folder
+
+
+def find_run(runs: Path, name: str, finished: bool) -> Path:
+    """The newest run of a name that has checkpoints (and has finished)."""
+    found = sorted((runs / name).glob("*/checkpoints"), key=lambda p: p.parent.name, reverse=True)
+    for checkpoints in found:
+        if not finished or read_report(checkpoints.parent).get("status") == "finished":
+            return checkpoints.parent
+    kind = "finished run" if finished else "run with a checkpoint"
+    raise ConfigError("--ckpt_path", "last or best", f"a {kind} of the name {name!r} in {runs}/ (or --run DIR); there is none")
+
+
+def find_checkpoint(which: str, run: Path) -> Path:
+    """The file that ``last``, ``best`` or a path means."""
+    if which == "best":
+        return existing("--ckpt_path best", run / "checkpoints" / "best.ckpt")
+    if which != "last":
+        return existing("--ckpt_path", which)
+    newest, damaged = newest_whole(run / "checkpoints")
+    for path in damaged:
+        rank_zero_warn(f"{path} is damaged (its digest does not match); falling back to the checkpoint before it")
+    if newest is None:
+        raise ConfigError("--ckpt_path", "last", f"a run with a whole checkpoint; {run}/checkpoints has none")
+    return newest
+
+
+def warn_differences(checkpoint: Path, model: dict[str, Any]) -> None:
+    """Say once which hyper-parameters of a checkpoint the configuration overrules."""
+    if not checkpoint.is_file():
+        return
+    saved = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True).get("hyper_parameters", {})
+    saved = {key: value for key, value in saved.items() if key != "_instantiator"}
+    old = {"class_path": saved.pop("_class_path", model.get("class_path")), "init_args": saved.pop("init_args", saved)}
+    found = {
+        key: pair
+        for key, pair in differences(old, {k: model.get(k) for k in ("class_path", "init_args")}).items()
+        if key == "class_path" or pair[0] is not None
+    }
+    if found:
+        lines = "".join(f"\n  model.{key}: {new!r} (checkpoint: {old!r})" for key, (old, new) in found.items())
+        rank_zero_warn(f"the configuration differs from the checkpoint {checkpoint} and wins:{lines}")
+
+
+def build(args: Sequence[str]) -> Build:
+    """Model and data module from the arguments of a command, for a notebook.
+
+    Args:
+        args: As on the command line, without the stage: ``["-c", "configs/demo.yaml", "--trainer.max_steps=10"]``.
+
+    Returns:
+        An object with ``model`` and ``datamodule``; ``make_trainer([], None)`` gives the trainer.
+    """
+    return Build(args)
+
+
+def load_run(run_dir: str | Path) -> Build:
+    """What a run was made of, with the weights of its newest checkpoint in the model."""
+    folder = existing("run_dir", run_dir)
+    built = Build(["-c", str(existing("run_dir", folder / "config.yaml"))])
+    checkpoint = torch.load(find_checkpoint("last", folder), map_location="cpu", weights_only=True)
+    if built.datamodule is not None and getattr(built.model, "num_classes", 0) is None:
+        built.model.num_classes = checkpoint["hyper_parameters"].get("num_classes")
+    built.model.on_load_checkpoint(checkpoint)
+    built.model.load_state_dict(checkpoint["state_dict"])
+    return built
+
+
+def execute(stage: str, args: Sequence[str]) -> Run:
+    """Run one stage.
+
+    Args:
+        stage: fit, validate, test or predict.
+        args: As on the command line after the stage.
+
+    Returns:
+        The finished run.
+    """
+    if stage not in STAGES:
+        raise ConfigError("stage", stage, ", ".join(STAGES))
+    args = [*saved_config(args), *args]
+    torch.set_float32_matmul_precision("high")
+    built = build(args)
+    config = built.config
+    name, runs = run_name(args), Path(config["runs"])
+    checkpoint, folder = config["ckpt_path"], config["run_dir"] and Path(config["run_dir"])
+    if checkpoint in ("last", "best"):
+        if config["run"]:
+            run = existing("--run", config["run"])
+        else:
+            run = folder or find_run(runs, name, finished=stage != "fit")
+        checkpoint, folder = find_checkpoint(checkpoint, run), folder or run
+    elif checkpoint is not None:
+        checkpoint = existing("--ckpt_path", checkpoint)
+        if stage != "fit" and checkpoint.parent.name == "checkpoints":
+            folder = folder or checkpoint.parent.parent
+    elif stage != "fit" and config["run"]:
+        run = existing("--run", config["run"])
+        checkpoint, folder = find_checkpoint("last", run), folder or run
+    if "LOCAL_RANK" in os.environ and "LIT_FT_RUN_DIR" in os.environ:  # a rank that Lightning started
+        folder = Path(os.environ["LIT_FT_RUN_DIR"])
+    folder = folder or new_folder(runs, name)
+    if "LOCAL_RANK" not in os.environ:
+        os.environ["LIT_FT_RUN_DIR"] = str(folder)
+    plain = built.plain()
+    if checkpoint is not None:
+        warn_differences(checkpoint, plain["model"])
+    callbacks = default_callbacks(stage, args, built, name, folder, plain)
+    trainer = built.make_trainer(callbacks, folder if stage == "fit" else None)
+    kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint, "weights_only": True}
+    getattr(trainer, stage)(built.model, **{k: v for k, v in kwargs.items() if k != "weights_only" or checkpoint})
+    return Run(folder, trainer, built.model, built.datamodule)
+
+
+def saved_config(args: Sequence[str]) -> list[str]:
+    """With ``--run DIR`` and no ``-c``, the configuration of that run."""
+    flags = [flag.partition("=")[0] for flag in args]
+    if "--run" not in flags or "-c" in flags or "--config" in flags:
+        return []
+    place = flags.index("--run")
+    run = args[place].partition("=")[2] or args[place + 1]
+    return ["-c", str(existing("--run", Path(run) / "config.yaml"))]
+
+
+def default_callbacks(
+    stage: str, args: Sequence[str], built: Build, name: str, folder: Path, plain: dict[str, Any]
+) -> list[Callback]:
+    """What every run has unless its configuration brings its own."""
+    command = " ".join(["lit-ft", stage, *args])
+    seed = built.config["seed_everything"]
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    report = RunReport(str(folder), name, text, command, int(seed) if seed is not False else None)
+    if stage != "fit":
+        return [report]
+    given = built.config_init["trainer"].get("callbacks") or []
+    given = given if isinstance(given, list) else [given]
+    callbacks: list[Callback] = []
+    if not any(isinstance(callback, (Checkpoint, RunCheckpoint)) for callback in given):
+        callbacks.append(RunCheckpoint())
+    if built.config["from"]:
+        start = existing("--from", built.config["from"])
+        callbacks.append(WarmStart(str(start if start.is_file() else find_checkpoint("last", start))))
+    if not any(isinstance(callback, LearningRateMonitor) for callback in given):
+        callbacks.append(LearningRateMonitor(logging_interval="step"))
+    rank_zero_info(f"run folder: {folder}")
+    return [*callbacks, report]
+
+
+def fit(args: Sequence[str]) -> Run:
+    """``lit-ft fit`` with these arguments."""
+    return execute("fit", args)
+
+
+def test(args: Sequence[str]) -> Run:
+    """``lit-ft test`` with these arguments."""
+    return execute("test", args)
