@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class ConfigError(ValueError):
+class ConfigError(Exception):
     """A value that a person chose cannot be used.
+
+    Not a ValueError: the parser of the command takes a ValueError of a constructor for "try the next type".
 
     Args:
         argument: Name of the argument, as written in YAML below its class (``rho``, ``network.path``).
