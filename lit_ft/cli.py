@@ -117,7 +117,7 @@ def guarded(function: Any, arguments: list[str], debug: bool) -> int:
     except Exception as error:
         from lit_ft.complaint import complaint
 
-        message = complaint(error)
+        message = complaint(error, arguments)
         if debug or message is None:
             raise
         print(f"lit-ft: {message}", file=sys.stderr)

@@ -24,7 +24,7 @@ import lit_ft.methods
 from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
 from lit_ft.callbacks.run_report import RunReport
 from lit_ft.callbacks.warm_start import WarmStart
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.files import existing
 from lit_ft.core.hyperparameters import differences
 from lit_ft.core.metrics_file import MetricsFile
@@ -69,6 +69,7 @@ class Build(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str]) -> None:
+        check_sections(args)
         argv, sys.argv = sys.argv, sys.argv[:1]  # Lightning warns when both are there
         try:
             super().__init__(
@@ -124,6 +125,21 @@ class Build(LightningCLI):
         """The resolved configuration as plain data, without what belongs to one command only."""
         text = self.parser.dump(self.config, skip_none=False, format="yaml")
         return {key: value for key, value in yaml.safe_load(text).items() if key not in RUN_KEYS}
+
+
+def check_sections(args: Sequence[str]) -> None:
+    """Refuse a section of a YAML file that nothing reads; the parser is silent about an empty one."""
+    known = ("seed_everything", "model", "data", "trainer", *RUN_KEYS)
+    for flag, value in zip(args, [*args[1:], ""], strict=True):
+        name, _, attached = flag.partition("=")
+        if name not in ("-c", "--config"):
+            continue
+        sections = yaml.safe_load(existing("--config", attached or value).read_text(encoding="utf-8")) or {}
+        if not isinstance(sections, dict):
+            raise ConfigError("--config", attached or value, f"a mapping with the keys {', '.join(known)}")
+        for section in sections:
+            if section not in known:
+                raise ConfigError("--config", f"the key {section}", f"{', '.join(known)}{nearest(str(section), known)}")
 
 
 def run_name(args: Sequence[str]) -> str:

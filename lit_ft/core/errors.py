@@ -1,5 +1,6 @@
 """Errors that name the place, what was given and what is allowed."""
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -7,21 +8,30 @@ from difflib import get_close_matches
 class ConfigError(Exception):
     """A value that a person chose cannot be used.
 
-    Not a ValueError: the parser of the command takes a ValueError of a constructor for "try the next type".
-
     Args:
         argument: Name of the argument, as written in YAML below its class (``rho``, ``network.path``).
         given: The value that was given.
         allowed: What would have been accepted, in words.
+
+    Raised inside a method, it also knows the class: ``owner``.
     """
 
     def __init__(self, argument: str, given: object, allowed: str) -> None:
-        super().__init__(f"{argument}: given {given!r}; allowed: {allowed}")
+        caller = sys._getframe(1).f_locals.get("self")
+        self.owner = None if caller is None or isinstance(caller, ConfigError) else type(caller).__name__
+        place = argument if self.owner is None or argument.startswith("-") else f"{self.owner}.{argument}"
+        super().__init__(f"{place}: given {given!r}; allowed: {allowed}")
         self.argument, self.given, self.allowed = argument, given, allowed
 
     def __reduce__(self) -> tuple:
-        """Pickle by arguments, so that the error survives a process boundary."""
-        return type(self), (self.argument, self.given, self.allowed)
+        """Pickle as text, so that the error survives a process boundary whatever was given."""
+        return _rebuild, (type(self), str(self), self.argument, repr(self.given), self.allowed, self.owner)
+
+
+def _rebuild(kind: type, text: str, argument: str, given: str, allowed: str, owner: str | None) -> ConfigError:
+    error = kind(argument, given, allowed)
+    error.args, error.owner = (text,), owner
+    return error
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
