@@ -1,0 +1,42 @@
+"""``lit-ft show-batch -c FILE``: what the network will see, before a step is spent on it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+def show_batch_command(argv: Sequence[str]) -> int:
+    """Print the first training batch: tokens coloured by target and weight, or shapes where there is no text."""
+    from lit_ft.run import build
+
+    built = build(argv)
+    trainer = built.make_trainer([], None)
+    module, data = built.model, built.datamodule
+    if data is not None:  # data modules read facts (the tokenizer) from the trainer's module
+        data.trainer, trainer.strategy._lightning_module = trainer, module
+        trainer.datamodule = data  # type: ignore[attr-defined]
+        data.prepare_data()
+        data.setup("fit")
+    loader = data.train_dataloader() if data is not None else module.train_dataloader()
+    batch = next(iter(loader))
+    tokenizer = getattr(module, "tokenizer", None)
+    if isinstance(batch, Mapping) and "input_ids" in batch and tokenizer is not None:
+        from lit_ft.data.show import render_batch
+
+        print(render_batch(batch, tokenizer))
+    else:
+        print("\n".join(describe("batch", batch)))
+    return 0
+
+
+def describe(name: str, value: Any) -> list[str]:
+    """Names, types, shapes and ranges of everything in a batch."""
+    if isinstance(value, Tensor):
+        span = f" in [{value.min().item():g}, {value.max().item():g}]" if value.numel() else ""
+        return [f"{name}: {str(value.dtype).removeprefix('torch.')} {list(value.shape)}{span}"]
+    if isinstance(value, Mapping):
+        return [line for key, part in value.items() for line in describe(f"{name}.{key}", part)]
+    if isinstance(value, (list, tuple)) and any(isinstance(part, (Tensor, Mapping)) for part in value):
+        return [line for number, part in enumerate(value) for line in describe(f"{name}[{number}]", part)]
+    return [f"{name}: {value!r}"]
