@@ -1,0 +1,110 @@
+"""The sharpness-aware perturbation as plain functions, also for hand-written loops."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lit_ft.core.second_pass import Randomness, silent
+
+
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The euclidean norm of all tensors together, in float32 or better."""
+    if not tensors:
+        return torch.zeros(())
+    wide = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+    norms = torch._foreach_norm(list(tensors), 2, dtype=wide)
+    return torch.linalg.vector_norm(torch.stack(list(norms)))
+
+
+def perturbation(
+    gradients: Sequence[Tensor], weights: Sequence[Tensor], rho: float, adaptive: bool = False, eta: float = 0.01
+) -> list[Tensor]:
+    r"""The step uphill.
+
+    SAM: :math:`e = \rho\, g / (\|g\| + 10^{-12})`. ASAM: :math:`e = \rho\, T^2 g / (\|T g\| + 10^{-12})` with
+    :math:`T = |w| + \eta` elementwise. The norm goes over all tensors together.
+
+    Args:
+        gradients: The gradient, one tensor a parameter.
+        weights: The parameters, in the same order.
+        rho: Radius, in units of the weights (SAM) or of relative change (ASAM).
+        adaptive: Whether ASAM's is meant.
+        eta: ASAM's offset, which lets zero weights move (0.01 in the paper).
+    """
+    gradients = list(gradients)
+    if not adaptive:
+        factor = rho / (total_norm(gradients) + 1e-12)
+        return [gradient * factor.to(gradient) for gradient in gradients]
+    scales = [weight.detach().abs() + eta for weight in weights]
+    scaled = torch._foreach_mul(gradients, scales)
+    factor = rho / (total_norm(scaled) + 1e-12)
+    return [t * scale * factor.to(t) for t, scale in zip(scaled, scales, strict=True)]
+
+
+@contextmanager
+def perturbed(parameters: Sequence[Tensor], step: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, the parameters are moved by ``step``; afterwards they are what they were, to the last bit."""
+    parameters = list(parameters)
+    with torch.no_grad():
+        before = [parameter.detach().clone() for parameter in parameters]
+        if parameters:
+            torch._foreach_add_(parameters, list(step))
+    del step  # not needed while the caller holds memory for the second pass
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            # copied back: subtracting the step would leave its rounding error in the weights
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
+
+
+def sam_step(
+    module: nn.Module,
+    optimizer: Optimizer | LightningOptimizer,
+    closure: Callable[[], Any],
+    rho: float = 0.05,
+    adaptive: bool = False,
+) -> Any:
+    """One sharpness-aware step for manual optimisation and hand-written loops.
+
+    In a LightningModule with ``automatic_optimization = False``::
+
+        def closure():
+            loss = self.loss(batch)
+            self.manual_backward(loss)
+            return loss
+
+        sam_step(self, self.optimizers(), closure)
+
+    The second pass repeats the randomness of the first, keeps buffers and metrics as the first pass left them, and does
+    not log. Works under autocast, an fp16 scaler and DDP, as ``manual_backward`` does. Hooks on backward fire twice.
+
+    Args:
+        module: The module that the closure runs.
+        optimizer: What steps with the gradient of the perturbed weights.
+        closure: Computes the loss of the batch and its gradient, without zeroing gradients; runs twice.
+        rho: Radius.
+        adaptive: ASAM.
+
+    Returns:
+        What the closure returned at the unperturbed weights.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    randomness = Randomness()
+    optimizer.zero_grad()
+    result = closure()
+    moved = [p for p in parameters if p.grad is not None]
+    step = perturbation([p.grad for p in moved if p.grad is not None], moved, rho, adaptive)
+    with silent(getattr(module, "_trainer", None), module), perturbed(moved, step):
+        randomness.restore()
+        for parameter in parameters:
+            parameter.grad = None
+        closure()
+    optimizer.step()
+    return result

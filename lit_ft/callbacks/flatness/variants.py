@@ -1,0 +1,153 @@
+"""What relatives of SAM do differently with the two gradients."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+
+Gradients = list[Tensor]
+
+
+class SAMVariant:
+    """Where SAM climbs to, and what it makes of the gradients g (at the weights) and s (at the perturbed weights).
+
+    Gradients are lists of tensors, one for each optimised parameter. This base class is SAM itself.
+    """
+
+    needs_gradient: ClassVar[bool] = False
+    """Whether ``combine`` reads g; it is then kept through the second pass (memory: one gradient)."""
+
+    def direction(self, gradient: Gradients) -> Gradients:
+        """The direction uphill, of any length; may take over the tensors."""
+        return gradient
+
+    def combine(self, gradient: Gradients, sharp: Gradients) -> Gradients:
+        """The gradient that the optimizer sees."""
+        return sharp
+
+    def between(self, gradient: Gradients) -> Gradients:
+        """The gradient that the optimizer sees on a step without second pass (``every_n_steps`` above 1)."""
+        return gradient
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the variant remembers."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remember it again."""
+
+
+class GSAM(SAMVariant):
+    r"""Surrogate gap: also reduce the loss along the part of g that does not raise the perturbed loss.
+
+    :math:`G = s - \alpha\, g_\perp`, with :math:`g_\perp = g - \frac{g\cdot s}{\|s\|^2} s`. The paper lets the radius
+    follow the learning rate: ``SAM(rho_follows_lr=True)``.
+
+    Source: J. Zhuang et al., "Surrogate Gap Minimization Improves Sharpness-Aware Training", 2022, arXiv 2203.08065.
+
+    Args:
+        alpha: Weight of the perpendicular part, at least 0 (paper: 0.1 to 0.7).
+    """
+
+    needs_gradient = True
+
+    def __init__(self, alpha: float = 0.4) -> None:
+        if alpha < 0:
+            raise ConfigError("alpha", alpha, "a number of at least 0")
+        self.alpha = alpha
+
+    def combine(self, gradient: Gradients, sharp: Gradients) -> Gradients:
+        """``s - alpha * (g without its part along s)``."""
+        along = _dot(gradient, sharp) / (_dot(sharp, sharp) + 1e-24)
+        return [s - self.alpha * (g - along.to(g) * s) for g, s in zip(gradient, sharp, strict=True)]
+
+
+class LookSAM(SAMVariant):
+    r"""Reuse the part of SAM's gradient that is new: between second passes, add it to the plain gradient.
+
+    On a step with second pass: :math:`v = s - \frac{g\cdot s}{\|g\|^2} g`. On the others:
+    :math:`G = g + \alpha \frac{\|g\|}{\|v\|} v`. Products and norms go over the whole vector, as in the paper (some
+    implementations take them per tensor). Set ``SAM(every_n_steps=5)``, the paper's k. Memory: v, and g for a while.
+
+    Source: Y. Liu et al., "Towards Efficient and Scalable Sharpness-Aware Minimization", 2022, arXiv 2203.02714.
+
+    Args:
+        alpha: Weight of the reused part, at least 0 (paper: 0.7).
+    """
+
+    needs_gradient = True
+
+    def __init__(self, alpha: float = 0.7) -> None:
+        if alpha < 0:
+            raise ConfigError("alpha", alpha, "a number of at least 0")
+        self.alpha = alpha
+        self._new: Gradients = []
+
+    def combine(self, gradient: Gradients, sharp: Gradients) -> Gradients:
+        """SAM's gradient; remembers what is new in it."""
+        along = _dot(gradient, sharp) / (_dot(gradient, gradient) + 1e-24)
+        self._new = [s - along.to(s) * g for g, s in zip(gradient, sharp, strict=True)]
+        return sharp
+
+    def between(self, gradient: Gradients) -> Gradients:
+        """The plain gradient and what was new, as long as it."""
+        if not self._new:
+            return gradient
+        self._new = [v.to(g) for g, v in zip(gradient, self._new, strict=True)]  # a checkpoint brings it on the CPU
+        length = (_dot(gradient, gradient) / (_dot(self._new, self._new) + 1e-24)).sqrt() * self.alpha
+        return [g + length.to(g) * v for g, v in zip(gradient, self._new, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The new part."""
+        return {"new": self._new}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The new part."""
+        self._new = list(state["new"])
+
+
+class FriendlySAM(SAMVariant):
+    r"""F-SAM: climb along the batch's own noise, not along the gradient of all batches.
+
+    :math:`e = \rho\, d/\|d\|` with :math:`d = g - \sigma m`, then
+    :math:`m \leftarrow \lambda m + (1-\lambda) g`. The first step sets m = g and climbs along g, as the authors' code
+    does. Memory: m.
+
+    Source: T. Li et al., "Friendly Sharpness-Aware Minimization", 2024, arXiv 2403.12350 (code nblt/F-SAM).
+
+    Args:
+        sigma: How much of the mean gradient is taken out, at least 0 (paper: 1).
+        momentum: Decay of that mean, in [0, 1) (paper: 0.6 to 0.95).
+    """
+
+    def __init__(self, sigma: float = 1.0, momentum: float = 0.9) -> None:
+        if sigma < 0:
+            raise ConfigError("sigma", sigma, "a number of at least 0")
+        if not 0 <= momentum < 1:
+            raise ConfigError("momentum", momentum, "a number in [0, 1)")
+        self.sigma, self.momentum = sigma, momentum
+        self._mean: Gradients = []
+
+    def direction(self, gradient: Gradients) -> Gradients:
+        """The gradient without the mean of the gradients before it."""
+        if not self._mean:
+            self._mean = [g.clone() for g in gradient]
+            return gradient
+        self._mean = [m.to(g) for g, m in zip(gradient, self._mean, strict=True)]  # a checkpoint brings it on the CPU
+        direction = [g - self.sigma * m for g, m in zip(gradient, self._mean, strict=True)]
+        torch._foreach_lerp_(self._mean, gradient, 1 - self.momentum)
+        return direction
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mean gradient."""
+        return {"mean": self._mean}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The mean gradient."""
+        self._mean = list(state["mean"])
+
+
+def _dot(a: Gradients, b: Gradients) -> Tensor:
+    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
