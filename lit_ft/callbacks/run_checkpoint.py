@@ -69,6 +69,7 @@ class RunCheckpoint(Callback):
             states = self._resumed["randomness"]
             if len(states) == trainer.world_size:
                 restore_randomness(states[trainer.global_rank])
+            trainer.fit_loop.epoch_loop.val_loop.batch_progress.load_state_dict(self._resumed["validation"])
             self._resumed = None
         step = trainer.global_step
         if step == self._saved_step or not window_starts(trainer, batch_idx):
@@ -161,14 +162,21 @@ class RunCheckpoint(Callback):
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what is needed once training starts."""
-        self._resumed = checkpoint.get("run_checkpoint")
-        self._saved_step = checkpoint.get("global_step", 0)
+        if "run_checkpoint" not in checkpoint:
+            return
+        loop = checkpoint["loops"]["fit_loop"]
+        self._resumed = {
+            **checkpoint["run_checkpoint"],
+            "loaders": loop["state_dict"].get("combined_loader", []),
+            "validation": loop["epoch_loop.val_loop.batch_progress"],
+        }
+        self._saved_step = checkpoint["global_step"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Settle the counters and cut ``metrics.csv`` back to what the checkpoint knew."""
+        """Settle counters and loaders, and cut ``metrics.csv`` back to what the checkpoint knew."""
         if self._resumed is None:
             return
-        settle(trainer)
+        settle(trainer, self._resumed["loaders"])
         files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
         if trainer.is_global_zero:
             for file, rows in zip(files, self._resumed["rows"], strict=False):

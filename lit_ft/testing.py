@@ -1,0 +1,230 @@
+"""Contracts that a callback keeps, for the tests of anybody's callbacks.
+
+```python
+from lit_ft.testing import check_callback
+
+def test_my_callback(tmp_path):
+    check_callback(lambda: MyCallback(strength=0.1), tmp_path, no_op=lambda: MyCallback(strength=0.0))
+```
+"""
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset, default_collate
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
+from lit_ft.core.metrics_file import MetricsFile
+from lit_ft.data.batching import shuffled_batches
+from lit_ft.data.loader import make_loader
+
+ROWS, BATCH = 44, 4
+
+MakeCallback = Callable[[], Callback]
+
+
+class ForeignModule(pl.LightningModule):
+    """A LightningModule that knows nothing of lit_ft: dropout, batch norm, a metric, logging in its steps.
+
+    Args:
+        seed: Seed of the initial weights.
+        norm: Whether there is a batch norm.
+    """
+
+    def __init__(self, seed: int = 0, norm: bool = True) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            middle = nn.BatchNorm1d(12) if norm else nn.Identity()
+            self.model = nn.Sequential(nn.Linear(6, 12), middle, nn.Tanh(), nn.Dropout(0.2), nn.Linear(12, 3))
+        self.accuracy = MulticlassAccuracy(3, average="micro")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Cross entropy; logs loss and accuracy."""
+        x, y = batch
+        logits = self.model(x)
+        loss = F.cross_entropy(logits.float(), y)
+        self.accuracy(logits, y)
+        self.log("loss", loss)
+        self.log("accuracy", self.accuracy, on_step=True, on_epoch=False)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Cross entropy."""
+        x, y = batch
+        self.log("val/loss", F.cross_entropy(self.model(x).float(), y), batch_size=len(y))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW with decay: what is frozen by its gradient alone moves."""
+        return torch.optim.AdamW(self.parameters(), lr=1e-2, weight_decay=0.1)
+
+
+class ForeignData(pl.LightningDataModule):
+    """Rows for ``ForeignModule``, in an order that resumes exactly."""
+
+    def _loader(self, training: bool) -> Any:
+        generator = torch.Generator().manual_seed(7)
+        x = torch.randn(ROWS, 6, generator=generator)
+        y = (x[:, :3] + 0.5 * torch.randn(ROWS, 3, generator=generator)).argmax(1)
+        plan = shuffled_batches(ROWS, BATCH, seed=5, shuffle=training)
+        return make_loader(TensorDataset(x, y), plan, default_collate, seed=5, training=training)
+
+    def train_dataloader(self) -> Any:
+        """Shuffled."""
+        return self._loader(True)
+
+    def val_dataloader(self) -> Any:
+        """In order."""
+        return self._loader(False)
+
+
+class _Crash(Callback):
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
+            raise RuntimeError("crash on purpose")
+
+
+def fit_foreign(
+    callbacks: list[Callback],
+    folder: Path | None = None,
+    module: pl.LightningModule | None = None,
+    data: pl.LightningDataModule | None = None,
+    crash_at: int | None = None,
+    resume: Path | None = None,
+    **trainer: Any,
+) -> tuple[pl.LightningModule, pl.Trainer]:
+    """Train a small module for two epochs from a fixed seed.
+
+    Args:
+        callbacks: What is tested.
+        folder: Where checkpoints and ``metrics.csv`` go; None writes nothing.
+        module: The module; ``ForeignModule()`` by default.
+        data: Its data; ``ForeignData()`` by default.
+        crash_at: Micro-batch before which the run dies.
+        resume: Checkpoint to go on from.
+        trainer: Further arguments of the trainer.
+
+    Returns:
+        The module and the trainer.
+    """
+    pl.seed_everything(11, verbose=False)
+    kept = [] if folder is None else [RunCheckpoint(every_n_steps=1, keep=50)]
+    settings: dict[str, Any] = {"max_epochs": 2, "log_every_n_steps": 1, "accelerator": "cpu", "devices": 1}
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    runner = pl.Trainer(
+        **{**settings, **quiet, **trainer},
+        callbacks=[*kept, *callbacks, *([] if crash_at is None else [_Crash(crash_at)])],
+        logger=False if folder is None else [MetricsFile(folder)],
+        num_sanity_val_steps=0,
+    )
+    module = ForeignModule() if module is None else module
+    try:
+        runner.fit(module, datamodule=data or ForeignData(), ckpt_path=resume, weights_only=True if resume else None)
+    except RuntimeError as error:
+        if "crash on purpose" not in str(error):
+            raise
+    return module, runner
+
+
+def difference(a: Any, b: Any, path: str = "") -> list[str]:
+    """Where two nested structures of tensors and plain data differ, bit by bit."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return [] if a.shape == b.shape and torch.equal(a, b) else [path]
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = dict.fromkeys([*a, *b])
+        return [place for key in keys for place in difference(a.get(key), b.get(key), f"{path}/{key}")]
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        return [place for i, (x, y) in enumerate(zip(a, b, strict=True)) for place in difference(x, y, f"{path}[{i}]")]
+    same = a == b or (isinstance(a, float) and isinstance(b, float) and a != a and b != b)
+    return [] if same else [f"{path}: {a!r} {b!r}"]
+
+
+def assert_equal_runs(a: Path, b: Path, ignore: tuple[str, ...] = ()) -> None:
+    """The last checkpoints and the logged values of two run folders are the same, bit by bit.
+
+    Args:
+        a: Folder of one run.
+        b: Folder of the other.
+        ignore: Parts of paths inside the checkpoint that may differ (wall-clock values).
+    """
+    checkpoints = [newest_whole(folder / "checkpoints")[0] for folder in (a, b)]
+    loaded = [torch.load(path, map_location="cpu", weights_only=True) for path in checkpoints if path is not None]
+    assert len(loaded) == 2, f"no checkpoint in {a if checkpoints[0] is None else b}"
+    places = [place for place in difference(*loaded) if not any(part in place for part in ignore)]
+    assert not places, f"checkpoints differ in {places[:8]}"
+    metrics = [(folder / "metrics.csv").read_text() for folder in (a, b)]
+    assert metrics[0] == metrics[1], "logged values differ"
+
+
+def assert_resumes(make: MakeCallback, folder: Path, crash_at: int = 13, **fit: Any) -> None:
+    """A run that dies before micro-batch ``crash_at`` and goes on equals one that was never interrupted."""
+    makers = {name: fit.pop(name) for name in ("make_module", "make_data") if name in fit}
+
+    def run(name: str, **more: Any) -> None:
+        parts = {key.removeprefix("make_"): value() for key, value in makers.items()}
+        fit_foreign([make()], folder / name, **parts, **fit, **more)
+
+    run("whole")
+    run("broken", crash_at=crash_at)
+    last, _ = newest_whole(folder / "broken" / "checkpoints")
+    assert last is not None, "the broken run left no checkpoint"
+    run("broken", resume=last)
+    assert_equal_runs(folder / "whole", folder / "broken", ignore=("start_time", "/timer"))
+
+
+def assert_no_op(make: MakeCallback, folder: Path, **fit: Any) -> None:
+    """With this callback a run has the weights and the logged values of a run without it, bit by bit."""
+    for name, callbacks in (("with", [make()]), ("without", [])):
+        fit_foreign(callbacks, folder / name, **fit)
+    loaded = []
+    for name in ("with", "without"):
+        path, _ = newest_whole(folder / name / "checkpoints")
+        assert path is not None
+        loaded.append(torch.load(path, map_location="cpu", weights_only=True))
+    for key in ("state_dict", "optimizer_states", "run_checkpoint"):
+        places = difference(loaded[0][key], loaded[1][key], key)
+        assert not places, f"the callback left a trace in {places[:5]}"
+    ours, plain = (MetricsFile(folder / name).read() for name in ("with", "without"))
+    shared = list(plain[0])
+    assert [[row[key] for key in shared] for row in ours] == [[row[key] for key in shared] for row in plain]
+
+
+def check_callback(make: MakeCallback, folder: Path, no_op: MakeCallback | None = None, **fit: Any) -> None:
+    """All contracts of a callback on a foreign module.
+
+    Trains plainly, with accumulation and clipping, and in bf16-mixed; crashes and resumes bit-exactly (also inside an
+    epoch with accumulation); with ``no_op``, equals training without it bit by bit; leaves no hook and no changed
+    ``requires_grad`` behind; survives ``copy.deepcopy`` and ``pickle`` before use.
+
+    Args:
+        make: Makes the callback.
+        folder: An empty folder.
+        no_op: Makes it in the setting that does nothing.
+        fit: Further arguments of ``fit_foreign``.
+    """
+    pickle.loads(pickle.dumps(make()))
+    copy.deepcopy(make())
+    module, trainer = fit_foreign([make()], **fit)
+    assert trainer.global_step == 2 * ROWS // BATCH
+    for name, child in module.named_modules():
+        hooks = (child._forward_hooks, child._forward_pre_hooks, child._backward_hooks)
+        assert not any(hooks), f"hooks are left on {name or 'the module'}"
+    fit_foreign([make()], accumulate_grad_batches=3, gradient_clip_val=0.1, **fit)
+    fit_foreign([make()], precision="bf16-mixed", **fit)
+    assert_resumes(make, folder / "resume", **fit)
+    assert_resumes(make, folder / "resume_accumulated", crash_at=17, accumulate_grad_batches=3, **fit)
+    if no_op is not None:
+        assert_no_op(no_op, folder / "no_op", **fit)
+        assert_no_op(no_op, folder / "no_op_accumulated", accumulate_grad_batches=3, gradient_clip_val=0.1, **fit)

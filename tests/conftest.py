@@ -1,0 +1,36 @@
+"""Every test runs on one thread, offline, with a cache of its own choosing, and in the folder it is given."""
+
+import logging
+import os
+import warnings
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+@pytest.fixture(autouse=True)
+def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the run folder of another one."""
+    monkeypatch.delenv("LIT_FT_RUN_DIR", raising=False)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--offline", action="store_true", help="leave out tests that need packaged weights or data")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--offline"):
+        return
+    left_out = [item for item in items if "real" in item.keywords]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if "real" not in item.keywords]
+    print(f"offline: {len(left_out)} tests that need packaged weights or data are left out")
