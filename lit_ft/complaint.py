@@ -129,7 +129,9 @@ def _unknown_class(name: str, path: str, text: str) -> str:
     names: set[str] = set()
     for base in bases[-2:]:
         module, _, cls = base.rpartition(".")
-        names |= {c.__name__ for c in _subclasses(getattr(import_module(module), cls)) if not c.__name__.startswith("_")}
+        names |= {
+            c.__name__ for c in _subclasses(getattr(import_module(module), cls)) if not c.__name__.startswith("_")
+        }
     hint = nearest(name, names)
     return f"{path}: given class {name!r}; allowed: a known short name or an import path{hint}; see lit-ft methods"
 

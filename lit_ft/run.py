@@ -16,11 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 # importing a class is what makes its short name known in YAML
-import lit_ft.callbacks
-import lit_ft.core.schedules
-#SEL
-import lit_ft.data
-import lit_ft.methods
+# SEL
 from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
 from lit_ft.callbacks.run_report import RunReport
 from lit_ft.callbacks.warm_start import WarmStart
@@ -170,7 +166,9 @@ def find_run(runs: Path, name: str, finished: bool) -> Path:
         if not finished or read_report(checkpoints.parent).get("status") == "finished":
             return checkpoints.parent
     kind = "finished run" if finished else "run with a checkpoint"
-    raise ConfigError("--ckpt_path", "last or best", f"a {kind} of the name {name!r} in {runs}/ (or --run DIR); there is none")
+    raise ConfigError(
+        "--ckpt_path", "last or best", f"a {kind} of the name {name!r} in {runs}/ (or --run DIR); there is none"
+    )
 
 
 def find_checkpoint(which: str, run: Path) -> Path:

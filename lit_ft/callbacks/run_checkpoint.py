@@ -63,7 +63,9 @@ class RunCheckpoint(Callback):
 
     # saving
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Save before this batch when it is time; after a resume put the randomness back first."""
         if self._resumed is not None:
             states = self._resumed["randomness"]
@@ -95,7 +97,7 @@ class RunCheckpoint(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights when the monitored value is the best so far."""
-        if self.monitor is None or trainer.sanity_checking or not trainer.training and trainer.state.fn != "fit":
+        if self.monitor is None or trainer.sanity_checking or (not trainer.training and trainer.state.fn != "fit"):
             return
         if self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(trainer.callback_metrics))
@@ -144,7 +146,9 @@ class RunCheckpoint(Callback):
         """The best value so far."""
         self.best = state_dict["best"]
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Add randomness, the rows logged, and the progress counters of the point between two batches."""
         if not self._between_batches:
             return
@@ -160,7 +164,9 @@ class RunCheckpoint(Callback):
 
     # resuming
 
-    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Keep what is needed once training starts."""
         if "run_checkpoint" not in checkpoint:
             return

@@ -38,7 +38,9 @@ class RunReport(Callback):
 
     papers = ()
 
-    def __init__(self, folder: str, name: str = "run", config: str = "", command: str = "", seed: int | None = None) -> None:
+    def __init__(
+        self, folder: str, name: str = "run", config: str = "", command: str = "", seed: int | None = None
+    ) -> None:
         self.folder, self.name, self.config, self.command, self.seed = Path(folder), name, config, command, seed
         self._wall = self._cpu = 0.0
         self._samples = 0
@@ -59,7 +61,9 @@ class RunReport(Callback):
         """Start the clocks."""
         self._begin(trainer)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Count samples and tokens."""
         ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
         if isinstance(ids, torch.Tensor):
@@ -142,7 +146,10 @@ class RunReport(Callback):
         report = self._before or {"name": self.name, "command": self.command, "versions": versions()}
         values = {key: float(value) for key, value in trainer.callback_metrics.items()}
         report["metrics"] = {**report.get("metrics", {}), **values}
-        report["callbacks"] = {**report.get("callbacks", {}), **{k: v for k, v in self._callbacks(trainer).items() if v}}
+        report["callbacks"] = {
+            **report.get("callbacks", {}),
+            **{k: v for k, v in self._callbacks(trainer).items() if v},
+        }
         report[f"{trainer.state.fn}_command"] = self.command
         self._publish(trainer, report)
 
@@ -154,7 +161,9 @@ class RunReport(Callback):
                 figures |= callback.plots(history)
         config = self.folder / "config.yaml"
         write_report(self.folder, report)
-        write_text(self.folder / "report.html", page(report, figures, config.read_text() if config.exists() else self.config))
+        write_text(
+            self.folder / "report.html", page(report, figures, config.read_text() if config.exists() else self.config)
+        )
         (self.folder / "plots").mkdir(exist_ok=True)
         for name, figure in figures.items():
             figure.savefig(self.folder / "plots" / f"{name.replace('/', '_').replace(' ', '_')}.png", dpi=120)

@@ -31,7 +31,9 @@ class WarmStart(Callback):
         fitting = {name: tensor for name, tensor in saved.items() if name in own}
         if not fitting:
             first = next(iter(saved), "nothing")
-            raise ConfigError("checkpoint", self.checkpoint, f"weights of this module; it has {first!r}{nearest(first, own)}")
+            raise ConfigError(
+                "checkpoint", self.checkpoint, f"weights of this module; it has {first!r}{nearest(first, own)}"
+            )
         for name, tensor in fitting.items():
             if own[name].shape != tensor.shape:
                 shapes = f"{tuple(tensor.shape)} for {name}"

@@ -67,7 +67,9 @@ class FrozenBase:
         present = dict(network.named_parameters(remove_duplicate=False))
         absent = [name for name in note["names"] if name not in present]
         if absent:
-            raise ConfigError("network", f"a network without {absent[0]}", "the base that the checkpoint was trained on")
+            raise ConfigError(
+                "network", f"a network without {absent[0]}", "the base that the checkpoint was trained on"
+            )
         if self._fingerprint({name: present[name] for name in note["names"]}) != note["fingerprint"]:
             raise ConfigError(
                 "network", "a base with other weights", "the base that the checkpoint was trained on (see network.path)"

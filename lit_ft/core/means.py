@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class WeightedMeans:
-    """Accumulates ``sum_i w_i x_i / sum_i w_i`` for several quantities at once, in float64 on the device of the values."""
+    """Accumulates ``sum_i w_i x_i / sum_i w_i`` for several quantities at once, in float64 on their device."""
 
     def __init__(self) -> None:
         self.weight: Tensor | None = None

@@ -39,11 +39,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _git(*arguments: str) -> str:
+    return subprocess.run(("git", *arguments), capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+
+
 def git_state() -> dict[str, Any] | None:
     """Commit of the working folder and whether files differ from it; None outside a repository."""
     try:
-        run = lambda *command: subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout
-        return {"commit": run("git", "rev-parse", "HEAD").strip(), "dirty": bool(run("git", "status", "--porcelain").strip())}
+        return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -116,7 +119,9 @@ def page(report: Mapping[str, Any], figures: "Mapping[str, Figure]", config: str
     facts = {key: value for key, value in report.items() if not isinstance(value, dict)}
     parts = [f"<h2>Results</h2>{table(report.get('metrics', {}))}"]
     if figures:
-        parts.append(f'<h2>Curves</h2><div class="plots">{"".join(f"<div>{svg(f)}</div>" for f in figures.values())}</div>')
+        parts.append(
+            f'<h2>Curves</h2><div class="plots">{"".join(f"<div>{svg(f)}</div>" for f in figures.values())}</div>'
+        )
     for name, summary in report.get("callbacks", {}).items():
         parts.append(f"<h2>{escape(name)}</h2>{table(summary)}")
     parts.append(f"<h2>Run</h2>{table(facts)}")

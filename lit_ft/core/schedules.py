@@ -78,7 +78,7 @@ class Linear(WarmUpSchedule):
 
 
 class Cosine(WarmUpSchedule):
-    """Warm-up, then half a cosine to ``final`` (Loshchilov and Hutter, SGDR, 2017, arXiv 1608.03983, without restarts)."""
+    """Warm-up, then half a cosine to ``final`` (Loshchilov, Hutter: SGDR, 2017, arXiv 1608.03983, no restarts)."""
 
     def decay(self, progress: float) -> float:
         """``(1 + cos(pi progress)) / 2``."""

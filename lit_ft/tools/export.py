@@ -21,7 +21,9 @@ def export_command(argv: Sequence[str]) -> int:
     module = load_run(options.run).model
     network = getattr(module, "network", None)
     if not hasattr(network, "save_pretrained"):
-        raise ConfigError("RUN", options.run, f"a run whose network has save_pretrained; this is {type(network).__name__}")
+        raise ConfigError(
+            "RUN", options.run, f"a run whose network has save_pretrained; this is {type(network).__name__}"
+        )
     aside = target.with_name(f".{target.name}.tmp")
     aside.mkdir(parents=True, exist_ok=True)
     network.save_pretrained(aside)

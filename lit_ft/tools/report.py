@@ -20,7 +20,9 @@ def report_command(argv: Sequence[str]) -> int:
     parser.add_argument("--html", metavar="FILE", help="write the curves of all runs over one another")
     options = parser.parse_args(list(argv))
     reports = {label: read_report(folder) for label, folder in find_runs(options.runs)}
-    keys = list(options.keys) or sorted({k for r in reports.values() for k in r["metrics"] if k.startswith(("test/", "val/"))})
+    keys = list(options.keys) or sorted(
+        {k for r in reports.values() for k in r["metrics"] if k.startswith(("test/", "val/"))}
+    )
     unknown = [key for key in keys if not any(key in report["metrics"] for report in reports.values())]
     if unknown:
         known = sorted({key for report in reports.values() for key in report["metrics"]})
