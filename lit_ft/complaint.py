@@ -104,12 +104,12 @@ def _keys(class_path: str, group: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
     try:
         owner = getattr(import_module(module), name)
-        parameters = inspect.signature(owner).parameters
+        parameters = dict(inspect.signature(owner).parameters)
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
     if group and group in parameters:
         owner = parameters[group].annotation
-        parameters = inspect.signature(owner).parameters if inspect.isclass(owner) else {}
+        parameters = dict(inspect.signature(owner).parameters) if inspect.isclass(owner) else {}
     return [key for key, value in parameters.items() if value.kind is not value.VAR_KEYWORD]
 
 
@@ -136,7 +136,8 @@ def _unknown_class(name: str, path: str, text: str) -> str:
     return f"{path}: given class {name!r}; allowed: a known short name or an import path{hint}; see lit-ft methods"
 
 
-def _subclasses(base: type) -> Iterator[type]:
+def _subclasses(base: Any) -> Iterator[type]:
+    child: type
     for child in base.__subclasses__():
         yield child
         yield from _subclasses(child)

@@ -18,8 +18,9 @@ History = dict[str, tuple[list[int], list[float]]]
 class MetricsFile(Logger):
     """Writes ``metrics.csv``: a row for each call of the trainer; columns ``step``, ``epoch``, then keys.
 
-    Rows are appended; keys have columns as they appear, and a new one rewrites the file once with the longer header. A resumed run cuts the file back to
-    the rows that its checkpoint knew, so that an interrupted run ends with the file of an uninterrupted one.
+    Rows are appended; keys get columns as they appear, and a new one rewrites the file once with the longer header. A
+    resumed run cuts the file back to the rows that its checkpoint knew, so that an interrupted run ends with the file
+    of an uninterrupted one.
 
     Args:
         folder: The run folder. It is made with the first row.

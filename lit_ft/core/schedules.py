@@ -102,5 +102,7 @@ class TorchSchedule(Schedule):
     def configure(self, optimizer: Optimizer, total_steps: float) -> LRSchedulerConfigType:
         """The torch scheduler at the chosen interval."""
         scheduler = self.scheduler(optimizer)
-        monitor = {"monitor": self.monitor} if isinstance(scheduler, ReduceLROnPlateau) else {}
-        return {"scheduler": scheduler, "interval": self.interval, **monitor}
+        config: LRSchedulerConfigType = {"scheduler": scheduler, "interval": self.interval}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config["monitor"] = self.monitor
+        return config

@@ -20,7 +20,7 @@ def export_command(argv: Sequence[str]) -> int:
 
     module = load_run(options.run).model
     network = getattr(module, "network", None)
-    if not hasattr(network, "save_pretrained"):
+    if network is None or not hasattr(network, "save_pretrained"):
         raise ConfigError(
             "RUN", options.run, f"a run whose network has save_pretrained; this is {type(network).__name__}"
         )

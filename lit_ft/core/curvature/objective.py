@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lit_ft.core.double_backward import differentiable_twice
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method
-from lit_ft.core.second_pass import silent
+from lit_ft.core.second_pass import copied, silent
 from lit_ft.core.window import micro_batch_weight
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -37,7 +37,9 @@ def step_loss(module: nn.Module, batch: Any) -> Tensor:
     if isinstance(module, Method):
         return module.compute(batch).loss
     if not isinstance(module, pl.LightningModule):
-        raise ConfigError("loss", None, f"a function loss(module, batch), as {type(module).__name__} has no training_step")
+        raise ConfigError(
+            "loss", None, f"a function loss(module, batch), as {type(module).__name__} has no training_step"
+        )
     if not module.automatic_optimization:
         raise ConfigError("loss", None, f"a function loss(module, batch), as {type(module).__name__} optimises by hand")
     takes_index = len(inspect.signature(module.training_step).parameters) > 1
@@ -112,10 +114,8 @@ class Objective:
         kernel that has second derivatives, and losses their form that has.
         """
         trainer = getattr(self.module, "_trainer", None)
-        modes = {child: child.training for child in self.module.modules()}
         with ExitStack() as stack:
             stack.enter_context(silent(trainer, self.module))
-            stack.callback(lambda: [setattr(child, "training", mode) for child, mode in modes.items()])
             if trainer is not None:
                 stack.enter_context(trainer.precision_plugin.train_step_context())
             stack.enter_context(torch.inference_mode(False))
@@ -129,14 +129,14 @@ class Objective:
 
     def losses(self) -> Iterator[tuple[float, Tensor]]:
         """The share of each batch in the mean, and its loss with a graph. Needs ``evaluating()``."""
-        batches = [move_data_to_device(batch, self.device) for batch in self.batches]  # copies containers, not tensors
-        for share, (index, batch) in zip(self.shares(batches), enumerate(batches), strict=True):
+        for index, share in enumerate(self.shares()):
             if share:
+                batch = move_data_to_device(copied(self.batches[index]), self.device)
                 yield share, self._batch_loss(index, batch)
 
-    def shares(self, batches: Sequence[Any]) -> list[float]:
+    def shares(self) -> list[float]:
         """The share of each batch in the mean over all batches of all ranks."""
-        weights = [float(micro_batch_weight(self.module, batch)) for batch in batches]  # type: ignore[arg-type]
+        weights = [float(micro_batch_weight(self.module, batch)) for batch in self.batches]  # type: ignore[arg-type]
         total = float(self.sum_over_ranks(torch.tensor(sum(weights), dtype=torch.float64, device=self.device)))
         if not math.isfinite(total) or total <= 0:
             raise ConfigError("batches", f"total weight {total}", "batches with a positive total weight")

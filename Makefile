@@ -1,0 +1,39 @@
+# The two commands of the README, and those of a contributor. Each does its own set-up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OFFLINE ?=
+
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo test test-slow lint bench clean
+
+# torch first: another package that asks for it would take a build with several GB of GPU libraries
+$(STAMP): constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: $(STAMP)  ## fine-tune a real encoder on real headlines, test it, show the report
+	$(BIN)/lit-ft fit -c configs/demo.yaml
+	$(BIN)/lit-ft test -c configs/demo.yaml --ckpt_path last
+	$(BIN)/lit-ft report runs/demo
+
+test: $(STAMP)  ## everything but what is marked slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(if $(OFFLINE),--offline)
+
+test-slow: $(STAMP)  ## learning tests on real models
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)  ## style and types
+	$(BIN)/ruff check lit_ft tests benchmarks
+	$(BIN)/ruff format --check lit_ft tests benchmarks
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## speed as ratios in one run, against what is installed beside us
+	for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info
