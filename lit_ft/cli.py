@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lit_ft.run import Build
+    from lit_ft.run import Build, Run
 
 USAGE = """\
 lit-ft: a modular trainer for fine-tuning research
@@ -68,18 +68,51 @@ def command(argv: list[str]) -> int:
             print(USAGE)
             return 0
 
-        def run(arguments: list[str]) -> int:
+        def stage(arguments: list[str]) -> int:
+            quiet()
             from lit_ft.run import execute
 
-            execute(name, import_own(arguments))
+            run = execute(name, import_own(arguments))
+            if run.trainer.is_global_zero:
+                summary(run)
             return 0
 
-        return guarded(run, rest, debug)
+        return guarded(stage, rest, debug)
     from lit_ft.core.errors import nearest
 
     known = ["fit", "validate", "test", "predict", *TOOLS]
     print(f"lit-ft: unknown command {name!r}; allowed: {', '.join(known)}{nearest(name, known)}", file=sys.stderr)
     return 2
+
+
+def quiet() -> None:
+    """Leave out what Lightning says to everybody at every start; its warnings stay."""
+    import logging
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",
+        ".*many workers.*",
+        ".*callbacks used to create the checkpoint.*",
+        ".*tensorboardX.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def summary(run: "Run") -> None:
+    """The last values and where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=None, show_header=False)
+    for key, value in sorted(run.metrics.items()):
+        if not key.startswith("lr-"):
+            grid.add_row(key, f"{value:.4g}")
+    console = Console()
+    console.print(grid)
+    console.print(f"report: {run.folder / 'report.html'}", soft_wrap=True)
 
 
 def tool(name: str) -> Any:

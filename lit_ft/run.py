@@ -1,5 +1,6 @@
 """Build, fit, validate, test and predict from YAML: what the command does, callable from Python."""
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 # importing a class is what makes its short name known in YAML
 # SEL
@@ -21,7 +22,7 @@ from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
 from lit_ft.callbacks.run_report import RunReport
 from lit_ft.callbacks.warm_start import WarmStart
 from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.core.files import existing
+from lit_ft.core.files import existing, write_text
 from lit_ft.core.hyperparameters import differences
 from lit_ft.core.metrics_file import MetricsFile
 from lit_ft.core.report import read_report
@@ -267,9 +268,21 @@ def execute(stage: str, args: Sequence[str]) -> Run:
         warn_differences(checkpoint, plain["model"])
     callbacks = default_callbacks(stage, args, built, name, folder, plain)
     trainer = built.make_trainer(callbacks, folder if stage == "fit" else None)
-    kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint, "weights_only": True}
-    getattr(trainer, stage)(built.model, **{k: v for k, v in kwargs.items() if k != "weights_only" or checkpoint})
+    kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint}
+    if checkpoint is not None:
+        kwargs["weights_only"] = True
+    elif stage != "fit":
+        rank_zero_warn(f"{stage} without --ckpt_path: the network is used as it was built")
+    outputs = getattr(trainer, stage)(built.model, **kwargs)
+    if stage == "predict" and trainer.is_global_zero:
+        write_predictions(folder / "predictions.jsonl", outputs)
     return Run(folder, trainer, built.model, built.datamodule)
+
+
+def write_predictions(path: Path, batches: list[Any]) -> None:
+    """One JSON line a row of every batch."""
+    rows = (row for batch in batches for row in (batch.tolist() if isinstance(batch, torch.Tensor) else batch))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def saved_config(args: Sequence[str]) -> list[str]:
@@ -302,7 +315,6 @@ def default_callbacks(
         callbacks.append(WarmStart(str(start if start.is_file() else find_checkpoint("last", start))))
     if not any(isinstance(callback, LearningRateMonitor) for callback in given):
         callbacks.append(LearningRateMonitor(logging_interval="step"))
-    rank_zero_info(f"run folder: {folder}")
     return [*callbacks, report]
 
 

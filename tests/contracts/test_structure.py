@@ -1,0 +1,123 @@
+"""What can be said of the whole package by reading it."""
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "lit_ft"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# what each part may import of the package; a part may always import itself
+MAY_IMPORT = {
+    "core": set(),
+    "models": {"core", "data"},
+    "data": {"core"},
+    "metrics": {"core"},
+    "methods": {"core", "models", "data", "metrics"},
+    "callbacks": {"core"},
+    "merging": {"core", "models", "data", "metrics"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Names of lit_ft modules that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return {name for name in found if name.startswith("lit_ft.")}
+
+
+def public_classes() -> list[tuple[Path, ast.ClassDef]]:
+    return [
+        (path, node)
+        for path in FILES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+
+
+@pytest.mark.parametrize("part", list(MAY_IMPORT))
+def test_imports_point_one_way(part: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in (PACKAGE / part).rglob("*.py")
+        for name in imports(path)
+        if name.split(".")[1] not in MAY_IMPORT[part] | {part}
+    ]
+    assert not wrong, wrong
+
+
+def test_class_names_are_unique() -> None:
+    """Two classes of one name make every config that says it fail."""
+    import lightning.pytorch.callbacks
+    import peft
+    import torchmetrics
+
+    names = Counter(node.name for _, node in public_classes())
+    taken = {*vars(lightning.pytorch.callbacks), *vars(torchmetrics), *vars(peft)}
+    assert not [name for name, times in names.items() if times > 1]
+    assert not [name for name in names if name in taken]
+
+
+def test_everything_public_has_a_docstring() -> None:
+    missing = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in FILES
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
+    ]
+    assert not missing, missing
+
+
+def test_every_constructor_argument_is_documented() -> None:
+    """``--model.help`` prints the class docstring: an argument that it lacks has no help."""
+    missing = []
+    for path, node in public_classes():
+        if path.relative_to(PACKAGE).parts[0] not in ("callbacks", "methods", "data"):
+            continue
+        init = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
+        if init is None:
+            continue
+        text = (ast.get_docstring(node) or "") + (ast.get_docstring(init) or "")
+        shared = {"self", "network", "optimizer", "schedule"}
+        arguments = [a.arg for a in (*init.args.args, *init.args.kwonlyargs) if a.arg not in shared]
+        missing += [f"{node.name}.{argument}" for argument in arguments if f"{argument}:" not in text]
+        assert init.args.kwarg is None, f"{node.name} takes **kwargs: no schema"
+    assert not missing, missing
+
+
+def test_files_stay_small() -> None:
+    long = {str(path.relative_to(ROOT)): n for path in FILES if (n := len(path.read_text().splitlines())) > 400}
+    assert not long, long
+    assert not [path for path in FILES if path.stem in ("utils", "misc", "helpers", "common")]
+
+
+def test_importing_the_package_is_instant() -> None:
+    code = "import sys, lit_ft, lit_ft.cli; print([m for m in ('torch', 'lightning', 'transformers', 'yaml') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_heavy_packages_wait_until_they_are_used() -> None:
+    """transformers, matplotlib and scipy come with torchmetrics; the others are ours to delay."""
+    code = "import sys, lit_ft.run;print([m for m in ('datasets', 'peft', 'sklearn') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_configs_say_what_they_are(path: Path) -> None:
+    first = path.read_text().lstrip().splitlines()[0]
+    assert first.startswith("# "), "a config begins with a comment that says what it is"
