@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -55,17 +55,12 @@ def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
         stack.callback(Randomness().restore)
         flags = [child.training for child in children]
         stack.callback(_restore_flags, children, flags)
+        kept = _Kept()
+        stack.callback(kept.restore)
         for child in children:
-            buffers = {name: buffer for name, buffer in child._buffers.items() if buffer is not None}
-            if buffers:
-                stack.callback(_restore, child._buffers, buffers, _contents(buffers))
+            kept.add(child._buffers, child._buffers)
             if isinstance(child, Metric):
-                kept = {
-                    name: child.__dict__[name]
-                    for name in (*child._defaults, *_METRIC_BOOKKEEPING)
-                    if name in child.__dict__
-                }
-                stack.callback(_restore, child.__dict__, kept, _contents(kept))
+                kept.add(child.__dict__, (*child._defaults, *_METRIC_BOOKKEEPING))
             if isinstance(child, pl.LightningModule):
                 mute = ("log", "log_dict", "_follow_window") if isinstance(child, Method) else ("log", "log_dict")
                 stack.enter_context(_muted(child, mute))
@@ -85,37 +80,40 @@ def _tree(module: nn.Module) -> list[nn.Module]:
     return list(found.values())
 
 
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
-
-
 def _restore_flags(children: Sequence[nn.Module], flags: Sequence[bool]) -> None:
     for child, flag in zip(children, flags, strict=True):
         if child.training != flag:
             child.training = flag
 
 
-def _contents(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Copies of the tensors and lists among the values, each tensor with the version it had."""
-    contents: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Tensor):
-            contents[name] = _version(value), value.detach().clone()
-        elif isinstance(value, list):
-            contents[name] = list(value)
-    return contents
+class _Kept:
+    """Objects in dictionaries with their contents; both come back, as others may refer to the same objects."""
 
+    def __init__(self) -> None:
+        self.values: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = []
+        self.tensors: list[Tensor] = []
+        self.contents: list[Tensor] = []
+        self.lists: list[tuple[list[Any], list[Any]]] = []
 
-@torch.no_grad()
-def _restore(owner: MutableMapping[str, Any], values: Mapping[str, Any], contents: Mapping[str, Any]) -> None:
-    """Put the same objects back (others may refer to them), with the contents they had."""
-    owner.update(values)
-    for name, content in contents.items():
-        value = values[name]
-        if isinstance(value, list):
-            value[:] = content
-        elif content[0] == -1 or _version(value) != content[0]:
-            value.copy_(content[1])
+    def add(self, owner: MutableMapping[str, Any], names: Iterable[str]) -> None:
+        values = {name: owner[name] for name in names if name in owner}
+        if values:
+            self.values.append((owner, values))
+        for value in values.values():
+            if isinstance(value, Tensor):
+                self.tensors.append(value)
+                self.contents.append(value.detach().clone())
+            elif isinstance(value, list):
+                self.lists.append((value, list(value)))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for owner, values in self.values:
+            owner.update(values)
+        for tensor, content in zip(self.tensors, self.contents, strict=True):
+            tensor.copy_(content)  # always: native batch norm writes its statistics without raising their version
+        for value, items in self.lists:
+            value[:] = items
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class SAM(pl.Callback):
     Cost: one more forward and backward pass on the steps it acts on, two with ``group_size``. Memory: one copy of the
     trainable weights, and the batches of a window; one of the gradient too with ``alpha`` below 1 or a ``variant``.
 
-    Logs ``sam/gradient_norm`` (of g) and ``sam/perturbed_loss`` (at w + e; of this rank) on the steps it acts on.
+    Logs ``sam/gradient_norm`` (of g) and ``sam/perturbed_loss`` (at w + e; of this rank): the last ones, on every step.
 
     Should the gradient s not be finite, the step is made with g, and a warning is given once.
 
@@ -87,6 +87,7 @@ class SAM(pl.Callback):
         self._align = variant is not None
         self._window = Window()
         self._unsynced = ExitStack()
+        self._logged: dict[str, Tensor] = {}
         self._warned = False
 
     # when
@@ -104,8 +105,6 @@ class SAM(pl.Callback):
             raise ConfigError("trainer.strategy", type(trainer.strategy).__name__, f"{allowed}, with SAM")
         if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
             raise ConfigError("training_step", "dataloader_iter", "a batch, which SAM can run twice")
-        if sum(isinstance(callback, SAM) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
-            raise ConfigError("trainer.callbacks", "SAM twice", "one SAM")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse optimizers that call for the gradient more than once, or see it scaled."""
@@ -154,17 +153,22 @@ class SAM(pl.Callback):
         if not self._acts(trainer):
             moved = _with_gradient(parameters)
             _assign(moved, self.variant.between(_gradients(moved)))
+            self._log(pl_module)
             return
         self._unsynced.close()
         others = {p: p.grad for p in set(pl_module.parameters()).difference(parameters) if p.grad is not None}
         _clear(others)
         with torch.enable_grad():
-            logged = self._replace_gradient(trainer, pl_module, parameters, self._radius(optimizer))
+            self._logged |= self._replace_gradient(trainer, pl_module, parameters, self._radius(optimizer))
         for parameter, gradient in others.items():  # what nobody optimises keeps the gradient of one pass
             parameter.grad = gradient
         self._window.clear()
-        for name, value in logged.items():
-            pl_module.log(f"sam/{name}", value, on_step=True, on_epoch=False)
+        self._log(pl_module)
+
+    def _log(self, module: pl.LightningModule) -> None:
+        # on every step: a logger repeats the last value within an epoch anyway, but not after a resume
+        for name, value in self._logged.items():
+            module.log(f"sam/{name}", value, on_step=True, on_epoch=False)
 
     def _radius(self, optimizer: Optimizer) -> float:
         if not self.rho_follows_lr:
@@ -249,12 +253,13 @@ class SAM(pl.Callback):
     # state
 
     def state_dict(self) -> dict[str, Any]:
-        """What the variant remembers."""
-        return self.variant.state_dict()
+        """What the variant remembers, and the last values logged."""
+        return {"variant": self.variant.state_dict(), "logged": self._logged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember it again."""
-        self.variant.load_state_dict(state_dict)
+        self.variant.load_state_dict(state_dict["variant"])
+        self._logged = dict(state_dict["logged"])
 
 
 def _with_gradient(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
