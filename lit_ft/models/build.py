@@ -1,0 +1,170 @@
+"""Networks and tokenizers of ``transformers`` from a light description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import nn
+
+from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.network import Network
+from lit_ft.models.adapter import with_adapter
+from lit_ft.models.byte_tokenizer import byte_tokenizer
+from lit_ft.models.source import explained, locate
+
+
+def tokenizer(spec: Network) -> Any:
+    """The tokenizer of a network; needs no weights.
+
+    With ``config``, its key ``tokenizer`` names a folder, a hub id, ``packaged:NAME``, or ``bytes``: one token a byte.
+    A missing padding token is taken from the end-of-text token.
+    """
+    from transformers import AutoTokenizer
+
+    source = spec.path
+    if spec.config is not None:
+        source = spec.config.get("tokenizer")
+        if source is None:
+            raise ConfigError("network.config", spec.config, "a key `tokenizer`: a folder, packaged:NAME, or bytes")
+        if source == "bytes":
+            return byte_tokenizer()
+    place = locate(str(source))
+    with explained(spec, place), _quiet():
+        found = AutoTokenizer.from_pretrained(place, trust_remote_code=spec.trust_remote_code)
+    if found.pad_token is None:
+        found.pad_token = found.eos_token
+    return found
+
+
+def sequence_classifier(spec: Network, num_labels: int) -> nn.Module:
+    """A network with a classification head over a whole text; the head is new unless the path has one of that size."""
+    from transformers import AutoModelForSequenceClassification as Auto
+
+    network = _network(spec, Auto, new=("classifier", "score", "pooler", "head"), num_labels=num_labels)
+    if network.config.get_text_config().pad_token_id is None:
+        network.config.get_text_config().pad_token_id = tokenizer(
+            spec
+        ).pad_token_id  # decoders find the last token by it
+    return _finished(network, spec, "SEQ_CLS")
+
+
+def causal_lm(spec: Network) -> nn.Module:
+    """A causal language model."""
+    from transformers import AutoModelForCausalLM as Auto
+
+    return _finished(_network(spec, Auto), spec, "CAUSAL_LM")
+
+
+def masked_lm(spec: Network) -> nn.Module:
+    """A masked language model; says so where the path has no head for it."""
+    from transformers import AutoModelForMaskedLM as Auto
+
+    return _finished(_network(spec, Auto), spec, None)
+
+
+def bare_encoder(spec: Network) -> nn.Module:
+    """A network without a head, which gives hidden states."""
+    from transformers import AutoModel as Auto
+
+    return _finished(_network(spec, Auto, new=("pooler",)), spec, "FEATURE_EXTRACTION")
+
+
+def pretrained_image_classifier(spec: Network, num_labels: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """An image classifier of ``transformers``; with ``config``, sizes default to those of the images."""
+    from transformers import AutoModelForImageClassification as Auto
+
+    defaults = {"num_channels": image_shape[0], "image_size": image_shape[-1]}
+    return _finished(_network(spec, Auto, new=("classifier",), defaults=defaults, num_labels=num_labels), spec, None)
+
+
+def _network(
+    spec: Network, auto: Any, new: tuple[str, ...] = (), defaults: dict[str, Any] | None = None, **head: Any
+) -> Any:
+    """Weights from a path, or random ones from a config; ``new`` are the parts that may start at random."""
+    from transformers import AutoConfig
+
+    dtype = spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
+    settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": spec.trust_remote_code}
+    if spec.attention is not None:
+        settings["attn_implementation"] = spec.attention
+    with _attention_error(spec):
+        if spec.path is None:
+            config = _config(spec, defaults or {}, head)
+            settings["dtype"] = torch.float32 if dtype == "auto" else dtype
+            return auto.from_config(config, **settings)
+        place = locate(spec.path)
+        with explained(spec, place), _quiet():
+            config = AutoConfig.from_pretrained(place, trust_remote_code=spec.trust_remote_code, **head)
+            network, info = auto.from_pretrained(
+                place, config=config, output_loading_info=True, ignore_mismatched_sizes=bool(head), **settings
+            )
+    absent = sorted(info["missing_keys"]) + sorted(str(m[0]) for m in info.get("mismatched_keys", ()))
+    surprising = [name for name in absent if not any(part in name.split(".") for part in new)]
+    if surprising:
+        shown = ", ".join(surprising[:4]) + (" ..." if len(surprising) > 4 else "")
+        rank_zero_warn(f"{spec.path} has no weights for {len(surprising)} tensors, which start at random: {shown}")
+    return network
+
+
+def _config(spec: Network, defaults: dict[str, Any], head: dict[str, Any]) -> Any:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    given = dict(spec.config or {})
+    model_type, has_tokenizer = given.pop("model_type", None), given.pop("tokenizer", None) is not None
+    if model_type not in CONFIG_MAPPING:
+        close = nearest(str(model_type), list(CONFIG_MAPPING.keys()))
+        raise ConfigError("network.config.model_type", model_type, f"a model type of transformers{close}")
+    known = AutoConfig.for_model(model_type).to_dict()
+    for key in given:
+        if key not in known and key not in head:
+            raise ConfigError(f"network.config.{key}", given[key], f"a key of {model_type}{nearest(key, known)}")
+    settings = {key: value for key, value in defaults.items() if key in known} | given | head
+    if has_tokenizer and "vocab_size" in known:
+        words = tokenizer(spec)
+        settings.setdefault("vocab_size", len(words))
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            settings.setdefault(name, getattr(words, name))
+    return AutoConfig.for_model(model_type, **settings)
+
+
+def _finished(network: Any, spec: Network, task: str | None) -> nn.Module:
+    if spec.gradient_checkpointing:
+        if not getattr(network, "supports_gradient_checkpointing", False):
+            raise ConfigError(
+                "network.gradient_checkpointing", True, f"false: {type(network).__name__} does not offer it"
+            )
+        # the name changed within transformers 5
+        enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    # from_pretrained leaves the network in eval mode, and Lightning keeps the mode it finds: no dropout in training
+    return with_adapter(network, spec, task).train()
+
+
+@contextmanager
+def _attention_error(spec: Network) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if spec.attention is not None and spec.attention in str(error):
+            raise ConfigError("network.attention", spec.attention, f"eager, sdpa, ...: {error}") from error
+        raise
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the loading report of transformers: a new head is expected here, and what is not is said in one line."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

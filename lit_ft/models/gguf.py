@@ -1,0 +1,34 @@
+"""GGUF files, expanded once into a folder that ``from_pretrained`` loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lit_ft.core.cache import cached
+from lit_ft.core.files import sha256
+
+
+def expanded(file: Path) -> Path:
+    """The cached safetensors folder of a GGUF causal language model, with its tokenizer.
+
+    The blocks are expanded to float32 whatever the machine offers: where there is a kernel for packed weights,
+    ``transformers`` would otherwise keep them packed, and such a model neither trains nor saves. The cache is keyed by
+    the file's sha256.
+    """
+    return cached(f"gguf/{file.stem}-{sha256(file)[:16]}", lambda folder: _expand(file, folder))
+
+
+def _expand(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    rank_zero_info(f"Expanding {file.name} to float32, once")
+    source, name = str(file.parent), file.name
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,172 @@
+"""Small networks of our own for images and vectors of numbers."""
+
+from __future__ import annotations
+
+import inspect
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_ft.core.errors import ConfigError, nearest
+
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "identity": nn.Identity,
+}
+
+
+class MLPBlock(nn.Module):
+    """Linear map, activation, dropout."""
+
+    def __init__(self, inputs: int, outputs: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.activation = ACTIVATIONS[activation]()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (rows, outputs)."""
+        return self.dropout(self.activation(self.linear(x)))
+
+
+class MLP(nn.Module):
+    """Fully connected network; an image is flattened.
+
+    Args:
+        input_shape: Of one row: ``(features,)`` or ``(channels, height, width)``.
+        num_outputs: Classes, or numbers to predict.
+        width: Units of each hidden layer.
+        depth: Hidden layers; 0 is a linear map.
+        activation: ``relu``, ``tanh``, ``gelu``, ``silu``, ``elu`` or ``identity``.
+        dropout: Share of hidden units that is dropped in training.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_outputs: int,
+        width: int = 64,
+        depth: int = 2,
+        activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check(width=width, depth=depth, activation=activation, dropout=dropout)
+        sizes = [prod(input_shape)] + [width] * depth
+        self.blocks = nn.ModuleList(MLPBlock(a, b, activation, dropout) for a, b in pairwise(sizes))
+        self.head = nn.Linear(sizes[-1], num_outputs)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head reads, shape (rows, width)."""
+        x = x.flatten(1)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (rows, num_outputs)."""
+        return self.head(self.features(x))
+
+
+class ConvBlock(nn.Module):
+    """3 x 3 convolution, batch norm where wanted, activation, 2 x 2 maximum, dropout of channels."""
+
+    def __init__(self, inputs: int, outputs: int, activation: str, batch_norm: bool, dropout: float) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=not batch_norm)
+        self.norm = nn.BatchNorm2d(outputs) if batch_norm else nn.Identity()
+        self.activation = ACTIVATIONS[activation]()
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.dropout = nn.Dropout2d(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Half the height and width, rounded up."""
+        return self.dropout(self.pool(self.activation(self.norm(self.convolution(x)))))
+
+
+class ConvNet(nn.Module):
+    """Convolutions that halve the image each, then a linear head over all that is left.
+
+    Args:
+        input_shape: ``(channels, height, width)``.
+        num_outputs: Classes.
+        width: Channels of each convolution.
+        depth: Convolutions.
+        activation: As in :class:`MLP`.
+        batch_norm: Normalise over the batch after each convolution.
+        dropout: Share of channels that is dropped in training.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_outputs: int,
+        width: int = 32,
+        depth: int = 2,
+        activation: str = "relu",
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check(width=width, depth=depth, activation=activation, dropout=dropout)
+        if len(input_shape) != 3:
+            raise ConfigError(
+                "network.config.model_type", "cnn", f"images, not vectors of shape {tuple(input_shape)}; use mlp"
+            )
+        channels = [input_shape[0]] + [width] * depth
+        self.blocks = nn.ModuleList(ConvBlock(a, b, activation, batch_norm, dropout) for a, b in pairwise(channels))
+        left = [-(-size // 2**depth) for size in input_shape[1:]]
+        self.head = nn.Linear(channels[-1] * prod(left), num_outputs)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head reads, shape (rows, features)."""
+        for block in self.blocks:
+            x = block(x)
+        return x.flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (rows, num_outputs)."""
+        return self.head(self.features(x))
+
+
+SMALL: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": ConvNet}
+
+
+def small_network(
+    config: dict[str, Any], input_shape: tuple[int, ...], num_outputs: int, dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """The network of ``{model_type: mlp | cnn, ...}``, with random weights.
+
+    Args:
+        config: ``model_type`` and arguments of :class:`MLP` or :class:`ConvNet`.
+        input_shape: Shape of one row of the data.
+        num_outputs: Size of the head.
+        dtype: Type of the weights.
+    """
+    arguments = dict(config)
+    kind = SMALL[arguments.pop("model_type")]
+    known = [name for name in inspect.signature(kind).parameters if name not in ("input_shape", "num_outputs")]
+    for key in arguments:
+        if key not in known:
+            raise ConfigError(f"network.config.{key}", arguments[key], f"{', '.join(known)}{nearest(key, known)}")
+    return kind(input_shape, num_outputs, **arguments).to(dtype)
+
+
+def _check(width: int, depth: int, activation: str, dropout: float) -> None:
+    if width < 1:
+        raise ConfigError("network.config.width", width, "at least 1")
+    if depth < 0:
+        raise ConfigError("network.config.depth", depth, "0 or more")
+    if activation not in ACTIVATIONS:
+        raise ConfigError(
+            "network.config.activation", activation, ", ".join(ACTIVATIONS) + nearest(activation, ACTIVATIONS)
+        )
+    if not 0 <= dropout < 1:
+        raise ConfigError("network.config.dropout", dropout, "a share in [0, 1)")

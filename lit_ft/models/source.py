@@ -1,0 +1,62 @@
+"""From the words in ``network.path`` to a place that ``from_pretrained`` reads, and errors that a person can act on."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.network import Network
+from lit_ft.data.asset_table import ASSETS
+from lit_ft.data.assets import PREFIX, packaged
+from lit_ft.models.gguf import expanded
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def locate(path: str) -> str:
+    """A folder, or a hub id, for a folder, a hub id, a ``.gguf`` file or ``packaged:NAME``."""
+    found = packaged(path) if path.startswith(PREFIX) else Path(path).expanduser()
+    if found.suffix == ".gguf":
+        if not found.is_file():
+            raise ConfigError("network.path", path, f"a file that exists; nothing is at {found.absolute()}")
+        return str(expanded(found))
+    if found.exists():
+        if found.is_dir() and not (found / "config.json").exists():
+            raise ConfigError("network.path", path, "a model folder: config.json is missing in it")
+        return str(found)
+    if not _HUB_ID.fullmatch(path) or path.startswith("."):
+        raise ConfigError("network.path", path, f"a path that exists; nothing is at {found.absolute()}")
+    return path
+
+
+@contextmanager
+def explained(spec: Network, path: str) -> Iterator[None]:
+    """Turn the errors of ``from_pretrained`` into one that says what to do."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        text = str(error)
+        if "trust_remote_code" in text:
+            raise ConfigError(
+                "network.trust_remote_code",
+                spec.trust_remote_code,
+                f"true: {path} brings Python files of its own, which would run here with your rights. Read them first",
+            ) from error
+        if isinstance(error, OSError) and not Path(path).exists():
+            offline = " HF_HUB_OFFLINE is set, so only models fetched before are found." if _offline() else ""
+            names = [PREFIX + name for name, asset in ASSETS.items() if asset.is_network]
+            raise ConfigError(
+                "network.path",
+                spec.path,
+                "a folder, a .gguf file, a hub id that can be reached or was fetched before, or one of"
+                f" {', '.join(names)}{nearest(path, ASSETS)}.{offline} The reason: {text.strip()[:200]}",
+            ) from error
+        raise
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "0").upper() in {"1", "TRUE", "YES", "ON"}

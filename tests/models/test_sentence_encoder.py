@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.network import Network
+from lit_ft.models import sentence_encoder, tokenizer
+from lit_ft.models.sentence_encoder import pooled
+
+HIDDEN = torch.tensor([[[1.0, -9.0], [3.0, -7.0], [5.0, -5.0]], [[2.0, 2.0], [4.0, 4.0], [6.0, 8.0]]])
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ("mean", [[2.0, -8.0], [5.0, 6.0]]),
+        ("max", [[3.0, -7.0], [6.0, 8.0]]),
+        ("cls", [[1.0, -9.0], [4.0, 4.0]]),
+        ("last", [[3.0, -7.0], [6.0, 8.0]]),
+    ],
+)
+def test_pooling_by_hand_with_padding_on_either_side(pooling, expected):
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
+    assert pooled(HIDDEN, mask, pooling).tolist() == expected
+
+
+def test_a_saved_encoder_is_the_same_again(tmp_path):
+    config = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "intermediate_size": 8, "tokenizer": "bytes"}  # fmt: skip
+    spec = Network(config=config)
+    encoder = sentence_encoder(spec, pooling="max", normalize=False).eval()
+    encoder.save_pretrained(tmp_path)
+    again = sentence_encoder(Network(path=str(tmp_path))).eval()
+    assert (again.pooling, again.normalize) == ("max", False)
+    batch = tokenizer(spec)(["one", "another text"], padding=True, return_tensors="pt")
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    assert torch.equal(encoder(**inputs), again(**inputs))
+    with pytest.raises(ConfigError, match="pooling"):
+        sentence_encoder(spec, pooling="median")
+
+
+@pytest.mark.real
+def test_the_packaged_encoder_knows_what_is_alike():
+    spec = Network(path="packaged:all-MiniLM-L6-v2")
+    encoder = sentence_encoder(spec).eval()
+    assert (encoder.pooling, encoder.normalize) == ("mean", True)
+    texts = ["a man plays a guitar", "someone plays an instrument", "the stocks fell today"]
+    batch = tokenizer(spec)(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        guitar, instrument, stocks = encoder(batch["input_ids"], batch["attention_mask"])
+    assert torch.allclose(guitar.norm(), torch.tensor(1.0))
+    assert guitar @ instrument > 0.5 > 0.2 > guitar @ stocks
