@@ -57,7 +57,8 @@ class Objective:
     rank brings its own batches and calls the same functions; sums go over all ranks.
 
     Args:
-        module: A LightningModule, or any module when ``loss`` is given. Wrappers of DDP and ``torch.compile`` are stripped.
+        module: A LightningModule, or any module when ``loss`` is given. Wrappers of DDP and ``torch.compile`` are
+            stripped.
         batches: Batches that stay the same from call to call; each is one chunk of work. Moved to the module's device.
         loss: Mean loss of a batch; None takes that of ``training_step``.
         parameters: The parameters that vary; None takes all that require a gradient. Tied ones count once.

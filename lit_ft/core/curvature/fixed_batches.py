@@ -1,0 +1,36 @@
+"""A fixed set of training batches, taken without touching the iterator that training reads from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+
+def fixed_batches(loader: Any, count: int, seed: int, rank: int = 0, world_size: int = 1) -> list[Any] | None:
+    """The same ``count`` batches in every run, shared out over ranks; None where rows cannot be read by number.
+
+    Rows are drawn by an own generator. The caller protects the global randomness, from which augmentations may draw.
+
+    Args:
+        loader: The training ``DataLoader``; only its data set, collate function and batch size are used, or the plan of
+            batches (``sampler.batches(epoch)``) where its sampler has one.
+        count: Batches over all ranks; fewer when the data end.
+        seed: Seed of the choice of rows.
+        rank: This rank takes batches ``rank, rank + world_size, ...``.
+        world_size: Number of ranks.
+    """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    plan: Callable[[int], list[list[int]]] | None = getattr(loader.sampler, "batches", None)
+    if plan is not None:
+        planned = plan(0)
+        chosen = torch.randperm(len(planned), generator=generator)[:count].tolist()
+        return [loader.dataset[(seed, 0, number), planned[number]] for number in chosen[rank::world_size]]
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    if size is None:
+        return None
+    rows = torch.randperm(len(loader.dataset), generator=generator)  # type: ignore[arg-type]
+    chunks = rows[: count * size].split(size)[rank::world_size]
+    return [loader.collate_fn([loader.dataset[int(row)] for row in chunk]) for chunk in chunks]
