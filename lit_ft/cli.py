@@ -69,9 +69,9 @@ def command(argv: list[str]) -> int:
             return 0
 
         def stage(arguments: list[str]) -> int:
-            quiet()
             from lit_ft.run import execute
 
+            quiet()
             run = execute(name, import_own(arguments))
             if run.trainer.is_global_zero:
                 summary(run)

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.mixins import HyperparametersMixin
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.utilities.parsing import collect_init_args
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -67,12 +68,7 @@ class Method(pl.LightningModule):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
-        given: dict[str, Any] = {}
-        frame = inspect.currentframe()
-        if frame is not None:
-            for arguments in collect_init_args(frame, [], classes=(HyperparametersMixin,)):
-                given |= arguments
-        self.save_hyperparameters(ignore=[name for name, value in given.items() if not is_plain(value)])
+        self._save_plain_hyperparameters()
         self.spec: Network | None = None
         self.network: nn.Module | None = None
         self._ready: list[nn.Module] = []  # a list hides a module given from Python until configure_model
@@ -82,7 +78,7 @@ class Method(pl.LightningModule):
             raise ConfigError("network", None, "a path, a config, or the module that this checkpoint was trained with")
         else:
             self.spec = Network.of(network)
-            if "network" not in self.hparams and "_class_path" not in self.hparams:
+            if "network" not in self.hparams:
                 self.save_hyperparameters({"network": self.spec.plain()})
         self.optimizer, self.schedule = optimizer, schedule
         self._tokenizer: Any = None
@@ -90,6 +86,17 @@ class Method(pl.LightningModule):
         self._window, self._means = WeightedMeans(), WeightedMeans()
         self._scale: Tensor | float | None = None  # None is exactly 1, not 1 to rounding
         self._rescale: Tensor | None = None
+
+    def _save_plain_hyperparameters(self) -> None:
+        if _given_hyperparameters.get() is not None:  # built by the command: the configuration, plain as it is
+            self.save_hyperparameters()
+            return
+        given: dict[str, Any] = {}
+        frame = inspect.currentframe()
+        if frame is not None and frame.f_back is not None:
+            for arguments in collect_init_args(frame.f_back, [], classes=(HyperparametersMixin,)):
+                given |= arguments
+        self.save_hyperparameters({name: value for name, value in given.items() if is_plain(value)})
 
     # what a subclass says
 

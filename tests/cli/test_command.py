@@ -1,0 +1,217 @@
+"""The command as a person uses it: fit, test, resume, errors. In one process, but for the ones that must be killed."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lit_ft.cli import build, command, load_run
+from lit_ft.run import find_run
+
+CONFIG: dict[str, Any] = {
+    "model": {"class_path": "Toy", "init_args": {"network": {"path": "here"}, "width": 5}},
+    "data": {"class_path": "ToyData"},
+    "trainer": {"max_steps": 12, "log_every_n_steps": 1, "accelerator": "cpu"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    write("toy.yaml", CONFIG)
+
+
+def write(name: str, config: dict[str, Any]) -> None:
+    Path(name).write_text("# a config\n" + yaml.safe_dump(config))
+
+
+def lit_ft(*arguments: str) -> int:
+    return command([*arguments, "--import", "toy_package"])
+
+
+def the_run(name: str = "toy") -> Path:
+    return find_run(Path("runs"), name, finished=False)
+
+
+def test_fit_and_test_leave_one_report() -> None:
+    assert lit_ft("fit", "-c", "toy.yaml", "--trainer.max_steps=10") == 0
+    run = the_run()
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml",
+        "metrics.csv",
+        "checkpoints",
+        "report.json",
+        "report.html",
+        "plots",
+    }
+    report = json.loads((run / "report.json").read_text())
+    assert report["status"] == "finished"
+    assert report["steps"] == 10
+    assert report["command"].startswith("lit-ft fit -c toy.yaml")
+    assert {"train/loss", "val/loss"} <= set(report["metrics"])
+    assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", "last") == 0
+    both = json.loads((run / "report.json").read_text())
+    assert both["metrics"]["train/loss"] == report["metrics"]["train/loss"]
+    assert both["metrics"]["test/loss"] == pytest.approx(both["metrics"]["val/loss"])
+    page = (run / "report.html").read_text()
+    assert "test/loss" in page
+    assert "<svg" in page
+    assert not re.search(r"""(src|href)=["']http|@import|<script""", page), "self-contained"
+
+
+def test_a_saved_config_runs_again_and_gives_the_same_weights() -> None:
+    assert lit_ft("fit", "-c", "toy.yaml") == 0
+    first = the_run()
+    assert lit_ft("fit", "-c", str(first / "config.yaml"), "--name", "again") == 0
+    weights = [
+        torch.load(run / "checkpoints/step=00000012.ckpt", weights_only=True) for run in (first, the_run("again"))
+    ]
+    for key, value in weights[0]["state_dict"].items():
+        assert torch.equal(value, weights[1]["state_dict"][key])
+
+
+def test_later_files_and_the_command_line_win() -> None:
+    write("over.yaml", {"trainer": {"max_steps": 3, "callbacks+": [{"class_path": "LearningRateMonitor"}]}})
+    assert lit_ft("fit", "-c", "toy.yaml", "-c", "over.yaml", "--model.width=2") == 0
+    config = yaml.safe_load((the_run("over") / "config.yaml").read_text())
+    assert config["trainer"]["max_steps"] == 3
+    assert config["model"]["init_args"]["width"] == 2
+    assert len(config["trainer"]["callbacks"]) == 1
+
+
+def test_the_file_wins_over_the_checkpoint_and_says_so() -> None:
+    assert lit_ft("fit", "-c", "toy.yaml") == 0
+    last = str(the_run() / "checkpoints/step=00000012.ckpt")
+    rate = '--model.optimizer={"class_path": "SGD", "init_args": {"lr": 0.5}}'
+    with pytest.warns(UserWarning, match="differs from the checkpoint") as warnings:
+        assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", last, rate) == 0
+    text = "".join(str(w.message) for w in warnings)
+    assert "model.init_args.optimizer.class_path: 'torch.optim.SGD' (checkpoint: 'torch.optim.AdamW')" in text
+    assert "width" not in text
+    with pytest.raises(RuntimeError, match="size mismatch"):  # the width of the file is built, not the checkpoint's
+        lit_ft("test", "-c", "toy.yaml", "--ckpt_path", last, "--model.width=7")
+
+
+def test_resume_in_place() -> None:
+    assert lit_ft("fit", "-c", "toy.yaml", "--name", "whole") == 0
+    assert lit_ft("fit", "-c", "toy.yaml", "--name", "parts", "--trainer.max_steps=7") == 0
+    assert lit_ft("fit", "-c", "toy.yaml", "--name", "parts", "--ckpt_path", "last") == 0
+    assert len(list(Path("runs/parts").iterdir())) == 1
+    whole, parts = the_run("whole"), the_run("parts")
+    values = [
+        [line for line in (run / "metrics.csv").read_text().splitlines() if "," in line] for run in (whole, parts)
+    ]
+    assert [v for v in values[1] if v in values[0]] == values[0], "all rows of the whole run"
+    weights = [torch.load(run / "checkpoints/step=00000012.ckpt", weights_only=True) for run in (whole, parts)]
+    assert all(torch.equal(v, weights[1]["state_dict"][k]) for k, v in weights[0]["state_dict"].items())
+
+
+def test_last_without_a_run_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", "last") == 2
+    assert "there is none" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_starts_in_the_same_second_do_not_share_a_folder() -> None:
+    for _ in range(2):
+        assert lit_ft("fit", "-c", "toy.yaml", "--trainer.max_steps=1") == 0
+    assert len(list(Path("runs/toy").iterdir())) == 2
+
+
+def test_start_from_the_weights_of_another_run() -> None:
+    assert lit_ft("fit", "-c", "toy.yaml") == 0
+    first = the_run()
+    assert lit_ft("fit", "-c", "toy.yaml", "--from", str(first), "--name", "second", "--model.optimizer=SGD",
+                  "--model.optimizer.lr=0.0", "--trainer.max_steps=1") == 0  # fmt: skip
+    old = torch.load(first / "checkpoints/step=00000012.ckpt", weights_only=True)["state_dict"]
+    new = torch.load(the_run("second") / "checkpoints/step=00000001.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(old[key], new[key]) for key in old)
+
+
+def test_predictions_are_written() -> None:
+    assert lit_ft("fit", "-c", "toy.yaml") == 0
+    assert lit_ft("predict", "-c", "toy.yaml", "--ckpt_path", "last") == 0
+    assert len((the_run() / "predictions.jsonl").read_text().splitlines()) == 40
+
+
+def test_notebook_objects() -> None:
+    import toy_package
+
+    built = build(["-c", "toy.yaml"])
+    assert isinstance(built.model, toy_package.Toy)
+    assert isinstance(built.datamodule, toy_package.ToyData)
+    assert lit_ft("fit", "-c", "toy.yaml") == 0
+    saved = torch.load(the_run() / "checkpoints/step=00000012.ckpt", weights_only=True)["state_dict"]
+    loaded = load_run(the_run())
+    assert all(torch.equal(value, saved[key]) for key, value in loaded.model.state_dict().items() if key in saved)
+    assert len(saved) == 4
+
+
+WRONG = {
+    "unknown key": (["--trainer.max_stepss=3"], ["trainer.max_stepss", "did you mean 'max_steps'"]),
+    "unknown model key": (["--model.widht=3"], ["model.init_args.widht", "did you mean 'width'"]),
+    "wrong type": (["--model.width=x"], ["model.init_args.width", "'x'", "int"]),
+    "unknown class": (["--model=Toyy"], ["'Toyy'", "did you mean 'Toy'"]),
+    "unknown network key": (["--model.network.pth=3"], ["model.init_args.network.pth", "did you mean 'path'"]),
+    "unknown callback": (["--trainer.callbacks+=LearningRateMonitr"], ["did you mean 'LearningRateMonitor'"]),
+    "missing file": (["-c", "absent.yaml"], ["absent.yaml"]),
+    "out of range": (["-c", "range.yaml"], ["model.init_args.width: given 0", "at least 1"]),
+    "unknown section": (["-c", "section.yaml"], ["trainr", "did you mean 'trainer'"]),
+    "another kind of batch": (["--data=OtherData"], ["OtherData", "numbers", "images"]),
+    "checkpoint": (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
+}
+
+
+@pytest.mark.parametrize("case", list(WRONG))
+def test_mistakes_are_one_clear_line(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = {**CONFIG["model"], "init_args": {**CONFIG["model"]["init_args"], "width": 0}}
+    write("range.yaml", {"model": wrong})
+    write("section.yaml", {"trainr": {"max_steps": 1}})
+    arguments, expected = WRONG[case]
+    assert lit_ft("fit", "-c", "toy.yaml", *arguments) == 2
+    error = capsys.readouterr().err
+    for part in expected:
+        assert part in error
+    assert "Traceback" not in error
+    assert not Path("runs").exists(), "nothing half-written"
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(Exception, match="max_stepss"):
+        lit_ft("fit", "-c", "toy.yaml", "--trainer.max_stepss=3", "--debug")
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["fitt"]) == 2
+    assert "did you mean 'fit'" in capsys.readouterr().err
+
+
+def test_report_over_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lit_ft("fit", "-c", "toy.yaml") == 0
+    assert lit_ft("fit", "-c", "toy.yaml", "--name", "other", "--seed_everything=3") == 0
+    capsys.readouterr()
+    assert command(["report", "runs", "--html", "runs.html"]) == 0
+    table = capsys.readouterr().out
+    assert "val/loss" in table
+    assert table.count("toy/") == 1
+    assert Path("runs.html").read_text().count("<svg") >= 2
+    assert command(["report", "runs", "--keys", "val/los"]) == 2
+    assert "val/loss" in capsys.readouterr().err
+
+
+def test_show_batch_without_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lit_ft("show-batch", "-c", "toy.yaml") == 0
+    assert "batch[0]: float32 [4, 4]" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
+    before = set(sys.modules)
+    assert command(["--help"]) == 0
+    assert "lit-ft fit" in capsys.readouterr().out
+    assert not {"torch", "lightning"} & (set(sys.modules) - before)
