@@ -26,8 +26,7 @@ class RunCheckpoint(Callback):
     only then. A SIGTERM saves once more before the run ends.
 
     Exact for modules whose state is in checkpoints and for loaders with ``state_dict``; a loader without it starts its
-    epoch again (Lightning warns), and wall-clock values differ. The first callback of a trainer should be this one:
-    random numbers that an earlier callback draws in ``on_train_batch_start`` would be drawn twice.
+    epoch again (Lightning warns), and wall-clock values differ. It makes itself the first callback of the trainer.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints; there is also one at the start of every epoch and one
@@ -60,6 +59,11 @@ class RunCheckpoint(Callback):
         self._between_batches = False
         self._loader_states: list[dict[str, Any]] | None = None
         self._resumed: dict[str, Any] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Stand first, so that a checkpoint is taken before any other callback has touched the next batch."""
+        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
+        trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
 
     # saving
 
