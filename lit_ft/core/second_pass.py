@@ -204,13 +204,11 @@ class Window:
                     loss = loss * (weight * rescale.to(dtype) if parts == 1 else weight)
                 total += loss.detach()
                 _backward(module, loss if scale is None else loss * scale)
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
         if weights is not None and parts > 1:
             total = total * rescale
-            if gradients:
-                torch._foreach_mul_(gradients, rescale.to(dtype))
-        if gradients and scale is not None:
-            torch._foreach_div_(gradients, scale)
+            _scale_gradients(module, rescale.to(dtype))
+        if scale is not None:
+            _scale_gradients(module, 1 / scale)
         return total
 
     def _shares(
@@ -237,6 +235,12 @@ def _backward(module: pl.LightningModule, loss: Tensor) -> None:
         pl.LightningModule.backward(module, loss)  # Method.backward would weigh the loss by the first pass
     else:
         module.backward(loss)
+
+
+def _scale_gradients(module: nn.Module, factor: Tensor | float) -> None:
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    if gradients:
+        torch._foreach_mul_(gradients, factor)
 
 
 def _loss_of(output: Any) -> Tensor | None:

@@ -22,7 +22,12 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def perturbation(
-    gradients: Sequence[Tensor], weights: Sequence[Tensor], rho: float, adaptive: bool = False, eta: float = 0.01
+    gradients: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    rho: float,
+    adaptive: bool = False,
+    eta: float = 0.01,
+    norm: Tensor | None = None,
 ) -> list[Tensor]:
     r"""The step uphill.
 
@@ -35,10 +40,11 @@ def perturbation(
         rho: Radius, in units of the weights (SAM) or of relative change (ASAM).
         adaptive: Whether ASAM's is meant.
         eta: ASAM's offset, which lets zero weights move (0.01 in the paper).
+        norm: The norm of the gradient, where it is known already.
     """
     gradients = list(gradients)
     if not adaptive:
-        factor = rho / (total_norm(gradients) + 1e-12)
+        factor = rho / ((total_norm(gradients) if norm is None else norm) + 1e-12)
         return [gradient * factor.to(gradient) for gradient in gradients]
     scales = [weight.detach().abs() + eta for weight in weights]
     scaled = torch._foreach_mul(gradients, scales)
