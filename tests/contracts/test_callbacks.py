@@ -8,11 +8,12 @@ import pytest
 from lightning.pytorch.callbacks import Callback
 
 import lit_ft.callbacks
-from lit_ft.callbacks import SAM
+from lit_ft.callbacks import SAM, EdgeOfStability
 from lit_ft.testing import check_callback
 
 # class: (as used, in the setting that does nothing or None)
 ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = {
+    "EdgeOfStability": (lambda: EdgeOfStability(2, save_vectors=True), lambda: EdgeOfStability(every_n_steps=2)),
     "SAM": (lambda: SAM(rho=0.05), lambda: SAM(rho=0.0)),
 }
 

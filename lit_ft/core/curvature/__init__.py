@@ -6,7 +6,7 @@ from lit_ft.core.curvature.gauss_newton import OutputCurvature
 from lit_ft.core.curvature.objective import Objective
 from lit_ft.core.curvature.operators import FiniteDifferenceHessian, Hessian, NoDoubleBackward, Scaled
 from lit_ft.core.curvature.spectrum import SpectralDensity, hutch_plus_plus, spectral_density
-from lit_ft.core.curvature.warm_start import WarmStart
+from lit_ft.core.curvature.warm_subspace import WarmSubspace
 from lit_ft.core.double_backward import differentiable_twice, double_backward_wanted
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "OutputCurvature",
     "Scaled",
     "SpectralDensity",
-    "WarmStart",
+    "WarmSubspace",
     "differentiable_twice",
     "double_backward_wanted",
     "group_eigenvalues",

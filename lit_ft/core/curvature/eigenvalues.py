@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lit_ft.core.curvature.eigensolver import Eigenpairs, Which, leading_eigenpairs
 from lit_ft.core.curvature.objective import Loss, Objective, unwrapped
 from lit_ft.core.curvature.operators import Product, Scaled, hessian
-from lit_ft.core.curvature.warm_start import WarmStart
+from lit_ft.core.curvature.warm_subspace import WarmSubspace
 from lit_ft.core.errors import ConfigError, nearest
 
 HALF_PRECISION_TOL = 1e-2
@@ -26,7 +26,7 @@ def measure(
     tol: float = 1e-4,
     which: Which = "largest",
     product: Product = "double_backward",
-    warm: WarmStart | None = None,
+    warm: WarmSubspace | None = None,
     scaling: Tensor | None = None,
     guards: int = 2,
     max_products: int = 1000,
@@ -78,7 +78,7 @@ def hessian_eigenvalues(
     product: Product = "double_backward",
     parameters: Sequence[nn.Parameter] | None = None,
     training: bool = False,
-    warm: WarmStart | None = None,
+    warm: WarmSubspace | None = None,
     max_products: int = 1000,
     seed: int = 0,
 ) -> Eigenpairs:
@@ -99,7 +99,7 @@ def hessian_eigenvalues(
         product: ``double_backward``, or ``finite_difference`` for kernels without second derivatives.
         parameters: The parameters that vary; None takes all that require a gradient.
         training: Measure in training mode (batch-norm by batch, one fixed dropout mask) instead of evaluation mode.
-        warm: A ``WarmStart`` kept from call to call.
+        warm: A ``WarmSubspace`` kept from call to call.
         max_products: Where to stop without convergence (``converged`` then is False).
         seed: Seed of random directions and of the module's own randomness.
 

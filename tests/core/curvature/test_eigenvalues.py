@@ -10,7 +10,7 @@ from lit_ft.core.curvature import (
     NoDoubleBackward,
     NonFiniteLoss,
     Objective,
-    WarmStart,
+    WarmSubspace,
     group_eigenvalues,
     hessian_eigenvalues,
     leading_eigenpairs,
@@ -108,7 +108,7 @@ def test_thick_restart_keeps_what_was_learnt():
 def test_a_direction_that_rises_orthogonally_is_found():
     spectrum = np.concatenate([[5.0, 4.0, 3.0], np.linspace(0, 2, 200)])
     _, basis = rotated(spectrum)
-    warm, wrong = WarmStart(), []
+    warm, wrong = WarmSubspace(), []
     for step in range(30):
         spectrum[100] = 0.5 + 0.25 * step  # an eigenvector inside the bulk climbs past the others
         matrix = basis.T @ torch.diag(torch.tensor(spectrum)) @ basis
@@ -122,7 +122,7 @@ def test_a_direction_that_rises_orthogonally_is_found():
 def test_warm_start_takes_the_vectors_of_two_steps_ago_when_the_path_swings():
     spectrum = np.concatenate([[5.0, 4.5, 4.0], np.linspace(0, 3, 200)])
     even, odd = rotated(spectrum, seed=0)[0], rotated(spectrum, seed=1)[0]
-    warm, products = WarmStart(), []
+    warm, products = WarmSubspace(), []
     for step in range(8):
         operator = Dense((even, odd)[step % 2])
         found = leading_eigenpairs(operator, warm.rows(torch.ones(len(spectrum)).double()), 1, tol=1e-4)

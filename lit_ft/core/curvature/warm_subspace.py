@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_ft.core.curvature.eigensolver import Eigenpairs, dots
 
 
-class WarmStart:
+class WarmSubspace:
     """Keeps the subspaces of the last two measurements along a training run, and picks the better start.
 
     At the edge of stability the weights swing with period two, so the eigenvectors of two steps ago are often nearer
