@@ -1,0 +1,179 @@
+"""From a row of data to tokens with weights: an example is a list of segments."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from lit_ft.core.errors import ConfigError, nearest
+
+Truncation = Literal["right", "left", "prompt"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of an example whose tokens share a role and a weight.
+
+    Args:
+        text: Text. In a template, ``{column}`` stands for a column of the row, ``{bos}`` and ``{eos}`` for special
+            tokens, ``{start}`` for what the tokenizer puts before a text by itself (often nothing), ``{{`` for a brace.
+            A space between two segments belongs to one of them; best to the second.
+        role: What it is for a reader; with a chat template the role of the message (``system``, ``user``,
+            ``assistant``, ``tool``). Neighbours of one role are one message.
+        weight: Weight of its tokens as targets: 0 is read and not learned, fractions and negative numbers are allowed.
+        tag: A name by which later steps find its tokens.
+        embed: Whether its tokens are pooled into an embedding.
+        max_tokens: Longest it may be; cut at the end.
+    """
+
+    text: str
+    role: str = ""
+    weight: float = 0.0
+    tag: str = ""
+    embed: bool = False
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a segment of no length."""
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ConfigError("template.max_tokens", self.max_tokens, "at least 1")
+
+
+@dataclass
+class Encoded:
+    """An example as tokens; all lists have the same length.
+
+    Args:
+        input_ids: Token ids.
+        weights: Weight of each token as a target. The first is 0: nothing predicts it.
+        tags: Tag of the segment that each token comes from.
+        embed: Whether each token is pooled.
+    """
+
+    input_ids: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    embed: list[bool] = field(default_factory=list)
+
+    def add(self, ids: Iterable[int], segment: Segment) -> None:
+        """Append the tokens of a segment."""
+        for token in ids:
+            self.input_ids.append(token)
+            self.weights.append(segment.weight if self.weights else 0.0)
+            self.tags.append(segment.tag)
+            self.embed.append(segment.embed)
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether any token is learned."""
+        return any(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def take(self, keep: slice | Sequence[int]) -> Encoded:
+        """Some of the tokens; the first of them is no target."""
+        numbers = range(len(self))[keep] if isinstance(keep, slice) else keep
+        taken = Encoded(*([values[i] for i in numbers] for values in vars(self).values()))
+        taken.weights[:1] = [0.0] if taken.weights else []
+        return taken
+
+
+def special_fields(tokenizer: Any) -> dict[str, str]:
+    """What ``{bos}``, ``{eos}`` and ``{start}`` stand for."""
+    marked, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    length = next((i for i in range(len(marked)) if marked[i : i + len(plain)] == plain), 0)
+    start = "".join(tokenizer.convert_ids_to_tokens(marked[:length]))
+    return {"bos": tokenizer.bos_token or "", "eos": tokenizer.eos_token or "", "start": start}
+
+
+def fill(
+    template: Sequence[Segment], row: Mapping[str, Any], specials: Mapping[str, str], number: int
+) -> list[Segment]:
+    """The segments of one row; text of the row is put in once and never read as a template.
+
+    Args:
+        template: Segments with ``{column}`` in their text.
+        row: Columns; the special fields win over columns of the same name.
+        specials: From :func:`special_fields`.
+        number: Of the row, counted from 1, for errors.
+    """
+    values = {**row, **specials}
+    filled = []
+    for segment in template:
+        pieces = []
+        for literal, name, _, _ in string.Formatter().parse(segment.text):
+            pieces.append(literal)
+            if name is None:
+                continue
+            if values.get(name) is None:
+                known = ", ".join(map(str, values))
+                place = f"columns that row {number} has: {known}{nearest(name, map(str, values))}"
+                raise ConfigError("template", f"{{{name}}}", place)
+            pieces.append(str(values[name]))
+        filled.append(replace(segment, text="".join(pieces)))
+    return filled
+
+
+def encode(
+    tokenizer: Any,
+    segments: Sequence[Segment],
+    max_length: int | None = None,
+    truncation: Truncation = "right",
+) -> Encoded:
+    """Tokenise segments apart and join them; see :func:`encode_all`."""
+    return encode_all(tokenizer, [segments], max_length, truncation)[0]
+
+
+def encode_all(
+    tokenizer: Any,
+    examples: Sequence[Sequence[Segment]],
+    max_length: int | None = None,
+    truncation: Truncation = "right",
+) -> list[Encoded]:
+    """Tokenise many examples in one call. Each segment is cut into tokens by itself, so that no token stands in two.
+
+    Args:
+        tokenizer: Of ``transformers``; it adds no special token here: they stand in the text.
+        examples: Segments of each example.
+        max_length: Longest example in tokens; None cuts nothing.
+        truncation: What goes where an example is too long; see :func:`truncated`.
+    """
+    texts = list(dict.fromkeys(s.text for segments in examples for s in segments if s.text))
+    ids: dict[str, list[int]] = {"": []}
+    if texts:
+        found = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        ids |= dict(zip(texts, found, strict=True))
+    joined = []
+    for segments in examples:
+        example = Encoded()
+        for segment in segments:
+            example.add(ids[segment.text][: segment.max_tokens], segment)
+        joined.append(truncated(example, max_length, truncation))
+    return joined
+
+
+def truncated(example: Encoded, max_length: int | None, truncation: Truncation = "right") -> Encoded:
+    """An example of at most ``max_length`` tokens.
+
+    Args:
+        example: The whole example.
+        max_length: Most tokens; None keeps all.
+        truncation: ``right`` drops the end, ``left`` the beginning, ``prompt`` first the oldest tokens before the first
+            target (but never the very first token, which may mark the beginning), and then the end.
+    """
+    if truncation not in ("right", "left", "prompt"):
+        raise ConfigError("truncation", truncation, "right, left or prompt")
+    if max_length is None or len(example) <= max_length:
+        return example
+    if truncation == "right":
+        return example.take(slice(max_length))
+    if truncation == "left":
+        return example.take(slice(-max_length, None))
+    first = next((i for i, weight in enumerate(example.weights) if weight), len(example))
+    # at least one token stays before the first target, or that would be no target
+    surplus = min(len(example) - max_length, max(0, first - 2))
+    kept = [0, *range(1 + surplus, len(example))]
+    return example.take(kept[:max_length])
