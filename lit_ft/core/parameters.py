@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from torch import nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.roles import ROLES, Part, module_role, parts_of
+from lit_ft.core.roles import Part, module_role, parts_of
 
 _WRAPPERS = ("_forward_module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 
@@ -73,7 +73,7 @@ class ParameterIndex:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        module = unwrapped(module)
+        self.module = module = unwrapped(module)
         self.network = network_of(module)
         inner = next((f"{key}." for key, child in module.named_children() if child is self.network), "")
         owners = {f"{path}." if path else "": child for path, child in module.named_modules(remove_duplicate=False)}
@@ -234,6 +234,3 @@ def _beside_a_stack(name: str, role: str, stacks: Mapping[str, int]) -> bool:
     parent, _, _ = name.rpartition(".")[0].rpartition(".")
     beside = any(stack.rpartition(".")[0] == parent for stack in stacks)
     return role == "norm" and beside and not any(part in name for part in ("embed", "pre"))
-
-
-__all__ = ["ROLES", "Entry", "ParameterIndex", "network_of", "plain_name", "unwrapped"]

@@ -1,7 +1,6 @@
 """What a parameter does inside a transformer block, and where the matrices of a fused one lie."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,17 +61,13 @@ def module_role(name: str, module: nn.Module, parameter: nn.Parameter, in_block:
     path_text = ".".join(path)
     if own.startswith("in_proj") or (_FUSED.search(leaf) and not leaf.startswith("q_")):
         return "attention.qkv"
-    if _ATTENTION.search(path_text) or _attends(leaf, path):
+    if _ATTENTION.search(path_text) or leaf in ("q_proj", "k_proj", "v_proj", "o_proj"):
         letter = re.match(r"(to_|w)?(q|k|v)(_?proj|_?lin|_?attn|uery|ey|alue|_.*)?$", leaf.lower())
         return _SPLIT[letter.group(2)] if letter else "attention.output"
-    return _feed_forward(leaf, module, parameter)
+    return _feed_forward(leaf, module)
 
 
-def _attends(leaf: str, path: Sequence[str]) -> bool:
-    return leaf in ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
-def _feed_forward(leaf: str, module: nn.Module, parameter: nn.Parameter) -> str:
+def _feed_forward(leaf: str, module: nn.Module) -> str:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2:
         return "other"

@@ -1,0 +1,70 @@
+"""Masks as few bytes: bits, or gaps between the selected entries."""
+
+import torch
+from torch import Tensor
+
+_BITS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
+_CHUNK = 1 << 24
+
+
+def encode_mask(mask: Tensor) -> tuple[str, Tensor]:
+    """A boolean mask in its smallest form.
+
+    ``bits`` holds one bit an entry. ``gaps8`` and ``gaps16`` hold the number of entries left out before each selected
+    one, in one or two bytes; the largest value of that type stands for as many entries left out, with more to come.
+
+    Returns:
+        The name of the form, and its content.
+    """
+    flat = mask.flatten().cpu()
+    places = flat.nonzero().flatten()
+    if len(places) * 8 >= flat.numel():  # each gap takes a byte at least
+        return "bits", pack(flat)
+    first = torch.full((1,), -1, dtype=torch.int64)
+    gaps = torch.diff(places, prepend=first) - 1
+    sizes = {kind: (len(gaps) + int((gaps // top).sum())) * width for kind, (top, width) in _GAPS.items()}
+    kind = min(sizes, key=lambda name: sizes[name])
+    if sizes[kind] >= (flat.numel() + 7) // 8:
+        return "bits", pack(flat)
+    top, _ = _GAPS[kind]
+    more = gaps // top
+    ends = torch.arange(len(gaps)) + more.cumsum(0)
+    code = torch.full((len(gaps) + int(more.sum()),), top, dtype=torch.int32)
+    code[ends] = (gaps % top).int()
+    return kind, code.to(torch.uint8) if top == 255 else code.to(torch.uint16)
+
+
+_GAPS = {"gaps8": (255, 1), "gaps16": (65535, 2)}
+
+
+def decode_mask(kind: str, content: Tensor, shape: torch.Size) -> Tensor:
+    """The mask that ``encode_mask`` was given."""
+    if kind == "bits":
+        return unpack(content, shape.numel()).view(shape)
+    top, _ = _GAPS[kind]
+    code = content.to(torch.int64)
+    ends = code < top
+    places = code.cumsum(0)[ends] + torch.arange(int(ends.sum()))
+    mask = torch.zeros(shape.numel(), dtype=torch.bool)
+    mask[places] = True
+    return mask.view(shape)
+
+
+def pack(flat: Tensor) -> Tensor:
+    """Eight boolean entries a byte, the first one in the lowest bit."""
+    packed = torch.empty((flat.numel() + 7) // 8, dtype=torch.uint8)
+    for start in range(0, flat.numel(), _CHUNK):
+        part = flat[start : start + _CHUNK].to(torch.uint8)
+        part = torch.nn.functional.pad(part, (0, -len(part) % 8)).view(-1, 8)
+        packed[start // 8 : start // 8 + len(part)] = (part * _BITS).sum(1, dtype=torch.uint8)
+    return packed
+
+
+def unpack(packed: Tensor, number: int) -> Tensor:
+    """The first ``number`` boolean entries of packed bytes."""
+    flat = torch.empty(number, dtype=torch.bool)
+    for start in range(0, number, _CHUNK):
+        stop = min(start + _CHUNK, number)
+        part = packed[start // 8 : (stop + 7) // 8]
+        flat[start:stop] = (part[:, None] & _BITS).ne(0).flatten()[: stop - start]
+    return flat

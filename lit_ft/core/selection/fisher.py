@@ -1,0 +1,101 @@
+"""The entries whose gradient is large over data."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from torch import Tensor, nn
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.selection.scored import Scope, Scored
+from lit_ft.core.selection.top import Score
+
+Batches = pl.LightningDataModule | Iterable[Any]
+
+
+class Fisher(Scored):
+    r"""The entries with the largest diagonal of the empirical Fisher matrix, :math:`E[(\partial L / \partial w)^2]`.
+
+    The mean is over batches, each with the gradient of its mean loss; with batches of one row it is the empirical
+    Fisher matrix of the rows. The module runs in evaluation mode, without trace. Cost: one forward and backward pass a
+    batch, and two copies of the weights.
+
+    Args:
+        density: Share of the entries, in (0, 1].
+        data: A data module (its training batches are read) or, in Python, an iterable of batches.
+        num_batches: Number of batches that are read.
+        loss: In Python, (module, batch) to a loss; None takes the module's ``training_step``.
+        least: Take the entries with the smallest values instead.
+        scope: ``global`` compares all entries; ``tensor`` gives each tensor the same share.
+        patterns: Shell globs of the parameters that are compared; None takes all.
+    """
+
+    papers = ()
+
+    def __init__(
+        self,
+        density: float,
+        data: Batches,
+        num_batches: int = 32,
+        loss: Callable[[nn.Module, Any], Tensor] | None = None,
+        least: bool = False,
+        scope: Scope = "global",
+        patterns: list[str] | None = None,
+    ) -> None:
+        super().__init__(density, scope, patterns)
+        if num_batches < 1:
+            raise ConfigError("num_batches", num_batches, "a whole number of at least 1")
+        self.data, self.num_batches, self.loss, self.least = data, num_batches, loss, least
+
+    def _batches(self) -> Iterator[Any]:
+        data = self.data
+        if isinstance(data, pl.LightningDataModule):
+            data.prepare_data()
+            data.setup("fit")
+            data = data.train_dataloader()
+        yield from islice(data, self.num_batches)
+
+    def scores(self, index: ParameterIndex, base: nn.Module | None) -> Mapping[str, Score]:
+        """The mean of the squared gradient."""
+        from lit_ft.core.second_pass import silent
+
+        module, parameters = index.module, index.parameters
+        flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
+        total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+        number = 0
+        with silent(None, module), torch.enable_grad():
+            module.eval()
+            try:
+                for parameter in parameters.values():
+                    parameter.requires_grad_(True)
+                for batch in self._batches():
+                    batch = move_data_to_device(batch, next(iter(parameters.values())).device)
+                    loss = self._loss(module, batch)
+                    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+                    for name, gradient in zip(parameters, gradients, strict=True):
+                        if gradient is not None:
+                            total[name].addcmul_(gradient.float(), gradient.float())
+                    number += 1
+            finally:
+                for name, parameter in parameters.items():
+                    parameter.requires_grad_(flags[name])
+        if not number:
+            raise ConfigError("data", "no batch", "data with at least one batch")
+        sign = -1 if self.least else 1
+        return {name: _slices(value.flatten().mul_(sign / number)) for name, value in total.items()}
+
+    def _loss(self, module: nn.Module, batch: Any) -> Tensor:
+        if self.loss is not None:
+            return self.loss(module, batch)
+        if not isinstance(module, pl.LightningModule):
+            raise ConfigError("loss", None, "a function (module, batch) -> loss, for a module without training_step")
+        output = module.training_step(batch, 0)
+        return output["loss"] if isinstance(output, Mapping) else output  # type: ignore[return-value]
+
+
+def _slices(value: Tensor) -> Score:
+    return lambda start, stop: value[start:stop]
