@@ -56,7 +56,7 @@ class OutputCurvature:
         self.objective, self.outputs, self.size = objective, outputs, objective.size
         self.dtype, self.device, self.products = objective.dtype, objective.device, 0
         self.cross_entropy, self.empirical = loss == "cross_entropy", matrix == "empirical_fisher"
-        self.single = len(objective.batches) == 1 if keep_graphs is None else keep_graphs
+        self.single = objective.one_batch if keep_graphs is None else keep_graphs
         self._graphs: list[tuple[Tensor, ...]] | None = None
 
     def _graphs_of_batches(self) -> Any:

@@ -107,6 +107,14 @@ class Objective:
             torch.distributed.all_reduce(tensor)
         return tensor
 
+    @property
+    def one_batch(self) -> bool:
+        """Whether no rank has more than one batch; the ranks must take the same path. Asks all of them."""
+        most = torch.tensor(len(self.batches), device=self.device)
+        if self.distributed:
+            torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        return int(most) <= 1
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Inside, the module may be run for its derivatives; afterwards nothing of that is left in it.

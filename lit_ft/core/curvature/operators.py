@@ -93,7 +93,7 @@ class Hessian:
     def __init__(self, objective: Objective, keep_graphs: bool | None = None) -> None:
         self.objective, self.size = objective, objective.size
         self.dtype, self.device = objective.dtype, objective.device
-        self.single = (len(objective.batches) == 1 and keep_graphs is None) or bool(keep_graphs)
+        self.single = objective.one_batch if keep_graphs is None else keep_graphs
         self.products = 0
         self.loss: float | None = None
         self._checked = False
