@@ -1,5 +1,6 @@
 """Callbacks: how any loss is optimised, which weights move, what is measured."""
 
+from lit_ft.callbacks.feature_probe import FeatureProbe as FeatureProbe
 from lit_ft.callbacks.flatness.edge_of_stability import EdgeOfStability as EdgeOfStability
 from lit_ft.callbacks.flatness.perturbation import sam_step as sam_step
 from lit_ft.callbacks.flatness.sam import SAM as SAM

@@ -6,15 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
+from lit_ft.core.pooling import check_pooling, pool
 from lit_ft.models.build import bare_encoder
 from lit_ft.models.source import locate
-
-POOLINGS = ("mean", "cls", "last", "max")
 
 
 class SentenceEncoder(nn.Module):
@@ -28,10 +26,8 @@ class SentenceEncoder(nn.Module):
 
     def __init__(self, encoder: nn.Module, pooling: str = "mean", normalize: bool = True) -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise ConfigError("pooling", pooling, ", ".join(POOLINGS))
         self.encoder: Any = encoder
-        self.pooling, self.normalize = pooling, normalize
+        self.pooling, self.normalize = check_pooling(pooling), normalize
 
     @property
     def config(self) -> Any:
@@ -41,7 +37,7 @@ class SentenceEncoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **inputs: Tensor) -> Tensor:
         """Vectors of shape (texts, width)."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
-        vectors = pooled(hidden, attention_mask, self.pooling)
+        vectors = pool(hidden, attention_mask, self.pooling)
         return nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -60,21 +56,6 @@ class SentenceEncoder(nn.Module):
         pooling_file = place / "1_Pooling" / "config.json"
         pooling_file.write_text(json.dumps({"word_embedding_dimension": self.config.hidden_size, **settings}, indent=2))
         (place / "modules.json").write_text(json.dumps(modules, indent=2))
-
-
-def pooled(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Pool hidden states (texts, tokens, width) over tokens where ``mask`` is not 0, padded on either side."""
-    real = mask.bool().unsqueeze(-1)
-    if pooling == "mean":
-        return hidden.masked_fill(~real, 0).sum(1) / real.sum(1).clamp(min=1).to(hidden.dtype)
-    if pooling == "max":
-        return hidden.masked_fill(~real, torch.finfo(hidden.dtype).min).amax(1)
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    if pooling == "cls":
-        chosen = positions.masked_fill(mask == 0, mask.shape[1]).amin(1).clamp(max=mask.shape[1] - 1)
-    else:
-        chosen = positions.masked_fill(mask == 0, -1).amax(1).clamp(min=0)
-    return hidden[torch.arange(len(hidden), device=hidden.device), chosen]
 
 
 def sentence_encoder(spec: Network, pooling: str | None = None, normalize: bool | None = None) -> SentenceEncoder:

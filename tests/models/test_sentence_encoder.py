@@ -3,8 +3,8 @@ import torch
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
+from lit_ft.core.pooling import pool
 from lit_ft.models import sentence_encoder, tokenizer
-from lit_ft.models.sentence_encoder import pooled
 
 HIDDEN = torch.tensor([[[1.0, -9.0], [3.0, -7.0], [5.0, -5.0]], [[2.0, 2.0], [4.0, 4.0], [6.0, 8.0]]])
 
@@ -20,7 +20,7 @@ HIDDEN = torch.tensor([[[1.0, -9.0], [3.0, -7.0], [5.0, -5.0]], [[2.0, 2.0], [4.
 )
 def test_pooling_by_hand_with_padding_on_either_side(pooling, expected):
     mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
-    assert pooled(HIDDEN, mask, pooling).tolist() == expected
+    assert pool(HIDDEN, mask, pooling).tolist() == expected
 
 
 def test_a_saved_encoder_is_the_same_again(tmp_path):
