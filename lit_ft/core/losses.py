@@ -1,0 +1,189 @@
+"""One cross-entropy over tokens with weights: how they are averaged, and what each contributes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_ft.core.errors import ConfigError
+
+Reduction = Literal["token", "sequence", "task", "task_sequence"]
+REDUCTIONS = ("token", "sequence", "task", "task_sequence")
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    r"""What one token contributes, from the probability p that it was given; in float32.
+
+    .. math:: c\,(1-p)^\gamma\,\big[-(1-\epsilon)\log p-\tfrac{\epsilon}{V}\textstyle\sum_v\log p_v\big]
+
+    Args:
+        label_smoothing: The share epsilon in [0, 1) that is spread over the vocabulary.
+        focal: The exponent gamma, 0 or more: tokens that are known already count less (T. Lin et al., Focal loss, 2017,
+            arXiv:1708.02002).
+        unlikelihood: A token of negative weight contributes :math:`-|c|\log(1-p)`, which is bounded below, and not
+            :math:`-|c|(-\log p)`, which is not (S. Welleck et al., 2019, arXiv:1908.04319).
+    """
+
+    label_smoothing: float = 0.0
+    focal: float = 0.0
+    unlikelihood: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError("label_smoothing", self.label_smoothing, "a share in [0, 1)")
+        if self.focal < 0:
+            raise ConfigError("focal", self.focal, "an exponent of 0 or more")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a token contributes ``-c log p`` and nothing else."""
+        return self == TokenLoss()
+
+    def __call__(self, log_probs: Tensor, mean_log_probs: Tensor, coefficients: Tensor) -> Tensor:
+        """Contributions of shape (tokens,).
+
+        Args:
+            log_probs: Of the tokens, shape (tokens,).
+            mean_log_probs: Mean over the vocabulary at the same places; read where there is label smoothing.
+            coefficients: c, shape (tokens,).
+        """
+        value = -log_probs
+        if self.label_smoothing:
+            value = (1 - self.label_smoothing) * value - self.label_smoothing * mean_log_probs
+        if self.focal:
+            value = (1 - log_probs.exp()).clamp(min=1e-12) ** self.focal * value
+        if self.unlikelihood:
+            value = torch.where(coefficients < 0, log1mexp(log_probs), value)
+        return coefficients * value
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """``log(1 - exp(x))`` for x <= 0 without cancellation; x = 0 counts as the largest float below it."""
+    x = x.clamp(max=-torch.finfo(x.dtype).eps)
+    near = x > -math.log(2)
+    # each branch gets a harmless argument where the other one is taken, or its gradient would be nan
+    first = torch.log(-torch.expm1(torch.where(near, x, -1.0)))
+    second = torch.log1p(-torch.exp(torch.where(near, -1.0, x)))
+    return torch.where(near, first, second)
+
+
+def shares(
+    weights: Tensor,
+    reduction: Reduction = "token",
+    documents: Tensor | None = None,
+    tasks: Tensor | None = None,
+    task_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Coefficients c of the mean :math:`L=\sum_t c_t\ell_t`, and its denominator.
+
+    ======================= ==================================================== ====================
+    reduction               mean                                                 denominator
+    ======================= ==================================================== ====================
+    ``token``               over all tokens: :math:`w_t/\sum|w|`                 :math:`\sum|w|`
+    ``sequence``            over examples, of their token means                  examples
+    ``task``                over tasks, of their token means                     weight of the tasks
+    ``task_sequence``       over tasks, of the means over their examples         weight of the tasks
+    ======================= ==================================================== ====================
+
+    Examples and tasks without a target do not count. Negative weights count by their size in the denominator.
+
+    Args:
+        weights: Weight of each token as a target, shape (rows, tokens).
+        reduction: One of the four.
+        documents: Number of the example of each token where several are packed into a row, shape (rows, tokens); else
+            a row is an example.
+        tasks: Number of the task of each row, shape (rows,), or of each token, shape (rows, tokens).
+        task_weights: Weight of each task, shape (tasks,); equal by default.
+
+    Source of the four: B. Liu et al., MFTCoder, 2023, arXiv:2311.02303.
+    """
+    if reduction not in REDUCTIONS:
+        raise ConfigError("reduction", reduction, ", ".join(REDUCTIONS))
+    size = weights.abs().float()
+    if reduction == "token":
+        total = size.sum()
+        return _over(weights, total), total
+    rows = torch.arange(len(weights), device=weights.device)[:, None].expand_as(weights)
+    example = rows if documents is None else documents
+    if reduction == "sequence":
+        sums = _sums(size, example)
+        count = (sums > 0).sum().float()
+        return _over(_over(weights, sums[example]), count), count
+    if tasks is None:
+        raise ConfigError("reduction", reduction, "token or sequence: these data name no task (task_column)")
+    task = tasks[:, None].expand_as(weights) if tasks.dim() == 1 else tasks
+    importance = (
+        torch.ones(int(task.max()) + 1, device=weights.device) if task_weights is None else task_weights.float()
+    )
+    if len(importance) <= int(task.max()):
+        raise ConfigError("task_weights", importance.tolist(), f"one weight for each of {int(task.max()) + 1} tasks")
+    in_task = _sums(size, task, len(importance))
+    present = torch.where(in_task > 0, importance, 0.0)
+    total = present.sum()
+    share = _over(present, total)
+    if reduction == "task":
+        return _over(weights, in_task[task]) * share[task], total
+    in_example = _sums(size, example)
+    first = torch.zeros_like(in_example).scatter_reduce_(0, example.flatten(), task.flatten().float(), "amax")
+    examples = _sums((in_example > 0).float(), first.long(), len(importance))
+    return _over(_over(weights, in_example[example]), examples[task]) * share[task], total
+
+
+def _sums(values: Tensor, groups: Tensor, number: int | None = None) -> Tensor:
+    number = int(groups.max()) + 1 if number is None else number
+    return torch.zeros(number, device=values.device).scatter_add_(0, groups.flatten(), values.flatten())
+
+
+def _over(values: Tensor, total: Tensor) -> Tensor:
+    return torch.where(total > 0, values / total, 0.0)
+
+
+def document_numbers(position_ids: Tensor) -> Tensor:
+    """Number of the document of each token of packed rows, from positions that begin again at 0."""
+    return (position_ids == 0).flatten().cumsum(0).view_as(position_ids) - 1
+
+
+def targets_of(states: Tensor, input_ids: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """States that predict a target, the target, and its coefficient: the one place where positions are shifted by one.
+
+    Args:
+        states: Hidden states or logits, shape (rows, tokens, width).
+        input_ids: Shape (rows, tokens).
+        coefficients: Of each token as a target, shape (rows, tokens); where it is 0 nothing is computed.
+    """
+    chosen = (coefficients[:, 1:] != 0).flatten().nonzero()[:, 0]
+    before = chosen + torch.div(chosen, max(1, input_ids.shape[1] - 1), rounding_mode="floor")
+    flat = states.reshape(-1, states.shape[-1]).index_select(0, before)
+    return flat, input_ids.flatten()[before + 1], coefficients.flatten()[before + 1]
+
+
+def weighted_cross_entropy(
+    logits: Tensor,
+    input_ids: Tensor,
+    weights: Tensor,
+    reduction: Reduction = "token",
+    documents: Tensor | None = None,
+    tasks: Tensor | None = None,
+    task_weights: Tensor | None = None,
+    loss: TokenLoss = TokenLoss(),  # noqa: B008  it is frozen
+) -> Tensor:
+    """The plain form, from whole logits of shape (rows, tokens, vocabulary); see :func:`shares`.
+
+    Logits at a place predict the token of the next place. The softmax is taken in float32.
+    """
+    coefficients, _ = shares(weights, reduction, documents, tasks, task_weights)
+    return plain_loss(*targets_of(logits, input_ids, coefficients), loss)
+
+
+def plain_loss(logits: Tensor, targets: Tensor, coefficients: Tensor, loss: TokenLoss) -> Tensor:
+    """The sum of contributions, from logits of shape (tokens, vocabulary); differentiable as often as wanted."""
+    log_probs = F.log_softmax(logits.float(), -1)
+    mean = log_probs.mean(-1) if loss.label_smoothing else log_probs[:, 0]
+    return loss(log_probs.gather(1, targets[:, None])[:, 0], mean, coefficients.float()).sum()
