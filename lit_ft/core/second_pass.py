@@ -193,7 +193,7 @@ class Window:
             item.randomness.restore()
             arguments = (copied(item.batch), item.batch_idx) if takes_index else (copied(item.batch),)
             with _gradient_sync(trainer, enabled=sync and position == len(chosen) - 1):
-                loss = _loss_of(trainer.strategy.training_step(*arguments))
+                loss = loss_of(trainer.strategy.training_step(*arguments))
                 if loss is None:
                     continue
                 dtype = loss.dtype
@@ -243,7 +243,8 @@ def _scale_gradients(module: nn.Module, factor: Tensor | float) -> None:
         torch._foreach_mul_(gradients, factor)
 
 
-def _loss_of(output: Any) -> Tensor | None:
+def loss_of(output: Any) -> Tensor | None:
+    """The loss in what a training step returned; None where it skips the batch."""
     return output["loss"] if isinstance(output, Mapping) else output
 
 
