@@ -1,4 +1,4 @@
-"""What there is: every class by kind, read from the source without importing it, with its papers, configs and verdicts."""
+"""What there is: every class by kind, read from the source without importing it, with papers, configs and verdicts."""
 
 import argparse
 import ast
@@ -114,7 +114,9 @@ def gallery() -> str:
     for paper in sorted(used, key=lambda p: (p[0], int(p[1:]))):
         mine = [entry for entry in everything if paper in entry.papers]
         built = ", ".join(f"`{entry.name}`" for entry in mine)
-        configs = sorted({config for entry in mine for config in entry.configs}, key=lambda c: (paper not in c, len(c), c))
+        configs = sorted(
+            {config for entry in mine for config in entry.configs}, key=lambda c: (paper not in c, len(c), c)
+        )
         link = f"[{configs[0]}](configs/{configs[0]})" if configs else ""
         verdicts = [f"{_verdict(result)}" for result in recorded.values() if result.get("paper") == paper]
         rows.append(f"| {paper} {papers()[paper]['title']} | {built} | {link} | {'; '.join(verdicts)} |")
@@ -150,7 +152,9 @@ def methods_command(argv: Sequence[str]) -> int:
     """``lit-ft methods``: the listing, as text, JSON or the gallery of the README."""
     parser = argparse.ArgumentParser("lit-ft methods", description="What there is, by kind and by batch shape.")
     parser.add_argument("--json", action="store_true", help="everything, for programs")
-    parser.add_argument("--gallery", nargs="?", const="-", metavar="README", help="the table of the README; write it there")
+    parser.add_argument(
+        "--gallery", nargs="?", const="-", metavar="README", help="the table of the README; write it there"
+    )
     options = parser.parse_args(list(argv))
     if options.gallery:
         if options.gallery == "-":

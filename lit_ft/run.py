@@ -215,6 +215,21 @@ def build(args: Sequence[str]) -> Build:
     return Build(args)
 
 
+class Resolved(Build):
+    """The configuration alone; nothing is made of it."""
+
+    def instantiate_classes(self) -> None:
+        """Leave the configuration as it is."""
+
+    def _set_seed(self) -> None:
+        """Leave the random generators alone."""
+
+
+def resolve(args: Sequence[str]) -> dict[str, Any]:
+    """The resolved configuration of a command as plain data."""
+    return Resolved(args).plain()
+
+
 def load_run(run_dir: str | Path) -> Build:
     """What a run was made of, with the weights of its newest checkpoint in the model."""
     folder = existing("run_dir", run_dir)

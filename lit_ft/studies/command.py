@@ -1,0 +1,119 @@
+"""``lit-ft study`` and ``lit-ft compare``."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.files import write_text
+from lit_ft.studies.launchers import launcher
+from lit_ft.studies.plan import Planned, plan
+from lit_ft.studies.record import gather, judge_study, result_of
+from lit_ft.studies.report import page, progress, show
+from lit_ft.studies.runner import make_runs
+from lit_ft.studies.study import Study, parse_seeds
+from lit_ft.studies.verdict import HOLDS
+
+
+def study_command(argv: Sequence[str]) -> int:
+    """Run studies and print their verdicts; status 0 for any verdict unless ``--strict``."""
+    parser = argparse.ArgumentParser("lit-ft study", description="Arms x seeds as real runs, then the verdict.")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="study files")
+    parser.add_argument("--only", metavar="ARM", action="append", help="make the runs of this arm alone; no verdict")
+    parser.add_argument("--quick", action="store_true", help="three steps a run and one seed: does it run at all")
+    parser.add_argument("--strict", action="store_true", help="status 1 unless every claim holds")
+    parser.add_argument("--record", action="store_true", help="write the result beside the studies, to be committed")
+    _shared(parser)
+    options = parser.parse_args(list(argv))
+    verdicts = [run_study(Study.load(file), options, Path(file)) for file in options.files]
+    return 1 if options.strict and any(verdict != HOLDS for verdict in verdicts) else 0
+
+
+def compare_command(argv: Sequence[str]) -> int:
+    """Write a study of the user's own, without a paper, and run it."""
+    parser = argparse.ArgumentParser("lit-ft compare", description="Several overlays over one base, compared.")
+    parser.add_argument("-c", "--config", action="append", required=True, metavar="FILE", help="base, as for fit")
+    parser.add_argument("--arm", action="append", required=True, metavar="NAME:[FILE]", help="an arm and its overlay")
+    parser.add_argument("--measure", action="append", required=True, metavar="KEY[@TAKE]", help="such as test/accuracy")
+    parser.add_argument("--expect", action="append", default=[], metavar="EXPRESSION", help="what is expected")
+    parser.add_argument("--name", default="compare", help="name of the study and of its file")
+    parser.add_argument("--no-test", action="store_true", help="fit alone")
+    _shared(parser)
+    options = parser.parse_args(list(argv))
+    content: dict[str, Any] = {"claim": f"comparison of {', '.join(a.partition(':')[0] for a in options.arm)}"}
+    content["base"] = options.config
+    content["arms"] = {}
+    for arm in options.arm:
+        name, _, file = arm.partition(":")
+        content["arms"][name] = yaml.safe_load(Path(file).read_text(encoding="utf-8")) if file else {}
+    content["seeds"] = parse_seeds(options.seeds or "0")
+    content["measure"] = {}
+    for text in options.measure:
+        key, _, take = text.partition("@")
+        content["measure"][key.replace("/", "_").replace(".", "_")] = {"key": key, "take": take or "last"}
+    content |= {"expect": options.expect, "test": not options.no_test}
+    file = Path(options.runs) / "studies" / f"{options.name}.yaml"
+    study = Study.of(options.name, content)
+    write_text(file, f"# a comparison\n{yaml.safe_dump(content, sort_keys=False)}")
+    print(f"study: {file}")
+    options.only, options.quick, options.record = None, False, False
+    run_study(study, options, file)
+    return 0
+
+
+def _shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", metavar="0-7", help="other seeds than those of the file")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side; threads are shared among them")
+    parser.add_argument("--launcher", default="local", help="local, or ray: the runs go to a Ray cluster")
+    parser.add_argument("--runs", default="runs", help="folder of all runs")
+
+
+def run_study(study: Study, options: argparse.Namespace, file: Path) -> str:
+    """Make the runs of one study, judge, and write what was found; the verdict, or an empty text without one."""
+    if options.jobs < 1:
+        raise ConfigError("--jobs", options.jobs, "a number from 1")
+    if options.seeds:
+        study.seeds = parse_seeds(options.seeds)
+    extra: tuple[str, ...] = ()
+    if options.quick:
+        study.seeds, extra = study.seeds[:1], ("--trainer.max_steps=3", "--trainer.limit_val_batches=1")
+    if options.only:
+        unknown = [arm for arm in options.only if arm not in study.arms]
+        if unknown:
+            raise ConfigError("--only", unknown[0], ", ".join(study.arms))
+    planned = plan(study, Path(options.runs), extra)
+    chosen = [run for run in planned if not options.only or run.arm in options.only or not run.final]
+
+    def readable(run: Planned) -> None:
+        if run.final and not options.quick:
+            for measure in study.measure.values():
+                measure.read(run.folder)
+
+    with launcher(options.launcher) as launch:
+        statuses = make_runs(chosen, options.jobs, study.test, launch, progress, readable)
+    failed = [status for status in statuses if status.state == "failed"]
+    if failed:
+        for status in failed:
+            print(f"failed: {status.planned.label} ({status.planned.folder})\n{status.problem}")
+        raise ConfigError(
+            "FILE", str(file), f"runs that end; {len(failed)} of {len(statuses)} failed, the others are kept"
+        )
+    if options.only or options.quick:
+        return ""
+    values = gather(study, planned)
+    result = result_of(study, planned, values, judge_study(study, values))
+    folder = Path(options.runs) / "studies" / study.name
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    write_text(folder / "study.json", text)
+    write_text(folder / "study.html", page(study, result, planned))
+    show(result)
+    print(f"report: {folder / 'study.html'}")
+    if options.record:
+        recorded = file.parent / "results" / f"{study.id}.json"
+        write_text(recorded, text)
+        print(f"recorded: {recorded}")
+    return result["verdict"]

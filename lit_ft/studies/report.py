@@ -1,0 +1,120 @@
+"""The results of a study for a reader: terminal, page, and a row of the gallery."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lit_ft.core.metrics_file import read_history
+from lit_ft.core.report import STYLE, svg, table
+from lit_ft.studies.plan import Planned
+from lit_ft.studies.runner import Status
+from lit_ft.studies.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+
+def progress(statuses: Sequence[Status]) -> "Table":
+    """Where every run stands, and how long the rest will take."""
+    from rich.table import Table
+
+    done = [s.seconds for s in statuses if s.state == "done"]
+    open_runs = sum(s.state in ("waiting", "running") for s in statuses)
+    running = max(1, sum(s.state == "running" for s in statuses))
+    left = f", about {np.mean(done) * open_runs / running:.0f} s left" if done and open_runs else ""
+    grid = Table(title=f"{len(statuses) - open_runs} of {len(statuses)} runs{left}", box=None)
+    for column in ("run", "state", "seconds"):
+        grid.add_column(column, justify="right" if column == "seconds" else "left")
+    for status in statuses:
+        grid.add_row(status.planned.label, status.state, f"{status.seconds:.1f}" if status.seconds else "")
+    return grid
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print measures by arm and the verdict with its numbers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    measures = list(next(iter(result["values"].values())))
+    grid = Table(box=None, title=result["claim"], title_justify="left")
+    for column in ("arm", *measures):
+        grid.add_column(column, justify="left" if column == "arm" else "right")
+    for arm, own in result["values"].items():
+        grid.add_row(arm, *(mean_and_sd(own[name]) for name in measures))
+    console.print(grid)
+    for one in result["expect"]:
+        interval = f" [{one['interval'][0]:.3g}, {one['interval'][1]:.3g}]" if one["interval"] else ""
+        value = f"{one['value']:.4g}{interval}, " if one["value"] is not None else ""
+        share = f"true in {100 * one['share']:.0f} % of resamples"
+        console.print(f"  {one['verdict']}: {one['expect']}   ({value}{share})", markup=False)
+    if result["verdict"]:
+        console.print(f"verdict: {result['verdict']}", style="bold", markup=False)
+
+
+def mean_and_sd(values: Sequence[float]) -> str:
+    """Mean, and standard deviation over seeds where there are several."""
+    spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4g}{spread}"
+
+
+def page(study: Study, result: Mapping[str, Any], planned: Sequence[Planned]) -> str:
+    """The study as one self-contained page."""
+    figures = [curves(study, planned)] if study.plot else [by_arm(result)]
+    rows = {arm: ", ".join(f"{n} {mean_and_sd(v)}" for n, v in own.items()) for arm, own in result["values"].items()}
+    expected = {one["expect"]: f"{one['verdict']} ({100 * one['share']:.0f} %)" for one in result["expect"]}
+    facts = {k: result[k] for k in ("seeds", "date", "hardware", "note", "scale") if result[k]}
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(study.name)}</title>'
+    return (
+        f"{head}<style>{STYLE}</style><h1>{escape(study.name)}: {escape(result['verdict'])}</h1>"
+        f"<p>{escape(study.claim)}</p>{table(expected)}"
+        f'<div class="plots">{"".join(f"<div>{svg(figure)}</div>" for figure in figures)}</div>'
+        f"<h2>Measures</h2>{table(rows)}<h2>Study</h2>{table(facts)}"
+        f"<details><summary>Environment</summary>{table(result['versions'])}</details></html>\n"
+    )
+
+
+def by_arm(result: Mapping[str, Any]) -> "Figure":
+    """One panel a measure: every seed a dot, the mean with its 95 % interval."""
+    from matplotlib.figure import Figure
+
+    arms = list(result["values"])
+    measures = list(result["values"][arms[0]])
+    figure = Figure(figsize=(1.6 + 2.6 * len(measures), 0.9 + 0.35 * len(arms)), layout="constrained")
+    for number, name in enumerate(measures):
+        axes = figure.add_subplot(1, len(measures), number + 1)
+        for row, arm in enumerate(arms):
+            values = np.array(result["values"][arm][name])
+            axes.plot(values, np.full(len(values), row), ".", color="0.6")
+            half = 1.96 * np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+            axes.errorbar(values.mean(), row, xerr=half, fmt="o", color="C0", capsize=3)
+        axes.set_yticks(range(len(arms)), arms if number == 0 else [""] * len(arms))
+        axes.set_title(name, fontsize="medium")
+        axes.invert_yaxis()
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def curves(study: Study, planned: Sequence[Planned]) -> "Figure":
+    """The plotted key over steps: a line an arm, seeds as its band."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for number, arm in enumerate(study.arms):
+        histories = [read_history(r.folder / "metrics.csv") for r in planned if r.arm == arm and r.final]
+        runs = [history[study.plot] for history in histories if study.plot in history]
+        if not runs:
+            continue
+        length = min(len(steps) for steps, _ in runs)
+        values = np.array([values[:length] for _, values in runs])
+        steps = runs[0][0][:length]
+        axes.plot(steps, values.mean(0), color=f"C{number}", label=arm)
+        axes.fill_between(steps, values.min(0), values.max(0), color=f"C{number}", alpha=0.2, linewidth=0)
+    axes.set(xlabel="step", title=study.plot)
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    return figure

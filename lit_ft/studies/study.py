@@ -1,0 +1,116 @@
+"""A study: a claim, its arms, its seeds, its measures, and what is expected of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.files import existing
+from lit_ft.studies.expression import check
+from lit_ft.studies.measures import Measure
+
+
+@dataclass
+class Study:
+    """What a study file says.
+
+    Args:
+        name: Stem of the file.
+        claim: One sentence, as the paper says it.
+        base: Config files that all arms share, layered as with several ``-c``; relative to the working folder.
+        arms: Overrides by arm, in the form of a config; ``{}`` is the base itself, at most once.
+        seeds: Seeds that every arm runs with.
+        measure: What is read from each run.
+        expect: Expressions over arms and measures; all must hold.
+        paper: ``{id, title, authors, year, url}``; empty for a comparison of your own.
+        stages: ``[{name, config, from}]``: runs after one another; ``from`` names an earlier stage whose weights the
+            stage starts from. An arm's overrides apply to the last stage; measures are read from it.
+        test: Whether each run is tested after its fit.
+        plot: Logged key whose curves are drawn; None draws the measures by arm.
+        scale: What would be changed to run it at the paper's size.
+        note: What a reader should know of the outcome.
+    """
+
+    name: str
+    claim: str
+    base: list[str]
+    arms: dict[str, dict[str, Any]]
+    seeds: list[int]
+    measure: dict[str, Measure]
+    expect: list[str]
+    paper: dict[str, Any] = field(default_factory=dict)
+    stages: list[dict[str, str]] = field(default_factory=list)
+    test: bool = True
+    plot: str | None = None
+    scale: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail after hours."""
+        if not self.arms:
+            raise ConfigError("arms", self.arms, "at least one arm")
+        for arm, overrides in self.arms.items():
+            if not arm.isidentifier():
+                raise ConfigError("arms", arm, "names of letters, digits and _, so that expressions can use them")
+            if overrides is not None and not isinstance(overrides, dict):
+                raise ConfigError(f"arms.{arm}", overrides, "a mapping of overrides in the form of a config")
+        empty = [arm for arm, overrides in self.arms.items() if not overrides]
+        if len(empty) > 1:
+            raise ConfigError(f"arms.{empty[1]}", {}, f"overrides; only one arm can be the base, and {empty[0]} is")
+        twice = {seed for seed in self.seeds if self.seeds.count(seed) > 1}
+        if twice or not self.seeds:
+            raise ConfigError("seeds", self.seeds, "different whole numbers, at least one")
+        for text in self.expect:
+            check(text, self.arms, self.measure)
+        for file in self.base:
+            existing("base", file)
+        names = [stage["name"] for stage in self.stages]
+        for number, stage in enumerate(self.stages):
+            if stage.get("from") and stage["from"] not in names[:number]:
+                allowed = f"an earlier stage: {', '.join(names[:number]) or 'there is none'}"
+                raise ConfigError(f"stages[{number}].from", stage["from"], allowed)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Study":
+        """Read a study file."""
+        file = existing("FILE", path)
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(content, Mapping):
+            raise ConfigError("FILE", str(path), "a mapping with claim, base, arms, seeds, measure, expect")
+        return cls.of(file.stem, content)
+
+    @classmethod
+    def of(cls, name: str, content: Mapping[str, Any]) -> "Study":
+        """From the mapping in a file."""
+        known = [f.name for f in fields(cls) if f.name != "name"]
+        for key in content:
+            if key not in known:
+                raise ConfigError(str(key), content[key], f"the keys {', '.join(known)}{nearest(str(key), known)}")
+        for key in ("claim", "base", "arms", "seeds", "measure", "expect"):
+            if key not in content:
+                raise ConfigError(key, None, "a value; every study has claim, base, arms, seeds, measure, expect")
+        given = dict(content)
+        given["base"] = [given["base"]] if isinstance(given["base"], str) else list(given["base"])
+        given["arms"] = {arm: overrides or {} for arm, overrides in (given["arms"] or {}).items()}
+        given["expect"] = [given["expect"]] if isinstance(given["expect"], str) else list(given["expect"])
+        given["measure"] = {key: Measure.of(spec) for key, spec in given["measure"].items()}
+        return cls(name=name, **given)
+
+    @property
+    def id(self) -> str:
+        """Id of the paper, or the name of the file: what its results are filed under."""
+        return self.name
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from ``0-2,7``."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()):
+            raise ConfigError("--seeds", text, "numbers and ranges, such as 0-2,7")
+        seeds += range(int(low), int(high or low) + 1)
+    return seeds
