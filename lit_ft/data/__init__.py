@@ -4,5 +4,6 @@ from lit_ft.data.digits import Digits as Digits
 from lit_ft.data.generated import GaussianClusters as GaussianClusters
 from lit_ft.data.generated import NoisyLinear as NoisyLinear
 from lit_ft.data.image_folder import ImageFolder as ImageFolder
+from lit_ft.data.instructions import Instructions as Instructions
 from lit_ft.data.labelled_text import LabelledText as LabelledText
 from lit_ft.data.mnist import MNIST5k as MNIST5k

@@ -32,7 +32,8 @@ class PlannedSampler(DistributedSampler):
         batches: The plan: ``batches(epoch)`` lists all batches of an epoch over all processes, the same number in each.
         seed: Part of the key from which randomness in a batch is drawn.
         training: Whether batches may be repeated to give every process equally many.
-        num_replicas: Number of processes; None asks ``torch.distributed``.
+        num_replicas: Number of processes; None asks ``torch.distributed`` whenever it matters, so that a loader that is
+            built before the processes know each other is shared out all the same.
         rank: Number of this process; None asks ``torch.distributed``.
     """
 
@@ -44,26 +45,38 @@ class PlannedSampler(DistributedSampler):
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        running = distributed.is_available() and distributed.is_initialized()
-        world = num_replicas if num_replicas is not None else (distributed.get_world_size() if running else 1)
-        own = rank if rank is not None else (distributed.get_rank() if running else 0)
         plan = batches(0)
-        super().__init__(plan, num_replicas=world, rank=own, shuffle=False, seed=seed)  # type: ignore[arg-type]
+        super().__init__(plan, num_replicas=1, rank=0, shuffle=False, seed=seed)  # type: ignore[arg-type]
         self.batches, self.training, self.first = batches, training, 0
-        self.num_samples = len(self._whole(plan)) // world
-        self.total_size = self.num_samples * world
+        self._place = num_replicas, rank
+        self._count = len(plan)
+
+    def place(self) -> tuple[int, int]:
+        """Number of processes, and which one this is."""
+        world, rank = self._place
+        running = distributed.is_available() and distributed.is_initialized()
+        return (
+            world if world is not None else distributed.get_world_size() if running else 1,
+            rank if rank is not None else distributed.get_rank() if running else 0,
+        )
+
+    def __len__(self) -> int:
+        """Batches of this process in an epoch, the same in every process."""
+        return -(-self._count // self.place()[0])
 
     def __iter__(self) -> Iterator[tuple[tuple[int, int, int], list[int]]]:
         """The batches from number ``self.first`` on, both it and the epoch read when the first batch is asked for."""
-        plan = self._whole(self.batches(self.epoch))
-        if len(plan) != self.total_size:
-            raise ValueError(f"epoch {self.epoch} has {len(plan)} batches, epoch 0 has {self.total_size}")
-        for number in range(self.rank + self.first * self.num_replicas, len(plan), self.num_replicas):
+        world, rank = self.place()
+        plan = self.batches(self.epoch)
+        if len(plan) != self._count:
+            raise ValueError(f"epoch {self.epoch} has {len(plan)} batches, epoch 0 has {self._count}")
+        plan = self._whole(plan, world)
+        for number in range(rank + self.first * world, len(plan), world):
             yield (self.seed, self.epoch, number), plan[number]
 
-    def _whole(self, plan: list[list[int]]) -> list[list[int]]:
+    def _whole(self, plan: list[list[int]], world: int) -> list[list[int]]:
         """The plan with a number of batches that all processes can share equally."""
-        missing = -len(plan) % self.num_replicas if plan else 0
+        missing = -len(plan) % world if plan else 0
         if self.training:
             return plan + [plan[i % len(plan)] for i in range(missing)]
         plan = list(plan)
@@ -71,7 +84,7 @@ class PlannedSampler(DistributedSampler):
             largest = max(range(len(plan)), key=lambda i: len(plan[i]))
             rows = plan[largest]
             if len(rows) < 2:
-                allowed = f"at least one for each of {self.num_replicas} processes"
+                allowed = f"at least one for each of {world} processes"
                 raise ConfigError("rows for evaluation", len(plan), allowed)
             plan[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
         return plan

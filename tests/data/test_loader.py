@@ -166,7 +166,7 @@ def test_ranks_share_the_batches_equally(world):
 
 def test_too_few_rows_for_the_ranks_and_overfit_batches_are_refused():
     with pytest.raises(ConfigError, match="rows for evaluation"):
-        PlannedSampler(shuffled_batches(2, 1), training=False, num_replicas=3, rank=0)
+        list(PlannedSampler(shuffled_batches(2, 1), training=False, num_replicas=3, rank=0))
     with pytest.raises(ConfigError, match="overfit_batches"):
         fit(overfit_batches=2)
 
