@@ -5,7 +5,9 @@ from lit_ft.callbacks.flatness.edge_of_stability import EdgeOfStability as EdgeO
 from lit_ft.callbacks.flatness.micro_batch_regularizer import MicroBatchRegularizer as MicroBatchRegularizer
 from lit_ft.callbacks.flatness.perturbation import sam_step as sam_step
 from lit_ft.callbacks.flatness.sam import SAM as SAM
+from lit_ft.callbacks.flatness.swag import SWAG as SWAG
 from lit_ft.callbacks.flatness.variants import GSAM as GSAM
 from lit_ft.callbacks.flatness.variants import FriendlySAM as FriendlySAM
 from lit_ft.callbacks.flatness.variants import LookSAM as LookSAM
+from lit_ft.callbacks.forgetting import Forgetting as Forgetting
 from lit_ft.callbacks.gradient_mask import GradientMask as GradientMask

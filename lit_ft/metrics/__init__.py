@@ -1,1 +1,5 @@
 """Numbers over predictions."""
+
+from lit_ft.metrics.token_perplexity import TokenPerplexity as TokenPerplexity
+
+from lit_ft.metrics.continual import ContinualScores as ContinualScores
