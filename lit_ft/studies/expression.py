@@ -13,7 +13,7 @@ compared counts by its mean.
 
 import ast
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
+ORDERS = ("increasing", "decreasing")
+
+
 def scalar(value: Any) -> float:
     """A number as it is, a vector over seeds by its mean."""
     return float(np.mean(value))
@@ -77,26 +80,59 @@ def parse(text: str) -> ast.expr:
         raise ConfigError("expect", text, "an expression such as 'sam.accuracy - adamw.accuracy > 0'") from error
 
 
-def check(text: str, arms: Mapping[str, Any], measures: Mapping[str, Any]) -> None:
-    """Refuse names that do not exist, before anything runs."""
-    for node in ast.walk(parse(text)):
-        if isinstance(node, ast.Call):
-            if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
-                given = ast.unparse(node.func)
-                raise ConfigError(
-                    "expect", f"{given} in {text!r}", f"{', '.join(FUNCTIONS)}{nearest(given, FUNCTIONS)}"
-                )
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            _known("arm", node.value.id, arms, text)
-            _known("measure", node.attr, measures, text)
-        elif isinstance(node, ast.Attribute):
-            _known("reduction", node.attr, REDUCTIONS, text)
-        elif not isinstance(node, (ast.Name, ast.Constant, ast.List, ast.Compare, ast.BoolOp, ast.BinOp, ast.UnaryOp,
-                                   ast.operator, ast.cmpop, ast.boolop, ast.unaryop, ast.expr_context)):  # fmt: skip
-            raise ConfigError("expect", text, f"arithmetic, comparisons and {', '.join(FUNCTIONS)}")
+def check(text: str, arms: Iterable[str], measures: Iterable[str]) -> None:
+    """Refuse what could not be evaluated, before anything runs.
+
+    Args:
+        text: The expression; it must say something that is true or false.
+        arms: Names of the arms.
+        measures: Names of the measures.
+    """
+    node = parse(text)
+    claims = isinstance(node, (ast.Compare, ast.BoolOp)) or (
+        isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+    )
+    if not claims and not (isinstance(node, ast.Call) and ast.unparse(node.func) in ORDERS):
+        raise ConfigError("expect", text, "a comparison, such as 'sam.accuracy - adamw.accuracy > 0'")
+    _check(node, text, list(arms), list(measures))
 
 
-def _known(what: str, name: str, names: Mapping[str, Any], text: str) -> None:
+def _check(node: ast.expr, text: str, arms: list[str], measures: list[str]) -> None:
+    children: list[ast.expr] = []
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        _known("arm", node.value.id, arms, text)
+        _known("measure", node.attr, measures, text)
+    elif isinstance(node, ast.Attribute):
+        _known("reduction", node.attr, REDUCTIONS, text)
+        children = [node.value]
+    elif isinstance(node, ast.Call):
+        name = ast.unparse(node.func)
+        _known("function", name, FUNCTIONS, text)
+        wanted = 2 if name in (*ORDERS, "ratio") else 1
+        if node.keywords or len(node.args) < wanted or (len(node.args) > wanted and name not in ORDERS):
+            raise ConfigError("expect", f"{ast.unparse(node)} in {text!r}", f"{wanted} values for {name}")
+        children = node.args
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not)):
+        children = [node.operand]
+    elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+        children = [node.left, node.right]
+    elif isinstance(node, ast.BoolOp):
+        children = node.values
+    elif isinstance(node, ast.Compare) and all(type(op) in COMPARISON or isinstance(op, ast.In) for op in node.ops):
+        children = [node.left]
+        for op, right in zip(node.ops, node.comparators, strict=True):
+            if isinstance(op, ast.In) and not (isinstance(right, ast.List) and len(right.elts) == 2):
+                raise ConfigError("expect", text, "an interval of two ends: x in [a, b]")
+            children += right.elts if isinstance(right, ast.List) and isinstance(op, ast.In) else [right]
+    elif isinstance(node, ast.Name):
+        raise ConfigError("expect", f"{node.id} in {text!r}", f"arm.measure, with the arms {', '.join(arms)}")
+    elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float)):
+        raise ConfigError("expect", f"{ast.unparse(node)} in {text!r}", "numbers, arm.measure, arithmetic, comparisons")
+    for child in children:
+        _check(child, text, arms, measures)
+
+
+def _known(what: str, name: str, names: Iterable[str], text: str) -> None:
     if name not in names:
         raise ConfigError("expect", f"{what} {name!r} in {text!r}", f"{', '.join(names)}{nearest(name, names)}")
 
@@ -128,9 +164,7 @@ def _compare(node: ast.Compare, values: Values) -> bool:
     left = scalar(evaluate(node.left, values))
     for op, right in zip(node.ops, node.comparators, strict=True):
         if isinstance(op, ast.In):
-            if not isinstance(right, ast.List) or len(right.elts) != 2:
-                raise ConfigError("expect", ast.unparse(node), "an interval: x in [a, b]")
-            low, high = (scalar(evaluate(end, values)) for end in right.elts)
+            low, high = (scalar(evaluate(end, values)) for end in right.elts)  # type: ignore[attr-defined]
             if not low <= left <= high:
                 return False
             continue

@@ -11,6 +11,7 @@ from lit_ft.core.report import STYLE, svg, table
 from lit_ft.studies.plan import Planned
 from lit_ft.studies.runner import Status
 from lit_ft.studies.study import Study
+from lit_ft.studies.verdict import Judged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,11 +48,11 @@ def show(result: Mapping[str, Any]) -> None:
         grid.add_row(arm, *(mean_and_sd(own[name]) for name in measures))
     console.print(grid)
     for one in result["expect"]:
-        interval = f" [{one['interval'][0]:.3g}, {one['interval'][1]:.3g}]" if one["interval"] else ""
-        value = f"{one['value']:.4g}{interval}, " if one["value"] is not None else ""
         share = f"true in {100 * one['share']:.0f} % of resamples"
-        console.print(f"  {one['verdict']}: {one['expect']}   ({value}{share})", markup=False)
-    if result["verdict"]:
+        numbers = Judged(**one).numbers()
+        numbers = numbers if numbers == share else f"{numbers}; {share}"
+        console.print(f"  {one['verdict']}: {one['expect']}   ({numbers})", markup=False)
+    if result["expect"]:
         console.print(f"verdict: {result['verdict']}", style="bold", markup=False)
 
 
@@ -65,7 +66,7 @@ def page(study: Study, result: Mapping[str, Any], planned: Sequence[Planned]) ->
     """The study as one self-contained page."""
     figures = [curves(study, planned)] if study.plot else [by_arm(result)]
     rows = {arm: ", ".join(f"{n} {mean_and_sd(v)}" for n, v in own.items()) for arm, own in result["values"].items()}
-    expected = {one["expect"]: f"{one['verdict']} ({100 * one['share']:.0f} %)" for one in result["expect"]}
+    expected = {one["expect"]: f"{one['verdict']}: {Judged(**one).numbers()}" for one in result["expect"]}
     facts = {k: result[k] for k in ("seeds", "date", "hardware", "note", "scale") if result[k]}
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(study.name)}</title>'
     return (

@@ -9,7 +9,7 @@ import numpy as np
 
 from lit_ft.studies.expression import Values, evaluate, parse, scalar
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
+HOLDS, FAILS, OPEN, NOTHING = "holds", "does not hold", "not decided", "nothing expected"
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
@@ -22,29 +22,31 @@ class Judged:
         expect: The expression.
         verdict: holds, does not hold, or not decided.
         share: Share of paired bootstrap resamples over seeds in which it is true.
-        value: Left side of the comparison, by its mean over seeds; None where there is no single comparison.
-        interval: Its 95 % bootstrap interval.
+        sides: What is compared, constants left out: ``{text: [mean over seeds, lower end, upper end]}`` with the ends
+            of the 95 % bootstrap interval; without ends for one seed. Empty where there is no single comparison.
     """
 
     expect: str
     verdict: str
     share: float
-    value: float | None = None
-    interval: tuple[float, float] | None = None
+    sides: dict[str, list[float]]
 
     def numbers(self) -> str:
-        """Value and interval in words."""
-        if self.value is None or self.interval is None:
+        """The sides with their intervals, in words."""
+        if not self.sides:
             return f"true in {100 * self.share:.0f} % of resamples"
-        low, high = self.interval
-        return f"{self.value:.3g} [{low:.3g}, {high:.3g}]"
+        return " against ".join(
+            f"{value:.3g} [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else f"{value:.3g} (one seed)"
+            for value, *ends in self.sides.values()
+        )
 
 
 def judge(text: str, values: Values, seeds: int) -> Judged:
     """Judge one expectation by a paired bootstrap over seeds.
 
     True at the measured values and in at least 95 % of the resamples: *holds*. False and true in at most 5 %: *does not
-    hold*. Else the interval crosses the threshold: *not decided*. One seed decides by its value alone.
+    hold*. Else the interval crosses the threshold: *not decided*. One seed decides by its value alone, and the numbers
+    say so; with three seeds the interval is close to their range.
 
     Args:
         text: The expression.
@@ -52,28 +54,38 @@ def judge(text: str, values: Values, seeds: int) -> Judged:
         seeds: Their number.
     """
     node = parse(text)
-    draws = np.random.default_rng(0).integers(seeds, size=(RESAMPLES if seeds > 1 else 1, seeds))
-    left = node.left if isinstance(node, ast.Compare) else None
-    truths, lefts = [], []
+    compared = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+    sides = {
+        ast.unparse(side): side for side in compared if not isinstance(side, (ast.Constant, ast.List, ast.UnaryOp))
+    }
+    draws = np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds)) if seeds > 1 else np.zeros((1, 1), int)
+    truths, samples = [], {name: [] for name in sides}  # type: tuple[list[bool], dict[str, list[float]]]
     for draw in draws:
         resampled = {arm: {name: np.asarray(v)[draw] for name, v in own.items()} for arm, own in values.items()}
         truths.append(bool(evaluate(node, resampled)))
-        if left is not None:
-            lefts.append(scalar(evaluate(left, resampled)))
+        for name, side in sides.items():
+            samples[name].append(scalar(evaluate(side, resampled)))
     share, measured = float(np.mean(truths)), bool(evaluate(node, values))
     verdict = OPEN
     if measured and share >= CONFIDENCE:
         verdict = HOLDS
     elif not measured and share <= 1 - CONFIDENCE:
         verdict = FAILS
-    if left is None:
-        return Judged(text, verdict, share)
-    low, high = np.quantile(lefts, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Judged(text, verdict, share, scalar(evaluate(left, values)), (float(low), float(high)))
+    tail = (1 - CONFIDENCE) / 2
+    shown = {
+        name: [
+            scalar(evaluate(side, values)),
+            *(map(float, np.quantile(samples[name], [tail, 1 - tail])) if seeds > 1 else ()),
+        ]
+        for name, side in sides.items()
+    }
+    return Judged(text, verdict, share, shown)
 
 
 def overall(judged: Sequence[Judged]) -> str:
     """A claim holds when all its expectations hold, and does not when one of them does not."""
+    if not judged:
+        return NOTHING
     verdicts = {one.verdict for one in judged}
     if FAILS in verdicts:
         return FAILS
@@ -82,7 +94,9 @@ def overall(judged: Sequence[Judged]) -> str:
 
 def headline(judged: Sequence[Judged]) -> str:
     """The expectation that decides, with its numbers."""
-    worst = sorted(judged, key=lambda one: [FAILS, OPEN, HOLDS].index(one.verdict))[0]
+    if not judged:
+        return ""
+    worst = min(judged, key=lambda one: (FAILS, OPEN, HOLDS).index(one.verdict))
     return f"`{worst.expect}`: {worst.numbers()}"
 
 
