@@ -172,7 +172,7 @@ def weighted_cross_entropy(
     documents: Tensor | None = None,
     tasks: Tensor | None = None,
     task_weights: Tensor | None = None,
-    loss: TokenLoss = TokenLoss(),  # noqa: B008  it is frozen
+    loss: TokenLoss = TokenLoss(),
 ) -> Tensor:
     """The plain form, from whole logits of shape (rows, tokens, vocabulary); see :func:`shares`.
 

@@ -51,7 +51,10 @@ class Readout:
             return self.states.sum().float() * 0.0
         if self.weight is None or double_backward_wanted():
             return plain_loss(self._logits(states), targets, coefficients, loss)
-        return _FormedInForward.apply(states, self.weight, self.bias, targets, coefficients.float(), loss, CHUNK)
+        # inside a Function autograd is off, so whether a gradient is wanted is asked here
+        learning = torch.is_grad_enabled()
+        inputs = (states, self.weight, self.bias, targets, coefficients.float())
+        return _FormedInForward.apply(*inputs, loss, CHUNK, learning)
 
     def log_probs(self, input_ids: Tensor, wanted: Tensor) -> Tensor:
         """Log-probabilities of tokens in float32, shape (rows, tokens); 0 where they are not wanted, and at place 0.
@@ -140,17 +143,20 @@ class _FormedInForward(torch.autograd.Function):
         coefficients: Tensor,
         loss: TokenLoss,
         chunk: int,
+        learning: bool,
     ) -> Tensor:
         head = _Head(states, weight, bias)
-        gradients = _Gradients(head, ctx.needs_input_grad[:3])
+        needed = tuple(learning and need for need in ctx.needs_input_grad[:3])
+        gradients = _Gradients(head, needed)
         total = torch.zeros((), device=states.device)
         with torch.autocast(states.device.type, enabled=False):
             for part in _parts(len(targets), weight.shape[0], chunk):
                 flow, log_probs, mean = head.probabilities(part, targets, bool(loss.label_smoothing))
+                if not any(needed):
+                    total += loss(log_probs, mean, coefficients[part]).sum()
+                    continue
                 value, own, spread = _derivatives(loss, log_probs, mean, coefficients[part])
                 total += value
-                if not any(ctx.needs_input_grad[:3]):
-                    continue
                 flow *= -own[:, None] if spread is None else -(own + spread)[:, None]
                 if spread is not None:
                     flow += (spread / weight.shape[0])[:, None]
@@ -166,7 +172,7 @@ class _FormedInForward(torch.autograd.Function):
         states = None if found.states is None else (found.states * outer).to(types[0])
         weight = None if found.weight is None else (found.weight * outer).to(types[1])
         bias = None if found.bias is None else (found.bias * outer).to(types[1])
-        return states, weight, bias, None, None, None, None
+        return states, weight, bias, None, None, None, None, None
 
 
 def _derivatives(

@@ -1,5 +1,4 @@
 """Numbers over predictions."""
 
-from lit_ft.metrics.token_perplexity import TokenPerplexity as TokenPerplexity
-
 from lit_ft.metrics.continual import ContinualScores as ContinualScores
+from lit_ft.metrics.token_perplexity import TokenPerplexity as TokenPerplexity

@@ -153,7 +153,7 @@ def test_the_hessian_is_that_of_the_dense_form() -> None:
     torch.testing.assert_close(ours, torch.autograd.functional.hessian(dense, flat), rtol=1e-4, atol=1e-6)
     leaf = weight.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(fused(leaf), leaf, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
         torch.autograd.grad(gradient.sum(), leaf)
 
 
@@ -218,3 +218,14 @@ def test_wrong_values() -> None:
         TokenLoss(label_smoothing=1.0)
     with pytest.raises(ConfigError, match="focal"):
         TokenLoss(focal=-1.0)
+
+
+def test_in_inference_mode() -> None:
+    states, weight, bias, ids, weights = batch(torch.float32)
+    weight.requires_grad_()
+    loss = TokenLoss(label_smoothing=0.1)
+    expected = Readout(states, weight, bias).loss(ids, shares(weights)[0], loss)
+    with torch.inference_mode():
+        assert Readout(states, weight, bias).loss(ids, shares(weights)[0], loss).item() == pytest.approx(
+            expected.item()
+        )
