@@ -7,8 +7,10 @@ from torch import nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
+from lit_ft.data.assets import PREFIX
 from lit_ft.models.adapter import with_adapter
 from lit_ft.models.build import pretrained_image_classifier
+from lit_ft.models.efficientnet import ASSET, packaged_efficientnet
 from lit_ft.models.small import SMALL, small_network
 
 
@@ -16,16 +18,23 @@ def image_classifier(spec: Network, num_labels: int, input_shape: tuple[int, ...
     """A network that maps images (rows, channels, height, width), or vectors, to logits.
 
     Args:
-        spec: ``config: {model_type: mlp | cnn, ...}`` for :mod:`lit_ft.models.small`; else a path or a config of
-            ``transformers``.
+        spec: ``config: {model_type: mlp | cnn, ...}`` for :mod:`lit_ft.models.small`; ``packaged:efficientnet-lite0``;
+            else a path or a config of ``transformers``.
         num_labels: Classes.
         input_shape: Shape of one row: ``(channels, height, width)``, or ``(features,)`` for ``mlp``.
     """
     if spec.config is not None and spec.config.get("model_type") in SMALL:
         if spec.gradient_checkpointing:
             raise ConfigError("network.gradient_checkpointing", True, "false for mlp and cnn")
-        dtype = torch.float32 if spec.dtype == "auto" else getattr(torch, spec.dtype)
-        return with_adapter(small_network(spec.config, input_shape, num_labels, dtype), spec)
+        return with_adapter(small_network(spec.config, input_shape, num_labels, _dtype(spec)), spec)
     if len(input_shape) != 3:
         raise ConfigError("network", spec.plain(), f"mlp for vectors of shape {tuple(input_shape)}")
+    if spec.path == PREFIX + ASSET:
+        if input_shape[0] != 3:
+            raise ConfigError("network.path", spec.path, f"images with 3 channels, not {input_shape[0]}")
+        return with_adapter(packaged_efficientnet(num_labels).to(_dtype(spec)), spec)
     return pretrained_image_classifier(spec, num_labels, (input_shape[0], input_shape[1], input_shape[2]))
+
+
+def _dtype(spec: Network) -> torch.dtype:
+    return torch.float32 if spec.dtype == "auto" else getattr(torch, spec.dtype)
