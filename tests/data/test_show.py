@@ -1,0 +1,27 @@
+"""What ``lit-ft show-batch`` prints."""
+
+import torch
+
+from lit_ft.core.segments import Segment, encode
+from lit_ft.data.show import render_batch
+from lit_ft.data.token_table import TokenTable, collate_packed, collate_padded
+from lit_ft.models.byte_tokenizer import byte_tokenizer
+
+EXAMPLES = [
+    [Segment("q\n"), Segment("ab", weight=1), Segment("c</s>", weight=-0.5)],
+    [Segment("long question"), Segment("x", weight=1)],
+]
+
+
+def test_learned_tokens_stand_out() -> None:
+    tokenizer = byte_tokenizer()
+    table = TokenTable.of([encode(tokenizer, segments) for segments in EXAMPLES], [0, 1])
+    rows = [table[0], table[1]]
+    padded = render_batch(collate_padded(rows, 0), tokenizer, colour=False)
+    assert "--- row 0\nq⏎\n[ab][c</s>]{-0.5}\n--- row 1\nlong question[x]" in padded
+    assert padded.startswith("2 rows of 14 tokens; 5 of 20 tokens are learned, 29% of the batch is padding")
+    packed = render_batch(collate_packed(rows, 0, 24), tokenizer, colour=False)
+    assert packed.endswith("▌long question[x]▌q⏎\n[ab][c</s>]{-0.5}")
+    assert "5 of 20 tokens are learned" in packed
+    coloured = render_batch({"input_ids": torch.tensor([table[0]["input_ids"].tolist()])}, tokenizer)
+    assert "\033[90mq⏎\nabc</s>\033[0m" in coloured
