@@ -11,3 +11,4 @@ from lit_ft.callbacks.flatness.variants import FriendlySAM as FriendlySAM
 from lit_ft.callbacks.flatness.variants import LookSAM as LookSAM
 from lit_ft.callbacks.forgetting import Forgetting as Forgetting
 from lit_ft.callbacks.gradient_mask import GradientMask as GradientMask
+from lit_ft.callbacks.soft_mask import SoftMask as SoftMask
