@@ -1,0 +1,1 @@
+"""Callbacks that first train all weights and then a part of them."""

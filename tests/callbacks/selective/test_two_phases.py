@@ -1,0 +1,149 @@
+"""Sparse fine-tuning in two phases and learned grafts: exact outside, exact oracles inside."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lit_ft.callbacks.selective.learned_graft import LearnedGraft, score_gradient, soft_mask
+from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.selection import SavedSelection, as_mask
+from lit_ft.core.sparse_delta import SparseDelta
+from lit_ft.testing import ForeignModule, check_callback, fit_foreign
+
+
+class Module(ForeignModule):
+    def __init__(self) -> None:
+        super().__init__(norm=False)
+
+
+def flat(module: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in ParameterIndex(module).parameters.values()])
+
+
+def dense(steps: int) -> torch.Tensor:
+    return flat(fit_foreign([], module=Module(), max_epochs=-1, max_steps=steps)[0])
+
+
+def test_a_ticket_is_the_largest_change_of_the_first_phase() -> None:
+    ticket = LotteryTicket(first_steps=8, density=0.2)
+    module, _ = fit_foreign([ticket], module=Module())  # under AdamW with decay
+    start, end, learned = flat(Module()), flat(module), dense(8)
+    number = round(0.2 * len(start))
+    expected = torch.zeros(len(start), dtype=torch.bool)
+    expected[(learned - start).abs().argsort(descending=True)[:number]] = True
+    chosen = torch.cat([as_mask(ticket.choices[n], p).flatten() for n, p in ParameterIndex(module).parameters.items()])
+    assert torch.equal(chosen, expected)
+    assert torch.equal(end[~expected], start[~expected])  # bit by bit
+    assert (end[expected] != start[expected]).all()
+    assert ticket.report()["entries"] == number
+
+
+def test_the_second_phase_begins_at_the_start_without_momentum() -> None:
+    """One step after the turn equals one step of a fresh optimizer from the start, on the chosen entries."""
+
+    class Same(Module):  # the same batch in every step
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            torch.manual_seed(0)
+            return nn.functional.cross_entropy(self.model(torch.randn(8, 6)), torch.arange(8) % 3)
+
+    start = flat(Same())
+    first = flat(fit_foreign([], module=Same(), max_epochs=-1, max_steps=1)[0])
+    module, _ = fit_foreign([LotteryTicket(5, density=0.3)], module=Same(), max_epochs=-1, max_steps=6)
+    moved = flat(module) != start
+    assert moved.sum() == round(0.3 * len(start))
+    assert torch.equal(flat(module)[moved], first[moved])
+
+
+def test_dense_parameters_do_not_count() -> None:
+    ticket = LotteryTicket(first_steps=4, density=0.1, dense=["4.*"])
+    module, _ = fit_foreign([ticket], module=Module())
+    counts = {n: int(as_mask(c, module.get_parameter("model." + n)).sum()) for n, c in ticket.choices.items()}
+    assert counts["4.weight"] == 36
+    assert counts["0.weight"] + counts["0.bias"] == round(0.1 * 84)
+
+
+def test_the_delta_of_a_run_brings_its_weights_back(tmp_path: Path) -> None:
+    for mode in ("replace", "add"):
+        ticket = LotteryTicket(first_steps=4, density=0.2, delta=f"{mode}.safetensors", mode=mode)  # type: ignore[arg-type]
+        module, _ = fit_foreign([ticket], module=Module(), default_root_dir=tmp_path)
+        restored = SparseDelta.load(tmp_path / f"{mode}.safetensors").apply_(Module().model)
+        for a, b in zip(restored.parameters(), module.model.parameters(), strict=True):
+            if mode == "replace":
+                assert torch.equal(a, b)
+            else:
+                torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-6)
+
+
+def test_a_run_without_a_second_phase_is_refused() -> None:
+    with pytest.raises(ConfigError, match="fewer than the 22 steps"):
+        fit_foreign([LotteryTicket(first_steps=100)], module=Module())
+    with pytest.raises(ConfigError, match=r"\(0, 1\]"):
+        LotteryTicket(4, density=0)
+
+
+def test_the_closed_gradient_is_that_of_autograd() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+    base = {n: p.detach().clone() for n, p in network.named_parameters()}
+    change = {n: torch.randn_like(p) for n, p in base.items()}
+    seed = {n: torch.rand_like(p) < 0.3 for n, p in base.items()}
+    score = {n: torch.randn_like(p).requires_grad_() for n, p in base.items()}
+    x, y = torch.randn(9, 5).double(), torch.arange(9) % 3
+    weights = {n: base[n] + soft_mask(score[n], seed[n]) * change[n] for n in base}
+    loss = nn.functional.cross_entropy(torch.func.functional_call(network, weights, x), y)
+    names = list(base)
+    expected = torch.autograd.grad(loss, [score[n] for n in names], retain_graph=True)
+    by_weight = torch.autograd.grad(loss, [weights[n] for n in names])
+    for name, wanted, gradient in zip(names, expected, by_weight, strict=True):
+        torch.testing.assert_close(score_gradient(gradient, change[name], score[name], seed[name]), wanted)
+
+
+def test_a_graft_that_does_not_learn_is_the_top_change() -> None:
+    graft = LearnedGraft(first_steps=8, density=0.1, lr=0.0)
+    module, _ = fit_foreign([graft], module=Module())
+    start, learned = flat(Module()), dense(8)
+    top = torch.zeros(len(start), dtype=torch.bool)
+    top[(learned - start).abs().argsort(descending=True)[: round(0.1 * len(start))]] = True
+    assert torch.equal(flat(module), torch.where(top, learned, start))
+
+
+def test_a_graft_of_all_is_the_tuned_network() -> None:
+    module, _ = fit_foreign([LearnedGraft(8, density=1.0, lr=0.0)], module=Module())
+    assert torch.equal(flat(module), dense(8))
+
+
+def test_a_learned_graft_lowers_the_loss_and_stays_small(tmp_path: Path) -> None:
+    """Same size, same tuned weights: the learned mask does better than the seed it began with."""
+
+    class Steady(ForeignModule):
+        def __init__(self) -> None:
+            super().__init__(norm=False)
+            self.model[3].p = 0.0
+            self.lr = 0.5
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    losses = {}
+    for lr in (0.0, 30.0):
+        graft = LearnedGraft(55, density=0.1, lr=lr, bias=2.0, max_density=0.1, selection="mask.safetensors")
+        module, _ = fit_foreign([graft], module=Steady(), max_epochs=10, default_root_dir=tmp_path)
+        batches = list(module.trainer.datamodule.val_dataloader())
+        with torch.no_grad():
+            losses[lr] = sum(float(nn.functional.cross_entropy(module.model(x), y)) for x, y in batches) / len(batches)
+        assert graft.report()["entries"] <= round(0.1 * 123)
+    assert losses[30.0] < 0.9 * losses[0.0]
+    saved = SavedSelection(str(tmp_path / "mask.safetensors")).select(Steady())
+    assert sum(int(as_mask(c, Steady().model.get_parameter(n)).sum()) for n, c in saved.items()) == round(0.1 * 123)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: LotteryTicket(6, density=0.2), lambda: LearnedGraft(6, 0.1, lr=10.0, bias=2.0)]
+)
+def test_contracts(make: Any, tmp_path: Path) -> None:
+    check_callback(make, tmp_path)
