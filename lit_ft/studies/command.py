@@ -3,6 +3,8 @@
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +13,30 @@ import yaml
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.files import write_text
 from lit_ft.studies.launchers import launcher
-from lit_ft.studies.plan import Planned, plan
+from lit_ft.studies.plan import plan, shortened, study_folder
+from lit_ft.studies.probe import measured, probe
+from lit_ft.studies.progress import progress
 from lit_ft.studies.record import gather, judge_study, result_of
-from lit_ft.studies.report import page, progress, show
-from lit_ft.studies.runner import make_runs
+from lit_ft.studies.report import page, show
+from lit_ft.studies.runner import FAILED, make_runs
 from lit_ft.studies.study import Study, parse_seeds
-from lit_ft.studies.verdict import HOLDS
+from lit_ft.studies.verdict import FAILS, HOLDS, NOTHING, OPEN
 
 
 def study_command(argv: Sequence[str]) -> int:
-    """Run studies and print their verdicts; status 0 for any verdict unless ``--strict``."""
+    """Run studies and print their verdicts; status 0 for any verdict unless ``--strict``, 1 when runs failed."""
     parser = argparse.ArgumentParser("lit-ft study", description="Arms x seeds as real runs, then the verdict.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="study files")
     parser.add_argument("--only", metavar="ARM", action="append", help="make the runs of this arm alone; no verdict")
-    parser.add_argument("--quick", action="store_true", help="three steps a run and one seed: does it run at all")
+    parser.add_argument("--quick", action="store_true", help="two steps a run and one seed: does it run at all")
     parser.add_argument("--strict", action="store_true", help="status 1 unless every claim holds")
     parser.add_argument("--record", action="store_true", help="write the result beside the studies, to be committed")
     _shared(parser)
     options = parser.parse_args(list(argv))
-    verdicts = [run_study(Study.load(file), options, Path(file)) for file in options.files]
-    return 1 if options.strict and any(verdict != HOLDS for verdict in verdicts) else 0
+    studies = [Study.load(file) for file in options.files]  # all of them are read before the first runs
+    verdicts = [run_study(study, options, Path(file)) for study, file in zip(studies, options.files, strict=True)]
+    wanted = (HOLDS, "") if options.strict else (HOLDS, FAILS, OPEN, NOTHING, "")
+    return 0 if all(verdict in wanted for verdict in verdicts) else 1
 
 
 def compare_command(argv: Sequence[str]) -> int:
@@ -61,8 +67,7 @@ def compare_command(argv: Sequence[str]) -> int:
     write_text(file, f"# a comparison\n{yaml.safe_dump(content, sort_keys=False)}")
     print(f"study: {file}")
     options.only, options.quick, options.record = None, False, False
-    run_study(study, options, file)
-    return 0
+    return 1 if run_study(study, options, file) == FAILED else 0
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:
@@ -73,47 +78,43 @@ def _shared(parser: argparse.ArgumentParser) -> None:
 
 
 def run_study(study: Study, options: argparse.Namespace, file: Path) -> str:
-    """Make the runs of one study, judge, and write what was found; the verdict, or an empty text without one."""
+    """Make the runs of one study, judge, and write what was found; the verdict, or why there is none."""
     if options.jobs < 1:
         raise ConfigError("--jobs", options.jobs, "a number from 1")
+    unknown = [arm for arm in options.only or () if arm not in study.arms]
+    if unknown:
+        raise ConfigError("--only", unknown[0], ", ".join(study.arms))
+    if options.record and (options.only or options.quick or options.seeds):
+        raise ConfigError("--record", True, "the whole study with its own seeds")
     if options.seeds:
-        study.seeds = parse_seeds(options.seeds)
-    extra: tuple[str, ...] = ()
-    if options.quick:
-        study.seeds, extra = study.seeds[:1], ("--trainer.max_steps=3", "--trainer.limit_val_batches=1")
-    if options.only:
-        unknown = [arm for arm in options.only if arm not in study.arms]
-        if unknown:
-            raise ConfigError("--only", unknown[0], ", ".join(study.arms))
-    planned = plan(study, Path(options.runs), extra)
+        study = replace(study, seeds=parse_seeds(options.seeds))
+    root = study_folder(study, Path(options.runs))
+    planned = plan(study, Path(options.runs))
     chosen = [run for run in planned if not options.only or run.arm in options.only or not run.final]
-
-    def readable(run: Planned) -> None:
-        if run.final and not options.quick:
-            for measure in study.measure.values():
-                measure.read(run.folder)
-
-    with launcher(options.launcher) as launch:
-        statuses = make_runs(chosen, options.jobs, study.test, launch, progress, readable)
-    failed = [status for status in statuses if status.state == "failed"]
+    with launcher(options.launcher) as launch, progress() as update:
+        if options.quick:
+            chosen = [shortened(run, root / "quick") for run in chosen if run.seed == study.seeds[0]]
+        else:
+            probe(study, chosen, root / "probe", options.jobs, launch)
+        check = None if options.quick else partial(measured, study)
+        statuses = make_runs(chosen, options.jobs, study.test, launch, update, check)
+    failed = [status for status in statuses if status.state == FAILED]
+    for status in failed:
+        print(f"failed: {status.planned.label} ({status.planned.folder})\n{status.problem}")
     if failed:
-        for status in failed:
-            print(f"failed: {status.planned.label} ({status.planned.folder})\n{status.problem}")
-        raise ConfigError(
-            "FILE", str(file), f"runs that end; {len(failed)} of {len(statuses)} failed, the others are kept"
-        )
+        print(f"no verdict: {len(failed)} of {len(statuses)} runs failed; the others are kept and will be reused")
+        return FAILED
     if options.only or options.quick:
         return ""
     values = gather(study, planned)
     result = result_of(study, planned, values, judge_study(study, values))
-    folder = Path(options.runs) / "studies" / study.name
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    write_text(folder / "study.json", text)
-    write_text(folder / "study.html", page(study, result, planned))
+    write_text(root / "study.json", text)
+    write_text(root / "study.html", page(study, result, planned))
     show(result)
-    print(f"report: {folder / 'study.html'}")
+    print(f"report: {root / 'study.html'}")
     if options.record:
-        recorded = file.parent / "results" / f"{study.id}.json"
+        recorded = file.parent / "results" / f"{study.name}.json"
         write_text(recorded, text)
         print(f"recorded: {recorded}")
     return result["verdict"]

@@ -1,14 +1,18 @@
 """Where the runs of a study go: processes on this machine, or tasks of a Ray cluster."""
 
+import io
 import os
-from collections.abc import Iterator
+import signal
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.processes import ProcessFailed
-from lit_ft.studies.runner import Launch, launch_here, make_run
+from lit_ft.studies.runner import Job, Launch, is_complete, launch_here
 
 
 @contextmanager
@@ -23,35 +27,73 @@ def launcher(name: str) -> Iterator[Launch]:
         raise ConfigError("--launcher", name, "local, ray")
 
 
+def make_away(job: Job, threads: int, home: str, files: Mapping[str, str]) -> bytes:
+    """Make a run on another machine, and send back what it wrote, checkpoints left out.
+
+    Args:
+        job: The run; its paths are relative to ``home``.
+        threads: Threads that it may use.
+        home: Working folder of the study; where it is not shared, a temporary one takes its place.
+        files: Text of the config files by path, for a machine that does not have them.
+    """
+    os.chdir(home if Path(home).is_dir() else tempfile.mkdtemp())
+    for path, text in files.items():
+        if not Path(path).exists():
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(text, encoding="utf-8")
+    handle = launch_here(job, threads)
+    try:
+        handle.result()
+    finally:
+        if not handle.poll():
+            handle.kill(signal.SIGTERM)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for file in sorted(Path(job.folder).rglob("*")):
+            if file.is_file() and file.suffix != ".ckpt":
+                archive.add(file, str(file.relative_to(job.folder)))
+    return packed.getvalue()
+
+
+def unpack(packed: bytes, folder: Path) -> None:
+    """Put the files of a run that was made elsewhere into its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+
+
 class RayRun:
     """A task of a Ray cluster.
 
     Args:
         ray: The module.
         reference: What the task will return.
+        folder: Where the files of the run belong.
     """
 
-    def __init__(self, ray: Any, reference: Any) -> None:
-        self.ray, self.reference = ray, reference
+    def __init__(self, ray: Any, reference: Any, folder: Path) -> None:
+        self.ray, self.reference, self.folder = ray, reference, folder
 
     def poll(self) -> bool:
         """Whether it has ended."""
         return bool(self.ray.wait([self.reference], timeout=0)[0])
 
-    def result(self, timeout: float | None = None) -> Any:
-        """Its result.
+    def result(self, timeout: float | None = None) -> None:
+        """Take its files.
 
         Raises:
             ProcessFailed: The task raised or was lost.
         """
         try:
-            return self.ray.get(self.reference, timeout=timeout)
+            packed = self.ray.get(self.reference, timeout=timeout)
         except self.ray.exceptions.RayError as error:
             raise ProcessFailed(str(error)) from error
+        if not is_complete(self.folder):
+            unpack(packed, self.folder)
 
     def kill(self, number: int) -> None:
-        """Cancel it."""
-        self.ray.cancel(self.reference, force=True)
+        """Cancel it; its process is asked to save and end."""
+        self.ray.cancel(self.reference, force=number == signal.SIGKILL)
 
 
 @contextmanager
@@ -62,16 +104,14 @@ def _ray() -> Iterator[Launch]:
         raise ConfigError("--launcher", "ray", "ray, which is not installed: pip install 'lit-ft[ray]'") from error
     started = not ray.is_initialized()
     if started:  # RAY_ADDRESS names a cluster; without it one is started here
-        ray.init(log_to_driver=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
-    here = os.getcwd()
+        ray.init(log_to_driver=False)
+    home = os.getcwd()
+    task = ray.remote(max_retries=0)(make_away)
 
-    @ray.remote(max_retries=0)
-    def task(fit: list[str], test: list[str] | None, folder: str) -> None:
-        os.chdir(here)
-        make_run(fit, test, folder)
-
-    def launch(fit: list[str], test: list[str] | None, folder: Path, threads: int) -> RayRun:
-        return RayRun(ray, task.options(num_cpus=threads).remote(fit, test, str(folder)))
+    def launch(job: Job, threads: int) -> RayRun:
+        paths = [value for flag, value in zip(job.fit, job.fit[1:], strict=False) if flag == "-c"]
+        files = {path: Path(path).read_text(encoding="utf-8") for path in paths}
+        return RayRun(ray, task.options(num_cpus=threads).remote(job, threads, home, files), Path(job.folder))
 
     try:
         yield launch

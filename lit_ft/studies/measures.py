@@ -61,7 +61,7 @@ class Measure:
         if isinstance(value, (int, float)):
             return float(value)
         known = sorted({*history, *report.get("metrics", {}), *_paths(report.get("callbacks", {}), "callbacks")})
-        raise ConfigError("measure.key", self.key, f"{', '.join(known)}{nearest(self.key, known)} (in {folder})")
+        raise ConfigError("measure.key", self.key, f"{', '.join(known)}{nearest(self.key, known)}")
 
     def _from_curve(self, history: History) -> float:
         steps, values = history[self.key]

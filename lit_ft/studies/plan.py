@@ -1,11 +1,9 @@
 """The runs of a study: their configurations, their folders, and the key under which a finished one is found again."""
 
-import ast
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ import yaml
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.files import sha256, write_text
+from lit_ft.studies.code import class_paths, code_digest
 from lit_ft.studies.study import Study
 
-PACKAGE = Path(__file__).parents[1]
 IRRELEVANT = ("devices", "accelerator", "logger", "default_root_dir", "enable_progress_bar", "enable_model_summary")
 
 
@@ -32,7 +30,7 @@ class Planned:
         key: Digest of its resolved configuration, data and code.
         config: The resolved configuration.
         after: Run folder whose weights it starts from.
-        final: Whether it is of the last stage, which is tested and measured.
+        final: Whether it is of the last stage, from which measures are read.
     """
 
     arm: str
@@ -51,52 +49,78 @@ class Planned:
         return f"{self.arm} seed {self.seed}{f' {self.stage}' if self.stage else ''}"
 
 
-def plan(study: Study, runs: Path, extra: tuple[str, ...] = ()) -> list[Planned]:
+def study_folder(study: Study, runs: Path) -> Path:
+    """Where the runs and the result of a study are."""
+    return runs / "studies" / study.name
+
+
+def plan(study: Study, runs: Path) -> list[Planned]:
     """All runs of a study, earlier stages first; those that arms share appear once.
 
     Args:
         study: The study.
         runs: Folder of all runs.
-        extra: Further arguments of every run.
 
     Raises:
         ConfigError: Two arms have the same resolved configuration.
     """
     from lit_ft.run import resolve
 
-    root = runs / "studies" / study.name
+    root = study_folder(study, runs)
     planned: dict[Path, Planned] = {}
-    seen: dict[str, str] = {}
+    arm_of: dict[str, str] = {}
     stages = study.stages or [{"name": "", "config": ""}]
     for arm, overrides in study.arms.items():
         overlay = root / "arms" / f"{arm}.yaml"
         write_text(overlay, f"# arm {arm} of {study.name}\n{yaml.safe_dump(overrides, sort_keys=False)}")
-        for seed in study.seeds:
-            folders: dict[str, Path] = {}
-            for stage in stages:
-                last = stage is stages[-1]
-                files = [
-                    *study.base,
-                    *([stage["config"]] if stage["config"] else []),
-                    *([str(overlay)] if last else []),
-                ]
-                args = [part for file in files for part in ("-c", file)] + [f"--seed_everything={seed}", *extra]
-                config = resolve(args)
-                after = folders.get(stage.get("from", ""))
+        folders: dict[tuple[str, int], Path] = {}
+        for stage in stages:
+            last = stage is stages[-1]
+            files = [*study.base, *([stage["config"]] if stage["config"] else []), *([str(overlay)] if last else [])]
+            layers = [part for file in files for part in ("-c", file)]
+            resolved = resolve([*layers, "--seed_everything=0"])  # once for all seeds: parsing is not free
+            if last:
+                same = arm_of.setdefault(run_key(resolved, None), arm)
+                if same != arm:
+                    raise ConfigError(f"arms.{arm}", overrides, f"overrides that make it differ from arm {same}")
+            for seed in study.seeds:
+                config = {**resolved, "seed_everything": seed}
+                after = folders.get((stage.get("from", ""), seed))
                 key = run_key(config, after)
-                if last and study.seeds.index(seed) == 0:
-                    if key in seen:
-                        raise ConfigError(f"arms.{arm}", overrides, f"overrides that differ from arm {seen[key]}")
-                    seen[key] = arm
-                folder = _folder(root, arm, seed, stage["name"], last, key)
-                folders[stage["name"]] = folder
-                run = Planned(arm, seed, stage["name"], args, folder, key, config, after, last)
-                planned.setdefault(folder, run)
+                folder = root / (arm if last else "shared") / _name(seed, stage["name"], key)
+                folders[stage["name"], seed] = folder
+                args = [*layers, f"--seed_everything={seed}"]
+                planned.setdefault(folder, Planned(arm, seed, stage["name"], args, folder, key, config, after, last))
     return list(planned.values())
 
 
-def _folder(root: Path, arm: str, seed: int, stage: str, last: bool, key: str) -> Path:
-    return root / (arm if last else "shared") / "-".join(part for part in (f"seed{seed}", stage, key[:10]) if part)
+def _name(seed: int, stage: str, key: str) -> str:
+    return "-".join(part for part in (f"seed{seed}", stage, key[:10]) if part)
+
+
+def shortened(run: Planned, root: Path) -> Planned:
+    """The same run with two steps, one batch of each evaluation and every value logged: shows whether it works.
+
+    Args:
+        run: The run.
+        root: Folder in which the short run gets its own.
+    """
+    trainer = run.config.get("trainer") or {}
+    batches = 2 * int(trainer.get("accumulate_grad_batches") or 1)
+    args: dict[str, float] = {
+        "max_steps": 2,
+        "limit_train_batches": batches,
+        "log_every_n_steps": 1,
+        "num_sanity_val_steps": 0,
+    }
+    args |= {"val_check_interval": 1.0, "check_val_every_n_epoch": 1}
+    args |= {key: 1 for key in ("limit_val_batches", "limit_test_batches") if trainer.get(key) != 0}
+    flags = [f"--trainer.{key}={value}" for key, value in args.items()]
+    return replace(run, args=[*run.args, *flags], folder=_short(run.folder, root), after=_short(run.after, root))
+
+
+def _short(folder: Path | None, root: Path) -> Any:
+    return None if folder is None else root / folder.parent.name / folder.name
 
 
 def run_key(config: Mapping[str, Any], after: Path | None) -> str:
@@ -122,75 +146,3 @@ def _data_files(node: Any) -> Iterator[str]:
             yield from _data_files(value)
     elif isinstance(node, str) and 0 < len(node) < 1000 and Path(node).is_file():
         yield node
-
-
-def class_paths(node: Any) -> Iterator[str]:
-    """Import paths of all classes in a resolved configuration."""
-    if isinstance(node, Mapping):
-        if isinstance(node.get("class_path"), str):
-            yield node["class_path"]
-        for value in node.values():
-            yield from class_paths(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from class_paths(value)
-
-
-@cache
-def code_digest(paths: tuple[str, ...]) -> str:
-    """Digest over the code of classes of this package and of all they import of it; comments do not count."""
-    files: set[Path] = set()
-    waiting = [file for path in paths for file in _files_of(path.rpartition(".")[0], path.rpartition(".")[2])]
-    while waiting:
-        file = waiting.pop()
-        if file not in files:
-            files.add(file)
-            waiting += _imported(file)
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file.relative_to(PACKAGE)}:{tree_digest(file)}\n".encode())
-    return digest.hexdigest()
-
-
-@cache
-def tree_digest(file: Path) -> str:
-    """Digest of a file's syntax tree without docstrings."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            body[0].value.value = None
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
-def _files_of(module: str, name: str = "") -> list[Path]:
-    """Files of a module of this package; a re-exported name leads on to where it is defined."""
-    if module.split(".")[0] != PACKAGE.name:
-        return []
-    base = PACKAGE.joinpath(*module.split(".")[1:])
-    if base.with_suffix(".py").exists():
-        return [base.with_suffix(".py")]
-    package = base / "__init__.py"
-    if not package.exists():
-        return []
-    for node in ast.parse(package.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
-            return _files_of(node.module, name)
-    return [package] if not name else []
-
-
-def _imported(file: Path) -> list[Path]:
-    found: list[Path] = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                found += _files_of(node.module, alias.name) or _files_of(f"{node.module}.{alias.name}")
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                found += _files_of(alias.name)
-    return found

@@ -12,8 +12,9 @@ import numpy as np
 import yaml
 
 from lit_ft.core.report import versions
+from lit_ft.studies.code import PACKAGE, class_paths, files_of, tree_digest
 from lit_ft.studies.expression import Values
-from lit_ft.studies.plan import PACKAGE, Planned, _files_of, class_paths, tree_digest
+from lit_ft.studies.plan import Planned
 from lit_ft.studies.study import Study
 from lit_ft.studies.verdict import Judged, headline, judge, overall, plain
 
@@ -68,7 +69,7 @@ def class_digests(planned: Sequence[Planned]) -> dict[str, str]:
     """Digest of the file of every class of this package that the runs name."""
     found: dict[str, str] = {}
     for path in sorted({path for run in planned for path in class_paths(run.config)}):
-        for file in _files_of(path.rpartition(".")[0], path.rpartition(".")[2]):
+        for file in files_of(path.rpartition(".")[0], path.rpartition(".")[2]):
             found[str(file.relative_to(PACKAGE))] = tree_digest(file)
     return found
 

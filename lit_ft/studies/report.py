@@ -9,29 +9,11 @@ import numpy as np
 from lit_ft.core.metrics_file import read_history
 from lit_ft.core.report import STYLE, svg, table
 from lit_ft.studies.plan import Planned
-from lit_ft.studies.runner import Status
 from lit_ft.studies.study import Study
 from lit_ft.studies.verdict import Judged
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.table import Table
-
-
-def progress(statuses: Sequence[Status]) -> "Table":
-    """Where every run stands, and how long the rest will take."""
-    from rich.table import Table
-
-    done = [s.seconds for s in statuses if s.state == "done"]
-    open_runs = sum(s.state in ("waiting", "running") for s in statuses)
-    running = max(1, sum(s.state == "running" for s in statuses))
-    left = f", about {np.mean(done) * open_runs / running:.0f} s left" if done and open_runs else ""
-    grid = Table(title=f"{len(statuses) - open_runs} of {len(statuses)} runs{left}", box=None)
-    for column in ("run", "state", "seconds"):
-        grid.add_column(column, justify="right" if column == "seconds" else "left")
-    for status in statuses:
-        grid.add_row(status.planned.label, status.state, f"{status.seconds:.1f}" if status.seconds else "")
-    return grid
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -4,17 +4,36 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from lit_ft.core.files import write_text
 from lit_ft.core.processes import ProcessFailed, start
 from lit_ft.core.report import read_report
+from lit_ft.studies.code import class_paths
 from lit_ft.studies.plan import Planned
 
 WAITING, RUNNING, DONE, REUSED, FAILED = "waiting", "running", "done", "reused", "failed"
+GRACE = 20.0  # seconds in which an interrupted run may save
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process is told.
+
+    Args:
+        fit: Arguments of ``lit-ft fit``.
+        test: Arguments of ``lit-ft test``; None when there is no test.
+        folder: The run folder.
+        modules: Modules whose classes the configuration names; a user's own are not known otherwise.
+    """
+
+    fit: list[str]
+    test: list[str] | None
+    folder: str
+    modules: tuple[str, ...]
 
 
 class Running(Protocol):
@@ -30,7 +49,7 @@ class Running(Protocol):
         """Ask it to end."""
 
 
-Launch = Callable[[list[str], list[str] | None, Path, int], Running]
+Launch = Callable[[Job, int], Running]
 
 
 @dataclass
@@ -50,36 +69,45 @@ class Status:
     problem: str = ""
 
 
-def make_run(fit: list[str], test: list[str] | None, folder: str) -> None:
-    """What a child process does: the code path of ``lit-ft fit`` and ``lit-ft test``."""
+def make_run(job: Job) -> None:
+    """What a process does: the code path of ``lit-ft fit`` and ``lit-ft test``."""
     from lit_ft.cli import quiet
     from lit_ft.run import execute
 
     quiet()
-    if read_report(Path(folder)).get("status") != "finished":
-        execute("fit", fit)
-    if test is not None:
-        execute("test", test)
-    write_text(Path(folder) / "complete", "")
+    for module in job.modules:
+        import_module(module)
+    if read_report(Path(job.folder)).get("status") != "finished":
+        execute("fit", job.fit)
+    if job.test is not None:
+        execute("test", job.test)
+    write_text(Path(job.folder) / "complete", "")
 
 
-def launch_here(fit: list[str], test: list[str] | None, folder: Path, threads: int) -> Running:
+def launch_here(job: Job, threads: int) -> Running:
     """A process on this machine."""
+    folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return start(make_run, fit, test, str(folder), stdout=folder / "output.log", threads=threads)
+    return start(make_run, job, stdout=folder / "output.log", threads=threads)
 
 
-def commands(planned: Planned, test: bool) -> tuple[list[str], list[str] | None]:
-    """Arguments of fit (going on from a checkpoint when there is one) and of test."""
+def is_complete(folder: Path) -> bool:
+    """Whether the run of a folder was fitted and tested."""
+    return (folder / "complete").exists()
+
+
+def job_of(planned: Planned, test: bool) -> Job:
+    """The commands of a run; fit goes on from a checkpoint when there is one."""
     place = [f"--run_dir={planned.folder}", f"--run={planned.folder}", f"--name={planned.arm}"]
     interrupted = any((planned.folder / "checkpoints").glob("step=*.ckpt"))
     resume = ["--ckpt_path=last"] if interrupted else []
     begin = [f"--from={planned.after}"] if planned.after is not None and not interrupted else []
-    return [*planned.args, *place, *resume, *begin], [
-        *planned.args,
-        *place,
-        "--ckpt_path=last",
-    ] if test and planned.final else None
+    return Job(
+        fit=[*planned.args, *place, *resume, *begin],
+        test=[*planned.args, *place, "--ckpt_path=last"] if test else None,
+        folder=str(planned.folder),
+        modules=tuple(sorted({path.rpartition(".")[0] for path in class_paths(planned.config)} - {""})),
+    )
 
 
 def make_runs(
@@ -87,7 +115,7 @@ def make_runs(
     jobs: int,
     test: bool = True,
     launch: Launch = launch_here,
-    show: Callable[[list[Status]], Any] | None = None,
+    show: Callable[[Sequence[Status]], None] | None = None,
     after_each: Callable[[Planned], None] | None = None,
 ) -> list[Status]:
     """Make all runs that are not there yet.
@@ -100,54 +128,48 @@ def make_runs(
         jobs: How many at once; the threads of the machine are shared among them.
         test: Whether each is tested after its fit.
         launch: How a run is started.
-        show: Called with all statuses whenever something may have changed.
+        show: Called with all statuses again and again.
         after_each: Called after each run that was made; an error that it raises stops the study.
 
     Returns:
         How each run ended.
     """
-    statuses = [Status(run, REUSED if (run.folder / "complete").exists() else WAITING) for run in planned]
+    statuses = [Status(run, REUSED if is_complete(run.folder) else WAITING) for run in planned]
     threads = max(1, (os.cpu_count() or 1) // jobs)
     active: list[tuple[Status, Running, float]] = []
-    with _table(show) as update:
-        try:
-            while any(status.state in (WAITING, RUNNING) for status in statuses):
-                _begin(statuses, active, jobs, threads, test, launch)
-                for item in list(active):
-                    status, running, begun = item
-                    status.seconds = time.monotonic() - begun
-                    if running.poll():
-                        active.remove(item)
-                        _finish(status, running)
-                        if status.state == DONE and after_each is not None:
-                            after_each(status.planned)
-                update(statuses)
-                time.sleep(0.02)
-        except BaseException:
-            _stop(active)
-            raise
+    try:
+        while any(status.state in (WAITING, RUNNING) for status in statuses):
+            for status in statuses:
+                if len(active) < jobs and _may_begin(status, statuses):
+                    active.append((status, launch(job_of(status.planned, test), threads), time.monotonic()))
+                    status.state = RUNNING
+            for item in list(active):
+                status, running, begun = item
+                status.seconds = time.monotonic() - begun
+                if running.poll():
+                    active.remove(item)
+                    _finish(status, running)
+                    if status.state == DONE and after_each is not None:
+                        after_each(status.planned)
+            if show is not None:
+                show(statuses)
+            time.sleep(0.02)
+        if show is not None:
+            show(statuses)
+    except BaseException:
+        _stop(active)
+        raise
     return statuses
 
 
-def _begin(
-    statuses: list[Status],
-    active: list[tuple[Status, Running, float]],
-    jobs: int,
-    threads: int,
-    test: bool,
-    launch: Launch,
-) -> None:
-    ended = {status.planned.folder: status.state for status in statuses}
-    for status in statuses:
-        if status.state != WAITING or len(active) >= jobs:
-            continue
-        before = ended.get(status.planned.after) if status.planned.after is not None else DONE
-        if before == FAILED:
-            status.state, status.problem = FAILED, "the stage before it failed"
-        elif before in (DONE, REUSED):
-            fit, tested = commands(status.planned, test)
-            active.append((status, launch(fit, tested, status.planned.folder, threads), time.monotonic()))
-            status.state = RUNNING
+def _may_begin(status: Status, statuses: Sequence[Status]) -> bool:
+    """Whether a run waits for nothing; it fails with the stage before it."""
+    if status.state != WAITING or status.planned.after is None:
+        return status.state == WAITING
+    before = next(other for other in statuses if other.planned.folder == status.planned.after)
+    if before.state == FAILED:
+        status.state, status.problem = FAILED, "the stage before it failed"
+    return before.state in (DONE, REUSED)
 
 
 def _finish(status: Status, running: Running) -> None:
@@ -158,57 +180,13 @@ def _finish(status: Status, running: Running) -> None:
         status.state, status.problem = FAILED, "\n".join(str(error).strip().splitlines()[-6:])
 
 
-def _stop(active: list[tuple[Status, Running, float]]) -> None:
+def _stop(active: Sequence[tuple[Status, Running, float]]) -> None:
     """SIGTERM lets a run save; what does not end by itself is killed."""
     for _, running, _ in active:
         running.kill(signal.SIGTERM)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + GRACE
     for _, running, _ in active:
         while not running.poll() and time.monotonic() < deadline:
             time.sleep(0.05)
         if not running.poll():
             running.kill(signal.SIGKILL)
-
-
-def _table(show: Callable[[list[Status]], Any] | None) -> Any:
-    """A live table on a terminal, one line a finished run elsewhere."""
-    if show is None:
-        return nullcontext(lambda statuses: None)
-    from rich.console import Console
-    from rich.live import Live
-
-    console = Console()
-    if console.is_terminal:
-        return _LiveTable(Live(console=console, refresh_per_second=4, transient=True), show)
-    return nullcontext(_Lines())
-
-
-class _LiveTable:
-    def __init__(self, live: Any, show: Callable[[list[Status]], Any]) -> None:
-        self.live, self.show, self.drawn = live, show, 0.0
-
-    def __enter__(self) -> Callable[[list[Status]], None]:
-        self.live.__enter__()
-        return self._update
-
-    def _update(self, statuses: list[Status]) -> None:
-        if time.monotonic() - self.drawn > 0.25:  # drawing is not free beside short runs
-            self.drawn = time.monotonic()
-            self.live.update(self.show(statuses))
-
-    def __exit__(self, *problem: Any) -> None:
-        self.live.__exit__(*problem)
-
-
-class _Lines:
-    def __init__(self) -> None:
-        self.said: set[str] = set()
-
-    def __call__(self, statuses: list[Status]) -> None:
-        for status in statuses:
-            if status.state in (DONE, REUSED, FAILED) and status.planned.label not in self.said:
-                self.said.add(status.planned.label)
-                done = f"[{len(self.said)}/{len(statuses)}] {status.planned.label}: {status.state}"
-                print(f"{done}, {status.seconds:.1f} s", flush=True)
-                if status.problem:
-                    print(status.problem, flush=True)

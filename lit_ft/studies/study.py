@@ -99,11 +99,6 @@ class Study:
         given["measure"] = {key: Measure.of(spec) for key, spec in given["measure"].items()}
         return cls(name=name, **given)
 
-    @property
-    def id(self) -> str:
-        """Id of the paper, or the name of the file: what its results are filed under."""
-        return self.name
-
 
 def parse_seeds(text: str) -> list[int]:
     """Seeds from ``0-2,7``."""

@@ -1,0 +1,100 @@
+"""Digests of code: which files a class depends on, and whether they say the same as before."""
+
+import ast
+import hashlib
+import importlib.util
+import sysconfig
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def class_paths(node: Any) -> Iterator[str]:
+    """Import paths of all classes in a resolved configuration."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get("class_path"), str):
+            yield node["class_path"]
+        for value in node.values():
+            yield from class_paths(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from class_paths(value)
+
+
+@cache
+def code_digest(paths: tuple[str, ...]) -> str:
+    """Digest over the code of classes and of all that they import of this package; comments do not count.
+
+    A class of an installed package counts by its name, one of the user's own by its file.
+    """
+    files: set[Path] = set()
+    waiting = [file for path in paths for file in files_of(*path.rpartition(".")[::2]) or _own_file(path)]
+    while waiting:
+        file = waiting.pop()
+        if file not in files:
+            files.add(file)
+            waiting += _imported(file)
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(f"{file.name}:{tree_digest(file)}\n".encode())
+    return digest.hexdigest()
+
+
+@cache
+def tree_digest(file: Path) -> str:
+    """Digest of a file's syntax tree without docstrings."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            body[0].value.value = None
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _own_file(path: str) -> list[Path]:
+    """The file of a class that is neither of this package nor installed."""
+    try:
+        spec = importlib.util.find_spec(path.rpartition(".")[0])
+    except (ImportError, ValueError):
+        return []
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return []
+    file = Path(spec.origin)
+    installed = "site-packages" in file.parts or file.is_relative_to(sysconfig.get_path("stdlib"))
+    return [] if installed else [file]
+
+
+def files_of(module: str, name: str = "") -> list[Path]:
+    """Files of a module of this package; a re-exported name leads on to where it is defined."""
+    if module.split(".")[0] != PACKAGE.name:
+        return []
+    base = PACKAGE.joinpath(*module.split(".")[1:])
+    if base.with_suffix(".py").exists():
+        return [base.with_suffix(".py")]
+    package = base / "__init__.py"
+    if not package.exists():
+        return []
+    for node in ast.parse(package.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
+            return files_of(node.module, name)
+    return [package] if not name else []
+
+
+def _imported(file: Path) -> list[Path]:
+    found: list[Path] = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                found += files_of(node.module, alias.name) or files_of(f"{node.module}.{alias.name}")
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                found += files_of(alias.name)
+    return found

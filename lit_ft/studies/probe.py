@@ -1,0 +1,63 @@
+"""A look at every arm before the first run: does it work, and does it report what is to be measured."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.studies.code import class_paths
+from lit_ft.studies.plan import Planned, shortened
+from lit_ft.studies.runner import DONE, FAILED, Launch, is_complete, make_runs
+from lit_ft.studies.study import Study
+
+
+def probe(study: Study, planned: Sequence[Planned], root: Path, jobs: int, launch: Launch) -> None:
+    """Make two steps of each arm that has no finished run, and read the measures.
+
+    A value that a callback reports only later in a run is let pass when the callback is there.
+
+    Args:
+        study: The study.
+        planned: Its runs.
+        root: Folder for the short runs; removed again.
+        jobs: How many at once.
+        launch: How a run is started.
+
+    Raises:
+        ConfigError: A measure that the runs do not report, or every arm fails.
+    """
+    finished = {run.arm for run in planned if run.final and is_complete(run.folder)}
+    first = {run.arm: run for run in reversed(planned) if run.final and run.arm not in finished}
+    short = [shortened(run, root) for run in first.values()]
+    for run in short:
+        run.after = None  # the stages before do not decide what is reported
+    try:
+        statuses = make_runs(short, jobs, study.test, launch)
+        for status in statuses:
+            if status.state == DONE:
+                _readable(study, status.planned)
+        if statuses and all(status.state == FAILED for status in statuses):
+            raise ConfigError("arms", f"runs that fail:\n{statuses[0].problem}", "a configuration that fit accepts")
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _readable(study: Study, run: Planned) -> None:
+    callbacks = {path.rpartition(".")[2] for path in class_paths(run.config.get("trainer") or {})}
+    later = {*callbacks, *map(snake, callbacks)}
+    for measure in study.measure.values():
+        family = re.split(r"[/.]", measure.key.removeprefix("callbacks."))[0]
+        if family not in later:
+            measure.read(run.folder)
+
+
+def measured(study: Study, run: Planned) -> None:
+    """Refuse a finished run that lacks a measure."""
+    for measure in study.measure.values() if run.final else ():
+        measure.read(run.folder)
+
+
+def snake(name: str) -> str:
+    """``EdgeOfStability`` as ``edge_of_stability``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

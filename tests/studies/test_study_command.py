@@ -1,0 +1,213 @@
+"""Studies as a person runs them: real runs in processes, reuse, failures, interruption, verdict and files."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lit_ft.cli import command
+from lit_ft.core.files import write_text
+from lit_ft.core.processes import start
+
+BASE: dict[str, Any] = {
+    "model": {
+        "class_path": "ImageClassifier",
+        "init_args": {
+            "network": {"config": {"model_type": "mlp", "width": 8, "depth": 1}},
+            "optimizer": {"class_path": "SGD", "init_args": {"lr": 0.1}},
+        },
+    },
+    "data": {"class_path": "Digits", "init_args": {"flat": True, "max_rows": 256}},
+    "trainer": {"max_steps": 8, "log_every_n_steps": 1, "accelerator": "cpu"},
+}
+STUDY: dict[str, Any] = {
+    "claim": "a learning rate of zero learns nothing",
+    "base": ["base.yaml"],
+    "arms": {"still": {"model": {"init_args": {"optimizer": {"init_args": {"lr": 0.0}}}}}, "moving": {}},
+    "seeds": [0, 1],
+    "measure": {"loss": {"key": "train/loss", "take": "late(0.3)"}, "first": {"key": "train/loss", "take": "first"},
+                "accuracy": "test/accuracy"},
+    "expect": ["moving.loss < 0.95 * still.loss", "still.loss - moving.first in [-0.5, 0.5]"],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("base.yaml", BASE)
+
+
+def write(name: str, content: dict[str, Any]) -> str:
+    write_text(Path(name), yaml.safe_dump(content, sort_keys=False))
+    return name
+
+
+def study(*arguments: str, **changes: Any) -> int:
+    return command(["study", write("claim.yaml", {**STUDY, **changes}), *arguments])
+
+
+def runs(arm: str) -> list[Path]:
+    return sorted(path for path in Path("runs/studies/claim", arm).iterdir() if (path / "complete").exists())
+
+
+def test_a_study_is_made_judged_and_reused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert study("--jobs", "2", "--record") == 0
+    printed = capsys.readouterr().out
+    assert "verdict: holds" in printed
+    assert printed.count(": done") == 4
+    assert len(runs("still")) == len(runs("moving")) == 2
+
+    report = json.loads((runs("moving")[0] / "report.json").read_text())
+    assert report["steps"] == 8
+    assert "test/accuracy" in report["metrics"]
+    assert "-c base.yaml" in report["command"], "a run can be repeated by hand"
+
+    result = json.loads(Path("results/claim.json").read_text())
+    assert result["values"]["moving"]["accuracy"][0] == pytest.approx(report["metrics"]["test/accuracy"])
+    assert result["seeds"] == [0, 1]
+    assert result["verdict"] == "holds"
+    page = Path("runs/studies/claim/study.html").read_text()
+    assert "<svg" in page
+    assert not re.search(r"""(src|href)=["']http|@import|<script""", page), "self-contained"
+
+    before = (runs("moving")[0] / "report.json").stat().st_mtime_ns
+    assert study("--strict", expect=["moving.loss > still.loss"]) == 1, "does not hold; status 1 only when strict"
+    printed = capsys.readouterr().out
+    assert printed.count(": reused") == 4
+    assert "verdict: does not hold" in printed
+    assert (runs("moving")[0] / "report.json").stat().st_mtime_ns == before
+
+    assert (
+        study(seeds=[0, 1, 2], measure={**STUDY["measure"], "steps": "steps"}, expect=["moving.steps in [8, 8]"]) == 0
+    )
+    assert capsys.readouterr().out.count(": done") == 2, "only the new seed is made"
+
+
+def test_a_failed_run_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    broken = {"data": {"init_args": {"max_rows": 0}}}
+    assert study("--seeds", "0", arms={"broken": broken, "moving": {}}, expect=["moving.loss < broken.loss"]) == 1
+    printed = capsys.readouterr().out
+    assert "failed: broken seed 0" in printed
+    assert "max_rows" in printed, "the last lines of the run"
+    assert "no verdict: 1 of 2 runs failed" in printed
+    assert len(runs("moving")) == 1
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "two arms that are the base": ({"arms": {"a": {}, "b": None}}, "arms.b"),
+    "equal arms": (
+        {"arms": {"a": {"trainer": {"max_steps": 8}}, "b": {}}, "expect": []},
+        "arms.b: given {}; allowed: overrides that make it differ from arm a",
+    ),
+    "seeds twice": ({"seeds": [0, 1, 0]}, "seeds: given [0, 1, 0]"),
+    "unknown key": ({"expct": []}, "did you mean 'expect'"),
+    "unknown arm": ({"expect": ["movin.loss < 1"]}, "did you mean 'moving'"),
+    "unknown measure": ({"measure": {"loss": "train/lss"}, "expect": ["moving.loss < 9"]}, "did you mean 'train/loss'"),
+    "unknown test measure": ({"measure": {"x": "test/acuracy"}, "expect": []}, "did you mean 'test/accuracy'"),
+    "wrong take": ({"measure": {"loss": {"key": "train/loss", "take": "lat(0.2)"}}}, "late(FRACTION)"),
+    "missing file": ({"base": ["bse.yaml"]}, "bse.yaml"),
+    "wrong override": ({"arms": {"a": {"trainer": {"max_stps": 3}}}, "expect": []}, "did you mean 'max_steps'"),
+    "no arms": ({"arms": {}}, "at least one arm"),
+}
+
+
+@pytest.mark.parametrize("mistake", list(MISTAKES))
+def test_mistakes_are_errors_before_the_first_run(mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
+    changes, message = MISTAKES[mistake]
+    assert study(**changes) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert ": done" not in printed.out
+    assert not list(Path().glob("runs/studies/claim/*/*/complete"))
+
+
+def test_only_and_quick(capsys: pytest.CaptureFixture[str]) -> None:
+    assert study("--quick") == 0
+    assert "verdict" not in capsys.readouterr().out
+    assert study("--only", "moving", "--seeds", "0") == 0
+    assert len(runs("moving")) == 1, "a quick run is not taken for a real one"
+    assert not Path("runs/studies/claim/still").exists()
+    assert study("--only", "movin") == 2
+    assert study("--quick", "--record") == 2
+
+
+def study_in_a_process(folder: str) -> int:
+    os.chdir(folder)
+    return command(["study", "claim.yaml"])
+
+
+def test_ctrl_c_leaves_everything_resumable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = {"trainer": {"max_steps": 150}, "data": {"init_args": {"batch_size": 32}}}
+    changes = {"arms": {"moving": long}, "seeds": [0], "expect": []}
+    write("claim.yaml", {**STUDY, **changes})
+    handle = start(study_in_a_process, str(tmp_path), stdout=tmp_path / "out")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("runs/studies/claim/moving/*/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    handle.kill(signal.SIGINT)
+    assert handle.result(60) == 130
+    folder = next(tmp_path.glob("runs/studies/claim/moving/*"))
+    if (folder / "complete").exists():
+        pytest.skip("the run was faster than the signal")
+    assert json.loads((folder / "report.json").read_text())["steps"] < 150
+    assert study(**changes) == 0
+    resumed = json.loads((folder / "report.json").read_text())
+    assert "--ckpt_path=last" in resumed["command"]
+    shutil.move("runs", "first")
+    assert study(**changes) == 0
+    whole = next(Path().glob("runs/studies/claim/moving/*"))
+    assert folder.name == whole.name
+    first = Path("first/studies/claim/moving") / folder.name / "metrics.csv"
+    assert first.read_text() == (whole / "metrics.csv").read_text(), "as if it had not been interrupted"
+
+
+def test_stages_share_their_beginning(capsys: pytest.CaptureFixture[str]) -> None:
+    write("empty.yaml", {"trainer": {"max_steps": 4}})
+    slow, fast = ({"model": {"init_args": {"optimizer": {"init_args": {"lr": rate}}}}} for rate in (0.0, 0.5))
+    changes = {
+        "stages": [
+            {"name": "before", "config": "empty.yaml"},
+            {"name": "after", "config": "empty.yaml", "from": "before"},
+        ],
+        "arms": {"still": slow, "moving": fast},
+        "seeds": [0],
+        "measure": {"first": {"key": "train/loss", "take": "first"}},
+        "expect": ["still.first - moving.first in [0, 0]"],
+    }
+    assert study("--strict", **changes) == 0
+    assert capsys.readouterr().out.count(": done") == 3, "the first stage is made once for both arms"
+    report = json.loads((runs("moving")[0] / "report.json").read_text())
+    assert "--from=runs/studies/claim/shared/seed0-before-" in report["command"]
+
+
+def test_classes_of_the_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "cli"))
+    toy = {
+        "model": {"class_path": "Toy", "init_args": {"network": {"path": "here"}}},
+        "data": {"class_path": "ToyData"},
+    }
+    write("toy.yaml", {**toy, "trainer": {"max_steps": 5, "log_every_n_steps": 1}})
+    write("wide.yaml", {"model": {"init_args": {"width": 6}}})
+    assert command(["compare", "-c", "toy.yaml", "--arm", "narrow:", "--arm", "wide:wide.yaml", "--seeds", "0-1",
+                    "--measure", "test/loss", "--measure", "train/loss@mean", "--import", "toy_package"]) == 0  # fmt: skip  # noqa: E501
+    printed = capsys.readouterr().out
+    assert "narrow" in printed
+    written = yaml.safe_load(Path("runs/studies/compare.yaml").read_text())
+    assert written["arms"] == {"narrow": {}, "wide": {"model": {"init_args": {"width": 6}}}}
+    result = json.loads(Path("runs/studies/compare/study.json").read_text())
+    assert len(result["values"]["wide"]["train_loss"]) == 2
+    assert result["verdict"] == "nothing expected"
+
+
+@pytest.mark.skipif("ray" in sys.modules, reason="ray was imported before")
+def test_a_launcher_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert study("--launcher", "slurm") == 2
+    assert "allowed: local, ray" in capsys.readouterr().err
