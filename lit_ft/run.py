@@ -17,7 +17,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 # importing a class is what makes its short name known in YAML
-# SEL
+import lit_ft.callbacks  # noqa: F401
+import lit_ft.core.schedules  # noqa: F401
+import lit_ft.core.selection  # noqa: F401
+import lit_ft.data  # noqa: F401
+import lit_ft.methods  # noqa: F401
+import lit_ft.metrics  # noqa: F401
 from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
 from lit_ft.callbacks.run_report import RunReport
 from lit_ft.callbacks.warm_start import WarmStart

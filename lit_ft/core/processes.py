@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+_loading: list[str] = []  # the file whose top level a child is running to find its function
 PRELOAD = ["lightning.pytorch", "torchmetrics", "jsonargparse", "lit_ft.run"]
 
 
@@ -61,7 +62,9 @@ def _find(module: str, file: str, name: str) -> Callable[..., Any]:
         assert spec.loader is not None
         found = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = found
+        _loading.append(file)
         spec.loader.exec_module(found)
+        _loading.pop()
     return getattr(found, name)
 
 
@@ -183,6 +186,10 @@ def start(
     Returns:
         A handle on the running process.
     """
+    if _loading:
+        raise RuntimeError(
+            f"{_loading[-1]} starts a process when it is imported; put that under if __name__ == '__main__'"
+        )
     receiver, sender = _context().Pipe(duplex=False)
     environment = {"OMP_NUM_THREADS": str(threads), **(env or {})}
     output = None if stdout is None else str(stdout)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,13 @@ def test_a_trainer_under_ddp() -> None:
     first, second = run_ranks(trained, 2)
     assert first == second
     assert first[:2] == (2, 12)
+
+
+def test_a_script_without_a_guard_does_not_start_itself_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from lit_ft.core.processes import start\ndef f():\n    return 1\nprint(start(f).result(60))\n")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert "__name__ == '__main__'" in done.stderr
 
 
 def test_a_nested_function_is_refused() -> None:
