@@ -72,7 +72,13 @@ class ImageFolder(ImageRows):
 
 
 class ImageFiles(Sequence[Any]):
-    """Image files as tensors (channels, size, size) in [-1, 1], with their class."""
+    """Image files as tensors (channels, size, size) in [-1, 1], with their class.
+
+    Args:
+        files: Path and class of each.
+        size: Height and width in pixels.
+        channels: 3 or 1.
+    """
 
     def __init__(self, files: list[tuple[Path, int]], size: int, channels: int) -> None:
         self.files, self.size, self.channels = files, size, channels

@@ -103,7 +103,12 @@ class ImageRows(pl.LightningDataModule, ABC):
 
 
 class Chosen(Sequence[ImageRow]):
-    """Some of the rows, by number."""
+    """Some of the rows, by number.
+
+    Args:
+        rows: All rows.
+        numbers: Those that are meant.
+    """
 
     def __init__(self, rows: Sequence[ImageRow], numbers: list[int]) -> None:
         self.all, self.numbers = rows, numbers

@@ -36,7 +36,12 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 class TokenRows:
-    """Rows of token ids of various lengths, in one flat tensor."""
+    """Rows of token ids of various lengths, in one flat tensor.
+
+    Args:
+        ids: All tokens, one row after the other.
+        starts: Where each row starts, and at last where the last one ends.
+    """
 
     def __init__(self, ids: Tensor, starts: Tensor) -> None:
         self.ids, self.starts = ids, starts
