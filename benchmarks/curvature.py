@@ -47,10 +47,12 @@ class Task:
     warmup: int
 
     def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """As ``hessian_eigenvalues`` wants it."""
         return self.criterion(module(batch[0]), batch[1])
 
     @property
     def batch(self) -> tuple[Tensor, Tensor]:
+        """All rows."""
         return self.x, self.y
 
 
@@ -60,6 +62,7 @@ class SquaredError(nn.Module):
     reduction = "mean"
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Mean over rows."""
         return 0.5 * (z - y).square().sum(1).mean()
 
 
