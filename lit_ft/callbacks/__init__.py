@@ -2,6 +2,7 @@
 
 from lit_ft.callbacks.feature_probe import FeatureProbe as FeatureProbe
 from lit_ft.callbacks.flatness.edge_of_stability import EdgeOfStability as EdgeOfStability
+from lit_ft.callbacks.flatness.gaussian_noise import GaussianNoise as GaussianNoise
 from lit_ft.callbacks.flatness.micro_batch_regularizer import MicroBatchRegularizer as MicroBatchRegularizer
 from lit_ft.callbacks.flatness.perturbation import sam_step as sam_step
 from lit_ft.callbacks.flatness.sam import SAM as SAM

@@ -1,0 +1,52 @@
+"""Accuracy that no small change of the input can take away."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lit_ft.core.errors import ConfigError
+
+
+class CertifiedAccuracy(Metric):
+    """Share of the rows that are right and certified at least to a radius.
+
+    At radius 0 it is the share of right rows that did not abstain.
+
+    Source: J. Cohen, E. Rosenfeld, J. Z. Kolter, "Certified Adversarial Robustness via Randomized Smoothing", 2019,
+    arXiv 1902.02918.
+
+    Args:
+        radius: L2 radius in the units of the input, at least 0.
+    """
+
+    papers = ("B7",)
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    right: Tensor
+    rows: Tensor
+
+    def __init__(self, radius: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= radius < float("inf"):
+            raise ConfigError("radius", radius, "a finite number of at least 0")
+        self.radius = radius
+        self.add_state("right", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("rows", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, labels: Tensor, radii: Tensor, targets: Tensor) -> None:
+        """Add rows.
+
+        Args:
+            labels: Certified classes, -1 where there is none; shape (rows,).
+            radii: Certified radii, shape (rows,).
+            targets: True classes, shape (rows,).
+        """
+        self.right += ((labels == targets) & (radii >= self.radius)).sum()
+        self.rows += targets.numel()
+
+    def compute(self) -> Tensor:
+        """The share."""
+        return self.right / self.rows
