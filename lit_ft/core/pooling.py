@@ -1,0 +1,44 @@
+"""From the hidden states of tokens to one vector a text."""
+
+import torch
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError, nearest
+
+POOLINGS = ("mean", "cls", "last", "max")
+
+
+def check_pooling(pooling: str) -> str:
+    """The name of a pooling, or an error."""
+    if pooling not in POOLINGS:
+        raise ConfigError("pooling", pooling, ", ".join(POOLINGS) + nearest(pooling, POOLINGS))
+    return pooling
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """Pool hidden states over the tokens where ``mask`` is not 0, whatever side is padded.
+
+    Echo embeddings are ``mean`` or ``last`` with a mask that is 1 on the second occurrence of the text only
+    (J. M. Springer et al., Repetition Improves Language Model Embeddings, 2024, arXiv:2402.15449).
+
+    Args:
+        hidden: Shape (texts, tokens, width).
+        mask: Shape (texts, tokens); each text needs at least one token (what makes batches sees to it).
+        pooling: ``mean``, ``cls`` (first such token), ``last`` (last such token) or ``max``.
+
+    Returns:
+        Shape (texts, width), in the type of ``hidden``.
+    """
+    real = mask.bool().unsqueeze(-1)
+    if pooling == "mean":
+        return hidden.masked_fill(~real, 0).sum(1) / real.sum(1).clamp(min=1).to(hidden.dtype)
+    if pooling == "max":
+        return hidden.masked_fill(~real, torch.finfo(hidden.dtype).min).amax(1)
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    if pooling == "cls":
+        chosen = positions.masked_fill(mask == 0, mask.shape[1]).amin(1).clamp(max=mask.shape[1] - 1)
+    elif pooling == "last":
+        chosen = positions.masked_fill(mask == 0, -1).amax(1).clamp(min=0)
+    else:
+        raise ConfigError("pooling", pooling, ", ".join(POOLINGS))
+    return hidden[torch.arange(len(hidden), device=hidden.device), chosen]
