@@ -1,0 +1,362 @@
+"""Supervised fine-tuning beside TRL and beside a bare PyTorch loop: tokens per CPU second, and peak memory.
+
+Each arm is a process of its own, on the same rows and the same initial weights, with the same batch size, optimizer,
+rate and clipping, in float32 unless it says bf16. What counts are tokens that are not padding, from the first to the
+last step, in CPU seconds of the process. Afterwards each arm computes the loss over all rows in the same plain way;
+the arms must agree within 3 % (arms that pack among themselves) before any speed is printed.
+
+TRL lives in an environment of its own, which is made at the first run (--peer names another one's Python).
+
+    python benchmarks/sft.py --steps 40 --threads 1 --json sft.json
+    python benchmarks/sft.py --vocabulary 32000 --arms lit_ft,trl
+    python benchmarks/sft.py --model DIR --data FILE.jsonl
+"""
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PEER = ROOT / "build" / "peers" / "trl" / "bin" / "python"
+REQUIREMENTS = ["trl==1.16.0", "transformers==5.23.0"]
+ARMS = ["bare", "lit_ft", "trl", "trl_grouped", "lit_ft_packed", "trl_packed", "lit_ft_bf16"]
+BATCH, LENGTH, RATE, CLIP = 8, 512, 1e-3, 1.0
+
+
+def peer() -> str:
+    """The Python of an environment that has TRL."""
+    if not PEER.exists():
+        print("making an environment for TRL ...", file=sys.stderr)
+        import torch
+
+        folder = PEER.parents[1]
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        for wanted in ([f"torch=={torch.__version__.split('+')[0]}"], REQUIREMENTS):
+            subprocess.run([str(PEER), "-m", "pip", "install", "-q", *wanted], check=True)
+    return str(PEER)
+
+
+def make_rows(path: Path, n: int = 600) -> None:
+    """Prompts and answers of made-up words, with lengths as of instructions: most short, some long."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 8))) for _ in range(6000)]
+    shares = [1 / (rank + 1) for rank in range(len(words))]
+
+    def text(mean: float) -> str:
+        return " ".join(draw.choices(words, shares, k=int(min(130, max(4, draw.lognormvariate(mean, 0.9))))))
+
+    rows = [{"prompt": text(3.0), "completion": " " + text(3.2)} for _ in range(n)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+
+
+def make_model(folder: Path, rows: Path, vocabulary: int) -> None:
+    """A Llama of 4 layers of width 256, and a tokenizer trained on the rows."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet, special = pre_tokenizers.ByteLevel.alphabet(), ["<pad>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(rows.read_text().split("\n"), trainer)
+    words = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8}
+    config = LlamaConfig(
+        vocab_size=vocabulary, **sizes, max_position_embeddings=LENGTH, pad_token_id=0, bos_token_id=1, eos_token_id=2
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+class Meter:
+    """CPU seconds and tokens between the second and the last step: the first one pays for warming up."""
+
+    def __init__(self) -> None:
+        self.tokens, self.seconds, self.wall = 0, 0.0, 0.0
+        self.base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        self.started: tuple[float, float] | None = None
+
+    def step(self, tokens: int) -> None:
+        now = (time.process_time(), time.perf_counter())
+        if self.started is None:
+            self.started = now
+            return
+        self.tokens += tokens
+        self.seconds, self.wall = now[0] - self.started[0], now[1] - self.started[1]
+
+    def result(self) -> dict[str, float]:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {
+            "tokens": self.tokens,
+            "cpu_seconds": self.seconds,
+            "wall_seconds": self.wall,
+            "tokens_per_cpu_second": self.tokens / self.seconds,
+            "peak_mib": peak,
+            "above_start_mib": peak - self.base,
+        }
+
+
+def final_loss(network: Any, model: str, data: str) -> float:
+    """Mean loss over the answers of all rows, one row at a time, written out."""
+    import torch
+    from transformers import AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(model)
+    network.eval()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for line in Path(data).read_text().splitlines()[:200]:
+            row = json.loads(line)
+            prompt = words(row["prompt"], add_special_tokens=False)["input_ids"]
+            answer = [*words(row["completion"], add_special_tokens=False)["input_ids"], words.eos_token_id]
+            ids = torch.tensor([[*prompt, *answer][:LENGTH]])
+            logits = network(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+            total += torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="sum").item()
+            count += len(logits)
+    return total / count
+
+
+def our_data(options: argparse.Namespace, module: Any, packed: bool) -> Any:
+    from lit_ft.data.instructions import Instructions
+
+    data = Instructions(options.data, batch_size=BATCH, max_length=LENGTH, val_fraction=0.0, packing=packed)
+    data._tokenizer = lambda: module.tokenizer  # type: ignore[method-assign]
+    return data
+
+
+def run_lit_ft(options: argparse.Namespace, packed: bool, precision: str) -> tuple[Any, Meter]:
+    import lightning.pytorch as pl
+    import torch
+
+    from lit_ft.callbacks.run_checkpoint import RunCheckpoint
+    from lit_ft.callbacks.run_report import RunReport
+    from lit_ft.core.metrics_file import MetricsFile
+    from lit_ft.methods import SupervisedFineTuning
+
+    module = SupervisedFineTuning(
+        {"path": options.model},  # type: ignore[arg-type]
+        optimizer=lambda p: torch.optim.AdamW(p, lr=RATE, weight_decay=0.0, fused=True),
+    )
+    module.configure_model()
+    meter = Meter()
+
+    class Counter(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
+            real = batch["attention_mask"].sum() if "attention_mask" in batch else packed_tokens(batch)
+            meter.step(int(real))
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = pl.Trainer(
+            max_steps=options.steps,
+            max_epochs=-1,
+            gradient_clip_val=CLIP,
+            accelerator="cpu",
+            precision=precision,
+            callbacks=[RunCheckpoint(every_n_steps=None), RunReport(folder), Counter()],
+            logger=[MetricsFile(folder)],
+            log_every_n_steps=10,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # type: ignore[arg-type]
+        trainer.fit(module, datamodule=our_data(options, module, packed))
+    return module.network, meter
+
+
+def packed_tokens(batch: Any) -> int:
+    positions = batch["position_ids"]
+    padding = (positions == 0) & (positions.roll(-1, 1) == 0)
+    return positions.numel() - int(padding.sum())
+
+
+def run_bare(options: argparse.Namespace) -> tuple[Any, Meter]:
+    """The same batches and the same loss, in a loop of ten lines."""
+    import torch
+
+    from lit_ft.core.losses import shares
+    from lit_ft.methods import SupervisedFineTuning
+    from lit_ft.models.language import readout
+
+    module = SupervisedFineTuning({"path": options.model})  # type: ignore[arg-type]
+    module.configure_model()
+    network: Any = module.network
+    data = our_data(options, module, packed=False)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    vectors = [p for p in network.parameters() if p.ndim < 2]
+    steps = torch.optim.AdamW([{"params": matrices}, {"params": vectors}], lr=RATE, weight_decay=0.0, fused=True)
+    meter, done, epoch = Meter(), 0, 0
+    while done < options.steps:
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            steps.zero_grad()
+            readout(network, batch).loss(batch["input_ids"], shares(batch["weights"])[0]).backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+            steps.step()
+            meter.step(int(batch["attention_mask"].sum()))
+            done += 1
+            if done == options.steps:
+                break
+        epoch += 1
+    return network, meter
+
+
+def run_trl(options: argparse.Namespace, grouped: bool, packed: bool) -> tuple[Any, Meter]:
+    import torch
+    from datasets import load_dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    network = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    meter, seen = Meter(), [0]
+
+    class Counter(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            meter.step(seen[0])
+            seen[0] = 0
+
+    class Counting(SFTTrainer):
+        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            seen[0] += (
+                int(inputs["attention_mask"].sum()) if "attention_mask" in inputs else inputs["input_ids"].numel()
+            )
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = SFTConfig(
+            folder,
+            max_steps=options.steps,
+            per_device_train_batch_size=BATCH,
+            learning_rate=RATE,
+            weight_decay=0.0,
+            max_grad_norm=CLIP,
+            lr_scheduler_type="constant",
+            max_length=LENGTH,
+            bf16=False,
+            fp16=False,
+            use_cpu=True,
+            gradient_checkpointing=False,
+            packing=packed,
+            report_to=[],
+            save_strategy="no",
+            logging_steps=10,
+            disable_tqdm=True,
+            **({"train_sampling_strategy": "group_by_length"} if grouped else {}),
+        )
+        rows = load_dataset("json", data_files=options.data, split="train", cache_dir=folder)
+        words = AutoTokenizer.from_pretrained(options.model)
+        trainer = Counting(network, config, train_dataset=rows, processing_class=words, callbacks=[Counter()])
+        trainer.train()
+    return network, meter
+
+
+def run_arm(options: argparse.Namespace) -> dict[str, float]:
+    """One arm, in this process."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    arm = options.arm
+    if arm.startswith("trl"):
+        network, meter = run_trl(options, arm == "trl_grouped", arm == "trl_packed")
+    elif arm == "bare":
+        network, meter = run_bare(options)
+    else:
+        precision = "bf16-mixed" if arm.endswith("bf16") else "32-true"
+        network, meter = run_lit_ft(options, arm == "lit_ft_packed", precision)
+    result = meter.result()  # before the loss, which may take more memory
+    return {**result, "loss": final_loss(network, options.model, options.data)}
+
+
+def in_process(arm: str, options: argparse.Namespace) -> dict[str, float]:
+    """One arm, in a process of its own."""
+    python = (options.peer or peer()) if arm.startswith("trl") else sys.executable
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        command = [
+            python,
+            __file__,
+            "--arm",
+            arm,
+            "--model",
+            options.model,
+            "--data",
+            options.data,
+            "--steps",
+            str(options.steps),
+            "--threads",
+            str(options.threads),
+            "--json",
+            file.name,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{arm} failed:\n{done.stderr[-3000:]}")
+        return json.loads(Path(file.name).read_text())
+
+
+def check_losses(results: dict[str, list[dict[str, float]]]) -> None:
+    """All arms of one kind must have learned the same."""
+    for packed in (False, True):
+        found = {arm: runs[0]["loss"] for arm, runs in results.items() if arm.endswith("packed") == packed}
+        if found and max(found.values()) > 1.03 * min(found.values()):
+            raise SystemExit(f"the losses differ, so speeds are not compared: {found}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="", help="a model folder; a tiny Llama is made where none is given")
+    parser.add_argument("--data", default="", help="JSONL of prompt and completion; made where none is given")
+    parser.add_argument("--vocabulary", type=int, default=4096, help="of the tiny Llama")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--peer", default="", help="Python with TRL")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.arm:
+        options.json.write_text(json.dumps(run_arm(options)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.data:
+            options.data = str(Path(folder) / "rows.jsonl")
+            make_rows(Path(options.data))
+        if not options.model:
+            options.model = str(Path(folder) / "model")
+            make_model(Path(options.model), Path(options.data), options.vocabulary)
+        results: dict[str, list[dict[str, float]]] = {arm: [] for arm in options.arms.split(",")}
+        for _ in range(options.rounds):
+            for arm, runs in results.items():
+                runs.append(in_process(arm, options))
+                print(f"{arm}: {runs[-1]}", file=sys.stderr, flush=True)
+    check_losses(results)
+    median = {arm: sorted(r["tokens_per_cpu_second"] for r in runs)[len(runs) // 2] for arm, runs in results.items()}
+    first = next(iter(median))
+    reference = "trl" if "trl" in median else first
+    for arm, speed in median.items():
+        last = results[arm][-1]
+        print(
+            f"{arm:14s} {speed:7.0f} tokens per CPU second  {speed / median[reference]:5.2f} x {reference}   peak"
+            f" {last['peak_mib']:5.0f} MiB ({last['above_start_mib']:5.0f} above start)   loss {last['loss']:.3f}"
+        )
+    if options.json:
+        options.json.write_text(
+            json.dumps({"arms": results, "ratio": {a: s / median[reference] for a, s in median.items()}})
+        )
+
+
+if __name__ == "__main__":
+    main()
