@@ -29,7 +29,7 @@ class CentralFlow:
     Args:
         objective: The full-batch loss.
         rate: The learning rate :math:`\eta` of the gradient descent that is followed.
-        substeps: Euler steps for one step of gradient descent.
+        substeps: Euler steps for one step of gradient descent; stable up to this many times :math:`2/\eta`.
         central: False gives plain gradient flow, for comparison.
         critical: The direction counts as unstable from this share of :math:`2/\eta` on.
 
@@ -43,8 +43,8 @@ class CentralFlow:
     ) -> None:
         if not rate > 0:
             raise ConfigError("rate", rate, "a positive learning rate")
-        if substeps < 1:
-            raise ConfigError("substeps", substeps, "1 or more")
+        if substeps < 2:
+            raise ConfigError("substeps", substeps, "2 or more: one step of the flow would be gradient descent itself")
         self.objective, self.rate, self.substeps = objective, rate, substeps
         self.central, self.critical = central, critical
         self.sharpness = self.variance = self.loss = 0.0

@@ -75,4 +75,4 @@ def test_refuses_bad_numbers():
     with pytest.raises(ConfigError, match="rate"):
         CentralFlow(objective, 0.0)
     with pytest.raises(ConfigError, match="substeps"):
-        CentralFlow(objective, 0.1, substeps=0)
+        CentralFlow(objective, 0.1, substeps=1)
