@@ -23,7 +23,7 @@ START, END = "<!-- gallery -->", "<!-- /gallery -->"
 
 
 @dataclass
-class Entry:
+class Listed:
     """One class that can be named in YAML.
 
     Args:
@@ -55,7 +55,7 @@ def papers() -> dict[str, dict]:
     return json.loads((PACKAGE / "papers.json").read_text(encoding="utf-8"))
 
 
-def entries() -> list[Entry]:
+def entries() -> list[Listed]:
     """Every public class of the package that can be named in YAML, by kind and name."""
     classes: dict[str, tuple[str, ast.ClassDef]] = {}
     for folder, kind in KINDS.items():
@@ -71,7 +71,7 @@ def entries() -> list[Entry]:
         values = _literals(node)
         used = [path for path, text in texts.items() if re.search(rf"\b{name}\b", re.sub(r"#.*", "", text))]
         summary = (ast.get_docstring(node) or "").partition("\n\n")[0].replace("\n", " ")
-        found.append(Entry(name, kind, summary, values.get("papers", ()), values.get("batch_kind", ""), used))
+        found.append(Listed(name, kind, summary, values.get("papers", ()), values.get("batch_kind", ""), used))
     order = list(KINDS.values())
     return sorted(found, key=lambda entry: (order.index(entry.kind), entry.name))
 
@@ -110,7 +110,9 @@ def gallery() -> str:
     """The table of the README: a row a paper, then what has no paper."""
     everything, recorded = entries(), results()
     rows = ["| paper | what is built | config | verdict |", "| --- | --- | --- | --- |"]
-    used = {paper for entry in everything for paper in entry.papers} | {name for name in recorded if name in papers()}
+    used = {paper for entry in everything for paper in entry.papers} | {
+        r["paper"] for r in recorded.values() if r["paper"]
+    }
     for paper in sorted(used, key=lambda p: (p[0], int(p[1:]))):
         mine = [entry for entry in everything if paper in entry.papers]
         built = ", ".join(f"`{entry.name}`" for entry in mine)
@@ -118,11 +120,11 @@ def gallery() -> str:
             {config for entry in mine for config in entry.configs}, key=lambda c: (paper not in c, len(c), c)
         )
         link = f"[{configs[0]}](configs/{configs[0]})" if configs else ""
-        verdicts = [f"{_verdict(result)}" for result in recorded.values() if result.get("paper") == paper]
+        verdicts = [_verdict(name, result) for name, result in recorded.items() if result.get("paper") == paper]
         rows.append(f"| {paper} {papers()[paper]['title']} | {built} | {link} | {'; '.join(verdicts)} |")
     own = [entry for entry in everything if not entry.papers and entry.kind != "data module"]
     rows += ["", "Without a paper: " + ", ".join(f"`{entry.name}`" for entry in own) + "."]
-    kinds: dict[str, list[Entry]] = {}
+    kinds: dict[str, list[Listed]] = {}
     for entry in everything:
         if entry.batch_kind:
             kinds.setdefault(entry.batch_kind, []).append(entry)
@@ -133,8 +135,16 @@ def gallery() -> str:
     return "\n".join(rows)
 
 
-def _verdict(result: dict) -> str:
-    return f"*{result['verdict']}*: {result['headline']}"
+def _verdict(name: str, result: dict) -> str:
+    import yaml
+
+    from lit_ft.studies.staleness import stale
+
+    folder = config_folder()
+    file = folder / "studies" / f"{name}.yaml"
+    moved = not file.exists() or stale(result, yaml.safe_load(file.read_text(encoding="utf-8")), folder.parent)
+    link = f"[{result['verdict']}](configs/studies/results/{name}.json)"
+    return f"{link}: {result['headline']}{' (stale)' if moved else ''}"
 
 
 def renew_readme(readme: Path) -> bool:
@@ -171,7 +181,7 @@ def methods_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def _lines(found: list[Entry]) -> Iterator[str]:
+def _lines(found: list[Listed]) -> Iterator[str]:
     width = max(len(entry.name) for entry in found)
     for kind in KINDS.values():
         members = [entry for entry in found if entry.kind == kind]

@@ -30,6 +30,14 @@ def code_digest(paths: tuple[str, ...]) -> str:
 
     A class of an installed package counts by its name, one of the user's own by its file.
     """
+    digest = hashlib.sha256()
+    for file in sorted(closure_of(paths), key=lambda file: (file.name, str(file))):
+        digest.update(f"{file.name}:{tree_digest(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def closure_of(paths: tuple[str, ...]) -> set[Path]:
+    """Files of classes, and of all that they import of this package."""
     files: set[Path] = set()
     waiting = [file for path in paths for file in files_of(*path.rpartition(".")[::2]) or _own_file(path)]
     while waiting:
@@ -37,10 +45,7 @@ def code_digest(paths: tuple[str, ...]) -> str:
         if file not in files:
             files.add(file)
             waiting += _imported(file)
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(f"{file.name}:{tree_digest(file)}\n".encode())
-    return digest.hexdigest()
+    return files
 
 
 @cache

@@ -1,20 +1,18 @@
-"""Results of a study: gathered from its runs, written for readers and programs, known to be stale when code moves."""
+"""Results of a study: gathered from its runs, judged, and written for readers and programs."""
 
-import hashlib
-import json
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from lit_ft.core.report import versions
 from lit_ft.studies.code import PACKAGE, class_paths, files_of, tree_digest
 from lit_ft.studies.expression import Values
 from lit_ft.studies.plan import Planned
+from lit_ft.studies.staleness import study_digest
 from lit_ft.studies.study import Study
 from lit_ft.studies.verdict import Judged, headline, judge, overall, plain
 
@@ -51,18 +49,9 @@ def result_of(study: Study, planned: Sequence[Planned], values: Values, judged: 
         "date": date.today().isoformat(),
         "hardware": f"{platform.machine()}, {platform.system()}",
         "versions": versions(),
-        "config_digest": study_digest(study),
+        "config_digest": study_digest(asdict(study)),
         "classes": class_digests(planned),
     }
-
-
-def study_digest(study: Study) -> str:
-    """Digest of what the study file and its base configs say, comments and layout left out."""
-    parts = [yaml.safe_load(Path(file).read_text(encoding="utf-8")) for file in study.base]
-    parts += [yaml.safe_load(Path(stage["config"]).read_text()) for stage in study.stages if stage.get("config")]
-    said = {"arms": study.arms, "stages": study.stages, "base": parts, "expect": study.expect}
-    said["measure"] = {name: [measure.key, measure.take] for name, measure in study.measure.items()}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def class_digests(planned: Sequence[Planned]) -> dict[str, str]:
@@ -72,18 +61,6 @@ def class_digests(planned: Sequence[Planned]) -> dict[str, str]:
         for file in files_of(path.rpartition(".")[0], path.rpartition(".")[2]):
             found[str(file.relative_to(PACKAGE))] = tree_digest(file)
     return found
-
-
-def stale(result: Mapping[str, Any], study: Study) -> list[str]:
-    """Why a recorded result may no longer be what the runs would give; empty when it is fresh."""
-    reasons = []
-    if result["config_digest"] != study_digest(study):
-        reasons.append("the study or its configs changed")
-    for name, digest in result["classes"].items():
-        file = PACKAGE / name
-        if not file.exists() or tree_digest(file) != digest:
-            reasons.append(f"{name} changed")
-    return reasons
 
 
 def verdict_again(result: Mapping[str, Any], study: Study) -> str:

@@ -1,0 +1,52 @@
+"""Whether a recorded result still is what its study would give: by the text of configs and the code of classes."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_ft.studies.code import PACKAGE, tree_digest
+
+
+def study_digest(content: Mapping[str, Any], root: Path = Path()) -> str:
+    """Digest of what a study and its base configs say; comments, layout and prose do not count.
+
+    Args:
+        content: What the study file says.
+        root: Folder that its base configs are relative to.
+    """
+    stages = content.get("stages") or []
+    base, expect = content["base"], content["expect"]
+    files = [*([base] if isinstance(base, str) else base), *(s["config"] for s in stages if s.get("config"))]
+    measures = {name: {"key": m} if isinstance(m, str) else m for name, m in content["measure"].items()}
+    said = {
+        "arms": {arm: overrides or {} for arm, overrides in content["arms"].items()},
+        "stages": stages,
+        "base": [_content(root / file) for file in files],
+        "expect": [expect] if isinstance(expect, str) else expect,
+        "measure": {name: [m["key"], m.get("take", "last")] for name, m in measures.items()},
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _content(file: Path) -> Any:
+    import yaml
+
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def stale(result: Mapping[str, Any], content: Mapping[str, Any], root: Path = Path()) -> list[str]:
+    """Why a recorded result may no longer be what the runs would give; empty when it is fresh.
+
+    Args:
+        result: What was recorded.
+        content: What the study file says now.
+        root: Folder that its base configs are relative to.
+    """
+    reasons = [] if result["config_digest"] == study_digest(content, root) else ["the study or its configs changed"]
+    for name, digest in result["classes"].items():
+        file = PACKAGE / name
+        if not file.exists() or tree_digest(file) != digest:
+            reasons.append(f"{name} changed")
+    return reasons

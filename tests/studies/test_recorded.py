@@ -1,0 +1,87 @@
+"""What is committed beside the studies: it parses, it says what its numbers say, and it knows when it is stale."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lit_ft.catalogue import config_folder
+from lit_ft.core.errors import ConfigError
+from lit_ft.studies.code import PACKAGE, closure_of, files_of, tree_digest
+from lit_ft.studies.record import verdict_again
+from lit_ft.studies.staleness import stale, study_digest
+from lit_ft.studies.study import Study
+
+STUDIES = sorted((config_folder() / "studies").glob("*.yaml"))
+RESULTS = sorted((config_folder() / "studies" / "results").glob("*.json"))
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(config_folder().parent)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_study_can_be_read(path: Path) -> None:
+    study = Study.load(path)
+    assert study.claim
+    assert study.scale, "what would be changed to run it at the paper's size"
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_recorded_verdict_is_that_of_its_numbers(path: Path) -> None:
+    result = json.loads(path.read_text())
+    study = Study.load(config_folder() / "studies" / f"{path.stem}.yaml")
+    assert result["verdict"] == verdict_again(result, study)
+    assert result["seeds"] == study.seeds
+    assert result["paper"] == study.paper.get("id", "")
+    assert result["versions"]["torch"]
+    assert result["hardware"]
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "base.yaml").write_text("# a base\ntrainer: {max_steps: 3}\n")
+    base = [str(tmp_path / "base.yaml")]
+    return {"claim": "c", "base": base, "arms": {"a": None}, "seeds": [0], "measure": {"x": "k"}, "expect": []}
+
+
+def test_a_changed_config_makes_a_result_stale_and_a_comment_does_not(content: dict[str, Any]) -> None:
+    result = {"config_digest": study_digest(asdict(Study.of("s", content))), "classes": {}}
+    base = Path(content["base"][0])
+    base.write_text("# another comment\ntrainer:\n  max_steps: 3\n")
+    assert not stale(result, {**content, "claim": "in other words"})
+    assert stale(result, {**content, "measure": {"x": {"key": "k", "take": "mean"}}})
+    base.write_text("trainer: {max_steps: 4}\n")
+    assert stale(result, content) == ["the study or its configs changed"]
+
+
+def test_a_changed_class_makes_a_result_stale(content: dict[str, Any]) -> None:
+    name = "methods/image_classifier.py"
+    result = {"config_digest": study_digest(content), "classes": {name: tree_digest(PACKAGE / name)}}
+    assert not stale(result, content)
+    result["classes"][name] = "other"
+    assert stale(result, content) == [f"{name} changed"]
+
+
+def test_code_of_classes(tmp_path: Path) -> None:
+    """Comments and docstrings do not count; a file that is imported does, also through another one."""
+    (tmp_path / "a.py").write_text('"""Doc."""\nx = 1  # one\n')
+    (tmp_path / "b.py").write_text('"""Other."""\nx = 1\n')
+    (tmp_path / "c.py").write_text('"""Doc."""\nx = 2\n')
+    assert tree_digest(tmp_path / "a.py") == tree_digest(tmp_path / "b.py") != tree_digest(tmp_path / "c.py")
+    assert files_of("lit_ft.methods", "ImageClassifier") == [PACKAGE / "methods" / "image_classifier.py"]
+    closure = {str(file.relative_to(PACKAGE)) for file in closure_of(("lit_ft.methods.ImageClassifier",))}
+    assert {"methods/image_classifier.py", "core/method.py", "core/window.py", "core/errors.py"} <= closure
+    assert "callbacks/flatness/sam.py" not in closure
+
+
+def test_anchors_of_yaml_are_arms_of_their_own(tmp_path: Path) -> None:
+    study = Study.load(config_folder() / "studies" / "B5.yaml")
+    assert study.arms["full_low"]["model"] != study.arms["full_high"]["model"]
+    assert yaml.safe_dump(study.arms["full_high"])
+    with pytest.raises(ConfigError, match="FILE"):
+        Study.load(tmp_path / "absent.yaml")
