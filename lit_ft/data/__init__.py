@@ -7,3 +7,4 @@ from lit_ft.data.image_folder import ImageFolder as ImageFolder
 from lit_ft.data.instructions import Instructions as Instructions
 from lit_ft.data.labelled_text import LabelledText as LabelledText
 from lit_ft.data.mnist import MNIST5k as MNIST5k
+from lit_ft.data.preferences import Preferences as Preferences

@@ -1,5 +1,10 @@
 """Methods: what is optimised."""
 
+from lit_ft.methods.dpo import DPO as DPO
 from lit_ft.methods.image_classifier import ImageClassifier as ImageClassifier
+from lit_ft.methods.masked_thought import MaskedThought as MaskedThought
+from lit_ft.methods.reference import AdapterOff as AdapterOff
+from lit_ft.methods.reference import CachedLogProbs as CachedLogProbs
+from lit_ft.methods.reference import FrozenCopy as FrozenCopy
 from lit_ft.methods.supervised_fine_tuning import SupervisedFineTuning as SupervisedFineTuning
 from lit_ft.methods.text_classifier import TextClassifier as TextClassifier

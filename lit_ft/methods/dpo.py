@@ -1,0 +1,159 @@
+"""Direct preference optimisation and its relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Method, Output
+from lit_ft.core.network import Network
+from lit_ft.core.preferences import LogSigmoidPreference, Pairs, PreferenceLoss
+from lit_ft.core.schedules import Schedule
+from lit_ft.methods.reference import AdapterOff, FrozenCopy, Reference, sequence_log_probs
+
+
+class DPO(Method):
+    r"""Learns which of two answers is preferred, from log-probabilities of both.
+
+    .. math:: L=\frac{\sum_i w_i\,[\ell(h_i)-\lambda\,\tfrac1{|y_i^+|}\log\pi(y_i^+)]}{\sum_i w_i},\quad
+              h=\log\frac{\pi(y^+)}{\pi_0(y^+)}-\log\frac{\pi(y^-)}{\pi_0(y^-)}
+
+    Both answers go through the network in one forward; logits are made for targets alone, a few at a time. Dropout is
+    off in policy and reference, so that the first loss is exactly :math:`\ell(0)`.
+
+    Logs, besides ``loss``: ``rewards/chosen``, ``rewards/rejected``, ``rewards/margin``, ``rewards/accuracy``,
+    ``logp/chosen``, ``logp/rejected``. That ``logp/chosen`` falls while the loss does too is no fault of the code: see
+    ``LikelihoodDisplacement``, ``sft_weight`` and the CHES filter of ``Preferences``.
+
+    Args:
+        network: A causal language model.
+        loss: A loss over pairs (``LogSigmoidPreference``, ``RobustPreference``, ``IPO``, ``HingePreference``,
+            ``SimPO``, ``ORPO``, ``BCO``, ``NCA``, ``APO``, ``SPPO``); None is DPO itself, with ``beta``.
+        beta: Of the DPO loss, above 0, where ``loss`` is None. Paper: 0.1.
+        reference: ``AdapterOff``, ``FrozenCopy`` or ``CachedLogProbs``; None takes the first where there is an adapter,
+            else the second. Not used by losses without a reference.
+        sft_weight: :math:`\lambda`, weight of the supervised loss on the chosen answer, 0 or more.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+
+    Source: R. Rafailov et al., Direct Preference Optimization, 2023, arXiv:2305.18290; the supervised term as in
+    N. Razin et al., Unintentional Unalignment, 2024, arXiv:2410.08847 (C1). Values equal TRL 1.16.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("C1",)
+    batch_kind: ClassVar[str] = "preferences"
+
+    def __init__(
+        self,
+        network: Network,
+        loss: PreferenceLoss | None = None,
+        beta: float = 0.1,
+        reference: Reference | None = None,
+        sft_weight: float = 0.0,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        if sft_weight < 0:
+            raise ConfigError("sft_weight", sft_weight, "0 or more")
+        self.loss = LogSigmoidPreference(beta) if loss is None else loss
+        self.reference, self.sft_weight = reference, sft_weight
+        self._resumed = False
+
+    def build_network(self) -> nn.Module:
+        """The causal language model."""
+        from lit_ft.models import causal_lm
+
+        assert self.spec is not None
+        return causal_lm(self.spec)
+
+    def build_tokenizer(self) -> Any:
+        """The tokenizer of the network."""
+        from lit_ft.models import tokenizer
+
+        return None if self.spec is None else tokenizer(self.spec)
+
+    def configure_model(self) -> None:
+        """Build the network, switch dropout off, and let the reference see it."""
+        if self.network is not None:
+            return
+        super().configure_model()
+        assert self.network is not None
+        without_dropout(self.network)
+        if self.loss.needs_reference:
+            if self.reference is None:
+                self.reference = AdapterOff() if hasattr(self.network, "disable_adapter") else FrozenCopy()
+            self.reference.attach(self.network)
+
+    def on_fit_start(self) -> None:
+        """The reference is that of the weights before the first step."""
+        if self.reference is not None and self.loss.needs_reference:
+            assert self.network is not None
+            self.reference.start(self.network, self.trainer, fresh=not self._resumed)
+
+    def compute(self, batch: Mapping[str, Tensor]) -> Output:
+        """Mean loss over the pairs."""
+        assert self.network is not None
+        sums, tokens = sequence_log_probs(self.network, batch), batch["weights"].sum(1)
+        pairs = Pairs(*sums.chunk(2), *tokens.chunk(2))
+        if self.loss.needs_reference:
+            assert self.reference is not None
+            before = self.reference.log_probs(self.network, batch)
+            pairs.reference_chosen, pairs.reference_rejected = before.chunk(2)
+        losses = self.loss(pairs)
+        if self.sft_weight:
+            losses = losses - self.sft_weight * pairs.chosen / pairs.chosen_tokens
+        weights = batch["pair_weights"]
+        total = weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+        def mean(values: Tensor) -> Tensor:
+            return (weights * values).sum() / total
+
+        first, second = (reward.detach() for reward in self.loss.rewards(pairs))
+        scalars = {
+            "rewards/chosen": mean(first),
+            "rewards/rejected": mean(second),
+            "rewards/margin": mean(first - second),
+            "rewards/accuracy": mean((first > second).float()),
+            "logp/chosen": mean(pairs.chosen.detach()),
+            "logp/rejected": mean(pairs.rejected.detach()),
+        }
+        return Output(mean(losses), scalars=scalars)
+
+    def loss_weight(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Summed weights of the pairs."""
+        return batch["pair_weights"].sum()
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Log-probabilities of chosen and rejected answers, shape (pairs, 2)."""
+        assert self.network is not None
+        return torch.stack(sequence_log_probs(self.network, batch).chunk(2), dim=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the fingerprint of the reference."""
+        super().on_save_checkpoint(checkpoint)
+        if self.reference is not None and self.reference.fingerprint is not None:
+            checkpoint["reference"] = self.reference.fingerprint
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on from another reference."""
+        super().on_load_checkpoint(checkpoint)
+        self._resumed = self._trainer is not None  # load_from_checkpoint has none: what is trained next starts there
+        known = None if self.reference is None else self.reference.fingerprint
+        if known is not None and checkpoint.get("reference", known) != known:
+            raise ConfigError("reference", "weights other than at the start of that run", "the network it started from")
+
+
+def without_dropout(network: nn.Module) -> None:
+    """Set every dropout probability of a network to 0: layers, and those that attention reads as numbers."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "attn_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
