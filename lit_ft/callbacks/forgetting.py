@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.last_epoch import training_ends
 from lit_ft.core.means import WeightedMeans
 from lit_ft.core.method import Method
 from lit_ft.core.second_pass import silent
@@ -27,7 +28,8 @@ class Forgetting(pl.Callback):
     ``lit_ft.metrics.continual.at_matched_loss``; give the new data here too, and the report has both curves.
 
     Logs ``forgetting/<name>/loss`` and ``forgetting/<name>/<metric>``, the newest values, with ``every_n_steps``; the
-    report has every evaluation, the first and last one included. Cost: one forward pass over the data (or ``limit_batches``) each time.
+    report has every evaluation, the first and last one included. Cost: one forward pass over the data (or
+    ``limit_batches``) each time.
 
     Args:
         data: Data modules by name of the task; of the batch kind that the module reads.
@@ -90,9 +92,9 @@ class Forgetting(pl.Callback):
             for key, values in curves.items():
                 pl_module.log(f"forgetting/{name}/{key}", values[-1], on_step=True, on_epoch=False, batch_size=1)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Where they stand after the last step."""
-        if trainer.global_step > self.steps[-1]:
+        if training_ends(trainer) and trainer.global_step > self.steps[-1]:
             self._evaluate_all(trainer, pl_module)
 
     def _evaluate_all(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from lit_ft.callbacks.selective.two_phases import TwoPhases
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.last_epoch import training_ends
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.selection.base import Choices
 from lit_ft.core.selection.file import save_selection
@@ -100,9 +101,10 @@ class LearnedGraft(TwoPhases):
         self._write(index)
 
     def resume(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
-        """To the device."""
+        """Graft softly, even if the checkpoint was made after the rounding."""
         for values in (self.tuned, self.scores, self.seeds):
             values.update({name: value.to(index[name].parameter.device) for name, value in values.items()})
+        self._write(index)
 
     @torch.no_grad()
     def _write(self, index: ParameterIndex) -> None:
@@ -132,10 +134,9 @@ class LearnedGraft(TwoPhases):
         self._write(index)
 
     @torch.no_grad()
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Round the mask, and graft by copying."""
-        super().on_train_end(trainer, pl_module)
-        if not self.second:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """After the last step, round the mask, and graft by copying."""
+        if not self.second or not training_ends(trainer):
             return
         index = ParameterIndex(pl_module)
         soft = {name: soft_mask(score, self.seeds[name]) for name, score in self.scores.items()}
