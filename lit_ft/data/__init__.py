@@ -6,5 +6,6 @@ from lit_ft.data.generated import NoisyLinear as NoisyLinear
 from lit_ft.data.image_folder import ImageFolder as ImageFolder
 from lit_ft.data.instructions import Instructions as Instructions
 from lit_ft.data.labelled_text import LabelledText as LabelledText
+from lit_ft.data.many_shot import ManyShot as ManyShot
 from lit_ft.data.mnist import MNIST5k as MNIST5k
 from lit_ft.data.preferences import Preferences as Preferences

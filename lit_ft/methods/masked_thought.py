@@ -37,7 +37,7 @@ class MaskedThought(SupervisedFineTuning):
     r"""Supervised fine-tuning with noise in the answer that is read, not in the answer that is learned.
 
     .. math:: -\sum_t w_t\log p(x_t\mid\tilde x_{<t}),\qquad
-              \tilde x_s=x_s\text{ with probability }1-p,\text{ else a mask or a random token, for }s\text{ in the answer}
+              \tilde x_s=x_s\text{ with probability }1-p,\text{ else a mask or random token, for }s\text{ in the answer}
 
     so that later steps lean on the question more and on the step before less. The probability rises with the optimizer
     step (not with what a loader's worker has counted): :math:`p_k=p\min(1,k/(r K))` at step k of K. Validation and test
@@ -79,7 +79,7 @@ class MaskedThought(SupervisedFineTuning):
         self.probability, self.rise, self.replace_by = probability, rise, replace_by
 
     def current_probability(self) -> float:
-        """p at the optimizer step that is under way."""
+        """The probability p at the optimizer step that is under way."""
         if self.rise == 0 or self._trainer is None:
             return self.probability
         span = self.rise * self.trainer.estimated_stepping_batches
