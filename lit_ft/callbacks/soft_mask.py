@@ -53,9 +53,7 @@ class SoftMask(pl.Callback):
         index = ParameterIndex(pl_module)
         self._scales = {}
         for name, importance in self._read().items():
-            if name not in index.entries:
-                index.match(name)  # raises with the nearest names
-            parameter = index[name].parameter
+            parameter = index[index.match(name)[0]].parameter
             if not ((importance >= 0) & (importance <= 1)).all():
                 raise ConfigError("importance", f"{name} outside of [0, 1]", "numbers in [0, 1]")
             try:

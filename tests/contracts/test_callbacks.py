@@ -5,20 +5,54 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import Callback
 
 import lit_ft.callbacks
-from lit_ft.callbacks import SAM, EdgeOfStability
-from lit_ft.testing import check_callback
+from lit_ft.callbacks import (
+    SAM,
+    SWAG,
+    EdgeOfStability,
+    FeatureProbe,
+    Forgetting,
+    GaussianNoise,
+    GradientMask,
+    LearnedGraft,
+    LotteryTicket,
+    MicroBatchRegularizer,
+    SoftMask,
+)
+from lit_ft.core.selection import Names, TopMagnitude
+from lit_ft.testing import ForeignData, check_callback
+
+HALF = {"model.0.weight": torch.full((12, 6), 0.5)}
 
 # class: (as used, in the setting that does nothing or None)
 ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = {
     "EdgeOfStability": (lambda: EdgeOfStability(2, save_vectors=True), lambda: EdgeOfStability(every_n_steps=2)),
+    "FeatureProbe": (
+        lambda: FeatureProbe("model.2", at_validation=True),
+        lambda: FeatureProbe("model.2", at_validation=True),
+    ),
+    "Forgetting": (
+        lambda: Forgetting({"old": ForeignData()}, every_n_steps=3),
+        lambda: Forgetting({"old": ForeignData()}, every_n_steps=3),
+    ),
+    "GaussianNoise": (lambda: GaussianNoise(0.1, key=0), lambda: GaussianNoise(0.0, key=0)),
+    "GradientMask": (lambda: GradientMask(TopMagnitude(0.3)), lambda: GradientMask(Names(["*"]))),
+    "LearnedGraft": (lambda: LearnedGraft(first_steps=4, density=0.2), None),
+    "LotteryTicket": (lambda: LotteryTicket(first_steps=4, density=0.2), None),
+    "MicroBatchRegularizer": (
+        lambda: MicroBatchRegularizer(weight=0.1),
+        lambda: MicroBatchRegularizer(weight=0.0),
+    ),
+    "SWAG": (lambda: SWAG(start=0.5, every_n_steps=2, rank=3), lambda: SWAG(start=0.5, every_n_steps=2, rank=3)),
+    "SoftMask": (lambda: SoftMask(HALF), lambda: SoftMask({})),
     "SAM": (lambda: SAM(rho=0.05), lambda: SAM(rho=0.0)),
 }
 
 # written for runs of the package's own command and tested there
-ELSEWHERE = {"RunCheckpoint", "RunReport", "WarmStart"}
+ELSEWHERE = {"RunCheckpoint", "RunReport", "WarmStart", "LikelihoodDisplacement"}
 
 
 def public_callbacks() -> set[str]:

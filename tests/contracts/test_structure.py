@@ -3,10 +3,13 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from lit_ft import catalogue
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lit_ft"
@@ -121,3 +124,27 @@ def test_heavy_packages_wait_until_they_are_used() -> None:
 def test_configs_say_what_they_are(path: Path) -> None:
     first = path.read_text().lstrip().splitlines()[0]
     assert first.startswith("# "), "a config begins with a comment that says what it is"
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    present = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert listed == present | {"lit_ft.configs"}
+
+
+def test_the_gallery_is_fresh() -> None:
+    """Renew it with: lit-ft methods --gallery README.md"""
+    text = (ROOT / "README.md").read_text()
+    between = text.partition(catalogue.START)[2].partition(catalogue.END)[0].strip()
+    assert between == catalogue.gallery().strip()
+
+
+def test_every_paper_that_is_claimed_has_a_config() -> None:
+    """A class that names a paper is used by a file that runs, or by a study."""
+    studies = "".join(path.read_text() for path in (ROOT / "configs" / "studies").glob("*.yaml"))
+    unused = [
+        entry.name
+        for entry in catalogue.entries()
+        if entry.papers and not entry.configs and entry.kind in ("method", "callback") and entry.name not in studies
+    ]
+    assert not unused, unused

@@ -47,7 +47,9 @@ class GaussianNoise(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Replace the inputs by noisy ones."""
+        """Replace the inputs by noisy ones. With sigma 0 nothing is drawn, so that other randomness stays as it is."""
+        if self.sigma == 0:
+            return
         allowed = "the key of a tensor of floating-point numbers in a mapping, or its position in a list"
         if not isinstance(batch, (MutableMapping, list)):
             raise ConfigError("key", f"{self.key} of a {type(batch).__name__}", allowed)
@@ -57,4 +59,6 @@ class GaussianNoise(pl.Callback):
             inputs = None
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise ConfigError("key", self.key, allowed)
+        if self.sigma == 0:  # and no random number is drawn
+            return
         batch[self.key] = inputs + self.sigma * torch.randn_like(inputs)  # type: ignore[index]
