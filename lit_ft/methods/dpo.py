@@ -15,6 +15,8 @@ from lit_ft.core.network import Network
 from lit_ft.core.preferences import LogSigmoidPreference, Pairs, PreferenceLoss
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.reference import AdapterOff, FrozenCopy, Reference, sequence_log_probs
+from lit_ft.metrics.ches import ches
+from lit_ft.models.language import readout
 
 
 class DPO(Method):
@@ -133,6 +135,15 @@ class DPO(Method):
         """Log-probabilities of chosen and rejected answers, shape (pairs, 2)."""
         assert self.network is not None
         return torch.stack(sequence_log_probs(self.network, batch).chunk(2), dim=1)
+
+    @torch.no_grad()
+    def ches(self, batch: Mapping[str, Tensor], length_normalize: bool = True) -> Tensor:
+        """CHES scores of the pairs of a batch, shape (pairs,), for ``filter_column`` of ``Preferences``."""
+        assert self.network is not None
+        said = readout(self.network, batch)
+        if said.weight is None:
+            raise ConfigError("network", type(self.network).__name__, "a network whose head is one linear map")
+        return ches(said.states, batch["weights"], length_normalize)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the fingerprint of the reference."""
