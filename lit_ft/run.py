@@ -27,6 +27,7 @@ from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
 from lit_ft.callbacks.run_report import RunReport
 from lit_ft.callbacks.warm_start import WarmStart
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.facts import FACTS
 from lit_ft.core.files import existing, write_text
 from lit_ft.core.hyperparameters import differences
 from lit_ft.core.metrics_file import MetricsFile
@@ -195,13 +196,15 @@ def warn_differences(checkpoint: Path, model: dict[str, Any]) -> None:
     """Say once which hyper-parameters of a checkpoint the configuration overrules."""
     if not checkpoint.is_file():
         return
-    saved = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True).get("hyper_parameters", {})
+    content = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
+    saved, from_data = content.get("hyper_parameters", {}), content.get(FACTS, ())
     saved = {key: value for key, value in saved.items() if key != "_instantiator"}
     old = {"class_path": saved.pop("_class_path", model.get("class_path")), "init_args": saved.pop("init_args", saved)}
     found = {
         key: pair
         for key, pair in differences(old, {k: model.get(k) for k in ("class_path", "init_args")}).items()
         if key == "class_path" or pair[0] is not None
+        if not (pair[1] is None and key.removeprefix("init_args.") in from_data)
     }
     if found:
         lines = "".join(f"\n  model.{key}: {new!r} (checkpoint: {old!r})" for key, (old, new) in found.items())
@@ -240,8 +243,6 @@ def load_run(run_dir: str | Path) -> Build:
     folder = existing("run_dir", run_dir)
     built = Build(["-c", str(existing("run_dir", folder / "config.yaml"))])
     checkpoint = torch.load(find_checkpoint("last", folder), map_location="cpu", weights_only=True)
-    if built.datamodule is not None and getattr(built.model, "num_classes", 0) is None:
-        built.model.num_classes = checkpoint["hyper_parameters"].get("num_classes")
     built.model.on_load_checkpoint(checkpoint)
     built.model.load_state_dict(checkpoint["state_dict"])
     return built

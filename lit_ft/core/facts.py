@@ -8,11 +8,13 @@ import lightning.pytorch as pl
 
 from lit_ft.core.errors import ConfigError
 
+FACTS = "data_facts"
+
 
 def data_fact(module: pl.LightningModule, name: str) -> Any:
     """The attribute ``name`` of the module; where it is None, that of the data module, which is then remembered.
 
-    It is kept in the module's hyper-parameters, so that its checkpoint can be loaded without the data.
+    It joins the module's hyper-parameters, so that its checkpoint can be loaded without the data.
 
     Args:
         module: Asks.
@@ -31,9 +33,13 @@ def data_fact(module: pl.LightningModule, name: str) -> Any:
     return value
 
 
-def recall_facts(module: pl.LightningModule, checkpoint: dict[str, Any], *names: str) -> None:
+def mark_facts(checkpoint: dict[str, Any], *names: str) -> None:
+    """Note in a checkpoint which of its hyper-parameters may come from the data, and not from a person."""
+    checkpoint[FACTS] = list(names)
+
+
+def recall_facts(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
     """Take facts that the module does not know yet from a checkpoint's hyper-parameters."""
-    saved = checkpoint.get("hyper_parameters", {})
-    for name in names:
+    for name in checkpoint.get(FACTS, ()):
         if getattr(module, name) is None:
-            setattr(module, name, saved.get(name, saved.get("init_args", {}).get(name)))
+            setattr(module, name, checkpoint["hyper_parameters"].get(name))

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.facts import data_fact, recall_facts
+from lit_ft.core.facts import data_fact, mark_facts, recall_facts
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
 from lit_ft.core.schedules import Schedule
@@ -68,9 +68,14 @@ class ImageClassifier(Method):
         """Accuracy."""
         return {"accuracy": MulticlassAccuracy(data_fact(self, "num_classes"), average="micro")}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what was learnt about the data."""
+        mark_facts(checkpoint, "num_classes", "input_shape")
+        super().on_save_checkpoint(checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take facts about the data from the checkpoint where the data do not say them."""
-        recall_facts(self, checkpoint, "num_classes", "input_shape")
+        recall_facts(self, checkpoint)
         super().on_load_checkpoint(checkpoint)
 
     def forward(self, images: Tensor) -> Tensor:

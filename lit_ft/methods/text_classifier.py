@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.facts import data_fact, recall_facts
+from lit_ft.core.facts import data_fact, mark_facts, recall_facts
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
 from lit_ft.core.pooling import pool
@@ -70,9 +70,14 @@ class TextClassifier(Method):
             "f1": MulticlassF1Score(classes, average="macro"),
         }
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what was learnt about the data."""
+        mark_facts(checkpoint, "num_classes")
+        super().on_save_checkpoint(checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the number of classes from the checkpoint where the data do not say it."""
-        recall_facts(self, checkpoint, "num_classes")
+        recall_facts(self, checkpoint)
         super().on_load_checkpoint(checkpoint)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

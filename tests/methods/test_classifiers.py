@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
@@ -141,3 +142,15 @@ def test_what_cannot_be_known_or_fitted_is_said(tmp_path):
         ImageClassifier({"config": MLP}, loss="hinge")
     with pytest.raises(ConfigError, match="labelled_text"):
         trainer(tmp_path, max_steps=1).fit(TextClassifier({"config": BERT}), Digits())
+
+
+def test_a_run_is_tested_and_loaded_without_a_false_alarm(tmp_path, recwarn):
+    """The number of classes came from the data: it is no difference between checkpoint and configuration."""
+    from lit_ft.run import execute, load_run
+
+    config = Path(__file__).parents[2] / "configs" / "vision" / "digits.yaml"
+    run = execute("fit", ["-c", str(config), "--trainer.max_steps=2", "--runs", str(tmp_path)])
+    execute("test", ["-c", str(config), "--runs", str(tmp_path), "--run", str(run.folder), "--ckpt_path", "last"])
+    loaded = load_run(run.folder).model
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), run.module.parameters(), strict=True))
+    assert not [warning for warning in recwarn if "differs from the checkpoint" in str(warning.message)]
