@@ -44,6 +44,14 @@ def _context() -> Any:
     return context
 
 
+def warm_up() -> None:
+    """Let the first process begin its heavy imports now, while this one goes on."""
+    from multiprocessing import forkserver
+
+    _context()
+    forkserver.ensure_running()
+
+
 def _address(function: Callable[..., Any]) -> tuple[str, str, str]:
     """How a child finds a function: the file matters for tests, whose modules are not on the import path."""
     if "." in function.__qualname__:

@@ -12,12 +12,12 @@ import yaml
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.files import write_text
+from lit_ft.core.processes import warm_up
 from lit_ft.studies.launchers import launcher
 from lit_ft.studies.plan import plan, shortened, study_folder
 from lit_ft.studies.probe import measured, probe
 from lit_ft.studies.progress import progress
 from lit_ft.studies.record import gather, judge_study, result_of
-from lit_ft.studies.report import page, show
 from lit_ft.studies.runner import FAILED, make_runs
 from lit_ft.studies.study import Study, parse_seeds
 from lit_ft.studies.verdict import FAILS, HOLDS, NOTHING, OPEN
@@ -88,6 +88,7 @@ def run_study(study: Study, options: argparse.Namespace, file: Path) -> str:
         raise ConfigError("--record", True, "the whole study with its own seeds")
     if options.seeds:
         study = replace(study, seeds=parse_seeds(options.seeds))
+    warm_up()
     root = study_folder(study, Path(options.runs))
     planned = plan(study, Path(options.runs))
     chosen = [run for run in planned if not options.only or run.arm in options.only or not run.final]
@@ -106,6 +107,8 @@ def run_study(study: Study, options: argparse.Namespace, file: Path) -> str:
         return FAILED
     if options.only or options.quick:
         return ""
+    from lit_ft.studies.report import page, show
+
     values = gather(study, planned)
     result = result_of(study, planned, values, judge_study(study, values))
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"

@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.core.metrics_file import History, read_history
-from lit_ft.core.report import read_report
+
+if TYPE_CHECKING:
+    from lit_ft.core.metrics_file import History
 
 TAKES = "last, first, min, max, best, mean, late(FRACTION), at(FRACTION)"
 
@@ -50,6 +51,9 @@ class Measure:
         Raises:
             ConfigError: The run did not report it; the message lists what it did.
         """
+        from lit_ft.core.metrics_file import read_history
+        from lit_ft.core.report import read_report
+
         history, report = read_history(folder / "metrics.csv"), read_report(folder)
         if self.key in history:
             return self._from_curve(history)
@@ -63,7 +67,7 @@ class Measure:
         known = sorted({*history, *report.get("metrics", {}), *_paths(report.get("callbacks", {}), "callbacks")})
         raise ConfigError("measure.key", self.key, f"{', '.join(known)}{nearest(self.key, known)}")
 
-    def _from_curve(self, history: History) -> float:
+    def _from_curve(self, history: "History") -> float:
         steps, values = history[self.key]
         end = max(max(s) for s, _ in history.values())
         name, _, fraction = self.take.rstrip(")").partition("(")

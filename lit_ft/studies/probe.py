@@ -13,7 +13,7 @@ from lit_ft.studies.study import Study
 
 
 def probe(study: Study, planned: Sequence[Planned], root: Path, jobs: int, launch: Launch) -> None:
-    """Make two steps of each arm that has no finished run, and read the measures.
+    """Make two steps of each arm that has no finished run (one of those that name the same classes); read the measures.
 
     A value that a callback reports only later in a run is let pass when the callback is there.
 
@@ -29,7 +29,8 @@ def probe(study: Study, planned: Sequence[Planned], root: Path, jobs: int, launc
     """
     finished = {run.arm for run in planned if run.final and is_complete(run.folder)}
     first = {run.arm: run for run in reversed(planned) if run.final and run.arm not in finished}
-    short = [shortened(run, root) for run in first.values()]
+    alike = {frozenset(class_paths(run.config)): run for run in reversed(first.values())}
+    short = [shortened(run, root) for run in alike.values()]
     for run in short:
         run.after = None  # the stages before do not decide what is reported
     try:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from lit_ft.core.report import versions
 from lit_ft.studies.code import PACKAGE, class_paths, files_of, tree_digest
 from lit_ft.studies.expression import Values
 from lit_ft.studies.plan import Planned
@@ -35,6 +34,8 @@ def judge_study(study: Study, values: Values) -> list[Judged]:
 
 def result_of(study: Study, planned: Sequence[Planned], values: Values, judged: Sequence[Judged]) -> dict[str, Any]:
     """What ``study.json`` and a recorded result hold."""
+    from lit_ft.core.report import versions
+
     return {
         "study": study.name,
         "paper": study.paper.get("id", ""),

@@ -110,8 +110,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "seeds twice": ({"seeds": [0, 1, 0]}, "seeds: given [0, 1, 0]"),
     "unknown key": ({"expct": []}, "did you mean 'expect'"),
     "unknown arm": ({"expect": ["movin.loss < 1"]}, "did you mean 'moving'"),
-    "unknown measure": ({"measure": {"loss": "train/lss"}, "expect": ["moving.loss < 9"]}, "did you mean 'train/loss'"),
-    "unknown test measure": ({"measure": {"x": "test/acuracy"}, "expect": []}, "did you mean 'test/accuracy'"),
+    "unknown measure": (
+        {"measure": {"loss": "train/lss"}, "expect": ["moving.loss < 9"], "arms": {"moving": {}}},
+        "did you mean 'train/loss'",
+    ),
+    "unknown test measure": (
+        {"measure": {"x": "test/acuracy"}, "expect": [], "arms": {"moving": {}}},
+        "did you mean 'test/accuracy'",
+    ),
     "wrong take": ({"measure": {"loss": {"key": "train/loss", "take": "lat(0.2)"}}}, "late(FRACTION)"),
     "missing file": ({"base": ["bse.yaml"]}, "bse.yaml"),
     "wrong override": ({"arms": {"a": {"trainer": {"max_stps": 3}}}, "expect": []}, "did you mean 'max_steps'"),
@@ -145,7 +151,7 @@ def study_in_a_process(folder: str) -> int:
 
 
 def test_ctrl_c_leaves_everything_resumable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    long = {"trainer": {"max_steps": 150}, "data": {"init_args": {"batch_size": 32}}}
+    long = {"trainer": {"max_steps": 120}, "data": {"init_args": {"batch_size": 4}}}
     changes = {"arms": {"moving": long}, "seeds": [0], "expect": []}
     write("claim.yaml", {**STUDY, **changes})
     handle = start(study_in_a_process, str(tmp_path), stdout=tmp_path / "out")
@@ -157,7 +163,7 @@ def test_ctrl_c_leaves_everything_resumable(tmp_path: Path, capsys: pytest.Captu
     folder = next(tmp_path.glob("runs/studies/claim/moving/*"))
     if (folder / "complete").exists():
         pytest.skip("the run was faster than the signal")
-    assert json.loads((folder / "report.json").read_text())["steps"] < 150
+    assert json.loads((folder / "report.json").read_text())["steps"] < 120
     assert study(**changes) == 0
     resumed = json.loads((folder / "report.json").read_text())
     assert "--ckpt_path=last" in resumed["command"]
