@@ -9,3 +9,4 @@ from lit_ft.data.labelled_text import LabelledText as LabelledText
 from lit_ft.data.many_shot import ManyShot as ManyShot
 from lit_ft.data.mnist import MNIST5k as MNIST5k
 from lit_ft.data.preferences import Preferences as Preferences
+from lit_ft.data.text_pairs import TextPairs as TextPairs

@@ -6,5 +6,7 @@ from lit_ft.methods.masked_thought import MaskedThought as MaskedThought
 from lit_ft.methods.reference import AdapterOff as AdapterOff
 from lit_ft.methods.reference import CachedLogProbs as CachedLogProbs
 from lit_ft.methods.reference import FrozenCopy as FrozenCopy
+from lit_ft.methods.regression import Regression as Regression
+from lit_ft.methods.sentence_embedding import SentenceEmbedding as SentenceEmbedding
 from lit_ft.methods.supervised_fine_tuning import SupervisedFineTuning as SupervisedFineTuning
 from lit_ft.methods.text_classifier import TextClassifier as TextClassifier

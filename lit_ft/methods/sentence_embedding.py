@@ -1,0 +1,153 @@
+"""Embeddings of texts, trained so that related texts lie together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lit_ft.core.contrastive import EmbeddingLoss, InBatchContrastive, Vectors
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Method, Output
+from lit_ft.core.network import Network
+from lit_ft.core.pooling import check_pooling, pool
+from lit_ft.core.schedules import Schedule
+from lit_ft.core.segments import Segment
+from lit_ft.data.text_pairs import encode_texts, padded
+
+
+class SentenceEmbedding(Method):
+    r"""Trains one vector a text by a loss over related texts.
+
+    Works with encoders and with causal language models; for the latter ``template: echo`` of ``TextPairs`` lets every
+    pooled token see the whole text.
+
+    Logs, besides ``loss``: ``accuracy``, the share of anchors whose positive is nearer (by cosine) than every other
+    positive and negative of their batch, repeated texts left out.
+
+    Args:
+        network: A sentence-transformers folder, an encoder, or a causal language model.
+        loss: ``InBatchContrastive`` (None), ``Triplet`` or ``Matryoshka``.
+        pooling: ``mean``, ``last``, ``cls`` or ``max`` over the pooled tokens; None takes what the folder says, else
+            ``mean``.
+        chunk_size: Texts that go through the network at once, in training; None takes a column at a time. Smaller
+            chunks need less memory for one more forward, and the gradient is that of the whole batch (GradCache).
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+
+    Source: J. M. Springer et al., Repetition Improves Language Model Embeddings, 2024, arXiv:2402.15449 (A2); chunks
+    as in L. Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, 2021,
+    arXiv:2101.06983, by recomputation in the backward pass.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("A2", "E16", "E41")
+    batch_kind: ClassVar[str] = "pairs"
+
+    def __init__(
+        self,
+        network: Network,
+        loss: EmbeddingLoss | None = None,
+        pooling: str | None = None,
+        chunk_size: int | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-5, weight_decay=0.01),
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        if pooling is not None:
+            check_pooling(pooling)
+        if chunk_size is not None and chunk_size < 1:
+            raise ConfigError("chunk_size", chunk_size, "at least 1")
+        self.loss = InBatchContrastive() if loss is None else loss
+        self.pooling, self.chunk_size = pooling, chunk_size
+
+    def build_network(self) -> nn.Module:
+        """The encoder with its pooling."""
+        from lit_ft.models import sentence_encoder
+
+        assert self.spec is not None
+        return sentence_encoder(self.spec, self.pooling)
+
+    def build_tokenizer(self) -> Any:
+        """The tokenizer of the network."""
+        from lit_ft.models import tokenizer
+
+        return None if self.spec is None else tokenizer(self.spec)
+
+    def embed(self, batch: Mapping[str, Tensor], rows: slice | Tensor = slice(None)) -> Tensor:
+        """Vectors of some texts of a batch, shape (texts, width), trimmed to the longest of them."""
+        network: Any = self.network
+        mask = batch["attention_mask"][rows]
+        length = int(mask.sum(1).max())
+        mask = mask[:, :length]
+        inputs = {"input_ids": batch["input_ids"][rows, :length], "attention_mask": mask}
+        if getattr(network.config, "use_cache", False):
+            inputs["use_cache"] = False
+        hidden = network.encoder(**inputs).last_hidden_state
+        vectors = pool(hidden, batch["pool_mask"][rows, :length], network.pooling)
+        return nn.functional.normalize(vectors, dim=-1) if network.normalize else vectors
+
+    def _all(self, batch: Mapping[str, Tensor], columns: int) -> Tensor:
+        texts = len(batch["input_ids"])
+        if self.chunk_size is None or not torch.is_grad_enabled():
+            size = texts // columns
+            return torch.cat([self.embed(batch, slice(start, start + size)) for start in range(0, texts, size)])
+        order = batch["attention_mask"].sum(1).argsort(descending=True, stable=True)
+        parts = [checkpoint(self.embed, batch, rows, use_reentrant=False) for rows in order.split(self.chunk_size)]
+        return torch.cat(parts)[order.argsort()]
+
+    def compute(self, batch: Mapping[str, Tensor]) -> Output:
+        """Mean loss over the anchors."""
+        rows, columns = batch["keys"].shape
+        texts = self._all(batch, columns).unflatten(0, (columns, rows))
+        negatives = texts[2:].transpose(0, 1) if columns > 2 else None
+        vectors = Vectors(texts[0], texts[1], negatives, batch["keys"], batch.get("labels"))
+        losses = self.loss(vectors)
+        with torch.no_grad():
+            accuracy = (InBatchContrastive(gather=False, scale=1e4)(vectors) < 0.6931).float().mean()
+        return Output(losses.mean(), scalars={"accuracy": accuracy})
+
+    def loss_weight(self, batch: Mapping[str, Tensor]) -> float:
+        """Rows."""
+        return float(len(batch["keys"]))
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Vectors of shape (rows, columns, width)."""
+        rows, columns = batch["keys"].shape
+        return self._all(batch, columns).unflatten(0, (columns, rows)).transpose(0, 1)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        texts: Sequence[str],
+        template: Sequence[Segment] | None = None,
+        max_length: int = 256,
+        tokens_per_batch: int = 2048,
+    ) -> Tensor:
+        """Vectors of texts, shape (texts, width), in their order; texts of like length go through together.
+
+        Args:
+            texts: Any number of texts.
+            template: As in ``TextPairs``.
+            max_length: Longest text in tokens.
+            tokens_per_batch: Budget of a batch, padding included.
+        """
+        self.configure_model()
+        assert self.network is not None
+        mode = self.network.training
+        self.network.eval()
+        encoded = encode_texts(self.tokenizer, texts, template, max_length)
+        order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
+        parts, start = [], 0
+        while start < len(order):
+            size = max(1, tokens_per_batch // len(encoded[order[start]]))
+            batch = padded([encoded[i] for i in order[start : start + size]], self.tokenizer.pad_token_id or 0)
+            parts.append(self.embed({name: tensor.to(self.device) for name, tensor in batch.items()}))
+            start += size
+        self.network.train(mode)
+        back = torch.empty(len(order), dtype=torch.int64)
+        back[torch.tensor(order)] = torch.arange(len(order))
+        return torch.cat(parts)[back.to(parts[0].device)]

@@ -1,0 +1,104 @@
+"""Embeddings: chunks equal the whole batch, the echo sees the whole text, encode equals one by one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from lit_ft.core.contrastive import InBatchContrastive
+from lit_ft.core.errors import ConfigError
+from lit_ft.data.text_pairs import ECHO, TextPairs, checked_template, encode_texts
+from lit_ft.methods.sentence_embedding import SentenceEmbedding
+
+LLAMA = {
+    "model_type": "llama", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 256,
+}  # fmt: skip
+ROWS = [{"anchor": "a" * (1 + i), "positive": "b" * (9 - i), "negative": "c" * (2 + i % 3)} for i in range(8)]
+
+
+def method(**arguments: Any) -> SentenceEmbedding:
+    torch.manual_seed(0)
+    made = SentenceEmbedding({"config": dict(LLAMA)}, pooling="mean", **arguments)
+    made.configure_model()
+    return made
+
+
+def data(folder: Path, owner: SentenceEmbedding, **arguments: Any) -> TextPairs:
+    path = folder / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in ROWS))
+    made = TextPairs(str(path), negatives=["negative"], batch_size=8, val_fraction=0.0, **arguments)
+    made.trainer = type("T", (), {"lightning_module": owner})()
+    made.setup("fit")
+    return made
+
+
+def test_chunks_have_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    gradients = []
+    for size in (None, 3):
+        owner = method(chunk_size=size)
+        batch = next(iter(data(tmp_path, owner, template="echo").train_dataloader()))
+        output = owner.compute(batch)
+        output.loss.backward()
+        gradients.append([output.loss.detach(), *(p.grad for p in owner.parameters())])
+    for whole, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-7)
+
+
+def test_the_echo_sees_the_end_of_the_text_and_the_first_time_does_not() -> None:
+    owner = method().eval()
+    texts = ["same start, end one", "same start, end two"]
+    first = [*ECHO[:1], ECHO[1].__class__("{text}", embed=True), *ECHO[2:3], ECHO[3].__class__("{text}")]
+    for template, alike in ((first, True), (list(ECHO), False)):
+        encoded = encode_texts(owner.tokenizer, texts, template, 64)
+        hidden = [
+            owner.network.encoder(torch.tensor([e.input_ids])).last_hidden_state[0, e.embed.index(True)]  # type: ignore[union-attr]
+            for e in encoded
+        ]
+        assert torch.equal(*hidden) is alike
+
+
+def test_both_copies_are_cut_alike() -> None:
+    encoded = encode_texts(method().tokenizer, ["abcdefgh"], list(ECHO), 3)[0]
+    text = method().tokenizer.decode(encoded.input_ids)
+    assert text == "Rewrite the sentence: abc, rewritten sentence: abc"
+    assert sum(encoded.embed) == 3
+
+
+def test_encode_equals_one_by_one() -> None:
+    owner = method()
+    texts = ["a", "some longer text", "mid one", "x" * 40]
+    found = owner.encode(texts, list(ECHO), tokens_per_batch=150)
+    single = torch.cat([owner.encode([text], list(ECHO)) for text in texts])
+    torch.testing.assert_close(found, single, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
+
+
+def test_learns_to_find_the_positive(tmp_path: Path) -> None:
+    owner = method(loss=InBatchContrastive(scale=20))
+    owner.optimizer = lambda params: torch.optim.AdamW(params, lr=1e-2)
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"anchor": f"{c}{c}{c}", "positive": f"{c.upper()} {c.upper()}"} for c in "abcdefghijklmnop"]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    trainer = pl.Trainer(
+        max_steps=60, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(owner, datamodule=TextPairs(str(path), batch_size=16, val_fraction=0.0))
+    assert trainer.callback_metrics["train/accuracy"] >= 0.9
+
+
+def test_wrong_templates_and_empty_texts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="echo"):
+        checked_template("ecco")
+    with pytest.raises(ConfigError, match="embed"):
+        checked_template([{"text": "{text}"}])
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps({"anchor": "a", "positive": ""}))
+    made = TextPairs(str(path), template="echo", val_fraction=0.0)
+    made.trainer = type("T", (), {"lightning_module": method()})()
+    with pytest.raises(ConfigError, match="positive of train row 1"):
+        made.setup("fit")
