@@ -173,7 +173,8 @@ class _OfMethod:
     def __init__(self, module: Method) -> None:
         self.module, self.means = module, WeightedMeans()
         metrics = {name: metric.to(module.device) for name, metric in module.configure_metrics().items()}
-        self.all, self.metrics = metrics, {}
+        self.all = metrics
+        self.metrics: dict[str, Metric] = {}
 
     def add(self, batch: Any, number: int) -> None:
         output = self.module.compute(batch)

@@ -163,7 +163,7 @@ class SparseDelta:
                 if self.recipe is None:
                     kinds[name], tensors[f"{name}::positions"] = encode_mask(choice)
         check = _choices_digest(self.choices) if self.recipe else None
-        note = {"version": 1, "mode": self.mode, "base": self.base, "kinds": kinds, "shapes": shapes}
+        note: dict[str, Any] = {"version": 1, "mode": self.mode, "base": self.base, "kinds": kinds, "shapes": shapes}
         note |= {"recipe": self.recipe, "choices": check, "names": list(self.choices)}
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, path, metadata={_KEY: json.dumps(note)})

@@ -47,7 +47,7 @@ class LearnedGraft(TwoPhases):
     last step is taken, not the best one of all; ``max_density`` keeps it small.
 
     Args:
-        first_steps: Optimizer steps of the first phase, which makes the tuned weights.
+        first_steps: Optimizer steps of the first phase, which makes the tuned weights, or a share of all in (0, 1).
         density: Share of the entries in the first mask, in (0, 1]. Paper: 1e-7 to 1e-2.
         lr: Step size of the scores. The slope at the start is :math:`\sigma'(-bias)`, so it is large (paper: 1e7).
         bias: Where the scores begin: the mask differs from the first one by :math:`\sigma(-bias)`.
@@ -62,7 +62,7 @@ class LearnedGraft(TwoPhases):
 
     def __init__(
         self,
-        first_steps: int,
+        first_steps: int | float = 0.5,
         density: float = 0.001,
         lr: float = 1.0e7,
         bias: float = 10.0,

@@ -35,7 +35,7 @@ class LotteryTicket(TwoPhases):
     on; the learning rate is not restarted; no L1 penalty on the difference.
 
     Args:
-        first_steps: Optimizer steps of the first, dense phase.
+        first_steps: Optimizer steps of the first, dense phase, or a share of all steps in (0, 1).
         density: Share of the entries that the second phase trains, in (0, 1]. Paper: about 0.04 to 0.08.
         scope: ``global`` compares all entries; ``tensor`` gives each tensor the same share.
         dense: Shell globs of parameters that are trained as a whole and do not count into the share (a fresh head).
@@ -48,7 +48,7 @@ class LotteryTicket(TwoPhases):
 
     def __init__(
         self,
-        first_steps: int,
+        first_steps: int | float = 0.5,
         density: float = 0.05,
         scope: Literal["global", "tensor"] = "global",
         dense: list[str] | None = None,

@@ -5,6 +5,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
@@ -20,13 +21,14 @@ class TwoPhases(pl.Callback):
     Memory: a copy of the weights; it is in every checkpoint, too, because a resumed run must know where it began.
 
     Args:
-        first_steps: Optimizer steps of the first phase, at least 1.
+        first_steps: Optimizer steps of the first phase, at least 1; or a share of all steps, in (0, 1).
     """
 
-    def __init__(self, first_steps: int) -> None:
-        if first_steps < 1:
-            raise ConfigError("first_steps", first_steps, "a whole number of at least 1")
+    def __init__(self, first_steps: int | float) -> None:
+        if first_steps <= 0 or (first_steps > 1 and first_steps != int(first_steps)):
+            raise ConfigError("first_steps", first_steps, "a whole number of at least 1, or a share in (0, 1)")
         self.first_steps = first_steps
+        self._turn = 0
         self.second = False
         self.base: dict[str, Tensor] = {}
 
@@ -52,6 +54,8 @@ class TwoPhases(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the start."""
+        steps = self.first_steps
+        self._turn = int(steps if steps >= 1 else max(1, round(steps * trainer.estimated_stepping_batches)))
         index = ParameterIndex(pl_module)
         if not self.base:
             self.base = {name: p.detach().clone() for name, p in index.parameters.items() if p.requires_grad}
@@ -63,7 +67,7 @@ class TwoPhases(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Turn where it is time."""
-        if self.second or trainer.global_step < self.first_steps:
+        if self.second or trainer.global_step < self._turn:
             return
         self.second = True
         for optimizer in trainer.optimizers:
@@ -77,10 +81,10 @@ class TwoPhases(pl.Callback):
             index[name].parameter.copy_(value)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse a run that never came to its second phase."""
-        if not self.second and trainer.global_step > 0 and not trainer.fast_dev_run and not trainer.interrupted:
-            steps = trainer.global_step
-            raise ConfigError("first_steps", self.first_steps, f"fewer than the {steps} steps of the whole run")
+        """Say so when the run never came to its second phase."""
+        if not self.second and not trainer.interrupted:
+            steps = f"its {trainer.global_step} steps are not more than first_steps = {self._turn}"
+            rank_zero_warn(f"{type(self).__name__}: the run ended in its first phase; {steps}")
 
     def state_dict(self) -> dict[str, Any]:
         """The start, and what the second phase needs."""

@@ -79,11 +79,19 @@ def test_the_delta_of_a_run_brings_its_weights_back(tmp_path: Path) -> None:
                 torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-6)
 
 
-def test_a_run_without_a_second_phase_is_refused() -> None:
-    with pytest.raises(ConfigError, match="fewer than the 22 steps"):
+def test_a_run_without_a_second_phase_says_so() -> None:
+    with pytest.warns(UserWarning, match="22 steps are not more than first_steps = 100"):
         fit_foreign([LotteryTicket(first_steps=100)], module=Module())
+    for wrong in (0, -1, 2.5):
+        with pytest.raises(ConfigError, match="a share in"):
+            LotteryTicket(wrong)
     with pytest.raises(ConfigError, match=r"\(0, 1\]"):
         LotteryTicket(4, density=0)
+
+
+def test_a_share_of_the_steps_is_the_same_as_their_number() -> None:
+    by_share, by_number = (fit_foreign([LotteryTicket(n)], module=Module())[0] for n in (0.5, 11))
+    assert torch.equal(flat(by_share), flat(by_number))
 
 
 def test_the_closed_gradient_is_that_of_autograd() -> None:
