@@ -247,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12, help="measurements a task")
     parser.add_argument("--warmup", type=int, default=1400, help="steps of gradient descent before the first")
+    parser.add_argument("--only", default="", help="part of a task's name")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", help="file for the numbers")
     arguments = parser.parse_args()
@@ -254,6 +255,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     results: dict[str, Any] = {}
     for task in tasks(arguments.warmup):
+        if arguments.only not in task.name:
+            continue
         print(f"\n{task.name} ({sum(p.numel() for p in task.module.parameters()):,} parameters, 1,500 rows)")
         results[task.name] = rows = compare(task, arguments.steps)
         base = rows["ours, tol 1e-3"]["seconds"]

@@ -179,8 +179,8 @@ class EdgeOfStability(pl.Callback):
         self._keep(trainer, pairs, limit)
 
     def _limit(self, trainer: pl.Trainer, optimizer: Optimizer, objective: Objective) -> Stability | None:
-        sharpness_aware = [c for c in trainer.callbacks if any(t.__name__ == "SAM" for t in type(c).__mro__)]
-        if sharpness_aware:
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(kind.__name__ == "SAM" for callback in callbacks for kind in type(callback).__mro__):
             self._tell("with SAM the edge is not where it is without: eigenvalues are logged, no ratio")
             return None
         found = stability(optimizer, objective.parameters)

@@ -58,7 +58,7 @@ class CentralFlow:
             with torch.no_grad():
                 pieces = self.objective.shaped(direction)
                 for parameter, piece in zip(self.objective.parameters, pieces, strict=True):
-                    parameter += (self.rate / self.substeps) * piece
+                    parameter.add_(piece, alpha=self.rate / self.substeps)
 
     def _velocity(self) -> Tensor:
         hessian = Hessian(self.objective)

@@ -27,7 +27,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
         if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             module = module.module
         elif hasattr(module, "_orig_mod"):
-            module = module._orig_mod
+            module = module._orig_mod  # type: ignore[assignment]
         else:
             return module
 
@@ -43,7 +43,7 @@ def step_loss(module: nn.Module, batch: Any) -> Tensor:
     if not module.automatic_optimization:
         raise ConfigError("loss", None, f"a function loss(module, batch), as {type(module).__name__} optimises by hand")
     takes_index = len(inspect.signature(module.training_step).parameters) > 1
-    output = module.training_step(batch, 0) if takes_index else module.training_step(batch)
+    output: Any = module.training_step(batch, 0) if takes_index else module.training_step(batch)
     loss = output["loss"] if isinstance(output, dict) else output
     if loss is None:
         raise ConfigError("batches", "a batch for which training_step returns None", "batches that have a loss")

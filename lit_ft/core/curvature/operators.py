@@ -105,7 +105,7 @@ class Hessian:
         if self._graphs is not None:
             yield from self._graphs
             return
-        kept = []
+        kept: list[Part] = []
         for share, loss in self.objective.losses():
             # an upstream gradient that requires a gradient marks what is differentiable once; a plain 1 would hide it
             one = torch.ones_like(loss, requires_grad=True)
