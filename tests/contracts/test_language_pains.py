@@ -1,6 +1,6 @@
 """What users of other trainers complain about most, one named test each, as far as training language models goes.
 
-Exact accumulation under clipping, short windows and two processes is in ``tests/methods/test_supervised_fine_tuning.py``.
+Exact accumulation (clipping, short windows, two processes): ``tests/methods/test_supervised_fine_tuning.py``.
 """
 
 import json
@@ -135,8 +135,8 @@ def test_pain_8_logits_are_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pain_13_checkpoints_load_with_weights_only(path: str, tmp_path: Path) -> None:
-    trainer = pl.Trainer(max_steps=1, logger=False, accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False,
-                         enable_model_summary=False)  # fmt: skip
+    trainer = pl.Trainer(max_steps=1, logger=False, accelerator="cpu", enable_progress_bar=False,
+                         enable_checkpointing=False, enable_model_summary=False)  # fmt: skip
     made = module()
     trainer.fit(made, datamodule=Instructions(path, val_fraction=0.0))
     trainer.save_checkpoint(tmp_path / "m.ckpt")
