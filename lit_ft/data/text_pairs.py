@@ -20,6 +20,8 @@ from lit_ft.data.loader import ResumableLoader, make_loader
 from lit_ft.data.splits import SPLITS, check_fractions, split_rows
 from lit_ft.data.tables import Row, read_rows
 
+ANCHORS = ("anchor", "query", "prompt")
+POSITIVES = ("positive", "document", "completion")
 ECHO = [
     Segment("{start}Rewrite the sentence: "),
     Segment("{text}"),
@@ -37,8 +39,8 @@ class TextPairs(pl.LightningDataModule):
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
-        anchor: Column of the first text.
-        positive: Column of the text that belongs to it.
+        anchor: Column of the first text; None takes ``anchor``, ``query`` or ``prompt``, the first that there is.
+        positive: Column of the text that belongs to it; None takes ``positive``, ``document`` or ``completion``.
         negatives: Columns of texts that look like the anchor and do not belong to it.
         label: Column of the class of a row, for mining.
         template: Segments of a text, with ``{text}`` in place of the text and ``embed: true`` on what is pooled; None
@@ -63,8 +65,8 @@ class TextPairs(pl.LightningDataModule):
     def __init__(
         self,
         path: str,
-        anchor: str = "anchor",
-        positive: str = "positive",
+        anchor: str | None = None,
+        positive: str | None = None,
         negatives: list[str] | None = None,
         label: str | None = None,
         template: str | list[Segment] | None = None,
@@ -85,7 +87,8 @@ class TextPairs(pl.LightningDataModule):
             raise ConfigError("batch_size", batch_size, "at least 2: the other rows are the negatives")
         check_fractions(val_fraction, 0.0)
         self.path, self.val_path, self.val_fraction = path, val_path, val_fraction
-        self.columns, self.label = [anchor, positive, *(negatives or [])], label
+        self.anchor, self.positive, self.negatives, self.label = anchor, positive, list(negatives or []), label
+        self.columns: list[str] = []
         self.template = checked_template(template)
         self.max_length, self.batch_size, self.seed, self.num_workers = max_length, batch_size, seed, num_workers
         self.max_rows, self.max_eval_rows = max_rows, max_eval_rows
@@ -105,6 +108,10 @@ class TextPairs(pl.LightningDataModule):
         if tokenizer is None:
             raise ConfigError("data", type(self).__name__, "a model with a tokenizer")
         self.padding = tokenizer.pad_token_id or 0
+        table = read_rows(self.path)
+        first = self.anchor or next((name for name in ANCHORS if name in table[0]), ANCHORS[0])
+        second = self.positive or next((name for name in POSITIVES if name in table[0]), POSITIVES[0])
+        self.columns = [first, second, *self.negatives]
         required = [*self.columns, *([self.label] if self.label else [])]
         table = read_rows(self.path, required)
         parts = split_rows(len(table), 0.0 if self.val_path else self.val_fraction, 0.0, self.seed)
