@@ -120,8 +120,9 @@ class Preferences(TokenData):
     def _filtered(self, rows: list[Row]) -> list[Row]:
         if self.filter_column is None:
             return rows
+        column: str = self.filter_column
         dropped = int(self.drop_highest * len(rows))
-        order = sorted(range(len(rows)), key=lambda i: float(rows[i][self.filter_column]))
+        order = sorted(range(len(rows)), key=lambda i: float(rows[i][column]))
         rank_zero_info(f"{dropped} of {len(rows)} training rows with the highest {self.filter_column} are left out")
         return [rows[i] for i in sorted(order[: len(rows) - dropped])]
 

@@ -150,10 +150,10 @@ class CachedLogProbs(Reference):
                 self._values |= dict(zip(keys, values, strict=True))
         if len(self._values) > before and trainer.is_global_zero:
             file.parent.mkdir(parents=True, exist_ok=True)
-            values = torch.tensor(list(self._values.values()), dtype=torch.float32)
+            kept = torch.tensor(list(self._values.values()), dtype=torch.float32)
             keys_kept = torch.tensor(list(self._values), dtype=torch.int64)
             aside = file.with_suffix(".tmp")
-            torch.save({"fingerprint": self.fingerprint, "keys": keys_kept, "values": values}, aside)
+            torch.save({"fingerprint": self.fingerprint, "keys": keys_kept, "values": kept}, aside)
             aside.replace(file)
 
     def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

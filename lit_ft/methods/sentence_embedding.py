@@ -83,7 +83,7 @@ class SentenceEmbedding(Method):
         mask = batch["attention_mask"][rows]
         length = int(mask.sum(1).max())
         mask = mask[:, :length]
-        inputs = {"input_ids": batch["input_ids"][rows, :length], "attention_mask": mask}
+        inputs: dict[str, Any] = {"input_ids": batch["input_ids"][rows, :length], "attention_mask": mask}
         if getattr(network.config, "use_cache", False):
             inputs["use_cache"] = False
         hidden = network.encoder(**inputs).last_hidden_state
