@@ -11,7 +11,8 @@ def test_gradient_descent_finds_the_least_squares_solution(tmp_path):
     data = NoisyLinear(rows=64, features=4, noise=0.3, batch_size=None)
     method = Regression({"config": {"model_type": "mlp", "depth": 0}}, optimizer=lambda p: torch.optim.SGD(p, lr=0.2))
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                         enable_model_summary=False, max_steps=300, check_val_every_n_epoch=300, default_root_dir=tmp_path)  # fmt: skip
+                         enable_model_summary=False, max_steps=300,
+                         check_val_every_n_epoch=300, default_root_dir=tmp_path)  # fmt: skip
     trainer.fit(method, data)
     x = torch.cat([data.inputs[0], torch.ones(64, 1)], 1)
     solution = torch.linalg.lstsq(x, data.targets[0]).solution
