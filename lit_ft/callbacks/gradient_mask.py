@@ -46,7 +46,7 @@ class GradientMask(pl.Callback):
             their optimizer state, so that no old momentum moves them when they are selected again. None never does.
     """
 
-    papers = ("E5", "E54", "E64", "E80")
+    papers = ("E5", "E64", "E80")
 
     def __init__(
         self, selection: Selection, outside: Outside = "base", redraw_every_n_steps: int | None = None

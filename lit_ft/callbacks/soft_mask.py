@@ -31,7 +31,7 @@ class SoftMask(pl.Callback):
     update is scaled, where the authors scale the gradient under AdamW.
     """
 
-    papers = ("E68",)
+    papers = ()
 
     def __init__(self, importance: str | dict[str, Tensor], apply_to: Literal["update", "gradient"] = "update") -> None:
         if apply_to not in ("update", "gradient"):
