@@ -9,7 +9,7 @@ from torch import Tensor
 from lit_ft.core.curvature.operators import Operator
 
 Which = Literal["largest", "magnitude"]
-CHUNK = 1 << 20
+CHUNK = 1 << 14  # numbers of a row that are summed in the type of the weights
 GUARD_TOL, COLD_GUARD_TOL = 3e-2, 1e-3
 
 
@@ -39,9 +39,11 @@ class Eigenpairs:
 
 
 def dots(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T``, summed in float64 piece by piece."""
-    pieces = zip(left.split(CHUNK, dim=1), right.split(CHUNK, dim=1), strict=True)
-    return torch.stack([a.double() @ b.double().T for a, b in pieces]).sum(0)
+    """``left @ right.T``, piece by piece, the pieces summed in float64 (a cast of the whole costs more than a product)."""
+    total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
+    for a, b in zip(left.split(CHUNK, dim=1), right.split(CHUNK, dim=1), strict=True):
+        total += a @ b.T
+    return total
 
 
 def orthonormal(rows: Tensor, basis: Tensor) -> Tensor:
@@ -63,6 +65,40 @@ def orthonormal(rows: Tensor, basis: Tensor) -> Tensor:
         else:
             kept.append(row)
     return torch.stack(kept) if kept else basis[:0]
+
+
+class Rows:
+    """Rows that grow in place: copying a basis of a large network at every step costs more than the products.
+
+    Args:
+        rows: The first rows.
+        most: How many there can be; memory is taken in steps.
+    """
+
+    def __init__(self, rows: Tensor, most: int) -> None:
+        self._buffer, self._count, self._most = rows.new_empty(0, rows.shape[1]), 0, most
+        self.append(rows)
+
+    @property
+    def all(self) -> Tensor:
+        """A view of the rows so far."""
+        return self._buffer[: self._count]
+
+    def append(self, rows: Tensor) -> Tensor:
+        """Add rows, and return all."""
+        needed = self._count + len(rows)
+        if needed > len(self._buffer):
+            larger = self._buffer.new_empty(max(needed, min(2 * needed, self._most)), self._buffer.shape[1])
+            larger[: self._count] = self.all
+            self._buffer = larger
+        self._buffer[self._count : needed] = rows
+        self._count = needed
+        return self.all
+
+    def replace(self, rows: Tensor) -> Tensor:
+        """Take other rows instead, and return them."""
+        self._count = 0
+        return self.append(rows)
 
 
 def leading_eigenpairs(
@@ -112,7 +148,9 @@ def leading_eigenpairs(
     allowed = torch.full((wanted,), max(tol, COLD_GUARD_TOL if cold else GUARD_TOL), dtype=torch.float64)
     allowed[:k] = tol
     allowed = allowed.to(operator.device)
-    image = operator.apply(basis)
+    stored, mapped = Rows(basis, max_basis), Rows(operator.apply(basis), max_basis)
+    basis, image = stored.all, mapped.all
+    vectors, residuals = (torch.empty_like(basis[:wanted]) for _ in range(2))
     projected = dots(basis, image)
     inside = dots(start[-1:], basis)
     quotient = float((inside @ projected @ inside.T) / (inside @ inside.T))
@@ -120,8 +158,11 @@ def leading_eigenpairs(
         theta, rotation = torch.linalg.eigh((projected + projected.T) / 2)
         order = (theta.abs() if which == "magnitude" else theta).argsort(descending=True)
         theta, rotation = theta[order], rotation[:, order]
-        vectors = rotation[:, :wanted].T.to(basis.dtype) @ basis
-        residuals = rotation[:, :wanted].T.to(basis.dtype) @ image - theta[:wanted, None].to(basis.dtype) * vectors
+        leading = rotation[:, :wanted].T.to(basis.dtype).contiguous()
+        torch.mm(leading, basis, out=vectors)
+        torch.mm(leading, image, out=residuals)
+        for residual, vector, value in zip(residuals, vectors, theta.tolist(), strict=False):
+            residual.sub_(vector, alpha=value)
         errors = _errors(theta, dots(residuals, residuals).diagonal().sqrt(), which)
         open_pairs = (errors > allowed * theta.abs().max()).nonzero().flatten()
         done = len(basis) == operator.size or not len(open_pairs)
@@ -129,11 +170,11 @@ def leading_eigenpairs(
             spent = operator.products - before
             scout = rotation[:, k + guards : k + guards + 1].T.to(basis.dtype) @ image  # a power step for nothing
             subspace = torch.cat([vectors[: k + guards], scout])
-            return Eigenpairs(theta[:k], vectors[:k], errors[:k], spent, quotient, done, subspace)
+            return Eigenpairs(theta[:k], vectors[:k].clone(), errors[:k], spent, quotient, done, subspace)
         grow = residuals[open_pairs[:1]] if operator.single else residuals[open_pairs]
         if len(basis) + len(grow) > max_basis:  # thick restart: the leading Ritz vectors keep what they have learnt
             keep = rotation[:, : max_basis // 2].T.to(basis.dtype)
-            basis, image = keep @ basis, keep @ image
+            basis, image = stored.replace(keep @ basis), mapped.replace(keep @ image)
             projected = dots(basis, image)
         new = orthonormal(grow, basis)
         if not len(new):
@@ -143,7 +184,7 @@ def leading_eigenpairs(
         projected = torch.cat(
             [torch.cat([projected, cross], dim=1), torch.cat([cross.T, dots(new, image_new)], dim=1)], dim=0
         )
-        basis, image = torch.cat([basis, new]), torch.cat([image, image_new])
+        basis, image = stored.append(new), mapped.append(image_new)
 
 
 def _errors(theta: Tensor, residuals: Tensor, which: Which) -> Tensor:
