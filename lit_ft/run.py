@@ -295,6 +295,9 @@ def execute(stage: str, args: Sequence[str]) -> Run:
     elif stage != "fit":
         rank_zero_warn(f"{stage} without --ckpt_path: the network is used as it was built")
     outputs = getattr(trainer, stage)(built.model, **kwargs)
+    if stage in ("validate", "test") and not trainer.callback_metrics:
+        allowed = f"a data module with rows to {stage}; this one has none (see its {stage} path or fraction)"
+        raise ConfigError("data", type(built.datamodule).__name__, allowed)
     if stage == "predict" and trainer.is_global_zero:
         write_predictions(folder / "predictions.jsonl", outputs)
     return Run(folder, trainer, built.model, built.datamodule)

@@ -60,7 +60,9 @@ def _row(ids: Tensor, weights: Tensor, real: Tensor, starts: Tensor | None, toke
         if starts is not None and starts[place]:
             pieces.append("▌")
         weight, stop = weights[place].item(), place + 1
-        while stop < end and real[stop] and weights[stop].item() == weight and not (starts is not None and starts[stop]):
+        while (
+            stop < end and real[stop] and weights[stop].item() == weight and not (starts is not None and starts[stop])
+        ):
             stop += 1
         text = tokenizer.decode(ids[place:stop], skip_special_tokens=False).replace("\n", "⏎\n")
         pieces.append(_run(text, weight, colour))
