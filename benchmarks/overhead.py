@@ -141,7 +141,9 @@ def main() -> None:
     for name, ratio in ratios.items():
         print(f"{name:10s} {1000 * statistics.median(seconds[name]):7.2f} ms a step   {ratio:.3f} x bare")
     if options.json:
-        options.json.write_text(json.dumps({"ms": {n: [1000 * v for v in s] for n, s in seconds.items()}, "ratio": ratios}))
+        options.json.write_text(
+            json.dumps({"ms": {n: [1000 * v for v in s] for n, s in seconds.items()}, "ratio": ratios})
+        )
 
 
 if __name__ == "__main__":

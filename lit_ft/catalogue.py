@@ -116,12 +116,11 @@ def gallery() -> str:
     for paper in sorted(used, key=lambda p: (p[0], int(p[1:]))):
         mine = [entry for entry in everything if paper in entry.papers]
         built = ", ".join(f"`{entry.name}`" for entry in mine)
-        configs = sorted(
-            {config for entry in mine for config in entry.configs}, key=lambda c: (paper not in c, len(c), c)
-        )
+        configs = sorted({config for entry in mine for config in entry.configs}, key=lambda c: (_strange(paper, c), len(c), c))
         link = f"[{configs[0]}](configs/{configs[0]})" if configs else ""
         verdicts = [_verdict(name, result) for name, result in recorded.items() if result.get("paper") == paper]
-        rows.append(f"| {paper} {papers()[paper]['title']} | {built} | {link} | {'; '.join(verdicts)} |")
+        verdict = "; ".join(verdicts) or "claim not run yet"
+        rows.append(f"| {paper} {papers()[paper]['title']} | {built} | {link} | {verdict} |")
     own = [entry for entry in everything if not entry.papers and entry.kind != "data module"]
     rows += ["", "Without a paper: " + ", ".join(f"`{entry.name}`" for entry in own) + "."]
     kinds: dict[str, list[Listed]] = {}
@@ -133,6 +132,11 @@ def gallery() -> str:
         cells = [", ".join(f"`{m.name}`" for m in members if m.kind == k) for k in ("data module", "method")]
         rows.append(f"| {kind.replace('_', ' ')} | {cells[0]} | {cells[1]} |")
     return "\n".join(rows)
+
+
+def _strange(paper: str, config: str) -> bool:
+    """Whether a config does not say that it is about a paper."""
+    return not re.search(rf"\b{paper}\b", (config_folder() / config).read_text(encoding="utf-8"))
 
 
 def _verdict(name: str, result: dict) -> str:

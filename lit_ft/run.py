@@ -16,13 +16,12 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonito
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-# importing a class is what makes its short name known in YAML
-import lit_ft.callbacks  # noqa: F401
-import lit_ft.core.schedules  # noqa: F401
-import lit_ft.core.selection  # noqa: F401
-import lit_ft.data  # noqa: F401
-import lit_ft.methods  # noqa: F401
-import lit_ft.metrics  # noqa: F401
+import lit_ft.callbacks
+import lit_ft.core.schedules
+import lit_ft.core.selection
+import lit_ft.data
+import lit_ft.methods
+import lit_ft.metrics
 from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
 from lit_ft.callbacks.run_report import RunReport
 from lit_ft.callbacks.warm_start import WarmStart
@@ -33,6 +32,8 @@ from lit_ft.core.hyperparameters import differences
 from lit_ft.core.metrics_file import MetricsFile
 from lit_ft.core.report import read_report
 
+# importing a class is what makes its short name known in YAML
+NAMEABLE = (lit_ft.callbacks, lit_ft.core.schedules, lit_ft.core.selection, lit_ft.data, lit_ft.methods, lit_ft.metrics)
 STAGES = ("fit", "validate", "test", "predict")
 RUN_KEYS = ("stage", "ckpt_path", "run", "run_dir", "name", "from", "runs", "config", "import")
 

@@ -150,7 +150,7 @@ class RunReport(Callback):
             **report.get("callbacks", {}),
             **{k: v for k, v in self._callbacks(trainer).items() if v},
         }
-        report[f"{trainer.state.fn.value}_command"] = self.command
+        report["validate_command" if trainer.state.fn == "validate" else "test_command"] = self.command
         self._publish(trainer, report)
 
     def _publish(self, trainer: pl.Trainer, report: dict[str, Any]) -> None:

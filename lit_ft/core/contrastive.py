@@ -64,7 +64,7 @@ class InBatchContrastive(EmbeddingLoss):
     ``MultipleNegativesRankingLoss`` of sentence-transformers 6.2 without the mask.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E41",)
+    papers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, scale: float = 20.0, symmetric: bool = False, mask_duplicates: bool = True, gather: bool = True

@@ -12,5 +12,5 @@ def training_ends(trainer: pl.Trainer) -> bool:
     loop = trainer.fit_loop
     steps, epochs = loop.max_steps, loop.max_epochs
     by_steps = steps not in (-1, None) and trainer.global_step >= steps
-    by_epochs = epochs not in (-1, None) and loop.epoch_progress.current.processed >= epochs
+    by_epochs = epochs is not None and epochs != -1 and loop.epoch_progress.current.processed >= epochs  # type: ignore[attr-defined]
     return bool(by_steps or by_epochs or trainer.should_stop)

@@ -347,7 +347,8 @@ def kto(
     Source: K. Ethayarajh et al., KTO, 2024, arXiv:2402.01306, eq. 7 and 8.
     """
     signed = torch.where(desirable, ratios - divergence, divergence - ratios)
-    scale = torch.where(desirable, *(torch.as_tensor(w, dtype=ratios.dtype, device=ratios.device) for w in weights))
+    wanted, unwanted = (torch.as_tensor(w, dtype=ratios.dtype, device=ratios.device) for w in weights)
+    scale = torch.where(desirable, wanted, unwanted)
     return scale * (1 - torch.sigmoid(beta * signed))
 
 

@@ -29,7 +29,7 @@ def render_batch(batch: Mapping[str, Tensor], tokenizer: Any, colour: bool = Tru
     real = _real(batch, ids)
     learned, total = int((weights != 0).sum()), int(real.sum())
     share = f"{learned} of {total} tokens are learned, {1 - total / max(1, ids.numel()):.0%} of the batch is padding"
-    lines = [f"{tuple(ids.shape)[0]} rows of {ids.shape[1]} tokens; {share}"]
+    lines = [f"{next(iter(ids.shape))} rows of {ids.shape[1]} tokens; {share}"]
     for number in range(min(rows, len(ids))):
         starts = batch["position_ids"][number] == 0 if "position_ids" in batch else None
         lines.append(f"--- row {number}")

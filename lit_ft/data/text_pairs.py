@@ -59,7 +59,7 @@ class TextPairs(pl.LightningDataModule):
     Source of the echo: J. M. Springer et al., Repetition Improves Language Model Embeddings, 2024, arXiv:2402.15449.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("A2", "E16", "E41")
+    papers: ClassVar[tuple[str, ...]] = ("A2", "E16")
     batch_kind: ClassVar[str] = "pairs"
 
     def __init__(
@@ -169,7 +169,7 @@ def checked_template(template: str | Sequence[Any] | None) -> list[Segment] | No
         if template != "echo":
             raise ConfigError("template", template, "echo, a list of segments, or null")
         return list(ECHO)
-    segments = [s if isinstance(s, Segment) else Segment(**s) for s in template]
+    segments = [s if isinstance(s, Segment) else Segment(**s) for s in template]  # type: ignore[arg-type]
     if not any(s.embed and "{text}" in s.text for s in segments):
         raise ConfigError("template", template, "at least one segment with {text} and embed: true")
     return segments

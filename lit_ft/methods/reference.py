@@ -197,7 +197,7 @@ def _device(network: nn.Module) -> torch.device:
 
 
 def _adapter_off(network: nn.Module) -> Any:
-    return network.disable_adapter() if hasattr(network, "disable_adapter") else nullcontext()
+    return network.disable_adapter() if hasattr(network, "disable_adapter") else nullcontext()  # type: ignore[operator]
 
 
 @contextmanager

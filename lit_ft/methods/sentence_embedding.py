@@ -44,7 +44,7 @@ class SentenceEmbedding(Method):
     arXiv:2101.06983, by recomputation in the backward pass.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("A2", "E16", "E41")
+    papers: ClassVar[tuple[str, ...]] = ("A2", "E16")
     batch_kind: ClassVar[str] = "pairs"
 
     def __init__(

@@ -1,6 +1,6 @@
 """Numbers over predictions."""
 
-from lit_ft.metrics.ches import ChesScore as ChesScore
 from lit_ft.metrics.certified_accuracy import CertifiedAccuracy as CertifiedAccuracy
+from lit_ft.metrics.ches import ChesScore as ChesScore
 from lit_ft.metrics.continual import ContinualScores as ContinualScores
 from lit_ft.metrics.token_perplexity import TokenPerplexity as TokenPerplexity

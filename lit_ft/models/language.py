@@ -45,7 +45,7 @@ def _body_and_head(network: nn.Module) -> tuple[nn.Module, nn.Linear] | None:
     """The network without its head, and its head, where both are plain."""
     inner: Any = network
     if hasattr(network, "peft_config"):
-        if any(config.is_prompt_learning for config in network.peft_config.values()):
+        if any(config.is_prompt_learning for config in network.peft_config.values()):  # type: ignore[operator]
             return None  # the adapter puts tokens in front of the batch
         inner = network.get_base_model()  # type: ignore[operator]
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None

@@ -39,7 +39,7 @@ class Eigenpairs:
 
 
 def dots(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T``, piece by piece, the pieces summed in float64 (a cast of the whole costs more than a product)."""
+    """``left @ right.T`` by pieces that are summed in float64; a cast of the whole costs more than a product."""
     total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
     for a, b in zip(left.split(CHUNK, dim=1), right.split(CHUNK, dim=1), strict=True):
         total += a @ b.T
