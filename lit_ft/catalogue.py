@@ -116,7 +116,9 @@ def gallery() -> str:
     for paper in sorted(used, key=lambda p: (p[0], int(p[1:]))):
         mine = [entry for entry in everything if paper in entry.papers]
         built = ", ".join(f"`{entry.name}`" for entry in mine)
-        configs = sorted({config for entry in mine for config in entry.configs}, key=lambda c: (_strange(paper, c), len(c), c))
+        configs = sorted(
+            {config for entry in mine for config in entry.configs}, key=lambda c: (_strange(paper, c), len(c), c)
+        )
         link = f"[{configs[0]}](configs/{configs[0]})" if configs else ""
         verdicts = [_verdict(name, result) for name, result in recorded.items() if result.get("paper") == paper]
         verdict = "; ".join(verdicts) or "claim not run yet"
