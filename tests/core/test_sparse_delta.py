@@ -121,9 +121,10 @@ def test_sum_adds_tasks() -> None:
         torch.testing.assert_close(p, q, atol=1e-6, rtol=0)
     with pytest.raises(ConfigError, match="mode add"):
         SparseDelta.sum([SparseDelta.between(base, tasks[0])])
+    other = llama(1)
+    elsewhere = SparseDelta.between(other, tuned_from(other), mode="add")
     with pytest.raises(ConfigError, match="two bases"):
-        other = llama(1)
-        SparseDelta.sum([deltas[0], SparseDelta.between(other, tuned_from(other), mode="add")])
+        SparseDelta.sum([deltas[0], elsewhere])
 
 
 def test_graft_of_all_none_and_some() -> None:
