@@ -16,10 +16,11 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
 
-demo: $(STAMP)  ## fine-tune a real encoder on real headlines, test it, show the report
+demo: $(STAMP)  ## fine-tune a real encoder on real headlines, test it; take digits to the edge of stability
 	$(BIN)/lit-ft fit -c configs/demo.yaml
 	$(BIN)/lit-ft test -c configs/demo.yaml --ckpt_path last
-	$(BIN)/lit-ft report runs/demo
+	$(BIN)/lit-ft fit -c configs/dynamics/edge_of_stability_gd.yaml
+	$(BIN)/lit-ft report runs/demo runs/edge_of_stability_gd
 
 test: $(STAMP)  ## everything but what is marked slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(if $(OFFLINE),--offline)
