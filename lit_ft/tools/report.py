@@ -16,13 +16,19 @@ def report_command(argv: Sequence[str]) -> int:
     """Print the table, and write the page when asked."""
     parser = argparse.ArgumentParser("lit-ft report", description="A table over runs; curves side by side with --html.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or folders that contain them")
-    parser.add_argument("--keys", nargs="*", default=(), metavar="KEY", help="metrics to show; test and val by default")
+    parser.add_argument(
+        "--keys",
+        nargs="*",
+        default=(),
+        metavar="KEY",
+        help="metrics to show; those of the test by default, else of validation",
+    )
     parser.add_argument("--html", metavar="FILE", help="write the curves of all runs over one another")
     options = parser.parse_args(list(argv))
     reports = {label: read_report(folder) for label, folder in find_runs(options.runs)}
-    keys = list(options.keys) or sorted(
-        {k for r in reports.values() for k in r["metrics"] if k.startswith(("test/", "val/"))}
-    )
+    logged = sorted({key for report in reports.values() for key in report["metrics"]})
+    tested = [key for key in logged if key.startswith("test/")]
+    keys = list(options.keys) or tested or [key for key in logged if key.startswith("val/")]
     unknown = [key for key in keys if not any(key in report["metrics"] for report in reports.values())]
     if unknown:
         known = sorted({key for report in reports.values() for key in report["metrics"]})
