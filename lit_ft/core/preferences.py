@@ -1,6 +1,5 @@
 """Losses over pairs of answers, as functions of their log-probabilities."""
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.losses import log1mexp
 
 
 @dataclass
@@ -225,22 +225,12 @@ class ORPO(PreferenceLoss):
     def __call__(self, pairs: Pairs) -> Tensor:
         """Losses of shape (pairs,)."""
         first, second = self.rewards(pairs)
-        odds = (first - second) - (_log1mexp(first) - _log1mexp(second))
+        odds = (first - second) - (log1mexp(first) - log1mexp(second))
         return -first - self.weight * F.logsigmoid(odds)
 
     def rewards(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Mean log-probabilities."""
         return pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
-
-
-def _log1mexp(x: Tensor) -> Tensor:
-    """log(1 - exp(x)) for x < 0 without cancellation; x = 0 counts as the largest float below it."""
-    x = x.clamp(max=-torch.finfo(x.dtype).tiny)
-    small = x > -math.log(2)
-    # each branch gets a harmless argument where the other one is taken, or its gradient would be nan
-    near = torch.log(-torch.expm1(torch.where(small, x, -1.0)))
-    far = torch.log1p(-torch.exp(torch.where(small, -1.0, x)))
-    return torch.where(small, near, far)
 
 
 class BCO(_Scaled):

@@ -76,9 +76,9 @@ class DatasetDecomposition(TokenData):
 
     Args:
         path: Table with a column ``text``.
-        smallest: Least k; shorter ends are dropped and counted. Paper: 8.
+        smallest: Least k; shorter ends are dropped. Paper: 8.
         largest: Greatest k. Paper: 13.
-        curriculum: ``uniform`` order of lengths, or ``grow`` (short first) within each cycle, as the paper's best.
+        curriculum: ``uniform`` order of lengths, or ``grow`` (short first) within each cycle.
         cycles: Cycles of an epoch. Paper: 8.
         val_path: Table for validation; None takes ``val_fraction`` of ``path``.
         tokens_per_batch: Predicted tokens of a batch, at least :math:`2^{largest}`.

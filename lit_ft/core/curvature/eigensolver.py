@@ -118,8 +118,7 @@ def leading_eigenpairs(
     of a Ritz value :math:`\theta` with residual r is estimated by :math:`\min(|r|, |r|^2/\mathrm{gap})`, the gap being
     the distance to the first Ritz value behind the wanted ones and their guards. The wanted values must reach ``tol``,
     the guards ``GUARD_TOL``: without that a solver can sit on the second eigenvector with a tiny residual and be wrong
-        by
-    percents (measured: 4 %). At ``max_basis`` rows it restarts from the leading Ritz vectors.
+    by percents (measured: 4 %). At ``max_basis`` rows it restarts from the leading Ritz vectors.
 
     Args:
         operator: The matrix.
