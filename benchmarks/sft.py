@@ -50,7 +50,7 @@ def make_rows(path: Path, n: int = 600) -> None:
     shares = [1 / (rank + 1) for rank in range(len(words))]
 
     def text(mean: float) -> str:
-        return " ".join(draw.choices(words, shares, k=int(min(130, max(4, draw.lognormvariate(mean, 0.9))))))
+        return " ".join(draw.choices(words, shares, k=int(min(250, max(4, draw.lognormvariate(mean, 0.97))))))
 
     rows = [{"prompt": text(3.0), "completion": " " + text(3.2)} for _ in range(n)]
     path.write_text("\n".join(json.dumps(row) for row in rows))
@@ -147,7 +147,8 @@ def run_lit_ft(options: argparse.Namespace, packed: bool, precision: str) -> tup
 
     module = SupervisedFineTuning(
         {"path": options.model},  # type: ignore[arg-type]
-        optimizer=lambda p: torch.optim.AdamW(p, lr=RATE, weight_decay=0.0, fused=True),
+        # Lightning refuses to clip for a fused optimizer under autocast
+        optimizer=lambda p: torch.optim.AdamW(p, lr=RATE, weight_decay=0.0, fused=precision == "32-true"),
     )
     module.configure_model()
     meter = Meter()

@@ -146,6 +146,12 @@ class Method(pl.LightningModule):
         if self.spec is not None and self.spec.path is not None:
             self._base.remember(self.network)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Free the gradient of the last window before the forward pass; Lightning does so after it."""
+        if window_starts(self.trainer, batch_idx):
+            for parameter in self.parameters():
+                parameter.grad = None
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The mean loss of a micro-batch; logs the mean of the window at its end."""
         output = self.compute(batch)
