@@ -23,24 +23,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-PEER = ROOT / "build" / "peers" / "trl" / "bin" / "python"
+from peer import peer_python
+
 REQUIREMENTS = ["trl==1.16.0", "transformers==5.23.0"]
 ARMS = ["bare", "lit_ft", "trl", "trl_grouped", "lit_ft_packed", "trl_packed", "lit_ft_bf16"]
 BATCH, LENGTH, RATE, CLIP = 8, 512, 1e-3, 1.0
-
-
-def peer() -> str:
-    """The Python of an environment that has TRL."""
-    if not PEER.exists():
-        print("making an environment for TRL ...", file=sys.stderr)
-        import torch
-
-        folder = PEER.parents[1]
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        for wanted in ([f"torch=={torch.__version__.split('+')[0]}"], REQUIREMENTS):
-            subprocess.run([str(PEER), "-m", "pip", "install", "-q", *wanted], check=True)
-    return str(PEER)
 
 
 def make_rows(path: Path, n: int = 600) -> None:
@@ -283,7 +270,7 @@ def run_arm(options: argparse.Namespace) -> dict[str, float]:
 
 def in_process(arm: str, options: argparse.Namespace) -> dict[str, float]:
     """One arm, in a process of its own."""
-    python = (options.peer or peer()) if arm.startswith("trl") else sys.executable
+    python = (options.peer or peer_python("trl", REQUIREMENTS)) if arm.startswith("trl") else sys.executable
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = [
             python,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -34,8 +35,9 @@ class SentenceEmbedding(Method):
         loss: ``InBatchContrastive`` (None), ``Triplet`` or ``Matryoshka``.
         pooling: ``mean``, ``last``, ``cls`` or ``max`` over the pooled tokens; None takes what the folder says, else
             ``mean``.
-        chunk_size: Texts that go through the network at once, in training; None takes a column at a time. Smaller
-            chunks need less memory for one more forward, and the gradient is that of the whole batch (GradCache).
+        chunk_size: Texts that go through the network at once, in training, and again in the backward pass: less memory
+            for one more forward, and the gradient of the whole batch (GradCache). None keeps what the backward pass
+            needs. Either way texts of like length go through together.
         optimizer: Makes the optimizer from parameters.
         schedule: How the learning rate moves; None keeps it constant.
 
@@ -90,19 +92,18 @@ class SentenceEmbedding(Method):
         vectors = pool(hidden, batch["pool_mask"][rows, :length], network.pooling)
         return nn.functional.normalize(vectors, dim=-1) if network.normalize else vectors
 
-    def _all(self, batch: Mapping[str, Tensor], columns: int) -> Tensor:
-        texts = len(batch["input_ids"])
-        if self.chunk_size is None or not torch.is_grad_enabled():
-            size = texts // columns
-            return torch.cat([self.embed(batch, slice(start, start + size)) for start in range(0, texts, size)])
+    def _all(self, batch: Mapping[str, Tensor]) -> Tensor:
         order = batch["attention_mask"].sum(1).argsort(descending=True, stable=True)
-        parts = [checkpoint(self.embed, batch, rows, use_reentrant=False) for rows in order.split(self.chunk_size)]
-        return torch.cat(parts)[order.argsort()]
+        again = self.chunk_size is not None and torch.is_grad_enabled()
+        # texts of like length go through together; how many parts there are is the same on all ranks
+        size = self.chunk_size if again else max(8, -(-len(order) // 8))
+        embed = partial(checkpoint, self.embed, use_reentrant=False) if again else self.embed
+        return torch.cat([embed(batch, rows) for rows in order.split(size)])[order.argsort()]
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
         """Mean loss over the anchors."""
         rows, columns = batch["keys"].shape
-        texts = self._all(batch, columns).unflatten(0, (columns, rows))
+        texts = self._all(batch).unflatten(0, (columns, rows))
         negatives = texts[2:].transpose(0, 1) if columns > 2 else None
         vectors = Vectors(texts[0], texts[1], negatives, batch["keys"], batch.get("labels"))
         losses = self.loss(vectors)
@@ -117,7 +118,7 @@ class SentenceEmbedding(Method):
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Vectors of shape (rows, columns, width)."""
         rows, columns = batch["keys"].shape
-        return self._all(batch, columns).unflatten(0, (columns, rows)).transpose(0, 1)
+        return self._all(batch).unflatten(0, (columns, rows)).transpose(0, 1)
 
     @torch.no_grad()
     def encode(

@@ -48,6 +48,15 @@ def test_chunks_have_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-7)
 
 
+def test_texts_go_through_by_length_and_come_back_in_their_order(tmp_path: Path) -> None:
+    owner = method().eval()
+    batch = next(iter(data(tmp_path, owner).train_dataloader()))
+    found = owner.predict_step(batch, 0).transpose(0, 1).flatten(0, 1)
+    alone = torch.cat([owner.embed(batch, slice(i, i + 1)) for i in range(len(batch["input_ids"]))])
+    assert len(alone) == 24  # three parts of eight
+    torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
+
+
 def test_the_echo_sees_the_end_of_the_text_and_the_first_time_does_not() -> None:
     owner = method().eval()
     texts = ["same start, end one", "same start, end two"]
