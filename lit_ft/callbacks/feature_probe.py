@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
@@ -13,10 +10,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor
 
-from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.errors import ConfigError
 from lit_ft.core.gathering import gather_rows
 from lit_ft.core.linear_probe import fit_linear_probe
 from lit_ft.core.method import Method
+from lit_ft.core.observing import labels_of, output_of, own_loader
 from lit_ft.core.second_pass import silent
 
 
@@ -98,9 +96,9 @@ class FeatureProbe(Callback):
         """Features and labels of the first rows of a loader of our own, on every process those of all."""
         found: list[tuple[Tensor, Tensor]] = []
         rows = 0
-        for batch in _own_loader(trainer, module, source):
+        for batch in own_loader(trainer, module, source):
             batch = move_data_to_device(batch, module.device)
-            found.append((self._features(module, batch).float(), _labels(batch)))
+            found.append((self._features(module, batch).float(), labels_of(batch)))
             rows += len(found[-1][1])
             if limit is not None and rows * trainer.world_size >= limit:
                 break
@@ -115,7 +113,7 @@ class FeatureProbe(Callback):
             if own is None:
                 raise ConfigError("module", None, f"a module's name: {type(module).__name__} has no features(batch)")
             return own(batch)
-        with _output_of(module, self.module) as outputs:
+        with output_of(module, self.module) as outputs:
             module.compute(batch) if isinstance(module, Method) else module.validation_step(batch, 0)
         hidden = outputs[-1]
         return hidden.flatten(1, -2).mean(1) if hidden.ndim > 2 else hidden
@@ -136,43 +134,3 @@ class FeatureProbe(Callback):
     def report(self) -> dict[str, Any]:
         """The first and the last measurement."""
         return {"first": self.measured[0], "last": self.measured[-1]} if self.measured else {}
-
-
-def _own_loader(trainer: pl.Trainer, module: pl.LightningModule, source: str) -> Any:
-    """A loader that the trainer does not use: how far it has come is part of the run."""
-    data = getattr(trainer, "datamodule", None)
-    if data is not None:
-        return getattr(data, source)()
-    used = trainer.train_dataloader if source == "train_dataloader" else trainer.val_dataloaders
-    if used is None:
-        return getattr(module, source)()
-    own = copy.copy(used[0] if isinstance(used, list) else used)
-    if getattr(own, "_iterator", None) is not None:
-        own._iterator = None
-    return own
-
-
-@contextmanager
-def _output_of(module: pl.LightningModule, name: str) -> Iterator[list[Tensor]]:
-    names = dict(module.named_modules())
-    if name not in names:
-        raise ConfigError("module", name, f"a submodule of {type(module).__name__}{nearest(name, names)}")
-    outputs: list[Tensor] = []
-
-    def keep(_: Any, __: Any, output: Any) -> None:
-        outputs.append(output if isinstance(output, Tensor) else output[0])
-
-    handle = names[name].register_forward_hook(keep)
-    try:
-        yield outputs
-    finally:
-        handle.remove()
-
-
-def _labels(batch: Any) -> Tensor:
-    if isinstance(batch, dict):
-        for key in ("labels", "targets", "label", "target", "y"):
-            if key in batch:
-                return batch[key]
-        raise ConfigError("FeatureProbe", sorted(batch), "batches with a key labels")
-    return batch[1]

@@ -1,0 +1,138 @@
+r"""The empirical neural tangent kernel: what a network would learn if it stayed linear in its weights.
+
+For a small step from weights :math:`\theta_0`, :math:`f(x;\theta)\approx f_0(x)+\nabla f_0(x)\cdot(\theta-\theta_0)`.
+A step of gradient descent then moves :math:`f(x)` by :math:`-\eta\sum_j K(x,x_j)\chi_j` with the kernel
+:math:`K(x,x_j)=\langle\nabla f_0(x),\nabla f_0(x_j)\rangle` and :math:`\chi_j=\partial\ell_j/\partial f(x_j)`; a step
+along the sign of each row's gradient moves it by the same with
+:math:`K(x,x_j)=\langle\nabla f_0(x),\operatorname{sign}\nabla f_0(x_j)\rangle`.
+
+Source: A kernel-based view of language model fine-tuning, 2022 (C2); princeton-nlp/LM-Kernel-FT.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+
+Kind = Literal["sgd", "sign", "asymmetric"]
+KINDS = ("sgd", "sign", "asymmetric")
+
+
+def row_tangents(outputs: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of the outputs of one row by each parameter, shapes (outputs, entries).
+
+    Args:
+        outputs: Of one row, any shape, with their graph.
+        parameters: By which they are differentiated; one that they do not depend on has zeros.
+    """
+    found = []
+    for output in outputs.flatten():
+        each = torch.autograd.grad(output, parameters, retain_graph=True, allow_unused=True)
+        found.append([torch.zeros_like(p) if g is None else g for g, p in zip(each, parameters, strict=True)])
+    return [torch.stack(parts).flatten(1).detach() for parts in zip(*found, strict=True)]
+
+
+class EmpiricalNTK:
+    """The kernel between some rows and others, at the weights that the network has when this is made.
+
+    Keeps the gradients of its rows: rows x outputs x entries of ``parameters`` numbers. Products are summed in float64.
+    The function must be deterministic (eval mode), and its weights must be back where they were when ``against`` or
+    ``predict`` is called.
+
+    Args:
+        function: Outputs of one row, with a graph.
+        rows: What ``function`` takes, one at a time.
+        parameters: The weights that are meant, for example those of an adapter.
+        kind: ``sgd``; ``sign``, signs of both gradients; or ``asymmetric``, signs of the gradients of ``rows`` alone,
+            as a step of signed gradient descent (Adam, early in training) has it. Only the first two are symmetric.
+    """
+
+    def __init__(
+        self, function: Callable[[Any], Tensor], rows: Iterable[Any], parameters: Sequence[Tensor], kind: Kind = "sgd"
+    ) -> None:
+        if kind not in KINDS:
+            raise ConfigError("kind", kind, ", ".join(KINDS))
+        self.function, self.parameters, self.kind = function, list(parameters), kind
+        each, values = [], []
+        for row in rows:
+            outputs = function(row).flatten()
+            each.append(row_tangents(outputs, self.parameters))
+            values.append(outputs.detach())
+        if not each:
+            raise ConfigError("rows", 0, "at least one row")
+        self.tangents = [torch.stack(parts) for parts in zip(*each, strict=True)]
+        self.values = torch.stack(values)
+
+    def _product(self, tangents: Sequence[Tensor]) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=self.values.device)
+        for other, own in zip(tangents, self.tangents, strict=True):
+            left = other.sign() if self.kind == "sign" else other
+            right = own if self.kind == "sgd" else own.sign()
+            total = total + torch.einsum("ap,nbp->anb", left.double(), right.double())
+        return total
+
+    def matrix(self) -> Tensor:
+        """The kernel among its own rows, shape (rows, outputs, rows, outputs), float64."""
+        return torch.stack([self._product([t[i] for t in self.tangents]) for i in range(len(self.values))])
+
+    def against(self, rows: Iterable[Any]) -> tuple[Tensor, Tensor]:
+        """The kernel of other rows against its own, (others, outputs, rows, outputs), and their outputs."""
+        kernels, values = [], []
+        for row in rows:
+            outputs = self.function(row).flatten()
+            kernels.append(self._product(row_tangents(outputs, self.parameters)))
+            values.append(outputs.detach())
+        return torch.stack(kernels), torch.stack(values)
+
+    def change(self, weights: Sequence[Tensor]) -> Tensor:
+        """What the linearised network would say about its rows beyond now if the weights moved by ``weights``.
+
+        Args:
+            weights: A difference for each parameter, of its shape.
+
+        Returns:
+            Shape (rows, outputs), float64.
+        """
+        parts = [t.double() @ w.flatten().double() for t, w in zip(self.tangents, weights, strict=True)]
+        return torch.stack(parts).sum(0)
+
+    def drift(self, rows: Iterable[Any]) -> float:
+        """How far the gradients of its rows, given again, have moved: the norm of the change over the norm."""
+        moved = norm = 0.0
+        for i, row in enumerate(rows):
+            for now, own in zip(row_tangents(self.function(row), self.parameters), self.tangents, strict=True):
+                moved += float((now - own[i]).double().square().sum())
+                norm += float(own[i].double().square().sum())
+        return (moved / norm) ** 0.5
+
+
+class KernelPredictor:
+    r"""What the linearised network says after learning its rows: :math:`f_0(x)+\sum_j K(x,x_j)\alpha_j`.
+
+    :math:`\alpha` solves :math:`(K+\lambda I)\alpha=y-f_0`, by least squares where K is singular. For ``sgd`` and
+    :math:`\lambda=0` this is where gradient descent on the squared error of the linearised network ends.
+
+    Args:
+        kernel: Of the rows that are learned.
+        targets: y, shape (rows, outputs).
+        ridge: :math:`\lambda`, 0 or more, in units of the mean of the kernel's diagonal.
+    """
+
+    def __init__(self, kernel: EmpiricalNTK, targets: Tensor, ridge: float = 0.0) -> None:
+        if ridge < 0:
+            raise ConfigError("ridge", ridge, "0 or more")
+        size = targets.numel()
+        matrix = kernel.matrix().reshape(size, size)
+        matrix = matrix + ridge * matrix.diagonal().abs().mean() * torch.eye(size, device=matrix.device)
+        gap = (targets.double() - kernel.values.double()).flatten()
+        self.kernel = kernel
+        # the driver that knows rank-deficient matrices is the CPU's alone
+        self.coefficients = torch.linalg.lstsq(matrix.cpu(), gap[:, None].cpu(), driver="gelsd").solution[:, 0]
+
+    def predict(self, rows: Iterable[Any]) -> Tensor:
+        """Outputs of other rows, shape (others, outputs), float64."""
+        kernel, values = self.kernel.against(rows)
+        return values.double() + kernel.flatten(2) @ self.coefficients.to(kernel.device)

@@ -1,0 +1,53 @@
+"""Looking at a network in a run of somebody else: its own batches, the output of one of its parts, the labels."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError, nearest
+
+
+def own_loader(trainer: pl.Trainer, module: pl.LightningModule, source: str) -> Any:
+    """A loader that the trainer does not use: how far it has come is part of the run."""
+    data = getattr(trainer, "datamodule", None)
+    if data is not None:
+        return getattr(data, source)()
+    used = trainer.train_dataloader if source == "train_dataloader" else trainer.val_dataloaders
+    if used is None:
+        return getattr(module, source)()
+    own = copy.copy(used[0] if isinstance(used, list) else used)
+    if getattr(own, "_iterator", None) is not None:
+        own._iterator = None
+    return own
+
+
+@contextmanager
+def output_of(module: pl.LightningModule, name: str) -> Iterator[list[Tensor]]:
+    """Inside, a list that collects what a submodule gives out, one tensor a call."""
+    names = dict(module.named_modules())
+    if name not in names:
+        raise ConfigError("module", name, f"a submodule of {type(module).__name__}{nearest(name, names)}")
+    outputs: list[Tensor] = []
+
+    def keep(_: Any, __: Any, output: Any) -> None:
+        outputs.append(output if isinstance(output, Tensor) else output[0])
+
+    handle = names[name].register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def labels_of(batch: Any) -> Tensor:
+    """The classes in a batch: of a key such as ``labels``, or the second of a pair."""
+    if isinstance(batch, dict):
+        for key in ("labels", "targets", "label", "target", "y"):
+            if key in batch:
+                return batch[key]
+        raise ConfigError("data", sorted(batch), "batches with a key labels")
+    return batch[1]
