@@ -6,8 +6,10 @@ from lit_ft.data.generated import GaussianClusters as GaussianClusters
 from lit_ft.data.generated import NoisyLinear as NoisyLinear
 from lit_ft.data.image_folder import ImageFolder as ImageFolder
 from lit_ft.data.instructions import Instructions as Instructions
+from lit_ft.data.joined_text import JoinedText as JoinedText
 from lit_ft.data.labelled_text import LabelledText as LabelledText
 from lit_ft.data.many_shot import ManyShot as ManyShot
 from lit_ft.data.mnist import MNIST5k as MNIST5k
+from lit_ft.data.permuted_labels import PermutedLabels as PermutedLabels
 from lit_ft.data.preferences import Preferences as Preferences
 from lit_ft.data.text_pairs import TextPairs as TextPairs

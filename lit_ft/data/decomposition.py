@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.segments import Encoded, encode_all, fill, special_fields
 from lit_ft.data.batching import Plan
-from lit_ft.data.instructions import TEXT
-from lit_ft.data.tables import Row
-from lit_ft.data.token_data import TokenData
+from lit_ft.data.document_pieces import DocumentPieces
 from lit_ft.data.token_table import TokenTable
 
 
@@ -67,7 +63,7 @@ def bucket_plan(
     return plan
 
 
-class DatasetDecomposition(TokenData):
+class DatasetDecomposition(DocumentPieces):
     r"""Texts cut into pieces of :math:`2^k+1` tokens, each of one document; a batch holds pieces of one length.
 
     Beside joining and cutting at a fixed length: no token attends to another document, and attention costs
@@ -76,7 +72,7 @@ class DatasetDecomposition(TokenData):
 
     Args:
         path: Table with a column ``text``.
-        smallest: Least k; shorter ends are dropped. Paper: 8.
+        smallest: Least k; shorter ends are dropped and counted. Paper: 8.
         largest: Greatest k. Paper: 13.
         curriculum: ``uniform`` order of lengths, or ``grow`` (short first) within each cycle.
         cycles: Cycles of an epoch. Paper: 8.
@@ -116,48 +112,20 @@ class DatasetDecomposition(TokenData):
             raise ConfigError("curriculum", curriculum, "uniform or grow")
         if cycles < 1:
             raise ConfigError("cycles", cycles, "at least 1")
-        super().__init__(
-            path, val_path, tokens_per_batch=tokens_per_batch, max_length=2**20, val_fraction=val_fraction, seed=seed,
-            num_workers=num_workers,
-        )  # fmt: skip
+        super().__init__(path, val_path, tokens_per_batch, val_fraction, seed, num_workers)
         self.smallest, self.largest, self.curriculum, self.cycles = smallest, largest, curriculum, cycles
 
-    def required_columns(self) -> Sequence[str]:
-        """The text."""
-        return ["text"]
-
-    def cache_key(self) -> Sequence[str]:
-        """Nothing: whole documents are kept, and cut afterwards."""
-        return []
-
-    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
-        """Whole documents."""
-        specials = special_fields(tokenizer)
-        return encode_all(tokenizer, [fill(TEXT, row, specials, first + n) for n, row in enumerate(rows)])
-
-    def setup(self, stage: str) -> None:
-        """Read, tokenise and cut; once."""
-        if self.examples:
-            return
-        super().setup(stage)
-        for split, table in self.examples.items():
-            self.examples[split] = self._cut(table, split)
-
-    def _cut(self, table: TokenTable, split: str) -> TokenTable:
-        pieces, rows, starts = [], [], table.starts.tolist()
+    def cut(self, table: TokenTable, split: str) -> list[tuple[int, int, int]]:
+        """Pieces of each text by :func:`decompose`."""
+        pieces = []
         for number, length in enumerate(table.lengths):
-            start = starts[number]
+            start = int(table.starts[number])
             for size in decompose(length, self.smallest, self.largest):
-                pieces.append((start, size))
-                rows.append(int(table.rows[number]))
+                pieces.append((start, size, int(table.rows[number])))
                 start += size
         if not pieces:
             raise ConfigError("smallest", self.smallest, f"less: no {split} text has {2**self.smallest + 1} tokens")
-        kept = torch.cat([torch.arange(start, start + size) for start, size in pieces])
-        ends = torch.tensor([0, *(size for _, size in pieces)]).cumsum(0)
-        weights = table.weights[kept].clone()
-        weights[ends[:-1]] = 0  # the first token of a piece has nothing before it
-        return TokenTable(table.ids[kept], weights, ends, torch.tensor(rows))
+        return pieces
 
     def _buckets(self, split: str) -> Plan:
         assert self.tokens_per_batch is not None

@@ -24,6 +24,7 @@ class ManyShot(TokenData):
 
     which trains every number of shots from 0 to k - 1 at once, for the cost of one sequence. Sequences are drawn with
     ``seed`` from rows of one task; where a sequence is too long, whole examples are dropped, the first ones first.
+    Validation and test ask for the last answer alone, after k - 1 examples, whatever is learned.
 
     Args:
         path: Table with the rows, split into training, validation and test before sequences are made.
@@ -82,8 +83,8 @@ class ManyShot(TokenData):
         self.template = list(SHOT) if template is None else template
 
     def cache_key(self) -> Sequence[str]:
-        """Template and supervision; the sequences are the rows."""
-        return [repr((self.template, self.supervise))]
+        """The template; the sequences are the rows, and say which answers count."""
+        return [repr(self.template)]
 
     def _tables(self) -> dict[str, list[Row]]:
         """Sequences of each split, made of rows of that split alone."""
@@ -110,9 +111,12 @@ class ManyShot(TokenData):
         for _ in range(count):
             name = names[draw.choice(len(names), p=shares / shares.sum())]
             chosen = draw.choice(len(by_task[name]), self.shots, replace=False)
-            sequence: Row = {"examples": [by_task[name][i] for i in chosen.tolist()]}
+            sequence = self._sequence([by_task[name][i] for i in chosen.tolist()], split)
             found.append(sequence | ({self.task_column: name} if self.task_column else {}))
         return found
+
+    def _sequence(self, examples: list[Row], split: str) -> Row:
+        return {"examples": examples, "answers": self.supervise if split == "train" else "last"}
 
     def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
         """Tokens of whole sequences."""
@@ -120,10 +124,10 @@ class ManyShot(TokenData):
         shots = [
             fill(self.template, shot, specials, first + n) for n, row in enumerate(rows) for shot in row["examples"]
         ]
-        if self.supervise == "last":
-            for number, segments in enumerate(shots):
-                if (number + 1) % self.shots:
-                    shots[number] = [replace(segment, weight=0.0) for segment in segments]
+        for number, segments in enumerate(shots):
+            place, shot = divmod(number, self.shots)
+            if rows[place]["answers"] == "last" and shot + 1 < self.shots:
+                shots[number] = [replace(segment, weight=0.0) for segment in segments]
         encoded = encode_all(tokenizer, shots)
         return [self._join(encoded[i : i + self.shots]) for i in range(0, len(encoded), self.shots)]
 

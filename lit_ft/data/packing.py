@@ -10,62 +10,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.packing import best_fit, pack_positions
 from lit_ft.data.batching import Plan
 
 
-def best_fit(lengths: Sequence[int], capacity: int, order: Sequence[int] | None = None) -> list[list[int]]:
-    """Documents put into rows of ``capacity`` tokens: best fit, longest first.
-
-    Each document goes into the fullest row that still has room for it. Rows, and documents in a row, are listed in the
-    order in which they were begun.
-
-    Args:
-        lengths: Tokens of each document, none longer than ``capacity``.
-        capacity: Tokens of a row.
-        order: Tie-break among documents of one length: a permutation of their numbers.
-    """
-    longest = max(lengths, default=0)
-    if longest > capacity:
-        raise ConfigError("capacity", capacity, f"at least {longest}, the tokens of the longest document")
-    rank = np.arange(len(lengths)) if order is None else np.argsort(np.asarray(order))
-    rows: list[list[int]] = []
-    open_rows: list[list[int]] = [[] for _ in range(capacity + 1)]  # by room left
-    rooms = _Rooms()
-    for document in np.lexsort((rank, -np.asarray(lengths, dtype=np.int64))).tolist():
-        length = lengths[document]
-        room = rooms.smallest_from(length)
-        if room is None:
-            rows.append([document])
-            row, left = len(rows) - 1, capacity - length
-        else:
-            row, left = open_rows[room].pop(), room - length
-            rows[row].append(document)
-            if not open_rows[room]:
-                rooms.remove(room)
-        open_rows[left].append(row)
-        rooms.add(left)
-    return rows
-
-
-class _Rooms:
-    """The sizes of free room that exist, as a bit mask: the smallest that fits is found in one step."""
-
-    def __init__(self) -> None:
-        self.bits = 0
-
-    def add(self, room: int) -> None:
-        self.bits |= 1 << room
-
-    def remove(self, room: int) -> None:
-        self.bits &= ~(1 << room)
-
-    def smallest_from(self, length: int) -> int | None:
-        fitting = self.bits >> length
-        return None if not fitting else length + (fitting & -fitting).bit_length() - 1
-
-
 def packed_batches(lengths: Sequence[int], capacity: int, rows_per_batch: int, seed: int = 0) -> Plan:
-    """Batches of rows full of documents: a batch lists documents, which :func:`pack` puts into the same rows again.
+    """Batches of rows full of documents: a batch lists documents, which the collator puts into the same rows again.
 
     Which documents of one length share a row, and the order of the rows, are drawn anew in every epoch; the number of
     batches stays the same.
@@ -85,11 +35,6 @@ def packed_batches(lengths: Sequence[int], capacity: int, rows_per_batch: int, s
         return [[document for row in batch for document in rows[row]] for batch in batches]
 
     return plan
-
-
-def pack_positions(lengths: Sequence[int]) -> torch.Tensor:
-    """Positions that begin again at 0 with each document."""
-    return torch.cat([torch.arange(length) for length in lengths])
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lit_ft.core.cache import cached
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.packing import best_fit
 from lit_ft.core.segments import Encoded
-from lit_ft.data.packing import best_fit
 
 _AT_ONCE = 5_000
 _FORMAT = 1  # raised when the same rows would give other tokens than before

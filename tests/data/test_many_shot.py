@@ -12,6 +12,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.segments import Segment, encode
 from lit_ft.data.instructions import Instructions
 from lit_ft.data.many_shot import ManyShot
+from lit_ft.data.permuted_labels import PermutedLabels
 from lit_ft.methods.supervised_fine_tuning import SupervisedFineTuning
 
 LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -88,6 +89,29 @@ def test_last_learns_one_answer(module: Any, tmp_path: Path) -> None:
     learned = module.tokenizer.decode(example["input_ids"][example["weights"] > 0])
     assert module.tokenizer.decode(example["input_ids"]).endswith("\n" + learned)
     assert learned.count("\n\n") == 1
+
+
+def test_evaluation_asks_for_the_last_answer(module: Any, tmp_path: Path) -> None:
+    """Whatever is learned, so that runs that learn different answers are compared on the same."""
+    data = ready(module, ManyShot(str(tmp_path / "r.jsonl"), shots=3, val_fraction=0.5), rows(12))
+    learned = {split: table[0]["weights"] for split, table in data.examples.items()}
+    text = module.tokenizer.decode(data.examples["val"][0]["input_ids"][learned["val"] > 0])
+    assert text.count("\n\n") == 1
+    assert module.tokenizer.decode(data.examples["train"][0]["input_ids"][learned["train"] > 0]).count("\n\n") == 3
+
+
+def test_permuted_labels_are_told_by_the_context_alone(module: Any) -> None:
+    data = ready(module, PermutedLabels(classes=4, shots=12, sequences=200, eval_sequences=20))
+    mappings = []
+    for example in data.examples["train"]:
+        text = module.tokenizer.decode(example["input_ids"])
+        pairs = set(zip(text[::2], text[1::2], strict=True))
+        assert len(pairs) == len(dict(pairs)) == len({label for _, label in pairs}), "one label a symbol, and back"
+        mappings.append(dict(pairs).get("a"))
+        assert example["weights"].tolist() == [0.0, 1.0] * 12
+    counts = [mappings.count(label) for label in "0123"]
+    assert min(counts) > 25, "the symbol alone says nothing of the label"
+    assert {tuple(e["weights"].tolist()) for e in data.examples["val"]} == {(0.0,) * 23 + (1.0,)}
 
 
 def test_response_tuning_is_instruction_tuning_without_the_question(module: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.data.packing import best_fit, pack_positions
+from lit_ft.core.packing import best_fit, pack_positions
 
 
 @dataclass
@@ -81,6 +81,25 @@ def prepacked_prefill(network: Any, prompts: Sequence[Sequence[int]]) -> Prefill
     for prompt, length in enumerate(lengths):
         mask[prompt, longest - length :] = 1
     return Prefill(_unpacked(cache, place, lengths), last, mask, torch.tensor(lengths, device=device), ids.numel())
+
+
+@torch.no_grad()
+def padded_prefill(network: Any, prompts: Sequence[Sequence[int]]) -> Prefill:
+    """The usual prefill: every prompt in a row of its own, padded on the left to the longest one.
+
+    Args:
+        network: A causal language model of ``transformers``.
+        prompts: Token ids, at least one in each.
+    """
+    device, longest = next(network.parameters()).device, max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    places = torch.arange(longest, device=device) - (longest - lengths)[:, None]
+    mask, positions = (places >= 0).long(), places.clamp(min=0)
+    done = network(
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+    )  # fmt: skip
+    return Prefill(done.past_key_values, done.logits[:, -1], mask, lengths, ids.numel())
 
 
 def _ends(place: dict[int, tuple[int, int]], lengths: Sequence[int]) -> Tensor:

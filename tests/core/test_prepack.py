@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.models.prepack import generate_prepacked, prepacked_prefill
+from lit_ft.core.prepack import generate_prepacked, prepacked_prefill
 
 SIZES = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 
