@@ -68,6 +68,6 @@ class DocumentPieces(TokenData):
             rank_zero_info(f"{split}: {len(pieces)} pieces; {lost} of {len(table.ids)} tokens are in none")
             kept = torch.cat([torch.arange(start, start + size) for start, size, _ in pieces])
             ends = torch.tensor([0, *sizes]).cumsum(0)
-            weights = table.weights[kept]
+            weights = torch.ones(len(kept))
             weights[ends[:-1]] = 0  # the first token of a piece has nothing before it
             self.examples[split] = TokenTable(table.ids[kept], weights, ends, torch.tensor([row for *_, row in pieces]))
