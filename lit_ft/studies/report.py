@@ -23,7 +23,8 @@ def show(result: Mapping[str, Any]) -> None:
 
     console = Console()
     measures = list(next(iter(result["values"].values())))
-    grid = Table(box=None, title=result["claim"], title_justify="left")
+    console.print(result["claim"], style="italic", markup=False)
+    grid = Table(box=None)
     for column in ("arm", *measures):
         grid.add_column(column, justify="left" if column == "arm" else "right")
     for arm, own in result["values"].items():
