@@ -12,7 +12,9 @@ from lit_ft.callbacks.flatness.variants import FriendlySAM as FriendlySAM
 from lit_ft.callbacks.flatness.variants import LookSAM as LookSAM
 from lit_ft.callbacks.forgetting import Forgetting as Forgetting
 from lit_ft.callbacks.gradient_mask import GradientMask as GradientMask
+from lit_ft.callbacks.kernel_regime import KernelRegime as KernelRegime
 from lit_ft.callbacks.likelihood_displacement import LikelihoodDisplacement as LikelihoodDisplacement
+from lit_ft.callbacks.prefill_cost import PrefillCost as PrefillCost
 from lit_ft.callbacks.selective.learned_graft import LearnedGraft as LearnedGraft
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket as LotteryTicket
 from lit_ft.callbacks.soft_mask import SoftMask as SoftMask

@@ -17,6 +17,7 @@ from lit_ft.callbacks import (
     Forgetting,
     GaussianNoise,
     GradientMask,
+    KernelRegime,
     LearnedGraft,
     LotteryTicket,
     MicroBatchRegularizer,
@@ -40,6 +41,10 @@ ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = 
     ),
     "GaussianNoise": (lambda: GaussianNoise(0.1, key=0), lambda: GaussianNoise(0.0, key=0)),
     "GradientMask": (lambda: GradientMask(TopMagnitude(0.3)), lambda: GradientMask(Names(["*"]))),
+    "KernelRegime": (
+        lambda: KernelRegime("model", every_n_steps=3),
+        lambda: KernelRegime("model", every_n_steps=3),
+    ),
     "LearnedGraft": (lambda: LearnedGraft(first_steps=4, density=0.2), None),
     "LotteryTicket": (lambda: LotteryTicket(first_steps=4, density=0.2), None),
     "MicroBatchRegularizer": (
@@ -52,7 +57,7 @@ ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = 
 }
 
 # written for runs of the package's own command and tested there
-ELSEWHERE = {"RunCheckpoint", "RunReport", "WarmStart", "LikelihoodDisplacement"}
+ELSEWHERE = {"RunCheckpoint", "RunReport", "WarmStart", "LikelihoodDisplacement", "PrefillCost"}
 
 
 def public_callbacks() -> set[str]:
