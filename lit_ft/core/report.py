@@ -22,7 +22,7 @@ STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
 h1{font-size:1.5rem;margin-bottom:.2rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid #d8dde3}
 table{border-collapse:collapse;margin:.5rem 0}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}
-td.number{font-variant-numeric:tabular-nums;text-align:right}.muted{color:#667}
+td.number{font-variant-numeric:tabular-nums}td table{margin:0}.muted{color:#667}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(24rem,1fr));gap:1rem}.plots svg{width:100%;height:auto}
 pre{background:#f5f7f9;padding:.8rem;overflow:auto;font-size:13px}
 """
@@ -102,16 +102,39 @@ def svg(figure: "Figure") -> str:
     return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
 
 
+def _text(value: Any) -> str:
+    """Numbers to five digits; of a long list its ends."""
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if isinstance(value, list):
+        parts = [_text(item) for item in value]
+        return ", ".join(parts if len(parts) <= 12 else [*parts[:5], "\N{HORIZONTAL ELLIPSIS}", *parts[-5:]])
+    return str(value)
+
+
 def _cell(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        text = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
-        return f"<td>{escape(text)}</td>"
-    return f'<td class="number">{value:,}</td>' if isinstance(value, int) else f'<td class="number">{value:.5g}</td>'
+    if isinstance(value, Mapping):
+        return f"<td>{table(value)}</td>"
+    kind = "number" if isinstance(value, (int, float)) else "text"
+    return f'<td class="{kind}">{escape(_text(value))}</td>'
 
 
 def table(rows: Mapping[str, Any]) -> str:
-    """A mapping as an HTML table of two columns."""
+    """A mapping as an HTML table of two columns; mappings inside are tables of their own."""
     return "<table>" + "".join(f"<tr><td>{escape(str(k))}</td>{_cell(v)}</tr>" for k, v in rows.items()) + "</table>"
+
+
+def grid(rows: Mapping[str, Mapping[str, str]]) -> str:
+    """Rows by name, with the same columns each, as an HTML table with a head."""
+    columns = list(next(iter(rows.values()), {}))
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("", *columns))
+    body = "".join(
+        f"<tr><td>{escape(name)}</td>{''.join(_cell(own[column]) for column in columns)}</tr>"
+        for name, own in rows.items()
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def page(report: Mapping[str, Any], figures: "Mapping[str, Figure]", config: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lit_ft.core.metrics_file import read_history
-from lit_ft.core.report import STYLE, svg, table
+from lit_ft.core.report import STYLE, grid, svg, table
 from lit_ft.studies.plan import Planned
 from lit_ft.studies.study import Study
 from lit_ft.studies.verdict import Judged
@@ -48,7 +48,7 @@ def mean_and_sd(values: Sequence[float]) -> str:
 def page(study: Study, result: Mapping[str, Any], planned: Sequence[Planned]) -> str:
     """The study as one self-contained page."""
     figures = [curves(study, planned)] if study.plot else [by_arm(result)]
-    rows = {arm: ", ".join(f"{n} {mean_and_sd(v)}" for n, v in own.items()) for arm, own in result["values"].items()}
+    rows = {arm: {name: mean_and_sd(v) for name, v in own.items()} for arm, own in result["values"].items()}
     expected = {one["expect"]: f"{one['verdict']}: {Judged(**one).numbers()}" for one in result["expect"]}
     facts = {k: result[k] for k in ("seeds", "date", "hardware", "note", "scale") if result[k]}
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(study.name)}</title>'
@@ -56,7 +56,7 @@ def page(study: Study, result: Mapping[str, Any], planned: Sequence[Planned]) ->
         f"{head}<style>{STYLE}</style><h1>{escape(study.name)}: {escape(result['verdict'])}</h1>"
         f"<p>{escape(study.claim)}</p>{table(expected)}"
         f'<div class="plots">{"".join(f"<div>{svg(figure)}</div>" for figure in figures)}</div>'
-        f"<h2>Measures</h2>{table(rows)}<h2>Study</h2>{table(facts)}"
+        f"<h2>Measures</h2>{grid(rows)}<h2>Study</h2>{table(facts)}"
         f"<details><summary>Environment</summary>{table(result['versions'])}</details></html>\n"
     )
 
