@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import importlib.util
+import re
 import sysconfig
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -50,18 +51,23 @@ def closure_of(paths: tuple[str, ...]) -> set[Path]:
 
 @cache
 def tree_digest(file: Path) -> str:
-    """Digest of a file's syntax tree without docstrings."""
+    """Digest of a file's syntax tree without docstrings and imports: a file may move, and what it uses may."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
+        if not isinstance(body, list):
+            continue
+        if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             body[0].value.value = None
+        node.body = [line for line in body if not isinstance(line, (ast.Import, ast.ImportFrom))]  # type: ignore[attr-defined]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+@cache
+def file_of(name: str) -> Path | None:
+    """The file of this package that defines a class, wherever it stands."""
+    defined = re.compile(rf"^class {name}\b", re.MULTILINE)
+    return next((file for file in sorted(PACKAGE.rglob("*.py")) if defined.search(file.read_text("utf-8"))), None)
 
 
 def _own_file(path: str) -> list[Path]:

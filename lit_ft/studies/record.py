@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_ft.studies.code import PACKAGE, class_paths, files_of, tree_digest
+from lit_ft.studies.code import PACKAGE, class_paths, file_of, tree_digest
 from lit_ft.studies.expression import Values
 from lit_ft.studies.plan import Planned
 from lit_ft.studies.staleness import study_digest
@@ -57,11 +57,9 @@ def result_of(study: Study, planned: Sequence[Planned], values: Values, judged: 
 
 def class_digests(planned: Sequence[Planned]) -> dict[str, str]:
     """Digest of the file of every class of this package that the runs name."""
-    found: dict[str, str] = {}
-    for path in sorted({path for run in planned for path in class_paths(run.config)}):
-        for file in files_of(path.rpartition(".")[0], path.rpartition(".")[2]):
-            found[str(file.relative_to(PACKAGE))] = tree_digest(file)
-    return found
+    ours = {path for run in planned for path in class_paths(run.config) if path.startswith(f"{PACKAGE.name}.")}
+    files = {name: file_of(name) for name in sorted(path.rpartition(".")[2] for path in ours)}
+    return {name: tree_digest(file) for name, file in files.items() if file is not None}
 
 
 def verdict_again(result: Mapping[str, Any], study: Study) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lit_ft.studies.code import PACKAGE, tree_digest
+from lit_ft.studies.code import file_of, tree_digest
 
 
 def study_digest(content: Mapping[str, Any], root: Path = Path()) -> str:
@@ -46,7 +46,7 @@ def stale(result: Mapping[str, Any], content: Mapping[str, Any], root: Path = Pa
     """
     reasons = [] if result["config_digest"] == study_digest(content, root) else ["the study or its configs changed"]
     for name, digest in result["classes"].items():
-        file = PACKAGE / name
-        if not file.exists() or tree_digest(file) != digest:
+        file = file_of(name)
+        if file is None or tree_digest(file) != digest:
             reasons.append(f"{name} changed")
     return reasons

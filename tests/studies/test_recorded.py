@@ -60,17 +60,17 @@ def test_a_changed_config_makes_a_result_stale_and_a_comment_does_not(content: d
 
 
 def test_a_changed_class_makes_a_result_stale(content: dict[str, Any]) -> None:
-    name = "methods/image_classifier.py"
-    result = {"config_digest": study_digest(content), "classes": {name: tree_digest(PACKAGE / name)}}
+    digest = tree_digest(PACKAGE / "methods" / "image_classifier.py")
+    result = {"config_digest": study_digest(content), "classes": {"ImageClassifier": digest}}
     assert not stale(result, content)
-    result["classes"][name] = "other"
-    assert stale(result, content) == [f"{name} changed"]
+    result["classes"] = {"ImageClassifier": "other", "Gone": digest}
+    assert stale(result, content) == ["ImageClassifier changed", "Gone changed"]
 
 
 def test_code_of_classes(tmp_path: Path) -> None:
-    """Comments and docstrings do not count; a file that is imported does, also through another one."""
-    (tmp_path / "a.py").write_text('"""Doc."""\nx = 1  # one\n')
-    (tmp_path / "b.py").write_text('"""Other."""\nx = 1\n')
+    """Comments, docstrings and places of imports do not count; a file that is imported does, also by another one."""
+    (tmp_path / "a.py").write_text('"""Doc."""\nfrom here import y\nx = 1  # one\n')
+    (tmp_path / "b.py").write_text('"""Other."""\nfrom there import y\nx = 1\n')
     (tmp_path / "c.py").write_text('"""Doc."""\nx = 2\n')
     assert tree_digest(tmp_path / "a.py") == tree_digest(tmp_path / "b.py") != tree_digest(tmp_path / "c.py")
     assert files_of("lit_ft.methods", "ImageClassifier") == [PACKAGE / "methods" / "image_classifier.py"]
