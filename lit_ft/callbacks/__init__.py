@@ -3,6 +3,7 @@
 from lit_ft.callbacks.feature_probe import FeatureProbe as FeatureProbe
 from lit_ft.callbacks.flatness.edge_of_stability import EdgeOfStability as EdgeOfStability
 from lit_ft.callbacks.flatness.gaussian_noise import GaussianNoise as GaussianNoise
+from lit_ft.callbacks.flatness.gradient_grafting import GradientGrafting as GradientGrafting
 from lit_ft.callbacks.flatness.micro_batch_regularizer import MicroBatchRegularizer as MicroBatchRegularizer
 from lit_ft.callbacks.flatness.perturbation import sam_step as sam_step
 from lit_ft.callbacks.flatness.sam import SAM as SAM
@@ -18,3 +19,4 @@ from lit_ft.callbacks.prefill_cost import PrefillCost as PrefillCost
 from lit_ft.callbacks.selective.learned_graft import LearnedGraft as LearnedGraft
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket as LotteryTicket
 from lit_ft.callbacks.soft_mask import SoftMask as SoftMask
+from lit_ft.callbacks.task_score import TaskScore as TaskScore

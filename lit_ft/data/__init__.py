@@ -1,5 +1,6 @@
 """Data modules: what is in a batch, and in which order."""
 
+from lit_ft.data.answer_options import AnswerOptions as AnswerOptions
 from lit_ft.data.decomposition import DatasetDecomposition as DatasetDecomposition
 from lit_ft.data.digits import Digits as Digits
 from lit_ft.data.generated import GaussianClusters as GaussianClusters

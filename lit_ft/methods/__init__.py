@@ -1,8 +1,11 @@
 """Methods: what is optimised."""
 
+from lit_ft.methods.classifier_pair import ClassifierPair as ClassifierPair
 from lit_ft.methods.dpo import DPO as DPO
 from lit_ft.methods.image_classifier import ImageClassifier as ImageClassifier
 from lit_ft.methods.masked_thought import MaskedThought as MaskedThought
+from lit_ft.methods.mode_connectivity import ModeConnectivity as ModeConnectivity
+from lit_ft.methods.option_scoring import OptionScoring as OptionScoring
 from lit_ft.methods.reference import AdapterOff as AdapterOff
 from lit_ft.methods.reference import CachedLogProbs as CachedLogProbs
 from lit_ft.methods.reference import FrozenCopy as FrozenCopy

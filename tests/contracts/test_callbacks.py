@@ -16,6 +16,7 @@ from lit_ft.callbacks import (
     FeatureProbe,
     Forgetting,
     GaussianNoise,
+    GradientGrafting,
     GradientMask,
     KernelRegime,
     LearnedGraft,
@@ -40,6 +41,7 @@ ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = 
         lambda: Forgetting({"old": ForeignData()}, every_n_steps=3),
     ),
     "GaussianNoise": (lambda: GaussianNoise(0.1, key=0), lambda: GaussianNoise(0.0, key=0)),
+    "GradientGrafting": (lambda: GradientGrafting(), None),
     "GradientMask": (lambda: GradientMask(TopMagnitude(0.3)), lambda: GradientMask(Names(["*"]))),
     "KernelRegime": (
         lambda: KernelRegime("model", every_n_steps=3),
@@ -57,7 +59,7 @@ ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = 
 }
 
 # written for runs of the package's own command and tested there
-ELSEWHERE = {"RunCheckpoint", "RunReport", "WarmStart", "LikelihoodDisplacement", "PrefillCost"}
+ELSEWHERE = {"RunCheckpoint", "RunReport", "WarmStart", "LikelihoodDisplacement", "PrefillCost", "TaskScore"}
 
 
 def public_callbacks() -> set[str]:

@@ -1,0 +1,82 @@
+"""Choosing among answers by how likely a language model finds them, and questions that it has seen before."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+
+Normalization = Literal["sum", "token", "context"]
+NORMALIZATIONS = ("sum", "token", "context")
+
+
+def option_rows(batch: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """The options of all questions as a padded batch of a language model, one row an option.
+
+    Args:
+        batch: ``input_ids`` and ``weights`` of shape (questions, options, tokens).
+        prefix: Before both names; ``context_`` are the options behind the answer context alone.
+    """
+    rows = {name: batch[prefix + name].flatten(0, 1) for name in ("input_ids", "weights")}
+    # every token up to the last target; nothing behind it can change what is said about targets
+    length = int((rows["weights"] != 0).nonzero()[:, 1].max()) + 1
+    return {name: values[:, :length] for name, values in rows.items()}
+
+
+def option_scores(log_probs: Tensor, counts: Tensor, normalize: Normalization, prior: Tensor | None = None) -> Tensor:
+    r"""Scores of the options of each question; the highest is the answer.
+
+    ``sum``: :math:`\log p(o\mid q)`. ``token``: that divided by the tokens of o. ``context``:
+    :math:`\log p(o\mid q)-\log p(o\mid c)` with an answer context c such as "Answer:", so that a common answer has no
+    advantage.
+
+    Args:
+        log_probs: Summed over the tokens of each option, shape (questions, options).
+        counts: Tokens of each option, 0 where there is none; such an option scores :math:`-\infty`.
+        normalize: As above.
+        prior: As ``log_probs``, behind the answer context.
+    """
+    if normalize == "token":
+        log_probs = log_probs / counts.clamp(min=1)
+    elif normalize == "context":
+        if prior is None:
+            raise ConfigError("normalize", normalize, "sum or token, or data with an answer_context")
+        log_probs = log_probs - prior
+    return log_probs.masked_fill(counts == 0, -torch.inf)
+
+
+def ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:
+    """Runs of n words, in lower case without punctuation; a shorter text is one run."""
+    words = re.findall(r"\w+", text.lower())
+    for start in range(max(1, len(words) - n + 1)):
+        yield tuple(words[start : start + n])
+
+
+def contaminated(texts: Iterable[str], corpus: Iterable[str], n: int = 13) -> list[bool]:
+    """Which texts share a run of n words with a corpus; a text of fewer words counts where the corpus holds it whole.
+
+    Args:
+        texts: What a model is tested on.
+        corpus: What it was trained on.
+        n: Words of a run, at least 1. Paper (E83): 13.
+    """
+    if n < 1:
+        raise ConfigError("n", n, "at least 1")
+    wanted = [{run for run in ngrams(text, n) if run} for text in texts]
+    lengths = {len(run) for runs in wanted for run in runs}
+    seen: set[tuple[str, ...]] = set()
+    all_wanted: set[tuple[str, ...]] = set().union(*wanted)
+    for document in corpus:
+        for length in lengths:
+            seen.update(run for run in ngrams(document, length) if run in all_wanted)
+    return [bool(runs & seen) for runs in wanted]
+
+
+def checked_normalization(normalize: Any) -> Normalization:
+    """The name of a normalisation, or an error."""
+    if normalize not in NORMALIZATIONS:
+        raise ConfigError("normalize", normalize, ", ".join(NORMALIZATIONS))
+    return normalize
