@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.data import extract_batch_size
 
 from lit_ft.core.files import write_text
+from lit_ft.core.method import Method
 from lit_ft.core.metrics_file import read_history
 from lit_ft.core.report import curves, final_values, git_state, page, read_report, versions, write_report
 
@@ -156,9 +157,9 @@ class RunReport(Callback):
     def _publish(self, trainer: pl.Trainer, report: dict[str, Any]) -> None:
         history = read_history(self.folder / "metrics.csv")
         figures = curves(history)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if callable(getattr(callback, "plots", None)):
-                figures |= callback.plots(history)
+        for source in (*trainer.callbacks, trainer.lightning_module):  # type: ignore[attr-defined]
+            if isinstance(source, (Callback, Method)) and callable(getattr(source, "plots", None)):
+                figures |= source.plots(history)  # type: ignore[union-attr]
         config = self.folder / "config.yaml"
         write_report(self.folder, report)
         write_text(

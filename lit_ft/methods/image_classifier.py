@@ -46,7 +46,7 @@ class ImageClassifier(Method):
         num_classes: int | None = None,
         input_shape: list[int] | None = None,
         loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4),
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)
@@ -87,12 +87,14 @@ class ImageClassifier(Method):
     def compute(self, batch: dict[str, Tensor]) -> Output:
         """Mean loss over the rows."""
         logits, labels = self(batch["images"]).float(), batch["labels"]
+        return Output(self.row_losses(logits, labels).mean(), predictions=logits, targets=labels)
+
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each row, shape (rows,)."""
         if self.loss == "cross_entropy":
-            loss = F.cross_entropy(logits, labels)
-        else:
-            targets = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
-            loss = 0.5 * (logits - targets).square().sum(-1).mean()
-        return Output(loss, predictions=logits, targets=labels)
+            return F.cross_entropy(logits, labels, reduction="none")
+        targets = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+        return 0.5 * (logits - targets).square().sum(-1)
 
     def loss_weight(self, batch: dict[str, Tensor]) -> float:
         """Number of rows."""

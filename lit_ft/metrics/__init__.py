@@ -1,5 +1,6 @@
 """Numbers over predictions."""
 
+from lit_ft.metrics.barrier import Barrier as Barrier
 from lit_ft.metrics.certified_accuracy import CertifiedAccuracy as CertifiedAccuracy
 from lit_ft.metrics.ches import ChesScore as ChesScore
 from lit_ft.metrics.continual import ContinualScores as ContinualScores

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_ft.callbacks import SWAG
-from lit_ft.callbacks.flatness.swag import WeightGaussian, update_batch_norm
+from lit_ft.callbacks.flatness.swag import WeightGaussian
+from lit_ft.core.batch_norm import update_batch_norm
 from lit_ft.core.errors import ConfigError
 from lit_ft.testing import ForeignModule, check_callback, fit_foreign
 

@@ -1,0 +1,90 @@
+"""Lengths and directions of grafted gradients against gradients by hand."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor
+
+from lit_ft.callbacks import GradientGrafting
+from lit_ft.core.errors import ConfigError
+from lit_ft.data import Digits
+from lit_ft.methods import ImageClassifier
+from lit_ft.testing import fit_foreign
+
+QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+         "enable_model_summary": False, "limit_val_batches": 0}  # fmt: skip
+
+
+def flat(tensors) -> Tensor:  # type: ignore[no-untyped-def]
+    return torch.cat([t.detach().flatten() for t in tensors])
+
+
+def step(callbacks: list[pl.Callback], tmp_path, parts: int) -> tuple[Tensor, ImageClassifier, list]:  # type: ignore[no-untyped-def, type-arg]
+    """What one step of gradient descent at rate 1 takes off the weights, over uneven micro-batches."""
+    torch.manual_seed(0)
+    facts = {"num_classes": 10, "input_shape": [64]}
+    network = {"config": {"model_type": "mlp", "width": 6, "depth": 1}}
+    method = ImageClassifier(network, optimizer=lambda p: torch.optim.SGD(p, lr=1.0), **facts)
+    method.configure_model()
+    before = flat(method.parameters())
+    data = Digits(batch_size=30, flat=True, max_rows=70)  # 30 + 30 + 10 rows
+    trainer = pl.Trainer(max_steps=1, accumulate_grad_batches=parts, callbacks=callbacks, default_root_dir=tmp_path,
+                         **QUIET)  # fmt: skip
+    trainer.fit(method, data)
+    batches = list(data.train_dataloader())
+    moved = before - flat(method.parameters())
+    torch.manual_seed(0)
+    method = ImageClassifier(network, optimizer=lambda p: torch.optim.SGD(p, lr=1.0), **facts)
+    method.configure_model()
+    return moved, method, batches
+
+
+def gradient(method: ImageClassifier, batches: list) -> Tensor:  # type: ignore[type-arg]
+    rows = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+    return flat(torch.autograd.grad(method.compute(rows).loss, list(method.parameters())))
+
+
+def test_direction_of_the_window_and_length_of_its_first_micro_batch(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    moved, method, batches = step([GradientGrafting()], tmp_path, parts=3)
+    whole, first = gradient(method, batches), gradient(method, batches[:1])
+    assert first.norm() > 1.02 * whole.norm()
+    torch.testing.assert_close(moved, whole * first.norm() / whole.norm(), atol=1e-5, rtol=1e-4)
+
+
+def test_normalised_gradient_descent(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    moved, method, batches = step([GradientGrafting(0.3)], tmp_path, parts=3)
+    whole = gradient(method, batches)
+    torch.testing.assert_close(moved, 0.3 * whole / whole.norm(), atol=1e-6, rtol=1e-4)
+
+
+def test_a_window_of_one_micro_batch_stays_as_it_is(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with_it, _, _ = step([GradientGrafting()], tmp_path, parts=1)
+    without, _, _ = step([], tmp_path, parts=1)
+    assert torch.equal(with_it, without)
+
+
+def test_every_window_of_a_foreign_module_gets_its_own_length() -> None:
+    class Lengths(pl.Callback):
+        norms: list[float]
+        first: list[float]
+
+        def __init__(self) -> None:
+            self.norms, self.first = [], []
+
+        def on_after_backward(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]
+            if trainer.fit_loop.epoch_loop.batch_idx % 2 == 0:
+                self.first.append(2 * flat(p.grad for p in pl_module.parameters()).norm().item())
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:  # type: ignore[no-untyped-def]
+            self.norms.append(flat(p.grad for p in pl_module.parameters()).norm().item())
+
+    seen = Lengths()
+    fit_foreign([GradientGrafting(), seen], accumulate_grad_batches=2)
+    assert len(seen.norms) == 12
+    assert seen.norms == pytest.approx(seen.first, rel=1e-5)
+
+
+@pytest.mark.parametrize("length", [0, -1.0, float("inf")])
+def test_refuses(length: float) -> None:
+    with pytest.raises(ConfigError, match="length"):
+        GradientGrafting(length)
