@@ -2,6 +2,7 @@
 
 from lit_ft.data.answer_options import AnswerOptions as AnswerOptions
 from lit_ft.data.decomposition import DatasetDecomposition as DatasetDecomposition
+from lit_ft.data.denoising import MixtureOfDenoisers as MixtureOfDenoisers
 from lit_ft.data.digits import Digits as Digits
 from lit_ft.data.generated import GaussianClusters as GaussianClusters
 from lit_ft.data.generated import NoisyLinear as NoisyLinear
@@ -13,4 +14,6 @@ from lit_ft.data.many_shot import ManyShot as ManyShot
 from lit_ft.data.mnist import MNIST5k as MNIST5k
 from lit_ft.data.permuted_labels import PermutedLabels as PermutedLabels
 from lit_ft.data.preferences import Preferences as Preferences
+from lit_ft.data.redundant_digits import RedundantDigits as RedundantDigits
 from lit_ft.data.text_pairs import TextPairs as TextPairs
+from lit_ft.data.unpaired_preferences import UnpairedPreferences as UnpairedPreferences
