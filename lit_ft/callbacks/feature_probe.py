@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -21,6 +21,9 @@ from lit_ft.core.second_pass import silent
 class FeatureProbe(Callback):
     r"""Fits a linear classifier on the features of training rows, and measures it on the validation rows.
 
+    With ``fit_on: val`` it is fitted on validation rows and measured on test rows: where these differ from training (a
+    spurious feature is no longer one), that says what the features hold, and not what training rewards.
+
     At the start of the fit it measures the network as it was before: the baseline of frozen features, which fine-tuning
     has to beat on the same rows. Features are taken in eval mode without gradient; the run itself is left untouched: no
     random number is drawn, no buffer or metric changes. See :func:`lit_ft.core.linear_probe.fit_linear_probe`.
@@ -31,11 +34,12 @@ class FeatureProbe(Callback):
     Args:
         module: Name of the submodule whose output (averaged over tokens or positions) is the feature; None
             asks the model's ``features(batch)``.
-        num_rows: Training rows, the first of epoch 0; None takes all.
-        max_eval_rows: Validation rows at most; None takes all.
+        num_rows: Rows to fit on, the first of epoch 0; None takes all.
+        max_eval_rows: Rows to measure on at most; None takes all.
         at_start: Measure before the first step.
         at_validation: Measure after each validation too; needs the forward passes again.
         penalty: Of the squared weights of the classifier, in rows.
+        fit_on: ``train`` (measured on validation rows) or ``val`` (measured on test rows).
     """
 
     papers: ClassVar[tuple[str, ...]] = ()
@@ -48,13 +52,16 @@ class FeatureProbe(Callback):
         at_start: bool = True,
         at_validation: bool = False,
         penalty: float = 1.0,
+        fit_on: Literal["train", "val"] = "train",
     ) -> None:
         for name, value in (("num_rows", num_rows), ("max_eval_rows", max_eval_rows)):
             if value is not None and value < 1:
                 raise ConfigError(name, value, "at least 1, or null")
         if penalty < 0:
             raise ConfigError("penalty", penalty, "0 or more")
-        self.module, self.num_rows, self.max_eval_rows = module, num_rows, max_eval_rows
+        if fit_on not in ("train", "val"):
+            raise ConfigError("fit_on", fit_on, "train or val")
+        self.module, self.num_rows, self.max_eval_rows, self.fit_on = module, num_rows, max_eval_rows, fit_on
         self.at_start, self.at_validation, self.penalty = at_start, at_validation, penalty
         self.measured: list[dict[str, float]] = []
 
@@ -75,8 +82,9 @@ class FeatureProbe(Callback):
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         with silent(trainer, module), torch.no_grad():
             module.eval()
-            train = self._collect(trainer, module, "train_dataloader", self.num_rows)
-            val = self._collect(trainer, module, "val_dataloader", self.max_eval_rows)
+            sources = ("train_dataloader", "val_dataloader", "test_dataloader")[self.fit_on == "val" :]
+            train = self._collect(trainer, module, sources[0], self.num_rows)
+            val = self._collect(trainer, module, sources[1], self.max_eval_rows)
         classes = int(max(train[1].max(), val[1].max())) + 1
         probe = fit_linear_probe(*train, num_classes=classes, penalty=self.penalty)
         majority = torch.bincount(train[1], minlength=classes).argmax()

@@ -4,4 +4,6 @@ from lit_ft.metrics.barrier import Barrier as Barrier
 from lit_ft.metrics.certified_accuracy import CertifiedAccuracy as CertifiedAccuracy
 from lit_ft.metrics.ches import ChesScore as ChesScore
 from lit_ft.metrics.continual import ContinualScores as ContinualScores
+from lit_ft.metrics.group_accuracy import GroupAccuracy as GroupAccuracy
+from lit_ft.metrics.importance import ImportanceLorenz as ImportanceLorenz
 from lit_ft.metrics.token_perplexity import TokenPerplexity as TokenPerplexity
