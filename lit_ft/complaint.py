@@ -90,6 +90,8 @@ def _parser_complaint(text: str) -> str:
 
 def _unknown_key(name: str, owner: str, classes: list[str]) -> str:
     head, _, key = name.rpartition(".")
+    if classes and _is_function(classes[-1], owner.rpartition(".")[2]):
+        return f"{owner}: given {key} alone; allowed: with a class_path, as its default is a function and not a class"
     known = _keys(classes[-1], head) if classes else _keys_of_section(head)
     place = ".".join(part for part in (owner if not classes else f"{owner}.init_args", head) if part)
     where = f"{place}.{key}" if place else key
@@ -111,6 +113,16 @@ def _keys(class_path: str, group: str) -> list[str]:
         owner = parameters[group].annotation
         parameters = dict(inspect.signature(owner).parameters) if inspect.isclass(owner) else {}
     return [key for key, value in parameters.items() if value.kind is not value.VAR_KEYWORD]
+
+
+def _is_function(class_path: str, argument: str) -> bool:
+    """Whether the default of a constructor's argument is a function, which has no arguments that YAML could set."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        default = inspect.signature(getattr(import_module(module), name)).parameters[argument].default
+    except (ImportError, AttributeError, ValueError, TypeError, KeyError):
+        return False
+    return inspect.isfunction(default)
 
 
 def _keys_of_section(section: str) -> list[str]:

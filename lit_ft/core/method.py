@@ -20,6 +20,7 @@ from lit_ft.core.frozen_base import FrozenBase
 from lit_ft.core.hyperparameters import is_plain
 from lit_ft.core.means import WeightedMeans
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.core.window import window_ends, window_starts
 
@@ -64,7 +65,7 @@ class Method(pl.LightningModule):
     def __init__(
         self,
         network: Network,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__()

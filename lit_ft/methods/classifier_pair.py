@@ -13,6 +13,7 @@ from lit_ft.core.connectivity import Path, dropout_path, linear_path, losses_alo
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.image_classifier import ImageClassifier
 from lit_ft.metrics.barrier import barrier
@@ -80,7 +81,7 @@ class ClassifierPair(ImageClassifier):
         loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
         num_positions: int = 21,
         split: Literal["train", "val", "test"] = "train",
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, num_classes, input_shape, loss, optimizer, schedule)

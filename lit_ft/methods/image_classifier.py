@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +14,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import data_fact, mark_facts, recall_facts
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 
 
@@ -46,7 +46,7 @@ class ImageClassifier(Method):
         num_classes: int | None = None,
         input_shape: list[int] | None = None,
         loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)

@@ -13,6 +13,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.losses import Reduction
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.supervised_fine_tuning import SupervisedFineTuning
 from lit_ft.models.language import readout
@@ -67,7 +68,7 @@ class MaskedThought(SupervisedFineTuning):
         rise: float = 0.66,
         replace_by: Literal["random", "mask"] = "random",
         reduction: Reduction = "token",
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, reduction, optimizer=optimizer, schedule=schedule)

@@ -15,6 +15,7 @@ from lit_ft.core.connectivity.profile import member
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.schedules import Schedule
 from lit_ft.core.weights import weights_of
@@ -66,7 +67,7 @@ class ModeConnectivity(ClassifierPair):
         loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
         num_positions: int = 21,
         split: Literal["train", "val", "test"] = "train",
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, num_classes, input_shape, loss, num_positions, split, optimizer, schedule)

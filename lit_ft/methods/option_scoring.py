@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.options import Normalization, checked_normalization, option_rows, option_scores
 from lit_ft.core.schedules import Schedule
 from lit_ft.models.language import readout
@@ -42,7 +42,7 @@ class OptionScoring(Method):
         self,
         network: Network,
         normalize: Normalization = "sum",
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)

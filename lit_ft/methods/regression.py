@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -14,6 +13,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import data_fact, mark_facts, recall_facts
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 
 
@@ -36,7 +36,7 @@ class Regression(Method):
         self,
         network: Network,
         input_shape: list[int] | None = None,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)

@@ -14,6 +14,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.losses import REDUCTIONS, Reduction, TokenLoss, document_numbers, shares
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.metrics.token_perplexity import TokenPerplexity
 from lit_ft.models.language import readout
@@ -59,7 +60,7 @@ class SupervisedFineTuning(Method):
         label_smoothing: float = 0.0,
         focal: float = 0.0,
         unlikelihood: bool = False,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from lit_ft.cli import build, command, load_run
-from lit_ft.run import find_run
+from lit_ft.run import find_run, resolve
 
 CONFIG: dict[str, Any] = {
     "model": {"class_path": "Toy", "init_args": {"network": {"path": "here"}, "width": 5}},
@@ -83,6 +83,15 @@ def test_later_files_and_the_command_line_win() -> None:
     assert config["trainer"]["max_steps"] == 3
     assert config["model"]["init_args"]["width"] == 2
     assert len(config["trainer"]["callbacks"]) == 1
+
+
+def test_another_optimizer_begins_with_its_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    """Arguments of a default class would be taken over: SGD with the weight decay of AdamW."""
+    digits = ["--model=ImageClassifier", '--model.network={"config": {"model_type": "mlp"}}', "--data=Digits"]
+    plain = resolve([*digits, "--model.optimizer=SGD", "--model.optimizer.lr=0.1"])["model"]["init_args"]["optimizer"]
+    assert plain["init_args"]["weight_decay"] == 0.0
+    assert lit_ft("fit", *digits, "--model.optimizer.lr=0.1") == 2
+    assert "model.init_args.optimizer: given lr alone; allowed: with a class_path" in capsys.readouterr().err
 
 
 def test_the_file_wins_over_the_checkpoint_and_says_so() -> None:
