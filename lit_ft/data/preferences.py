@@ -114,7 +114,7 @@ class Preferences(TokenData):
         for split in SPLITS:
             rows = tables.get(split, [])
             self.pair_weights[split] = [self._weight(row, n) for n, row in enumerate(rows, start=1)]
-            sides[split] = [side for n, row in enumerate(rows, start=1) for side in _sides(row, n, split)]
+            sides[split] = [side for n, row in enumerate(rows, start=1) for side in pair_sides(row, n, split)]
         return sides
 
     def _filtered(self, rows: list[Row]) -> list[Row]:
@@ -139,23 +139,7 @@ class Preferences(TokenData):
 
     def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
         """Tokens and weights of both sides of each pair, cut alike."""
-        specials, found = special_fields(tokenizer), [Encoded()] * len(rows)
-        groups: dict[bool, list[int]] = {True: [], False: []}
-        segments = []
-        for i, row in enumerate(rows):
-            number = (first + i + 1) // 2
-            is_chat = isinstance(row["answer"], list)
-            if is_chat:
-                prompt = [{**message, "weight": 0.0} for message in row["prompt"]]
-                segments.append(message_segments([*prompt, *row["answer"]], ["assistant"], number))
-            else:
-                segments.append(fill(CHAT if self.chat else PLAIN, row, specials, number))
-            groups[is_chat or self.chat].append(i)
-        for is_chat, members in groups.items():
-            if members:
-                encode = encode_chat if is_chat else encode_all
-                for i, example in zip(members, encode(tokenizer, [segments[i] for i in members]), strict=True):
-                    found[i] = example
+        found = encode_answers(rows, [(first + i + 1) // 2 for i in range(len(rows))], self.chat, tokenizer)
         return [side for i in range(0, len(found), 2) for side in cut_alike(found[i], found[i + 1], self.max_length)]
 
     def _buckets(self, split: str) -> Plan:
@@ -167,6 +151,34 @@ class Preferences(TokenData):
     def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:
         collate = partial(collate_pairs, padding=self.padding)
         return make_loader(self.pairs[split], plan, collate, self.seed, self.num_workers, training)
+
+
+def encode_answers(rows: Sequence[Row], numbers: Sequence[int], chat: bool, tokenizer: Any) -> list[Encoded]:
+    """Prompts with one answer each, whole; only tokens of answers have a weight.
+
+    Args:
+        rows: ``prompt`` and ``answer``, both texts or both lists of messages.
+        numbers: Of the rows in their table, for errors.
+        chat: Whether texts are put into the chat template.
+        tokenizer: Makes the tokens.
+    """
+    specials, found = special_fields(tokenizer), [Encoded()] * len(rows)
+    groups: dict[bool, list[int]] = {True: [], False: []}
+    segments = []
+    for i, (row, number) in enumerate(zip(rows, numbers, strict=True)):
+        is_chat = isinstance(row["answer"], list)
+        if is_chat:
+            prompt = [{**said, "weight": 0.0} for said in row["prompt"]]
+            segments.append(message_segments([*prompt, *row["answer"]], ["assistant"], number))
+        else:
+            segments.append(fill(CHAT if chat else PLAIN, row, specials, number))
+        groups[is_chat or chat].append(i)
+    for is_chat, members in groups.items():
+        if members:
+            encode = encode_chat if is_chat else encode_all
+            for i, example in zip(members, encode(tokenizer, [segments[i] for i in members]), strict=True):
+                found[i] = example
+    return found
 
 
 class PairTable:
@@ -222,24 +234,25 @@ def cut_alike(first: Encoded, second: Encoded, max_length: int) -> tuple[Encoded
     return first.take(kept[0]), second.take(kept[1])
 
 
-def _sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
-    """The prompt with each answer."""
+def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
+    """The prompt with the chosen answer, and with the rejected one."""
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if chosen == rejected:
         raise ConfigError("path", chosen, f"two different answers; those of {split} row {number} are equal")
     if isinstance(prompt, list):  # messages: a plain answer is the assistant's
-        chosen, rejected = (a if isinstance(a, list) else [_answer(a)] for a in (chosen, rejected))
+        chosen, rejected = (a if isinstance(a, list) else [message("assistant", a)] for a in (chosen, rejected))
     elif prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
         shared = 0
         while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
             shared += 1
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     elif isinstance(prompt, str) and isinstance(chosen, list) and isinstance(rejected, list):
-        prompt = [{"role": "user", "content": prompt}]
+        prompt = [message("user", prompt)]
     if prompt is None or type(chosen) is not type(rejected) or not isinstance(chosen, (str, list)):
         raise ConfigError("path", sorted(row), f"texts or messages in prompt, chosen and rejected; see row {number}")
     return {"prompt": prompt, "answer": chosen}, {"prompt": prompt, "answer": rejected}
 
 
-def _answer(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
+def message(role: str, text: str) -> dict[str, str]:
+    """A text as a message."""
+    return {"role": role, "content": text}

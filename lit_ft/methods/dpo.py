@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.method import Method, Output
+from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.core.preferences import LogSigmoidPreference, Pairs, PreferenceLoss
 from lit_ft.core.schedules import Schedule
-from lit_ft.methods.reference import AdapterOff, FrozenCopy, Reference, sequence_log_probs
+from lit_ft.methods.policy import Policy
+from lit_ft.methods.reference import Reference, sequence_log_probs
 from lit_ft.metrics.ches import ches
 from lit_ft.models.language import readout
 
 
-class DPO(Method):
+class DPO(Policy):
     r"""Learns which of two answers is preferred, from log-probabilities of both.
 
     .. math:: L=\frac{\sum_i w_i\,[\ell(h_i)-\lambda\,\tfrac1{|y_i^+|}\log\pi(y_i^+)]}{\sum_i w_i},\quad
@@ -60,50 +61,18 @@ class DPO(Method):
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(network, optimizer, schedule)
+        super().__init__(network, reference, optimizer, schedule)
         if sft_weight < 0:
             raise ConfigError("sft_weight", sft_weight, "0 or more")
-        self.loss = LogSigmoidPreference(beta) if loss is None else loss
-        self.reference, self.sft_weight = reference, sft_weight
-        self._resumed = False
-
-    def build_network(self) -> nn.Module:
-        """The causal language model."""
-        from lit_ft.models import causal_lm
-
-        assert self.spec is not None
-        return causal_lm(self.spec)
-
-    def build_tokenizer(self) -> Any:
-        """The tokenizer of the network."""
-        from lit_ft.models import tokenizer
-
-        return None if self.spec is None else tokenizer(self.spec)
-
-    def configure_model(self) -> None:
-        """Build the network, switch dropout off, and let the reference see it."""
-        if self.network is not None:
-            return
-        super().configure_model()
-        assert self.network is not None
-        without_dropout(self.network)
-        if self.loss.needs_reference:
-            if self.reference is None:
-                self.reference = AdapterOff() if hasattr(self.network, "disable_adapter") else FrozenCopy()
-            self.reference.attach(self.network)
-
-    def on_fit_start(self) -> None:
-        """The reference is that of the weights before the first step."""
-        if self.reference is not None and self.loss.needs_reference:
-            assert self.network is not None
-            self.reference.start(self.network, self.trainer, fresh=not self._resumed)
+        self.loss, self.sft_weight = LogSigmoidPreference(beta) if loss is None else loss, sft_weight
+        self.needs_reference = self.loss.needs_reference
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
         """Mean loss over the pairs."""
         assert self.network is not None
         sums, tokens = sequence_log_probs(self.network, batch), batch["weights"].sum(1)
         pairs = Pairs(*sums.chunk(2), *tokens.chunk(2))
-        if self.loss.needs_reference:
+        if self.needs_reference:
             assert self.reference is not None
             before = self.reference.log_probs(self.network, batch)
             pairs.reference_chosen, pairs.reference_rejected = before.chunk(2)
@@ -144,27 +113,3 @@ class DPO(Method):
         if said.weight is None:
             raise ConfigError("network", type(self.network).__name__, "a network whose head is one linear map")
         return ches(said.states, batch["weights"], length_normalize)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the fingerprint of the reference."""
-        super().on_save_checkpoint(checkpoint)
-        if self.reference is not None and self.reference.fingerprint is not None:
-            checkpoint["reference"] = self.reference.fingerprint
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on from another reference."""
-        super().on_load_checkpoint(checkpoint)
-        self._resumed = self._trainer is not None  # load_from_checkpoint has none: what is trained next starts there
-        known = None if self.reference is None else self.reference.fingerprint
-        if known is not None and checkpoint.get("reference", known) != known:
-            raise ConfigError("reference", "weights other than at the start of that run", "the network it started from")
-
-
-def without_dropout(network: nn.Module) -> None:
-    """Set every dropout probability of a network to 0: layers, and those that attention reads as numbers."""
-    for module in network.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "attn_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)

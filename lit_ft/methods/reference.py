@@ -180,10 +180,10 @@ def row_keys(batch: Mapping[str, Tensor]) -> list[int]:
 
 def _batches(data: Any) -> Iterator[Mapping[str, Tensor]]:
     """Batches of all rows, without touching the loaders of the run."""
-    if data is None or not hasattr(data, "pairs"):
+    if data is None or not hasattr(data, "examples"):
         raise ConfigError("reference", "CachedLogProbs", "a data module of preferences")
     for split in ("train", "val"):
-        if split in data.pairs:
+        if split in data.examples:
             yield from data._loader(split, data._buckets(split), training=False)
 
 
