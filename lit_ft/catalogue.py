@@ -66,11 +66,11 @@ def entries() -> list[Listed]:
     texts = {str(p.relative_to(config_folder())): p.read_text(encoding="utf-8") for p in config_files()}
     found = []
     for name, (kind, node) in classes.items():
-        if name.startswith("_") or not _descends(node, kind, classes):
+        if name.startswith("_") or _is_abstract(node) or not _descends(node, kind, classes):
             continue
         values = _literals(node)
         used = [path for path, text in texts.items() if re.search(rf"\b{name}\b", re.sub(r"#.*", "", text))]
-        summary = (ast.get_docstring(node) or "").partition("\n\n")[0].replace("\n", " ")
+        summary = _plain((ast.get_docstring(node) or "").partition("\n\n")[0])
         found.append(Listed(name, kind, summary, values.get("papers", ()), values.get("batch_kind", ""), used))
     order = list(KINDS.values())
     return sorted(found, key=lambda entry: (order.index(entry.kind), entry.name))
@@ -80,6 +80,21 @@ def config_files() -> list[Path]:
     """Every YAML file that runs, studies left out."""
     folder = config_folder()
     return [path for path in sorted(folder.rglob("*.yaml")) if path.relative_to(folder).parts[0] != "studies"]
+
+
+def _plain(text: str) -> str:
+    """A line of a docstring without its markup."""
+    return re.sub(r":\w+:`~?([^`]*)`", r"\1", text.replace("\n", " ")).replace("``", "")
+
+
+def _is_abstract(node: ast.ClassDef) -> bool:
+    """Whether a method of the class is left to its subclasses."""
+    return any(
+        isinstance(line, ast.Raise) and "NotImplementedError" in ast.unparse(line)
+        for function in node.body
+        if isinstance(function, ast.FunctionDef)
+        for line in function.body
+    )
 
 
 def _descends(node: ast.ClassDef, kind: str, classes: dict[str, tuple[str, ast.ClassDef]]) -> bool:

@@ -143,10 +143,15 @@ def import_own(arguments: list[str]) -> list[str]:
 def guarded(function: Any, arguments: list[str], debug: bool) -> int:
     """Call a command; turn what the user can mend into one line and status 2."""
     try:
-        return function(arguments) or 0
+        status = function(arguments) or 0
+        sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         print("lit-ft: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough; nothing is left to be flushed at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
     except Exception as error:
         from lit_ft.complaint import complaint
 

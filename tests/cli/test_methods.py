@@ -42,6 +42,19 @@ def test_the_listing_does_not_import_torch() -> None:
     assert "methods" in done.stdout
 
 
+def test_a_reader_may_stop_early() -> None:
+    line = f"{sys.executable} -m lit_ft methods | head -1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_what_is_left_to_subclasses_is_not_listed() -> None:
+    names = {entry.name: entry.summary for entry in catalogue.entries()}
+    assert "Instructions" in names
+    assert "TokenData" not in names
+    assert not [name for name, summary in names.items() if ":math:" in summary]
+
+
 def test_a_moved_class_is_marked_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = catalogue.config_folder() / "studies" / "results"
     result: dict[str, Any] = json.loads((folder / "learning_rate.json").read_text())
