@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.preferences import LogSigmoidPreference, Pairs, PreferenceLoss
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.policy import Policy
@@ -58,7 +59,7 @@ class DPO(Policy):
         beta: float = 0.1,
         reference: Reference | None = None,
         sft_weight: float = 0.0,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, reference, optimizer, schedule)

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.preferences import kto
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.policy import Policy
@@ -59,7 +60,7 @@ class KTO(Policy):
         desirable_weight: float = 1.0,
         undesirable_weight: float = 1.0,
         reference: Reference | None = None,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, reference, optimizer, schedule)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.preferences import bradley_terry
 from lit_ft.core.schedules import Schedule
 
@@ -65,7 +66,7 @@ class RewardModel(Method):
         network: Network,
         margin: float = 0.0,
         center: float = 0.0,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)
