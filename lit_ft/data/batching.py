@@ -36,6 +36,30 @@ def shuffled_batches(
     return plan
 
 
+def homogeneous_batches(groups: Sequence[int], batch_size: int, seed: int = 0, drop_last: bool = False) -> Plan:
+    """Batches of rows of one group each, freshly shuffled in every epoch; their number is the same in all of them.
+
+    Args:
+        groups: Group of each row: its source, its domain, its class.
+        batch_size: Rows in a batch.
+        seed: The order is a function of ``(seed, epoch)`` alone.
+        drop_last: Leave the shorter last batch of each group out.
+    """
+    _at_least_one("batch_size", batch_size)
+    members = [np.flatnonzero(np.asarray(groups) == group) for group in sorted(set(groups))]
+
+    def plan(epoch: int) -> list[list[int]]:
+        draw = np.random.default_rng((seed, epoch))
+        batches = []
+        for rows in members:
+            order = draw.permutation(rows)
+            cut = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
+            batches += [batch for batch in cut if len(batch) == batch_size or not drop_last]
+        return [batches[i] for i in draw.permutation(len(batches))]
+
+    return plan
+
+
 def length_buckets(
     lengths: Sequence[int],
     batch_size: int | None = None,

@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.data.assets import PREFIX, packaged
-from lit_ft.data.batching import shuffled_batches
+from lit_ft.data.batching import homogeneous_batches, shuffled_batches
 from lit_ft.data.loader import ResumableLoader, make_loader
 from lit_ft.data.splits import SPLITS, check_fractions, split_rows
 from lit_ft.data.tables import Row, read_rows
@@ -42,11 +42,12 @@ class TextPairs(pl.LightningDataModule):
         anchor: Column of the first text; None takes ``anchor``, ``query`` or ``prompt``, the first that there is.
         positive: Column of the text that belongs to it; None takes ``positive``, ``document`` or ``completion``.
         negatives: Columns of texts that look like the anchor and do not belong to it.
-        label: Column of the class of a row, for mining.
+        label: Column of the class of a row, for mining, or of its domain, for experts.
         template: Segments of a text, with ``{text}`` in place of the text and ``embed: true`` on what is pooled; None
             is the text with the tokenizer's own special tokens, all pooled. ``echo`` repeats the text and pools the
             second occurrence, which has seen the whole text even where attention is causal (A2).
         max_length: Longest text in tokens; each copy of an echo is cut alike.
+        homogeneous: Whether all rows of a batch have one ``label``, and so all negatives.
         val_path: Table for validation; None takes ``val_fraction`` of ``path``.
         batch_size: Rows of a batch. The other rows of the batch are the negatives: larger is better, see
             ``chunk_size`` of ``SentenceEmbedding``; accumulation does not help.
@@ -71,6 +72,7 @@ class TextPairs(pl.LightningDataModule):
         label: str | None = None,
         template: str | list[Segment] | None = None,
         max_length: int = 128,
+        homogeneous: bool = False,
         val_path: str | None = None,
         batch_size: int = 32,
         val_fraction: float = 0.1,
@@ -85,7 +87,10 @@ class TextPairs(pl.LightningDataModule):
                 raise ConfigError(name, value, "at least 1")
         if batch_size < 2:
             raise ConfigError("batch_size", batch_size, "at least 2: the other rows are the negatives")
+        if homogeneous and label is None:
+            raise ConfigError("homogeneous", True, "false without a label")
         check_fractions(val_fraction, 0.0)
+        self.homogeneous = homogeneous
         self.path, self.val_path, self.val_fraction = path, val_path, val_fraction
         self.anchor, self.positive, self.negatives, self.label = anchor, positive, list(negatives or []), label
         self.columns: list[str] = []
@@ -143,6 +148,10 @@ class TextPairs(pl.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Freshly shuffled in every epoch, whole batches only (the number of negatives is the same in all)."""
         rows = self.rows["train"]
+        if self.homogeneous:
+            domains = [row["label"] for row in rows]
+            size = min(self.batch_size, *(domains.count(domain) for domain in set(domains)))
+            return self._loader(rows, homogeneous_batches(domains, size, self.seed, drop_last=True), True)
         size = min(self.batch_size, len(rows))
         return self._loader(rows, shuffled_batches(len(rows), size, self.seed, drop_last=True), True)
 

@@ -3,6 +3,7 @@
 from lit_ft.methods.classifier_pair import ClassifierPair as ClassifierPair
 from lit_ft.methods.dpo import DPO as DPO
 from lit_ft.methods.grouped_classifier import GroupedClassifier as GroupedClassifier
+from lit_ft.methods.expert_embedding import ExpertEmbedding as ExpertEmbedding
 from lit_ft.methods.image_classifier import ImageClassifier as ImageClassifier
 from lit_ft.methods.kto import KTO as KTO
 from lit_ft.methods.masked_thought import MaskedThought as MaskedThought
