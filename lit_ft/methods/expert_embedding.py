@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lit_ft.core.contrastive import EmbeddingLoss
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.sentence_embedding import SentenceEmbedding
 from lit_ft.models.experts import RoutedEncoder
@@ -50,7 +50,7 @@ class ExpertEmbedding(SentenceEmbedding):
         loss: EmbeddingLoss | None = None,
         pooling: str | None = None,
         chunk_size: int | None = None,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-5, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, loss, pooling, chunk_size, optimizer, schedule)

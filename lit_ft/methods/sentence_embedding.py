@@ -15,6 +15,7 @@ from lit_ft.core.contrastive import EmbeddingLoss, InBatchContrastive, Vectors
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.pooling import check_pooling, pool
 from lit_ft.core.schedules import Schedule
 from lit_ft.core.segments import Segment
@@ -55,7 +56,7 @@ class SentenceEmbedding(Method):
         loss: EmbeddingLoss | None = None,
         pooling: str | None = None,
         chunk_size: int | None = None,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=2e-5, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer, schedule)
