@@ -11,6 +11,7 @@ from lit_ft.data.instructions import Instructions as Instructions
 from lit_ft.data.joined_text import JoinedText as JoinedText
 from lit_ft.data.labelled_text import LabelledText as LabelledText
 from lit_ft.data.many_shot import ManyShot as ManyShot
+from lit_ft.data.mixture import Mixture as Mixture
 from lit_ft.data.mnist import MNIST5k as MNIST5k
 from lit_ft.data.permuted_labels import PermutedLabels as PermutedLabels
 from lit_ft.data.preferences import Preferences as Preferences
