@@ -21,7 +21,8 @@ from lit_ft.core.second_pass import silent
 class FeatureProbe(Callback):
     r"""Fits a linear classifier on the features of training rows, and measures it on the validation rows.
 
-    With ``fit_on: val`` it is fitted on validation rows and measured on test rows: where these differ from training (a
+    With ``data`` it reads those rows instead of the training's: what a new task finds in the features. With
+    ``fit_on: val`` it is fitted on validation rows and measured on test rows: where these differ from training (a
     spurious feature is no longer one), that says what the features hold, and not what training rewards.
 
     At the start of the fit it measures the network as it was before: the baseline of frozen features, which fine-tuning
@@ -40,6 +41,7 @@ class FeatureProbe(Callback):
         at_validation: Measure after each validation too; needs the forward passes again.
         penalty: Of the squared weights of the classifier, in rows.
         fit_on: ``train`` (measured on validation rows) or ``val`` (measured on test rows).
+        data: Another data module of the same batches; None takes that of the training.
     """
 
     papers: ClassVar[tuple[str, ...]] = ()
@@ -53,6 +55,7 @@ class FeatureProbe(Callback):
         at_validation: bool = False,
         penalty: float = 1.0,
         fit_on: Literal["train", "val"] = "train",
+        data: pl.LightningDataModule | None = None,
     ) -> None:
         for name, value in (("num_rows", num_rows), ("max_eval_rows", max_eval_rows)):
             if value is not None and value < 1:
@@ -61,9 +64,20 @@ class FeatureProbe(Callback):
             raise ConfigError("penalty", penalty, "0 or more")
         if fit_on not in ("train", "val"):
             raise ConfigError("fit_on", fit_on, "train or val")
-        self.module, self.num_rows, self.max_eval_rows, self.fit_on = module, num_rows, max_eval_rows, fit_on
+        self.module, self.num_rows, self.max_eval_rows = module, num_rows, max_eval_rows
+        self.fit_on, self.data = fit_on, data
         self.at_start, self.at_validation, self.penalty = at_start, at_validation, penalty
         self.measured: list[dict[str, float]] = []
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Set up the other data."""
+        if stage != "fit" or self.data is None:
+            return
+        self.data.trainer = trainer
+        if trainer.local_rank == 0:
+            self.data.prepare_data()
+        trainer.strategy.barrier()
+        self.data.setup("fit")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

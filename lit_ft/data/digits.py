@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from lit_ft.core.errors import ConfigError
 from lit_ft.data.image_rows import ImageRow, ImageRows, standardized
 
 
@@ -25,6 +26,8 @@ class Digits(ImageRows):
         max_rows: Train on no more rows than this.
         seed: Seed of the splits and of the order.
         num_workers: Processes that prepare batches.
+        classes: Digits that form a class together, by class: ``[[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]`` asks for low and
+            high, ``[[5], [6]]`` leaves out the other eight. None makes each digit a class.
     """
 
     papers: ClassVar[tuple[str, ...]] = ()
@@ -39,9 +42,13 @@ class Digits(ImageRows):
         max_rows: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        classes: list[list[int]] | None = None,
     ) -> None:
         super().__init__(batch_size, val_fraction, test_fraction, max_rows, seed, num_workers)
-        self.flat = flat
+        given = [digit for group in classes or () for digit in group]
+        if classes is not None and (len(classes) < 2 or len(set(given)) < len(given) or not set(given) <= {*range(10)}):
+            raise ConfigError("classes", classes, "two or more lists of digits from 0 to 9, none of them twice")
+        self.flat, self.classes = flat, classes or [[digit] for digit in range(10)]
 
     def read(self) -> tuple[Sequence[ImageRow], list[str]]:
         """From scikit-learn."""
@@ -50,4 +57,7 @@ class Digits(ImageRows):
         found = load_digits()
         pixels = standardized(torch.from_numpy(found.images).float()).unsqueeze(1)
         images = pixels.flatten(1) if self.flat else pixels
-        return list(zip(images, found.target.tolist(), strict=True)), [str(digit) for digit in range(10)]
+        class_of = {digit: number for number, group in enumerate(self.classes) for digit in group}
+        rows = zip(images, found.target.tolist(), strict=True)
+        names = ["".join(map(str, group)) for group in self.classes]
+        return [(image, class_of[digit]) for image, digit in rows if digit in class_of], names

@@ -94,3 +94,19 @@ def test_mnist_is_balanced():
     assert torch.bincount(torch.tensor(labels)).tolist() == [500] * 10
     assert images[0].shape == (1, 28, 28)
     assert abs(torch.stack(images).mean()) < 1e-5
+
+
+def test_digits_are_grouped_into_classes():
+    plain, grouped = (
+        Digits(val_fraction=0, test_fraction=0),
+        Digits(val_fraction=0, test_fraction=0, classes=[[3, 5], [0]]),
+    )
+    plain.setup("fit")
+    grouped.setup("fit")
+    digit_of = {image.numpy().tobytes(): digit for image, digit in plain.rows["train"]}
+    found = [(digit_of[image.numpy().tobytes()], label) for image, label in grouped.rows["train"]]
+    assert {pair for pair in found} == {(3, 0), (5, 0), (0, 1)}
+    assert len(found) == sum(digit in (0, 3, 5) for digit in digit_of.values())
+    assert grouped.class_names == ["35", "0"]
+    with pytest.raises(ConfigError, match="classes"):
+        Digits(classes=[[1, 2], [2]])
