@@ -23,6 +23,7 @@ lit-ft: a modular trainer for fine-tuning research
   lit-ft export RUN --to DIR                             a folder that from_pretrained loads
 
   Later files and later keys win. Lists are replaced; callbacks+: in YAML or --trainer.callbacks+=NAME appends.
+  --trainer.callbacks.CLASS.KEY=VALUE changes one callback of a list.
   fit also takes:
     --ckpt_path last          go on with the newest run of this name (bit-exact), or with --run DIR
     --from RUN                start from the weights of another run

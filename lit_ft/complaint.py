@@ -69,6 +69,8 @@ def _parser_complaint(text: str) -> str:
     """Condense what jsonargparse says: the keys on the way down, then the innermost reason."""
     keys = re.findall(r'Parser key "([^"]+)"', text)
     classes = re.findall(r"given class_path '([\w.]+)'", text)
+    if len(classes) > 1 and classes[-1] == "lightning.Callback":  # the parser's second try, one callback alone
+        classes.pop()
     path = ".init_args.".join(keys)
     unknown = re.search(r"(?:Option|option) '([\w.-]+)'(?: is not accepted)?", text) or re.search(
         r"unrecognized arguments: --([\w.-]+)", text
@@ -98,7 +100,8 @@ def _unknown_key(name: str, owner: str, classes: list[str]) -> str:
     taker = f"{classes[-1].rpartition('.')[2]} takes" if classes and not head else "the keys"
     shown = known if len(known) <= 16 else get_close_matches(key, known, n=3, cutoff=0.3)
     allowed = f"{taker} {', '.join(shown)}{' ...' * (len(shown) < len(known))}" if known else "a known key"
-    return f"{where}: unknown key; allowed: {allowed}{nearest(key, known)}"
+    other = f"; of one in a list: --trainer.callbacks.CLASS.{key}" if owner == "trainer.callbacks" else ""
+    return f"{where}: unknown key; allowed: {allowed}{nearest(key, known)}{other}"
 
 
 def _keys(class_path: str, group: str) -> list[str]:

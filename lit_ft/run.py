@@ -31,6 +31,7 @@ from lit_ft.core.files import existing, write_text
 from lit_ft.core.hyperparameters import differences
 from lit_ft.core.metrics_file import MetricsFile
 from lit_ft.core.report import read_report
+from lit_ft.overrides import override_callbacks, split_overrides
 
 # importing a class is what makes its short name known in YAML
 NAMEABLE = (lit_ft.callbacks, lit_ft.core.schedules, lit_ft.core.selection, lit_ft.data, lit_ft.methods, lit_ft.metrics)
@@ -100,6 +101,15 @@ class Build(LightningCLI):
         parser.add_argument("--name", type=str | None, help="Name of the run; the stem of the last -c by default.")
         parser.add_argument("--run_dir", type=str | None, help="Run folder to write; runs/<name>/<time> by default.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; then once more when a callback in a list is changed by its name, which the parser cannot do."""
+        args, overrides = split_overrides(args)
+        super().parse_arguments(parser, args)
+        if overrides:
+            plain = yaml.safe_load(parser.dump(self.config, skip_none=False, format="yaml"))["trainer"]["callbacks"]
+            changed = json.dumps(override_callbacks(plain, overrides))
+            super().parse_arguments(parser, [*args, f"--trainer.callbacks={changed}"])
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer is made later, when the run folder is known."""
