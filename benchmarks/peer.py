@@ -1,9 +1,14 @@
-"""Environments with the libraries that the benchmarks compare with, each made once."""
+"""What the benchmarks share: environments with the peers, arms in processes of their own, a meter, the verdict."""
 
+import json
+import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parents[1] / "build" / "peers"
 
@@ -24,3 +29,75 @@ def peer_python(name: str, requirements: Sequence[str]) -> str:
         for wanted in ([f"torch=={torch.__version__.split('+')[0]}"], requirements):
             subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted], check=True)
     return str(python)
+
+
+class Meter:
+    """CPU seconds and tokens between the second and the last step: the first one pays for warming up."""
+
+    def __init__(self) -> None:
+        self.tokens, self.seconds, self.wall = 0, 0.0, 0.0
+        self.begun = time.process_time()
+        self.base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        self.started: tuple[float, float] | None = None
+
+    def step(self, tokens: int) -> None:
+        """A step with so many tokens has ended."""
+        now = (time.process_time(), time.perf_counter())
+        if self.started is None:
+            self.started = now
+            return
+        self.tokens += tokens
+        self.seconds, self.wall = now[0] - self.started[0], now[1] - self.started[1]
+
+    def result(self) -> dict[str, float]:
+        """Speed over the steps, CPU seconds since the meter was made, and the peak of memory."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {
+            "tokens": self.tokens,
+            "cpu_seconds": self.seconds,
+            "wall_seconds": self.wall,
+            "tokens_per_cpu_second": self.tokens / self.seconds,
+            "fit_cpu_seconds": time.process_time() - self.begun,
+            "peak_mib": peak,
+            "above_start_mib": peak - self.base,
+        }
+
+
+def in_process(script: str, python: str, settings: Mapping[str, Any]) -> dict[str, float]:
+    """What an arm of a benchmark writes as JSON when it runs in a process of its own.
+
+    Args:
+        script: The benchmark itself; it runs one arm where it is given ``--arm``.
+        python: Of which environment.
+        settings: Its options; ``arm`` is among them.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        options = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+        done = subprocess.run([python, script, *options, "--json", file.name], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{settings['arm']} failed:\n{done.stderr[-3000:]}")
+        return json.loads(Path(file.name).read_text())
+
+
+def in_turn(
+    arms: Sequence[str], rounds: int, run: Callable[[str], dict[str, float]]
+) -> dict[str, list[dict[str, float]]]:
+    """Every arm once, and again, so that what slows the machine down meets all of them."""
+    results: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    for _ in range(rounds):
+        for arm, runs in results.items():
+            runs.append(run(arm))
+            print(f"{arm}: {runs[-1]}", file=sys.stderr, flush=True)
+    return results
+
+
+def check_losses(results: Mapping[str, Sequence[Mapping[str, float]]], key: str = "loss") -> None:
+    """All arms must have learned the same, within 3 %, before anybody speaks of speed."""
+    found = {arm: runs[0][key] for arm, runs in results.items()}
+    if found and max(found.values()) > 1.03 * min(found.values()):
+        raise SystemExit(f"the losses differ, so speeds are not compared: {found}")
+
+
+def medians(results: Mapping[str, Sequence[Mapping[str, float]]], key: str) -> dict[str, float]:
+    """The middle round of each arm."""
+    return {arm: sorted(run[key] for run in runs)[len(runs) // 2] for arm, runs in results.items()}
