@@ -35,7 +35,7 @@ def option_scores(log_probs: Tensor, counts: Tensor, normalize: Normalization, p
 
     Args:
         log_probs: Summed over the tokens of each option, shape (questions, options).
-        counts: Tokens of each option, 0 where there is none; such an option scores :math:`-\infty`.
+        counts: Tokens of each option, 0 where there is none; such an option has the lowest number.
         normalize: As above.
         prior: As ``log_probs``, behind the answer context.
     """
@@ -45,7 +45,7 @@ def option_scores(log_probs: Tensor, counts: Tensor, normalize: Normalization, p
         if prior is None:
             raise ConfigError("normalize", normalize, "sum or token, or data with an answer_context")
         log_probs = log_probs - prior
-    return log_probs.masked_fill(counts == 0, -torch.inf)
+    return log_probs.masked_fill(counts == 0, torch.finfo(log_probs.dtype).min)  # finite, for JSON
 
 
 def ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:

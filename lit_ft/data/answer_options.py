@@ -150,9 +150,9 @@ class AnswerOptions(TokenData):
             segments += [[*before, question, Segment(option, weight=1.0)] for option in options]
             counts.append(len(options))
             labels.append(right)
-        texts, ends = encode_all(self.tokenizer, segments), np.cumsum(counts)
+        encoded, ends = encode_all(self.tokenizer, segments), np.cumsum(counts)
         places = [range(end - count, end) for end, count in zip(ends.tolist(), counts, strict=True)]
-        questions = [fitted([texts[i] for i in place], self.max_length, n + 1) for n, place in enumerate(places)]
+        questions = [fitted([encoded[i] for i in place], self.max_length, n + 1) for n, place in enumerate(places)]
         contexts = None
         if self.answer_context is not None:
             start = Segment(specials["start"] + self.answer_context)
@@ -176,7 +176,7 @@ class AnswerOptions(TokenData):
                 known = ", ".join(self.options) + nearest(str(value), self.options)
                 raise ConfigError("options", value, f"an option for every answer (row {number}); there are {known}")
             return [self.prefix + text for text in self.options.values()], list(self.options).index(str(value))
-        own = row[self.options_column]
+        own = row[str(self.options_column)]
         if not isinstance(own, list) or len(own) < 2:
             raise ConfigError("options_column", own, f"a list of at least two texts in row {number}")
         texts = [str(text) for text in own]

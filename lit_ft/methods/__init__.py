@@ -2,6 +2,7 @@
 
 from lit_ft.methods.classifier_pair import ClassifierPair as ClassifierPair
 from lit_ft.methods.concat_representations import ConcatRepresentations as ConcatRepresentations
+from lit_ft.methods.distribution_regularized import DistributionRegularized as DistributionRegularized
 from lit_ft.methods.dpo import DPO as DPO
 from lit_ft.methods.expert_embedding import ExpertEmbedding as ExpertEmbedding
 from lit_ft.methods.grouped_classifier import GroupedClassifier as GroupedClassifier
@@ -20,3 +21,4 @@ from lit_ft.methods.reward_model import RewardModel as RewardModel
 from lit_ft.methods.sentence_embedding import SentenceEmbedding as SentenceEmbedding
 from lit_ft.methods.supervised_fine_tuning import SupervisedFineTuning as SupervisedFineTuning
 from lit_ft.methods.text_classifier import TextClassifier as TextClassifier
+from lit_ft.methods.text_generation import TextGeneration as TextGeneration

@@ -24,7 +24,7 @@ class OptionScoring(Method):
     model's own, as in prompt-based fine-tuning: :math:`-\log\operatorname{softmax}(s)_y`.
 
     Reads batches of ``AnswerOptions``. Logs ``loss`` and ``accuracy``; ``predict`` writes the scores of each question,
-    :math:`-\infty` where a question has fewer options than another one of its batch.
+    the lowest number where a question has fewer options than another one of its batch.
 
     Args:
         network: A causal language model.
