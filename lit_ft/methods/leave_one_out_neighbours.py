@@ -17,6 +17,7 @@ from lit_ft.core.method import Output
 from lit_ft.core.neighbours import leave_one_out
 from lit_ft.core.network import Network
 from lit_ft.core.optimizers import adamw
+from lit_ft.core.row_memory import RowMemory
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.image_classifier import ImageClassifier
 
@@ -30,16 +31,11 @@ class WithMemory(nn.Module):
         width: Length of a feature.
     """
 
-    keys: Tensor
-    labels: Tensor
-    rows: Tensor
-
     def __init__(self, network: nn.Module, size: int, width: int) -> None:
         super().__init__()
         self.network, self.slow = network, copy.deepcopy(network).requires_grad_(False).eval()
-        self.register_buffer("keys", torch.zeros(size, width))
-        self.register_buffer("labels", torch.full((size,), -1))
-        self.register_buffer("rows", torch.full((size,), -1))
+        number = torch.tensor(0)
+        self.memory = RowMemory(size, {"keys": torch.zeros(width), "labels": number, "rows": number})
 
     def forward(self, images: Tensor) -> Tensor:
         """What the head says, which this does not train; shape (rows, classes)."""
@@ -56,13 +52,6 @@ class WithMemory(nn.Module):
             slow.lerp_(fast, 1 - momentum)
         for slow, fast in zip(self.slow.buffers(), self.network.buffers(), strict=True):
             slow.copy_(fast)
-
-    @torch.no_grad()
-    def remember(self, keys: Tensor, labels: Tensor, rows: Tensor) -> None:
-        """Put new rows in front; the oldest fall out."""
-        size = len(self.keys)
-        for buffer, new in ((self.keys, keys), (self.labels, labels), (self.rows, rows)):
-            buffer.copy_(torch.cat([new.to(buffer), buffer])[:size])
 
 
 class LeaveOneOutNeighbours(ImageClassifier):
@@ -120,7 +109,7 @@ class LeaveOneOutNeighbours(ImageClassifier):
         if not 0 <= momentum < 1:
             raise ConfigError("momentum", momentum, "a number in [0, 1)")
         self.k, self.temperature, self.memory, self.momentum = k, temperature, memory, momentum
-        self._fresh: tuple[Tensor, Tensor, Tensor] | None = None
+        self._fresh: dict[str, Tensor] | None = None
 
     def build_network(self) -> nn.Module:
         """The network, its slow copy and the memory."""
@@ -143,12 +132,11 @@ class LeaveOneOutNeighbours(ImageClassifier):
         assert isinstance(network, WithMemory)
         rows = batch["ids"] if "ids" in batch else digests(images)
         queries = F.normalize(network.features(images).float(), dim=-1)
-        there = network.labels >= 0
-        keys, known, numbers = network.keys[there], network.labels[there], network.rows[there]
+        keys, known, numbers = (network.memory.column(name) for name in ("keys", "labels", "rows"))
         if self.training:
             with torch.no_grad():
                 fresh = F.normalize(network.slow.features(images).float(), dim=-1)  # type: ignore[operator]
-            self._fresh = fresh, labels, rows
+            self._fresh = {"keys": fresh, "labels": labels, "rows": rows}
             kept = ~torch.isin(numbers, rows)  # these have a newer key
             keys, known = torch.cat([fresh, keys[kept]]), torch.cat([labels, known[kept]])
             numbers = torch.cat([rows, numbers[kept]])
@@ -174,8 +162,7 @@ class LeaveOneOutNeighbours(ImageClassifier):
         """Remember the rows of the batch, once, however often they were run."""
         if self._fresh is not None:
             assert isinstance(self.network, WithMemory)
-            keys, labels, rows = (gather_rows(part)[0] for part in self._fresh)
-            self.network.remember(keys, labels, rows)
+            self.network.memory.add({name: gather_rows(part)[0] for name, part in self._fresh.items()})
         self._fresh = None
 
 

@@ -59,8 +59,10 @@ def test_slow_copy_and_memory():
     network.follow(0.75)
     torch.testing.assert_close(network.slow.head.weight, before + 0.25)
     for first in (0, 40):
-        network.remember(torch.randn(40, 32), torch.zeros(40), torch.arange(first, first + 40))
-    assert network.rows.tolist() == [*range(40, 80), *range(10)]
+        network.memory.add(
+            {"keys": torch.randn(40, 32), "labels": torch.zeros(40), "rows": torch.arange(first, first + 40)}
+        )
+        assert network.memory.column("rows").tolist() == [*range(first, first + 40), *range(first // 4)]
 
 
 def test_digests_tell_images_apart():
@@ -74,8 +76,8 @@ def test_digests_tell_images_apart():
 def test_a_second_pass_does_not_remember_twice():
     method = LeaveOneOutNeighbours(CNN, k=5, memory=1000, optimizer=adam)
     fit_foreign([SAM(rho=0.05)], module=method, data=data(), max_epochs=1)
-    assert (method.network.labels >= 0).sum() == 160
-    assert len(method.network.rows[:160].unique()) == 160
+    rows = method.network.memory.column("rows")
+    assert len(rows) == len(rows.unique()) == 160
 
 
 def test_learns_neighbourhoods():

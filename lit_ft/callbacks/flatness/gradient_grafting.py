@@ -29,8 +29,8 @@ class GradientGrafting(pl.Callback):
     writes.
 
     Source: Z. Novack, S. Kaur, T. Marwah, S. Garg, Z. Lipton, "Disentangling the Mechanisms Behind Implicit
-    Regularization in SGD", 2022, arXiv 2211.15853. Deviation: norms recorded in another run (external grafting) are left
-    out.
+    Regularization in SGD", 2022, arXiv 2211.15853. Deviation: norms recorded in another run (external grafting) are
+    left out.
 
     Args:
         length: n, above 0 (paper: 0.24 to 0.43); None takes the norm of the first micro-batch.

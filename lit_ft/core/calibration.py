@@ -1,0 +1,54 @@
+"""Bringing the features of one network into the frame of another."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def rotation(source: Tensor, target: Tensor) -> Tensor:
+    r"""The rotation R that best carries centred source rows to target rows: :math:`\min_R \sum_i |R x_i - y_i|^2`.
+
+    Proper: its determinant is 1. Apply it as ``rows @ R.T``.
+
+    Args:
+        source: x, shape (rows, width).
+        target: y, shape (rows, width).
+    """
+    x, y = source.double() - source.double().mean(0), target.double() - target.double().mean(0)
+    left, _, right = torch.linalg.svd(y.T @ x)
+    signs = torch.ones(len(left), dtype=x.dtype, device=x.device)
+    signs[-1] = torch.sign(torch.linalg.det(left @ right))
+    return (left * signs @ right).to(source)
+
+
+def class_centres(rows: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
+    """Means of the rows of each class, weighted by the softmax of ``scores`` within it; zeros for absent classes.
+
+    Args:
+        rows: Shape (rows, width).
+        labels: Shape (rows,).
+        scores: How typical a row is of each class, shape (rows, classes).
+    """
+    member = F.one_hot(labels, scores.shape[1]).bool()
+    weights = scores.masked_fill(~member, -torch.inf).softmax(0)
+    return weights.nan_to_num(0).T @ rows
+
+
+def calibrated(pre: Tensor, own: Tensor, labels: Tensor, class_weights: Tensor, turn: Tensor) -> Tensor:
+    r"""Features of the pre-trained network where the fine-tuned one would have them.
+
+    Rows are brought to length 1 and turned; each class is moved so that its mean lies at the centre of the fine-tuned
+    features of that class, whose rows weigh by the softmax of their cosine to the class's weight; then they are brought
+    to length 1 again, and to the mean length of the fine-tuned ones.
+
+    Args:
+        pre: Of the pre-trained network, shape (rows, width).
+        own: Of the network that is fine-tuned, the same rows.
+        labels: Shape (rows,).
+        class_weights: Of the head, shape (classes, width).
+        turn: From :func:`rotation`, shape (width, width).
+    """
+    turned, unit = F.normalize(pre, dim=-1) @ turn.T, F.normalize(own, dim=-1)
+    typical = unit @ F.normalize(class_weights, dim=-1).T
+    shift = class_centres(unit, labels, typical) - class_centres(turned, labels, torch.zeros_like(typical))
+    return F.normalize(turned + shift[labels], dim=-1) * own.norm(dim=-1).mean()
