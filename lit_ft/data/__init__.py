@@ -1,9 +1,11 @@
 """Data modules: what is in a batch, and in which order."""
 
 from lit_ft.data.answer_options import AnswerOptions as AnswerOptions
+from lit_ft.data.ches_filter import ChesFilter as ChesFilter
 from lit_ft.data.decomposition import DatasetDecomposition as DatasetDecomposition
 from lit_ft.data.denoising import MixtureOfDenoisers as MixtureOfDenoisers
 from lit_ft.data.digits import Digits as Digits
+from lit_ft.data.edited_pairs import EditedPairs as EditedPairs
 from lit_ft.data.generated import GaussianClusters as GaussianClusters
 from lit_ft.data.generated import NoisyLinear as NoisyLinear
 from lit_ft.data.image_folder import ImageFolder as ImageFolder

@@ -14,6 +14,7 @@ from lit_ft.core.chat import encode_chat, message_segments
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.data.batching import Plan, length_buckets
+from lit_ft.data.ches_filter import ChesFilter
 from lit_ft.data.loader import ResumableLoader, make_loader
 from lit_ft.data.splits import SPLITS
 from lit_ft.data.tables import Row
@@ -44,6 +45,7 @@ class Preferences(TokenData):
         filter_column: Column with a score of each row, such as its CHES (see
             :class:`lit_ft.metrics.ches.ChesScore`); needs ``drop_highest``.
         drop_highest: Share of the training rows that is left out because their score is highest, in [0, 1).
+        ches_filter: Leaves out training pairs by the CHES that they have under the network before the first step.
         val_path: Table for validation; None takes ``val_fraction`` of ``path``.
         test_path: Table for the test; None takes ``test_fraction`` of ``path``.
         batch_size: Pairs of a batch. Pairs of about the same length stand together.
@@ -67,6 +69,7 @@ class Preferences(TokenData):
         weight_column: str | None = None,
         filter_column: str | None = None,
         drop_highest: float = 0.0,
+        ches_filter: ChesFilter | None = None,
         val_path: str | None = None,
         test_path: str | None = None,
         batch_size: int = 4,
@@ -87,7 +90,8 @@ class Preferences(TokenData):
         if (drop_highest > 0) != (filter_column is not None):
             raise ConfigError("drop_highest", drop_highest, "above 0 together with filter_column, else 0")
         self.chat, self.weight_column = chat, weight_column
-        self.filter_column, self.drop_highest = filter_column, drop_highest
+        self.filter_column, self.drop_highest, self.ches_filter = filter_column, drop_highest, ches_filter
+        self._kept: list[int] | None = None
         self.pair_weights: dict[str, list[float]] = {}
         self.pairs: dict[str, PairTable] = {}
 
@@ -109,13 +113,16 @@ class Preferences(TokenData):
 
     def _tables(self) -> dict[str, list[Row]]:
         """Two rows a pair: the chosen answer, then the rejected one."""
-        tables, sides = super()._tables(), {}
+        tables, sides = self._pair_rows(), {}
         tables["train"] = self._filtered(tables["train"])
         for split in SPLITS:
             rows = tables.get(split, [])
             self.pair_weights[split] = [self._weight(row, n) for n, row in enumerate(rows, start=1)]
             sides[split] = [side for n, row in enumerate(rows, start=1) for side in pair_sides(row, n, split)]
         return sides
+
+    def _pair_rows(self) -> dict[str, list[Row]]:
+        return super()._tables()
 
     def _filtered(self, rows: list[Row]) -> list[Row]:
         if self.filter_column is None:
@@ -141,6 +148,26 @@ class Preferences(TokenData):
         """Tokens and weights of both sides of each pair, cut alike."""
         found = encode_answers(rows, [(first + i + 1) // 2 for i in range(len(rows))], self.chat, tokenizer)
         return [side for i in range(0, len(found), 2) for side in cut_alike(found[i], found[i + 1], self.max_length)]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """As for token data; the first call chooses the pairs, with the weights that training starts from."""
+        if self.ches_filter is not None:
+            pairs = self.pairs["train"]
+            if self._kept is None:
+                batches = self._loader("train", self._buckets("train"), training=False)
+                self._kept = self.ches_filter.kept_rows(self.trainer, batches, self.seed)
+                rank_zero_info(f"{len(self._kept)} of {len(pairs)} training pairs are kept by their CHES")
+            chosen = set(self._kept)
+            pairs.members = [member for member in pairs.members if member[2] in chosen]
+        return super().train_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pairs that were kept: what scored them is gone after the first step."""
+        return {} if self._kept is None else {"kept": self._kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self._kept = state_dict.get("kept")
 
     def _buckets(self, split: str) -> Plan:
         lengths = self.pairs[split].lengths
