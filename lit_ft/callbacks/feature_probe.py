@@ -118,7 +118,8 @@ class FeatureProbe(Callback):
         """Features and labels of the first rows of a loader of our own, on every process those of all."""
         found: list[tuple[Tensor, Tensor]] = []
         rows = 0
-        for batch in own_loader(trainer, module, source):
+        loader = own_loader(trainer, module, source) if self.data is None else getattr(self.data, source)()
+        for batch in loader:
             batch = move_data_to_device(batch, module.device)
             found.append((self._features(module, batch).float(), labels_of(batch)))
             rows += len(found[-1][1])

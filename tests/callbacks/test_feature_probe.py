@@ -75,20 +75,22 @@ def test_wrong_settings_are_refused(tmp_path):
         run(tmp_path, FeatureProbe(module="network.hea"), steps=1)
 
 
-def test_fitted_on_validation_rows_and_measured_on_test_rows(tmp_path):
-    probe = FeatureProbe(fit_on="val", num_rows=None)
-    method, _ = run(tmp_path, probe, steps=1)
+@pytest.mark.parametrize("other", [False, True])
+def test_fitted_on_validation_rows_and_measured_on_test_rows(tmp_path, other):
+    """Of the training's data module, or of another one."""
+    data = Digits(classes=[[7], [3, 5], [8]]) if other else Digits()
+    probe = FeatureProbe(fit_on="val", num_rows=None, data=data if other else None)
+    run(tmp_path, probe, steps=1)
     pl.seed_everything(3)
     method = ImageClassifier({"config": CNN}, num_classes=10, input_shape=[1, 8, 8])
     method.configure_model()
     method.eval()
-    data = Digits()
     data.setup("fit")
     with torch.no_grad():
         sides = []
         for loader in (data.val_dataloader(), data.test_dataloader()):
             batches = list(loader)
             sides.append((torch.cat([method.features(b) for b in batches]), torch.cat([b["labels"] for b in batches])))
-    expected = fit_linear_probe(*sides[0], num_classes=10).accuracy(*sides[1])
+    expected = fit_linear_probe(*sides[0], num_classes=data.num_classes).accuracy(*sides[1])
     assert probe.measured[0]["accuracy"] == pytest.approx(expected)
     assert probe.measured[0]["eval_rows"] == len(data.rows["test"])
