@@ -16,7 +16,7 @@ def own_loader(trainer: pl.Trainer, module: pl.LightningModule, source: str) -> 
     data = getattr(trainer, "datamodule", None)
     if data is not None:
         return getattr(data, source)()
-    used = trainer.train_dataloader if source == "train_dataloader" else trainer.val_dataloaders
+    used = {"train_dataloader": trainer.train_dataloader, "val_dataloader": trainer.val_dataloaders}.get(source)
     if used is None:
         return getattr(module, source)()
     own = copy.copy(used[0] if isinstance(used, list) else used)
