@@ -26,9 +26,9 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
 
 
-def method() -> DPO:
+def method(lr: float = 0.1) -> DPO:
     torch.manual_seed(0)
-    return DPO(NETWORK, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))  # type: ignore[arg-type]
+    return DPO(NETWORK, optimizer=lambda p: torch.optim.SGD(p, lr=lr))  # type: ignore[arg-type]
 
 
 def fit(data: EditedPairs, steps: int = 1) -> DPO:
@@ -72,8 +72,8 @@ def test_a_resumed_run_keeps_the_pairs_of_its_start(tmp_path: Path) -> None:
     """Later weights score otherwise, so only the checkpoint can know them."""
     torch.manual_seed(0)
     assert_resumes(
-        pl.Callback, tmp_path / "run", crash_at=7, max_epochs=4, make_module=method,
-        make_data=lambda: EditedPairs(pairs=16, length=4, batch_size=2, ches_filter=ChesFilter(0.5)),
+        pl.Callback, tmp_path / "run", crash_at=7, max_epochs=4, make_module=lambda: method(3.0),
+        make_data=lambda: EditedPairs(pairs=16, length=4, few=4, batch_size=2, ches_filter=ChesFilter(0.5)),
     )  # fmt: skip
 
 
