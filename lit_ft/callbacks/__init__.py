@@ -16,6 +16,7 @@ from lit_ft.callbacks.gradient_mask import GradientMask as GradientMask
 from lit_ft.callbacks.kernel_regime import KernelRegime as KernelRegime
 from lit_ft.callbacks.likelihood_displacement import LikelihoodDisplacement as LikelihoodDisplacement
 from lit_ft.callbacks.prefill_cost import PrefillCost as PrefillCost
+from lit_ft.callbacks.sampled_text import SampledText as SampledText
 from lit_ft.callbacks.selective.learned_graft import LearnedGraft as LearnedGraft
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket as LotteryTicket
 from lit_ft.callbacks.soft_mask import SoftMask as SoftMask

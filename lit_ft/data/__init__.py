@@ -13,10 +13,12 @@ from lit_ft.data.instructions import Instructions as Instructions
 from lit_ft.data.joined_text import JoinedText as JoinedText
 from lit_ft.data.labelled_text import LabelledText as LabelledText
 from lit_ft.data.many_shot import ManyShot as ManyShot
+from lit_ft.data.marked_corpus import MarkedCorpus as MarkedCorpus
 from lit_ft.data.mixture import Mixture as Mixture
 from lit_ft.data.mnist import MNIST5k as MNIST5k
 from lit_ft.data.permuted_labels import PermutedLabels as PermutedLabels
 from lit_ft.data.preferences import Preferences as Preferences
 from lit_ft.data.redundant_digits import RedundantDigits as RedundantDigits
+from lit_ft.data.scored_text import ScoredText as ScoredText
 from lit_ft.data.text_pairs import TextPairs as TextPairs
 from lit_ft.data.unpaired_preferences import UnpairedPreferences as UnpairedPreferences

@@ -13,6 +13,7 @@ from lit_ft.methods.leave_one_out_neighbours import LeaveOneOutNeighbours as Lea
 from lit_ft.methods.masked_thought import MaskedThought as MaskedThought
 from lit_ft.methods.mode_connectivity import ModeConnectivity as ModeConnectivity
 from lit_ft.methods.option_scoring import OptionScoring as OptionScoring
+from lit_ft.methods.preference_pretraining import PreferencePretraining as PreferencePretraining
 from lit_ft.methods.reference import AdapterOff as AdapterOff
 from lit_ft.methods.reference import CachedLogProbs as CachedLogProbs
 from lit_ft.methods.reference import FrozenCopy as FrozenCopy

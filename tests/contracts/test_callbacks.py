@@ -59,7 +59,15 @@ ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = 
 }
 
 # written for runs of the package's own command and tested there
-ELSEWHERE = {"RunCheckpoint", "RunReport", "WarmStart", "LikelihoodDisplacement", "PrefillCost", "TaskScore"}
+ELSEWHERE = {
+    "RunCheckpoint",
+    "RunReport",
+    "WarmStart",
+    "LikelihoodDisplacement",
+    "PrefillCost",
+    "TaskScore",
+    "SampledText",
+}
 
 
 def public_callbacks() -> set[str]:
