@@ -12,7 +12,7 @@ from lit_ft.callbacks.selective.two_phases import TwoPhases
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.last_epoch import training_ends
 from lit_ft.core.parameters import ParameterIndex
-from lit_ft.core.selection.base import Choices
+from lit_ft.core.selection.base import Choices, Selection, as_mask
 from lit_ft.core.selection.file import save_selection
 from lit_ft.core.selection.scored import TopChange
 from lit_ft.core.selection.top import top_masks
@@ -56,6 +56,8 @@ class LearnedGraft(TwoPhases):
         others: Whether the other parameters are the ``tuned`` ones (a fresh head) or those of the ``base``.
         selection: Name of a file in the trainer's ``default_root_dir`` (the run folder) that gets the rounded mask;
             None writes none.
+        seed_mask: What the first mask holds of the patterns; None takes the largest changes. With ``lr: 0`` it is the
+            graft itself: random weights are what a learned one is compared with.
     """
 
     papers = ("E52",)
@@ -70,6 +72,7 @@ class LearnedGraft(TwoPhases):
         patterns: list[str] | None = None,
         others: Literal["tuned", "base"] = "tuned",
         selection: str | None = None,
+        seed_mask: Selection | None = None,
     ) -> None:
         super().__init__(first_steps)
         TopChange(density)  # says what is wrong with it
@@ -80,7 +83,7 @@ class LearnedGraft(TwoPhases):
         if others not in ("tuned", "base"):
             raise ConfigError("others", others, "tuned or base")
         self.density, self.lr, self.bias, self.max_density = density, lr, bias, max_density
-        self.patterns, self.others, self.selection = patterns, others, selection
+        self.patterns, self.others, self.selection, self.seed_mask = patterns, others, selection, seed_mask
         self.tuned: dict[str, Tensor] = {}
         self.scores: dict[str, Tensor] = {}
         self.seeds: dict[str, Tensor] = {}
@@ -93,10 +96,10 @@ class LearnedGraft(TwoPhases):
         masked = [name for name in self.base if name in matched]
         change = TopChange(self.density, patterns=masked)
         change.base = {name: self.base.get(name, p.detach()) for name, p in index.parameters.items()}  # type: ignore
-        seeds = change.choose(index, None)
+        seeds = (self.seed_mask or change).choose(index, None)
         for name in masked:
             parameter = index[name].parameter
-            self.seeds[name] = seeds[name].to(parameter.device)  # type: ignore[union-attr]
+            self.seeds[name] = as_mask(seeds.get(name, False), parameter)
             self.scores[name] = torch.full_like(parameter, -self.bias, dtype=torch.float32)
         self._write(index)
 

@@ -11,7 +11,7 @@ from lit_ft.callbacks.selective.learned_graft import LearnedGraft, score_gradien
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.parameters import ParameterIndex
-from lit_ft.core.selection import SavedSelection, as_mask
+from lit_ft.core.selection import RandomElements, SavedSelection, as_mask
 from lit_ft.core.sparse_delta import SparseDelta
 from lit_ft.testing import ForeignModule, check_callback, fit_foreign
 
@@ -118,6 +118,14 @@ def test_a_graft_that_does_not_learn_is_the_top_change() -> None:
     top = torch.zeros(len(start), dtype=torch.bool)
     top[(learned - start).abs().argsort(descending=True)[: round(0.1 * len(start))]] = True
     assert torch.equal(flat(module), torch.where(top, learned, start))
+
+
+def test_a_graft_of_random_weights() -> None:
+    mask = RandomElements(0.25, seed=3)
+    module, _ = fit_foreign([LearnedGraft(8, lr=0.0, seed_mask=mask)], module=Module())
+    chosen = mask.select(module)
+    taken = torch.cat([as_mask(chosen[n], p).flatten() for n, p in ParameterIndex(module).parameters.items()])
+    assert torch.equal(flat(module), torch.where(taken, dense(8), flat(Module())))
 
 
 def test_a_graft_of_all_is_the_tuned_network() -> None:
