@@ -1,7 +1,10 @@
 """Checkpoints from which a run goes on as if it had never stopped."""
 
 import math
+import signal
+import time
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,6 +19,8 @@ from lit_ft.core.randomness import randomness_state, restore_randomness
 from lit_ft.core.resume_point import mark, settle
 from lit_ft.core.window import window_starts
 
+OLD = 10.0  # seconds: what a save at the start of an epoch may cost is little beside it
+
 
 class RunCheckpoint(Callback):
     """Saves a run between two batches, durably, with every rank's randomness; resuming is bit-exact.
@@ -23,14 +28,15 @@ class RunCheckpoint(Callback):
     Beside what Lightning saves, a checkpoint holds the state of all global random generators of all ranks, the number
     of rows in ``metrics.csv`` (which is cut back to them on resume), and the position of every stateful loader before
     the batch that is already fetched. It is written aside, synced, read back, and renamed; the one before is deleted
-    only then. A SIGTERM saves once more before the run ends.
+    only then. A SIGTERM saves once more before the run ends: at the end of its window of accumulation, and after a
+    validation that is under way; with several ranks only when it comes between two windows.
 
     Exact for modules whose state is in checkpoints and for loaders with ``state_dict``; a loader without it starts its
     epoch again (Lightning warns), and wall-clock values differ. It makes itself the first callback of the trainer.
 
     Args:
-        every_n_steps: Optimizer steps between two checkpoints; there is also one at the start of every epoch and one
-            at the end of the run. None: only these.
+        every_n_steps: Optimizer steps between two checkpoints; there is also one at the end of the run, and one at the
+            start of an epoch when the last is more than ten seconds old. None: only these.
         keep: How many to keep, at least 1; 2 leaves a way back when the newest is damaged.
         monitor: Logged key whose best value is kept as ``best.ckpt`` (weights only), looked at after each validation.
         mode: Whether the lowest (``min``) or the highest (``max``) value is the best.
@@ -55,8 +61,9 @@ class RunCheckpoint(Callback):
             raise ConfigError("mode", mode, "min or max")
         self.every_n_steps, self.keep, self.monitor, self.mode, self.folder = every_n_steps, keep, monitor, mode, folder
         self.best: float | None = None
-        self._saved_step = 0
-        self._between_batches = False
+        self._saved_step, self._saved_at = 0, time.monotonic()
+        self._between_batches = self._sigterm = False
+        self._handler: Any = None
         self._loader_states: list[dict[str, Any]] | None = None
         self._resumed: dict[str, Any] | None = None
 
@@ -78,10 +85,21 @@ class RunCheckpoint(Callback):
             trainer.fit_loop.epoch_loop.val_loop.batch_progress.load_state_dict(self._resumed["validation"])
             self._resumed = None
         step = trainer.global_step
-        if step == self._saved_step or not window_starts(trainer, batch_idx):
+        if not window_starts(trainer, batch_idx):
             return
-        if batch_idx == 0 or (self.every_n_steps is not None and step % self.every_n_steps == 0):
+        if self._sigterm:
+            if step != self._saved_step:
+                self._save_between(trainer)
+            raise SIGTERMException
+        if step == self._saved_step:
+            return
+        due = self.every_n_steps is not None and step % self.every_n_steps == 0
+        if due or (batch_idx == 0 and self._is_old(trainer)):
             self._save_between(trainer)
+
+    def _is_old(self, trainer: pl.Trainer) -> bool:
+        """Whether the last checkpoint is; every rank takes the answer of the first."""
+        return trainer.strategy.broadcast(time.monotonic() - self._saved_at > OLD)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Remember where the loaders stand, before the next batch is fetched."""
@@ -90,14 +108,27 @@ class RunCheckpoint(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end of the run."""
+        self._heed_sigterm(False)
         if trainer.global_step != self._saved_step:
             self._save_between(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save on SIGTERM, which Lightning raises between two batches."""
+        """Save on SIGTERM with several ranks, which Lightning raises between two batches."""
+        self._heed_sigterm(False)
         closes_window = window_starts(trainer, trainer.fit_loop.epoch_loop.batch_progress.current.completed)
-        if isinstance(exception, SIGTERMException) and trainer.training and closes_window:
+        if isinstance(exception, SIGTERMException) and not self._sigterm and trainer.training and closes_window:
             self._save_between(trainer)
+
+    def _heed_sigterm(self, heed: bool) -> None:
+        """Note SIGTERM until a checkpoint can be taken, instead of Lightning, which stops inside a window."""
+        if heed and current_thread() is main_thread():
+            self._sigterm, self._handler = False, signal.signal(signal.SIGTERM, self._note_sigterm)
+        elif not heed and self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+            self._handler = None
+
+    def _note_sigterm(self, *_: Any) -> None:
+        self._sigterm = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights when the monitored value is the best so far."""
@@ -113,7 +144,7 @@ class RunCheckpoint(Callback):
             self._write(trainer, self.directory(trainer) / "best.ckpt", weights_only=True)
 
     def _save_between(self, trainer: pl.Trainer) -> None:
-        self._saved_step = trainer.global_step
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         directory = self.directory(trainer)
         self._between_batches = True
         try:
@@ -184,6 +215,8 @@ class RunCheckpoint(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Settle counters and loaders, and cut ``metrics.csv`` back to what the checkpoint knew."""
+        self._saved_at = time.monotonic()
+        self._heed_sigterm(trainer.world_size == 1)
         if self._resumed is None:
             return
         settle(trainer, self._resumed["loaders"])

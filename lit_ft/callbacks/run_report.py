@@ -17,11 +17,20 @@ from lightning.pytorch.utilities.data import extract_batch_size
 from lit_ft.core.files import write_text
 from lit_ft.core.method import Method
 from lit_ft.core.metrics_file import read_history
-from lit_ft.core.report import curves, final_values, git_state, page, read_report, versions, write_report
+from lit_ft.core.report import (
+    curves,
+    final_values,
+    git_state,
+    page,
+    read_report,
+    save_figures,
+    versions,
+    write_report,
+)
 
 
 class RunReport(Callback):
-    """Writes ``config.yaml``, ``report.json``, ``report.html`` and ``plots/*.png`` into the run folder.
+    """Writes ``config.yaml``, ``report.json``, ``report.html`` and ``plots/*.svg|png`` into the run folder.
 
     The report holds command, versions, git state, seed, steps, wall and CPU time, peak memory, samples and tokens per
     second, the last value of every logged key, and what each callback says of itself: a callback may define
@@ -47,12 +56,13 @@ class RunReport(Callback):
         self._samples = 0
         self._tokens: Any = 0
         self._before: dict[str, Any] = {}
+        self._git: dict[str, Any] | None = None
 
     def _begin(self, trainer: pl.Trainer) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         if not trainer.is_global_zero:
             return
-        self._before = read_report(self.folder)
+        self._before, self._git = read_report(self.folder), git_state()
         if not (self.folder / "config.yaml").exists() and self.config:
             write_text(self.folder / "config.yaml", self.config)
         if trainer.state.fn == "fit":
@@ -134,7 +144,7 @@ class RunReport(Callback):
             "callbacks": self._callbacks(trainer),
             "versions": versions(),
             "machine": machine(trainer),
-            "git": git_state(),
+            "git": self._git,
         }
         if status == "running":  # nothing to draw yet
             write_report(self.folder, report)
@@ -155,19 +165,21 @@ class RunReport(Callback):
         self._publish(trainer, report)
 
     def _publish(self, trainer: pl.Trainer, report: dict[str, Any]) -> None:
-        history = read_history(self.folder / "metrics.csv")
+        """Write everything; an evaluation draws only what a source has in its own state, the fit's curves stand."""
+        plots, history = self.folder / "plots", read_history(self.folder / "metrics.csv")
+        files = {name: file for name, file in report.get("figures", {}).items() if (plots / f"{file}.svg").exists()}
+        if trainer.state.fn != "fit" and files:
+            history = {}
         figures = curves(history)
         for source in (*trainer.callbacks, trainer.lightning_module):  # type: ignore[attr-defined]
             if isinstance(source, (Callback, Method)) and callable(getattr(source, "plots", None)):
-                figures |= source.plots(history)  # type: ignore[union-attr]
+                figures |= source.plots(history)  # type: ignore[operator, union-attr]
+        report["figures"] = {**files, **save_figures(figures, plots)}
+        drawings = [(plots / f"{file}.svg").read_text(encoding="utf-8") for file in report["figures"].values()]
         config = self.folder / "config.yaml"
+        text = config.read_text(encoding="utf-8") if config.exists() else self.config
         write_report(self.folder, report)
-        write_text(
-            self.folder / "report.html", page(report, figures, config.read_text() if config.exists() else self.config)
-        )
-        (self.folder / "plots").mkdir(exist_ok=True)
-        for name, figure in figures.items():
-            figure.savefig(self.folder / "plots" / f"{name.replace('/', '_').replace(' ', '_')}.png", dpi=120)
+        write_text(self.folder / "report.html", page(report, drawings, text))
 
 
 def machine(trainer: pl.Trainer) -> dict[str, Any]:

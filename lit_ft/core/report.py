@@ -4,7 +4,8 @@ import io
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +29,7 @@ pre{background:#f5f7f9;padding:.8rem;overflow:auto;font-size:13px}
 """
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result."""
     found = {"python": platform.python_version()}
@@ -121,6 +123,21 @@ def _cell(value: Any) -> str:
     return f'<td class="{kind}">{escape(_text(value))}</td>'
 
 
+def save_figures(figures: "Mapping[str, Figure]", folder: Path) -> dict[str, str]:
+    """Write figures as ``<name>.svg`` and ``<name>.png`` into a folder; each is laid out once.
+
+    Returns:
+        The name of each file, without its ending, by the name of the figure.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {name: name.replace("/", "_").replace(" ", "_") for name in figures}
+    for name, figure in figures.items():
+        write_text(folder / f"{files[name]}.svg", svg(figure))
+        figure.set_layout_engine("none")
+        figure.savefig(folder / f"{files[name]}.png", dpi=120)
+    return files
+
+
 def table(rows: Mapping[str, Any]) -> str:
     """A mapping as an HTML table of two columns; mappings inside are tables of their own."""
     return "<table>" + "".join(f"<tr><td>{escape(str(k))}</td>{_cell(v)}</tr>" for k, v in rows.items()) + "</table>"
@@ -137,14 +154,12 @@ def grid(rows: Mapping[str, Mapping[str, str]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def page(report: Mapping[str, Any], figures: "Mapping[str, Figure]", config: str) -> str:
-    """The whole page."""
+def page(report: Mapping[str, Any], drawings: Sequence[str], config: str) -> str:
+    """The whole page, with inline SVG drawings."""
     facts = {key: value for key, value in report.items() if not isinstance(value, dict)}
     parts = [f"<h2>Results</h2>{table(report.get('metrics', {}))}"]
-    if figures:
-        parts.append(
-            f'<h2>Curves</h2><div class="plots">{"".join(f"<div>{svg(f)}</div>" for f in figures.values())}</div>'
-        )
+    if drawings:
+        parts.append(f'<h2>Curves</h2><div class="plots">{"".join(f"<div>{text}</div>" for text in drawings)}</div>')
     for name, summary in report.get("callbacks", {}).items():
         parts.append(f"<h2>{escape(name)}</h2>{table(summary)}")
     parts.append(f"<h2>Run</h2>{table(facts)}")

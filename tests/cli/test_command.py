@@ -65,6 +65,29 @@ def test_fit_and_test_leave_one_report() -> None:
     assert not re.search(r"""(src|href)=["']http|@import|<script""", page), "self-contained"
 
 
+def test_a_figure_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[str] = []
+    draw = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *a, **k: (drawn.append(k.get("format", "png")), draw(figure, *a, **k))
+    )
+    assert lit_ft("fit", "-c", "toy.yaml", "--trainer.val_check_interval=2") == 0
+    run = the_run()
+    files = {path.name for path in (run / "plots").iterdir()}
+    assert {"loss.svg", "loss.png", "learning_rate.svg", "learning_rate.png"} <= files
+    assert sorted(drawn) == sorted(file.rpartition(".")[2] for file in files)
+    drawings = (run / "report.html").read_text().count("<svg")
+    drawn.clear()
+    assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", "last") == 0
+    assert not drawn, "the curves of the fit stand"
+    assert (run / "report.html").read_text().count("<svg") == drawings == len(files) / 2
+    (run / "plots" / "loss.svg").unlink()
+    assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", "last") == 0
+    assert (run / "report.html").read_text().count("<svg") == drawings - 1
+
+
 def test_a_saved_config_runs_again_and_gives_the_same_weights() -> None:
     assert lit_ft("fit", "-c", "toy.yaml") == 0
     first = the_run()

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import lit_ft.testing
+from lit_ft.callbacks import run_checkpoint
 from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
 from lit_ft.core.files import is_whole
 from lit_ft.core.method import Method, Output
@@ -139,3 +141,20 @@ def test_keeps_as_many_as_asked(tmp_path: Path) -> None:
     trainer.fit(ForeignModule(), datamodule=ForeignData())
     names = sorted(path.name for path in (tmp_path / "checkpoints").glob("*.ckpt"))
     assert names == ["best.ckpt", "step=00000021.ckpt", "step=00000022.ckpt"]
+
+
+@pytest.mark.parametrize(("old", "saved"), [(1e9, [22]), (0.0, [11, 22])])
+def test_epochs_begin_with_a_checkpoint_when_the_last_is_old(
+    old: float, saved: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch may be one batch; the run goes on from either, as from any other checkpoint."""
+    monkeypatch.setattr(run_checkpoint, "OLD", old)
+    monkeypatch.setattr(lit_ft.testing, "RunCheckpoint", lambda **_: RunCheckpoint(every_n_steps=None, keep=9))
+    fit_foreign([], tmp_path / "whole")
+    names = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").glob("*.ckpt"))
+    assert names == [f"step={step:08d}.ckpt" for step in saved]
+    if len(saved) > 1:
+        fit_foreign([], tmp_path / "broken", crash_at=15)
+        last, _ = newest_whole(tmp_path / "broken" / "checkpoints")
+        fit_foreign([], tmp_path / "broken", resume=last)
+        assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
