@@ -1,5 +1,6 @@
 """Callbacks: how any loss is optimised, which weights move, what is measured."""
 
+from lit_ft.callbacks.coba import CoBa as CoBa
 from lit_ft.callbacks.feature_probe import FeatureProbe as FeatureProbe
 from lit_ft.callbacks.flatness.edge_of_stability import EdgeOfStability as EdgeOfStability
 from lit_ft.callbacks.flatness.gaussian_noise import GaussianNoise as GaussianNoise
@@ -17,6 +18,7 @@ from lit_ft.callbacks.kernel_regime import KernelRegime as KernelRegime
 from lit_ft.callbacks.likelihood_displacement import LikelihoodDisplacement as LikelihoodDisplacement
 from lit_ft.callbacks.prefill_cost import PrefillCost as PrefillCost
 from lit_ft.callbacks.sampled_text import SampledText as SampledText
+from lit_ft.callbacks.selective.composed_deltas import ComposedDeltas as ComposedDeltas
 from lit_ft.callbacks.selective.learned_graft import LearnedGraft as LearnedGraft
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket as LotteryTicket
 from lit_ft.callbacks.soft_mask import SoftMask as SoftMask

@@ -12,6 +12,7 @@ import lit_ft.callbacks
 from lit_ft.callbacks import (
     SAM,
     SWAG,
+    ComposedDeltas,
     EdgeOfStability,
     FeatureProbe,
     Forgetting,
@@ -31,6 +32,7 @@ HALF = {"model.0.weight": torch.full((12, 6), 0.5)}
 
 # class: (as used, in the setting that does nothing or None)
 ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = {
+    "ComposedDeltas": (lambda: ComposedDeltas([]), lambda: ComposedDeltas([])),
     "EdgeOfStability": (lambda: EdgeOfStability(2, save_vectors=True), lambda: EdgeOfStability(every_n_steps=2)),
     "FeatureProbe": (
         lambda: FeatureProbe("model.2", at_validation=True),
@@ -67,6 +69,7 @@ ELSEWHERE = {
     "PrefillCost",
     "TaskScore",
     "SampledText",
+    "CoBa",
 }
 
 
