@@ -36,7 +36,7 @@ class Members(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Shape (rows, sum of the widths)."""
-        return torch.cat([member.features(images) for member in self.members], -1)
+        return torch.cat([member.features(images) for member in self.members], -1)  # type: ignore[operator]
 
 
 class IndependentMembers(ImageClassifier):

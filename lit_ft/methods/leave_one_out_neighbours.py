@@ -50,8 +50,8 @@ class WithMemory(nn.Module):
         """Move the copy a little towards the network; its buffers are the network's."""
         for slow, fast in zip(self.slow.parameters(), self.network.parameters(), strict=True):
             slow.lerp_(fast, 1 - momentum)
-        for slow, fast in zip(self.slow.buffers(), self.network.buffers(), strict=True):
-            slow.copy_(fast)
+        for copied, buffer in zip(self.slow.buffers(), self.network.buffers(), strict=True):
+            copied.copy_(buffer)
 
 
 class LeaveOneOutNeighbours(ImageClassifier):
