@@ -1,0 +1,63 @@
+"""Every callback in two gloo processes: the ranks end with the same weights, bit by bit, after as many steps.
+
+A callback that changes each rank's gradient or weights apart from the other's, or waits for a rank that does not come,
+fails here. One group of processes trains with all callbacks, one after another.
+"""
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+sys.path.insert(0, str(Path(__file__).parent))  # also in the processes, which load this file alone
+
+from test_callbacks import ROWS
+
+from lit_ft.core.processes import run_ranks
+from lit_ft.testing import BATCH, ForeignModule, fit_foreign
+from lit_ft.testing import ROWS as EXAMPLES
+
+
+class Apart(Callback):
+    """The control: moves the weights of each rank by its number."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        with torch.no_grad():
+            pl_module.model[0].bias.add_(1e-3 * trainer.global_rank)  # type: ignore[index, operator, union-attr]
+
+
+def train(names: list[str]) -> dict[str, Any]:
+    """On one rank: the steps and weights with each callback, or what it raised."""
+    found: dict[str, Any] = {}
+    makers = {name: ROWS[name][0] for name in names}
+    for name, make in {**makers, "control": Apart}.items():
+        try:
+            module, trainer = fit_foreign([make()], module=ForeignModule(norm=False), strategy="ddp", devices=2)
+        except Exception:
+            found[name] = traceback.format_exc()[-1500:]
+            continue
+        weights = {key: value.tolist() for key, value in module.state_dict().items()}
+        found[name] = trainer.world_size, trainer.global_step, weights
+    return found
+
+
+@pytest.fixture(scope="module")
+def ranks() -> list[dict[str, Any]]:
+    return run_ranks(train, 2, list(ROWS), timeout=240)
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_two_ranks_agree(name: str, ranks: list[dict[str, Any]]) -> None:
+    first, second = ranks[0][name], ranks[1][name]
+    assert not isinstance(first, str), first
+    assert first[:2] == (2, 2 * -(-(EXAMPLES // BATCH) // 2))
+    assert first == second
+
+
+def test_the_comparison_can_fail(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["control"] != ranks[1]["control"]
