@@ -119,7 +119,7 @@ class CoBa(Callback):
         ratios = losses / losses[0]
         return torch.cat([ratios, ratios.amax(1, keepdim=True)], 1)  # the last column is the worst task
 
-    def _apply(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, float]:
+    def _apply(self, trainer: pl.Trainer, module: Any) -> dict[str, float]:
         names = trainer.datamodule.task_names  # type: ignore[attr-defined]
         weights = torch.ones(len(names), dtype=torch.float64)
         if len(self._slopes) >= self.warmup:

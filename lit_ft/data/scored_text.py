@@ -177,7 +177,7 @@ def _parts(row: Row, place: str) -> tuple[list[str], list[float]]:
         row[many] if many in row else [row.get(one)] for many, one in (("texts", "text"), ("scores", "score"))
     )
     try:
-        numbers = [float(score) for score in scores]
+        numbers = [float(str(score)) for score in scores]
     except (TypeError, ValueError):
         numbers = []
     if not numbers or len(texts) != len(numbers) or not all(isinstance(text, str) for text in texts):

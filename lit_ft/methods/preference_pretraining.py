@@ -112,7 +112,8 @@ class PreferencePretraining(Method):
             return
         super().configure_model()
         if self.objective == "advantage_weighted":
-            self.value = nn.Linear(self.network.get_output_embeddings().weight.shape[1], 1)  # type: ignore[union-attr]
+            network: Any = self.network
+            self.value = nn.Linear(network.get_output_embeddings().weight.shape[1], 1)
             nn.init.zeros_(self.value.weight)
             nn.init.zeros_(self.value.bias)
 
