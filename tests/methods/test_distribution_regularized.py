@@ -41,6 +41,8 @@ def test_loss_and_where_its_gradient_goes(weight):
     first, second = batches()[:2]
     tuned.compute(first)
     tuned.on_train_batch_end(None, first, 0)
+    assert torch.equal(tuned.memory.column("own"), tuned.features(first))
+    assert torch.equal(tuned.memory.column("pre"), tuned.frozen.features(first["images"]))
     with torch.no_grad():
         for p in tuned.network.parameters():
             p.add_(0.1 * torch.randn_like(p))  # drift
@@ -48,13 +50,12 @@ def test_loss_and_where_its_gradient_goes(weight):
     logits = tuned.network(second["images"])
     own = F.cross_entropy(logits, second["labels"])
     memory = F.cross_entropy(tuned.network.head(tuned.calibrated_memory()), first["labels"])
-    share = 0.5 if weight is None else weight
     expected = (own + memory) / 2 if weight is None else own + 0.5 * memory
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     found.backward()
     body = tuned.network.blocks[0].linear.weight
     (alone,) = torch.autograd.grad(own, [body])
-    torch.testing.assert_close(body.grad, alone * (share if weight is None else 1))
+    torch.testing.assert_close(body.grad, alone * (0.5 if weight is None else 1))
     assert all(p.grad is None for p in tuned.frozen.parameters())
 
 
