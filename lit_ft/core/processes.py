@@ -9,9 +9,11 @@ import inspect
 import multiprocessing
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -76,6 +78,19 @@ def _find(module: str, file: str, name: str) -> Callable[..., Any]:
     return getattr(found, name)
 
 
+def _end_with_parent(connection: Connection) -> None:
+    """Ask this process to save and end when nobody is left who would take its result."""
+
+    def watch() -> None:
+        waiting = select.poll()
+        waiting.register(connection.fileno(), 0)  # nothing but the loss of the other end
+        waiting.poll()
+        if not connection.closed:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _child(
     address: tuple[str, str, str],
     arguments: bytes,
@@ -85,6 +100,7 @@ def _child(
     connection: Connection,
 ) -> None:
     os.setsid()  # so that what the function starts itself dies with it
+    _end_with_parent(connection)
     os.environ.update(environment)
     os.chdir(folder)
     if output is not None:
@@ -192,7 +208,7 @@ def start(
         threads: Threads that torch may use.
 
     Returns:
-        A handle on the running process.
+        A handle on the running process, which is asked to end (SIGTERM) when the handle, or who holds it, is gone.
     """
     if _loading:
         raise RuntimeError(

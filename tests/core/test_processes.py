@@ -113,6 +113,40 @@ def test_a_script_without_a_guard_does_not_start_itself_again(tmp_path: Path) ->
     assert "__name__ == '__main__'" in done.stderr
 
 
+ORPHAN = """
+import os, time
+from lit_ft.core.processes import start
+def f(path):
+    open(path, "w").write(str(os.getpid()))
+    time.sleep(100)
+if __name__ == "__main__":
+    handle = start(f, {path!r})
+    time.sleep(100)
+"""
+
+
+def test_what_was_started_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    script, marker = tmp_path / "script.py", tmp_path / "pid"
+    script.write_text(ORPHAN.format(path=str(marker)))
+    parent = subprocess.Popen([sys.executable, str(script)])
+    deadline = time.monotonic() + 100
+    while not (marker.exists() and marker.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    child = int(marker.read_text())
+    assert runs(child)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while runs(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not runs(child)
+
+
+def runs(process: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True).stdout
+    return bool(state.strip()) and "Z" not in state
+
+
 def test_a_nested_function_is_refused() -> None:
     with pytest.raises(TypeError, match="module-level"):
         start(lambda: None)
