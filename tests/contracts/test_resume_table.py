@@ -1,0 +1,174 @@
+"""Every method and every data module: broken off in the middle and resumed, bit for bit the same run.
+
+One row for each public class: what it is trained with here, or the test file where it resumes with more than fits into
+a row. Weights, optimizer state, order of the data and logged values are compared by ``assert_resumes``.
+"""
+
+import inspect
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+
+import lit_ft.data
+import lit_ft.methods
+from lit_ft.data import (
+    DatasetDecomposition,
+    Instructions,
+    JoinedText,
+    ManyShot,
+    MNIST5k,
+    NoisyLinear,
+    PermutedLabels,
+    Preferences,
+    ScoredText,
+    TextPairs,
+)
+from lit_ft.methods import (
+    DPO,
+    ImageClassifier,
+    IndependentMembers,
+    MaskedThought,
+    PreferencePretraining,
+    Regression,
+    SentenceEmbedding,
+    SupervisedFineTuning,
+    TextGeneration,
+)
+from lit_ft.methods.reference import FrozenCopy
+from lit_ft.testing import assert_resumes
+
+TESTS = Path(__file__).parents[1]
+MLP = {"config": {"model_type": "mlp", "width": 8, "dropout": 0.2}}
+LLAMA = {"config": {"model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+                    "num_attention_heads": 2, "attention_dropout": 0.2, "tokenizer": "bytes"}}  # fmt: skip
+BERT = {"config": {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                   "intermediate_size": 16, "tokenizer": "bytes"}}  # fmt: skip
+
+
+def table(folder: Path) -> str:
+    """Rows that every data module of text finds its columns in."""
+    draw = random.Random(0)
+    rows = [
+        {"prompt": f"q{i} " + "p" * draw.randint(1, 9), "completion": "c" * draw.randint(1, 9), "chosen": f"yes {i}",
+         "rejected": f"no, {i % 7}", "anchor": f"a{i}", "positive": f"{i} a", "text": "t" * draw.randint(9, 60),
+         "score": i % 3}
+        for i in range(40)
+    ]  # fmt: skip
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return str(folder / "rows.jsonl")
+
+
+def instructions(path: str) -> Instructions:
+    return Instructions(path, batch_size=4, max_length=64)
+
+
+def sft() -> SupervisedFineTuning:
+    return SupervisedFineTuning(LLAMA)
+
+
+Row = tuple[Callable[[], Any], Callable[[str], Any]] | str
+
+METHODS: dict[str, Row] = {
+    "ClassifierPair": "methods/test_mode_connectivity.py",
+    "ConcatRepresentations": "methods/test_concat_representations.py",
+    "DPO": (lambda: DPO(LLAMA, reference=FrozenCopy()), lambda path: Preferences(path, batch_size=4)),
+    "DistributionRegularized": "methods/test_distribution_regularized.py",
+    "ExpertEmbedding": "methods/test_expert_embedding.py",
+    "GroupedClassifier": "methods/test_grouped_classifier.py",
+    "ImageClassifier": "contracts/test_resume_data.py",
+    "IndependentMembers": (
+        lambda: IndependentMembers(MLP, num_members=2),
+        lambda path: lit_ft.data.GaussianClusters(rows=60, batch_size=6),
+    ),
+    "KTO": "methods/test_kto.py",
+    "LeaveOneOutNeighbours": "methods/test_leave_one_out_neighbours.py",
+    "MaskedThought": (lambda: MaskedThought(LLAMA), instructions),
+    "ModeConnectivity": "methods/test_mode_connectivity.py",
+    "OptionScoring": "methods/test_option_scoring.py",
+    "PreferencePretraining": "methods/test_preference_pretraining.py",
+    "Regression": (lambda: Regression(MLP), lambda path: NoisyLinear(rows=60, batch_size=6)),
+    "RewardModel": "methods/test_reward_model.py",
+    "SentenceEmbedding": (lambda: SentenceEmbedding(BERT), lambda path: TextPairs(path, batch_size=4)),
+    "SupervisedFineTuning": (sft, instructions),
+    "TextClassifier": "contracts/test_resume_data.py",
+    "TextGeneration": (lambda: TextGeneration(LLAMA), instructions),
+}
+
+DATA: dict[str, Row] = {
+    "AnswerOptions": "methods/test_option_scoring.py",
+    "DatasetDecomposition": (
+        sft,
+        lambda path: DatasetDecomposition(path, smallest=2, largest=4, tokens_per_batch=64, cycles=2),
+    ),
+    "Digits": "contracts/test_resume_data.py",
+    "EditedPairs": "data/test_ches_filter.py",
+    "GaussianClusters": "contracts/test_resume_data.py",
+    "ImageFolder": "contracts/test_resume_data.py",
+    "Instructions": "contracts/test_language_pains.py",
+    "JoinedText": (sft, lambda path: JoinedText(path, context=16, tokens_per_batch=64)),
+    "LabelledText": "contracts/test_resume_data.py",
+    "MNIST5k": (lambda: ImageClassifier(MLP), lambda path: MNIST5k(batch_size=32, flat=True, max_rows=320)),
+    "ManyShot": (sft, lambda path: ManyShot(path, shots=2, batch_size=4, max_length=64)),
+    "MarkedCorpus": "methods/test_preference_pretraining.py",
+    "Mixture": "data/test_mixture.py",
+    "MixtureOfDenoisers": "data/test_denoising.py",
+    "NoisyLinear": (lambda: Regression(MLP), lambda path: NoisyLinear(rows=60, batch_size=6)),
+    "PermutedLabels": (sft, lambda path: PermutedLabels(sequences=40, shots=3, eval_sequences=4, batch_size=4)),
+    "Preferences": "contracts/test_resume_table.py",
+    "RedundantDigits": "methods/test_grouped_classifier.py",
+    "ScoredText": (
+        lambda: PreferencePretraining(LLAMA),
+        lambda path: ScoredText(path, threshold=1.0, drop_marks=0.5, batch_size=4),
+    ),
+    "TextPairs": "contracts/test_resume_table.py",
+    "UnpairedPreferences": "methods/test_kto.py",
+}
+
+REAL = {"MNIST5k"}
+
+
+def public(package: Any, base: type) -> set[str]:
+    return {
+        name
+        for name, value in vars(package).items()
+        if inspect.isclass(value) and issubclass(value, base) and value.__module__.startswith("lit_ft")
+    }
+
+
+@pytest.mark.parametrize(
+    ("package", "base", "rows"),
+    [(lit_ft.methods, pl.LightningModule, METHODS), (lit_ft.data, pl.LightningDataModule, DATA)],
+    ids=["methods", "data"],
+)
+def test_every_public_class_has_a_row(package: Any, base: type, rows: dict[str, Row]) -> None:
+    found = public(package, base)
+    assert found - set(rows) == set(), "a row is missing"
+    assert set(rows) - found == set(), "a row without a class"
+    for name, row in rows.items():
+        if isinstance(row, str):
+            text = (TESTS / row).read_text()
+            assert f"{name}(" in text or f"{name}]" in text or f"{name}," in text, f"{row} does not use {name}"
+            assert "assert_resumes(" in text, f"{row} does not resume"
+
+
+def runs() -> list[Any]:
+    made = {name: row for name, row in {**METHODS, **DATA}.items() if not isinstance(row, str)}
+    return [pytest.param(row, id=name, marks=[pytest.mark.real] * (name in REAL)) for name, row in made.items()]
+
+
+@pytest.mark.parametrize("row", runs())
+def test_resumes_exactly(
+    row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """The run dies inside an epoch and inside a window of accumulation."""
+    if "MNIST5k" not in request.node.name:
+        monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
+    module, data = row
+    path = table(tmp_path)
+    assert_resumes(pl.Callback, tmp_path / "run", crash_at=5, max_epochs=2, make_module=module,
+                   make_data=lambda: data(path), accumulate_grad_batches=2)  # fmt: skip
