@@ -13,8 +13,8 @@ from torch import Tensor
 from lit_ft.core.double_backward import differentiable_twice
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.losses import weighted_cross_entropy
-from lit_ft.data.instructions import Instructions
 from lit_ft.core.packing import best_fit
+from lit_ft.data.instructions import Instructions
 from lit_ft.data.packing import check_packing
 from lit_ft.methods.supervised_fine_tuning import SupervisedFineTuning
 from lit_ft.models.language import readout
