@@ -18,6 +18,7 @@ lit-ft: a modular trainer for fine-tuning research
   lit-ft methods [--json]                                what there is, by kind and by batch shape
   lit-ft report RUN ...                                  a table over runs, and their curves as one page
   lit-ft show-batch -c FILE                              one batch, tokens coloured by target and weight
+  lit-ft estimate -c FILE                                the memory that a step needs, measured on one batch
   lit-ft study FILE ...                                  arms x seeds as real runs, then the verdict
   lit-ft compare -c FILE --arm NAME[:OVERLAY] ...        a study of your own, without a paper
   lit-ft export RUN --to DIR                             a folder that from_pretrained loads
@@ -38,6 +39,7 @@ TOOLS = {
     "methods": ("lit_ft.catalogue", "methods_command"),
     "report": ("lit_ft.tools.report", "report_command"),
     "show-batch": ("lit_ft.tools.show_batch", "show_batch_command"),
+    "estimate": ("lit_ft.tools.estimate", "estimate_command"),
     "export": ("lit_ft.tools.export", "export_command"),
     "study": ("lit_ft.studies.command", "study_command"),
     "compare": ("lit_ft.studies.command", "compare_command"),

@@ -5,22 +5,16 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_ft.tools.first_batch import first_batch
+
 
 def show_batch_command(argv: Sequence[str]) -> int:
     """Print the first training batch: tokens coloured by target and weight, or shapes where there is no text."""
     from lit_ft.run import build
 
     built = build(argv)
-    trainer = built.make_trainer([], None)
-    module, data = built.model, built.datamodule
-    if data is not None:  # data modules read facts (the tokenizer) from the trainer's module
-        data.trainer, trainer.strategy._lightning_module = trainer, module
-        trainer.datamodule = data  # type: ignore[attr-defined]
-        data.prepare_data()
-        data.setup("fit")
-    loader = data.train_dataloader() if data is not None else module.train_dataloader()
-    batch = next(iter(loader))
-    tokenizer = getattr(module, "tokenizer", None)
+    batch = first_batch(built)
+    tokenizer = getattr(built.model, "tokenizer", None)
     if isinstance(batch, Mapping) and "input_ids" in batch and tokenizer is not None:
         from lit_ft.data.show import render_batch
 
