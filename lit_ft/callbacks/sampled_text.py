@@ -1,4 +1,4 @@
-"""What a language model writes by itself at the end of training, and how much of it is of a certain kind."""
+"""What a language model writes by itself, and how much of it is of a certain kind."""
 
 import re
 from typing import Any, ClassVar
@@ -12,9 +12,11 @@ from lit_ft.core.second_pass import silent
 
 
 class SampledText(Callback):
-    """Samples texts when training ends, and reports which share of their characters matches a pattern.
+    """Samples texts after each validation and test, and logs which share of their characters matches a pattern.
 
-    ``report()`` gives ``share`` (matched characters by all characters) and ``examples``; the prompt does not count.
+    Logs ``val/sampled_share`` and ``test/sampled_share`` (matched characters by all; the prompt does not count);
+    ``report()`` gives some ``examples`` of the last texts.
+
     Training does not notice. Needs a module with ``network`` (of ``transformers``) and ``tokenizer``. Cost: one
     generation of ``samples`` texts.
 
@@ -57,8 +59,16 @@ class SampledText(Callback):
         self.temperature, self.top_p, self.forbidden = temperature, top_p, forbidden
         self._found: dict[str, Any] = {}
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write."""
+        if not trainer.sanity_checking:
+            pl_module.log("val/sampled_share", self._write(trainer, pl_module))
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write."""
+        pl_module.log("test/sampled_share", self._write(trainer, pl_module))
+
+    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> float:
         words, network = getattr(pl_module, "tokenizer", None), getattr(pl_module, "network", None)
         if words is None or not hasattr(network, "generate"):
             raise ConfigError("callbacks", type(pl_module).__name__, "a module with a language model and its tokenizer")
@@ -81,10 +91,12 @@ class SampledText(Callback):
                 suppress_tokens=refused or None,
             )
         texts = [words.decode(row[len(start) :], skip_special_tokens=True) for row in written.tolist()]
-        self._found = {"share": matched_share(self.pattern, texts), "examples": texts[:3]}
+        share = matched_share(self.pattern, texts)
+        self._found = {"share": share, "examples": texts[:3]}
+        return share
 
     def report(self) -> dict[str, Any]:
-        """The share, and some texts."""
+        """The last share, and some texts."""
         return self._found
 
 

@@ -170,7 +170,7 @@ def test_sampling_follows_the_network_and_leaves_no_trace(tmp_path: Path) -> Non
         made.network.forward = forward  # type: ignore[union-attr, method-assign]
         pl.Trainer(
             max_steps=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-            enable_checkpointing=False, callbacks=callbacks, limit_val_batches=0,
+            enable_checkpointing=False, callbacks=callbacks, limit_val_batches=1, num_sanity_val_steps=0,
         ).fit(made, datamodule=MarkedCorpus(documents=64))  # fmt: skip
         weights.append(head.detach().clone())
         shares += [callback.report()["share"] for callback in callbacks]
