@@ -1,7 +1,7 @@
 """Half fine-tuning against full fine-tuning: time of a step and memory beside the weights, as ratios in one run.
 
-CPU seconds of one thread a step on a Llama of 11 M weights with AdamW, arms in turn, the median of the ratios. Memory is
-counted exactly: bytes of gradients before a step, and of optimizer states after it.
+CPU seconds of one thread a step on a Llama of 11 M weights with AdamW, arms in turn, the median of the ratios. Memory
+is counted exactly: bytes of gradients before a step, and of optimizer states after it.
 
     python benchmarks/half_finetuning.py --steps 6 --rounds 3 --json half.json
 """

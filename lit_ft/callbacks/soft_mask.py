@@ -10,6 +10,7 @@ from torch.optim import SGD, Optimizer
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.files import existing
 from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.selection.unit_importance import UnitImportance
 
 
 class SoftMask(pl.Callback):
@@ -23,25 +24,36 @@ class SoftMask(pl.Callback):
 
     Args:
         importance: A ``.safetensors`` file with a tensor in [0, 1] for each parameter that is held back, by its name; 0
-            trains as usual, 1 does not move. A tensor may have fewer dimensions (one number a row: shape (rows, 1)). In
-            Python also a mapping.
+            trains as usual, 1 does not move. A tensor may have fewer dimensions (one number a row: shape (rows, 1)). Or
+            ``UnitImportance``, which measures it when training starts. In Python also a mapping.
         apply_to: ``update`` or ``gradient``.
 
     Source: CoFiTune, H. Zhang et al., "Balancing Speciality and Versatility", 2024, arXiv 2404.10306. Deviation: the
     update is scaled, where the authors scale the gradient under AdamW.
     """
 
-    papers = ()
+    papers = ("E68",)
 
-    def __init__(self, importance: str | dict[str, Tensor], apply_to: Literal["update", "gradient"] = "update") -> None:
+    def __init__(
+        self,
+        importance: str | UnitImportance | dict[str, Tensor],
+        apply_to: Literal["update", "gradient"] = "update",
+    ) -> None:
         if apply_to not in ("update", "gradient"):
             raise ConfigError("apply_to", apply_to, "update or gradient")
         self.importance, self.apply_to = importance, apply_to
+        self._measured: dict[str, Tensor] = {}
         self._scales: dict[nn.Parameter, Tensor] = {}
         self._before: dict[nn.Parameter, Tensor] = {}
         self._handles: list[Any] = []
 
-    def _read(self) -> dict[str, Tensor]:
+    def _read(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Tensor]:
+        if isinstance(self.importance, UnitImportance):
+            if not self._measured:  # a resumed run goes on with what was measured at its start
+                if isinstance(self.importance.data, pl.LightningDataModule):
+                    self.importance.data.trainer = trainer
+                self._measured = self.importance.measure(module)
+            return self._measured
         if not isinstance(self.importance, str):
             return self.importance
         from safetensors.torch import load_file
@@ -52,7 +64,7 @@ class SoftMask(pl.Callback):
         """Match the file with the parameters, and refuse optimizers that undo a scaled gradient."""
         index = ParameterIndex(pl_module)
         self._scales = {}
-        for name, importance in self._read().items():
+        for name, importance in self._read(trainer, pl_module).items():
             parameter = index[index.match(name)[0]].parameter
             if not ((importance >= 0) & (importance <= 1)).all():
                 raise ConfigError("importance", f"{name} outside of [0, 1]", "numbers in [0, 1]")
@@ -95,3 +107,11 @@ class SoftMask(pl.Callback):
         for handle in self._handles:
             handle.remove()
         self._handles, self._scales, self._before = [], {}, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured."""
+        return {"measured": self._measured}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Not to be measured again."""
+        self._measured = state_dict["measured"]

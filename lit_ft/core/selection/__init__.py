@@ -20,3 +20,4 @@ from lit_ft.core.selection.scored import Scored as Scored
 from lit_ft.core.selection.scored import TopChange as TopChange
 from lit_ft.core.selection.scored import TopMagnitude as TopMagnitude
 from lit_ft.core.selection.scored import TopUnits as TopUnits
+from lit_ft.core.selection.unit_importance import UnitImportance as UnitImportance

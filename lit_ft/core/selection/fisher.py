@@ -51,50 +51,75 @@ class Fisher(Scored):
             raise ConfigError("num_batches", num_batches, "a whole number of at least 1")
         self.data, self.num_batches, self.loss, self.least = data, num_batches, loss, least
 
-    def _batches(self) -> Iterator[Any]:
-        data = self.data
-        if isinstance(data, pl.LightningDataModule):
-            data.prepare_data()
-            data.setup("fit")
-            data = data.train_dataloader()
-        yield from islice(data, self.num_batches)
-
     def scores(self, index: ParameterIndex, base: nn.Module | None) -> Mapping[str, Score]:
         """The mean of the squared gradient."""
-        from lit_ft.core.second_pass import silent
-
-        module, parameters = index.module, index.parameters
-        flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
+        parameters = index.parameters
         total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
         number = 0
-        with silent(None, module), torch.enable_grad():
-            module.eval()
-            try:
-                for parameter in parameters.values():
-                    parameter.requires_grad_(True)
-                for batch in self._batches():
-                    batch = move_data_to_device(batch, next(iter(parameters.values())).device)
-                    loss = self._loss(module, batch)
-                    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-                    for name, gradient in zip(parameters, gradients, strict=True):
-                        if gradient is not None:
-                            total[name].addcmul_(gradient.float(), gradient.float())
-                    number += 1
-            finally:
-                for name, parameter in parameters.items():
-                    parameter.requires_grad_(flags[name])
-        if not number:
-            raise ConfigError("data", "no batch", "data with at least one batch")
+        for gradients in batch_gradients(index.module, parameters, self.data, self.num_batches, self.loss):
+            for name, gradient in gradients.items():
+                total[name].addcmul_(gradient, gradient)
+            number += 1
         sign = -1 if self.least else 1
         return {name: _slices(value.flatten().mul_(sign / number)) for name, value in total.items()}
 
-    def _loss(self, module: nn.Module, batch: Any) -> Tensor:
-        if self.loss is not None:
-            return self.loss(module, batch)
-        if not isinstance(module, pl.LightningModule):
-            raise ConfigError("loss", None, "a function (module, batch) -> loss, for a module without training_step")
-        output = module.training_step(batch, 0)
-        return output["loss"] if isinstance(output, Mapping) else output  # type: ignore[return-value]
+
+def batch_gradients(
+    module: nn.Module,
+    parameters: Mapping[str, Tensor],
+    data: Batches,
+    num_batches: int,
+    loss: Callable[[nn.Module, Any], Tensor] | None,
+) -> Iterator[dict[str, Tensor]]:
+    """The gradient of each batch's mean loss in float32, in evaluation mode and without trace; unused ones are absent.
+
+    Args:
+        module: The module.
+        parameters: Those that are meant, by name; frozen ones, too.
+        data: A data module, whose training batches are read, or batches.
+        num_batches: How many at most.
+        loss: (module, batch) to a loss; None takes the module's own.
+    """
+    from lit_ft.core.second_pass import silent
+
+    flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
+    number = 0
+    with silent(None, module), torch.enable_grad():
+        module.eval()
+        try:
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+            for batch in _batches(data, num_batches):
+                batch = move_data_to_device(batch, next(iter(parameters.values())).device)
+                gradients = torch.autograd.grad(
+                    _loss(module, batch, loss), list(parameters.values()), allow_unused=True
+                )
+                number += 1
+                found = zip(parameters, gradients, strict=True)
+                yield {name: gradient.float() for name, gradient in found if gradient is not None}
+        finally:
+            for name, parameter in parameters.items():
+                parameter.requires_grad_(flags[name])
+    if not number:
+        raise ConfigError("data", "no batch", "data with at least one batch")
+
+
+def _batches(data: Batches, number: int) -> Iterator[Any]:
+    if not isinstance(data, pl.LightningDataModule):
+        yield from islice(data, number)
+        return
+    data.prepare_data()
+    data.setup("fit")
+    yield from islice(data.train_dataloader(), number)
+
+
+def _loss(module: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], Tensor] | None) -> Tensor:
+    if loss is not None:
+        return loss(module, batch)
+    if not isinstance(module, pl.LightningModule):
+        raise ConfigError("loss", None, "a function (module, batch) -> loss, for a module without training_step")
+    output = module.training_step(batch, 0)
+    return output["loss"] if isinstance(output, Mapping) else output  # type: ignore[return-value]
 
 
 def _slices(value: Tensor) -> Score:
