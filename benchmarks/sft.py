@@ -15,15 +15,12 @@ TRL lives in an environment of its own, which is made at the first run (--peer n
 import argparse
 import json
 import random
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from peer import peer_python
+from peer import Meter, check_losses, in_process, in_turn, medians, peer_python
 
 REQUIREMENTS = ["trl==1.16.0", "transformers==5.23.0"]
 ARMS = ["bare", "lit_ft", "trl", "trl_grouped", "lit_ft_packed", "trl_packed", "lit_ft_bf16"]
@@ -65,34 +62,6 @@ def make_model(folder: Path, rows: Path, vocabulary: int) -> None:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     words.save_pretrained(folder)
-
-
-class Meter:
-    """CPU seconds and tokens between the second and the last step: the first one pays for warming up."""
-
-    def __init__(self) -> None:
-        self.tokens, self.seconds, self.wall = 0, 0.0, 0.0
-        self.base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        self.started: tuple[float, float] | None = None
-
-    def step(self, tokens: int) -> None:
-        now = (time.process_time(), time.perf_counter())
-        if self.started is None:
-            self.started = now
-            return
-        self.tokens += tokens
-        self.seconds, self.wall = now[0] - self.started[0], now[1] - self.started[1]
-
-    def result(self) -> dict[str, float]:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return {
-            "tokens": self.tokens,
-            "cpu_seconds": self.seconds,
-            "wall_seconds": self.wall,
-            "tokens_per_cpu_second": self.tokens / self.seconds,
-            "peak_mib": peak,
-            "above_start_mib": peak - self.base,
-        }
 
 
 def final_loss(network: Any, model: str, data: str) -> float:
@@ -268,40 +237,6 @@ def run_arm(options: argparse.Namespace) -> dict[str, float]:
     return {**result, "loss": final_loss(network, options.model, options.data)}
 
 
-def in_process(arm: str, options: argparse.Namespace) -> dict[str, float]:
-    """One arm, in a process of its own."""
-    python = (options.peer or peer_python("trl", REQUIREMENTS)) if arm.startswith("trl") else sys.executable
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        command = [
-            python,
-            __file__,
-            "--arm",
-            arm,
-            "--model",
-            options.model,
-            "--data",
-            options.data,
-            "--steps",
-            str(options.steps),
-            "--threads",
-            str(options.threads),
-            "--json",
-            file.name,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{arm} failed:\n{done.stderr[-3000:]}")
-        return json.loads(Path(file.name).read_text())
-
-
-def check_losses(results: dict[str, list[dict[str, float]]]) -> None:
-    """All arms of one kind must have learned the same."""
-    for packed in (False, True):
-        found = {arm: runs[0]["loss"] for arm, runs in results.items() if arm.endswith("packed") == packed}
-        if found and max(found.values()) > 1.03 * min(found.values()):
-            raise SystemExit(f"the losses differ, so speeds are not compared: {found}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="a model folder; a tiny Llama is made where none is given")
@@ -325,13 +260,16 @@ def main() -> None:
         if not options.model:
             options.model = str(Path(folder) / "model")
             make_model(Path(options.model), Path(options.data), options.vocabulary)
-        results: dict[str, list[dict[str, float]]] = {arm: [] for arm in options.arms.split(",")}
-        for _ in range(options.rounds):
-            for arm, runs in results.items():
-                runs.append(in_process(arm, options))
-                print(f"{arm}: {runs[-1]}", file=sys.stderr, flush=True)
-    check_losses(results)
-    median = {arm: sorted(r["tokens_per_cpu_second"] for r in runs)[len(runs) // 2] for arm, runs in results.items()}
+
+        def run(arm: str) -> dict[str, float]:
+            python = (options.peer or peer_python("trl", REQUIREMENTS)) if arm.startswith("trl") else sys.executable
+            shared = {name: getattr(options, name) for name in ("model", "data", "steps", "threads")}
+            return in_process(__file__, python, {"arm": arm, **shared})
+
+        results = in_turn(options.arms.split(","), options.rounds, run)
+    for packed in (False, True):  # packed arms take other batches, so they are compared among themselves
+        check_losses({arm: runs for arm, runs in results.items() if arm.endswith("packed") == packed})
+    median = medians(results, "tokens_per_cpu_second")
     first = next(iter(median))
     reference = "trl" if "trl" in median else first
     for arm, speed in median.items():
