@@ -65,6 +65,7 @@ def test_another_base_and_an_absent_file_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_two_tasks_of_minilm_in_one_network(tmp_path: Path) -> None:
     from lit_ft.run import fit, load_run
 
