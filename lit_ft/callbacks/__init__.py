@@ -19,6 +19,7 @@ from lit_ft.callbacks.likelihood_displacement import LikelihoodDisplacement as L
 from lit_ft.callbacks.prefill_cost import PrefillCost as PrefillCost
 from lit_ft.callbacks.sampled_text import SampledText as SampledText
 from lit_ft.callbacks.selective.composed_deltas import ComposedDeltas as ComposedDeltas
+from lit_ft.callbacks.selective.forward_mask import ForwardMask as ForwardMask
 from lit_ft.callbacks.selective.learned_graft import LearnedGraft as LearnedGraft
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket as LotteryTicket
 from lit_ft.callbacks.soft_mask import SoftMask as SoftMask
