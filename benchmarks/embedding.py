@@ -64,7 +64,7 @@ def run_lit_ft(options: argparse.Namespace, meter: Callable[[], None]) -> Callab
     import lightning.pytorch as pl
     import torch
 
-    from lit_ft.core.contrastive import InBatchContrastive
+    from lit_ft.core.embedding.contrastive import InBatchContrastive
     from lit_ft.data import TextPairs
     from lit_ft.methods import SentenceEmbedding
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from lit_ft.callbacks.run_checkpoint import RunCheckpoint
 from lit_ft.callbacks.run_report import RunReport
 from lit_ft.core.method import Method, Output
-from lit_ft.core.metrics_file import MetricsFile
+from lit_ft.core.running.metrics_file import MetricsFile
 
 WIDTH, ROWS = 768, 128
 

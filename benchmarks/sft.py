@@ -85,7 +85,7 @@ def final_loss(network: Any, model: str, data: str) -> float:
 
 
 def our_data(options: argparse.Namespace, module: Any, packed: bool) -> Any:
-    from lit_ft.data.instructions import Instructions
+    from lit_ft.data.language.instructions import Instructions
 
     data = Instructions(options.data, batch_size=BATCH, max_length=LENGTH, val_fraction=0.0, packing=packed)
     data._tokenizer = lambda: module.tokenizer  # type: ignore[method-assign]
@@ -98,7 +98,7 @@ def run_lit_ft(options: argparse.Namespace, packed: bool, precision: str) -> tup
 
     from lit_ft.callbacks.run_checkpoint import RunCheckpoint
     from lit_ft.callbacks.run_report import RunReport
-    from lit_ft.core.metrics_file import MetricsFile
+    from lit_ft.core.running.metrics_file import MetricsFile
     from lit_ft.methods import SupervisedFineTuning
 
     module = SupervisedFineTuning(
@@ -142,7 +142,7 @@ def run_bare(options: argparse.Namespace) -> tuple[Any, Meter]:
     """The same batches and the same loss, in a loop of ten lines."""
     import torch
 
-    from lit_ft.core.losses import shares
+    from lit_ft.core.tokens.losses import shares
     from lit_ft.methods import SupervisedFineTuning
     from lit_ft.models.language import readout
 

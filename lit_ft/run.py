@@ -26,11 +26,11 @@ from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
 from lit_ft.callbacks.run_report import RunReport
 from lit_ft.callbacks.warm_start import WarmStart
 from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.core.facts import FACTS
-from lit_ft.core.files import existing, write_text
-from lit_ft.core.hyperparameters import differences
-from lit_ft.core.metrics_file import MetricsFile
-from lit_ft.core.report import read_report
+from lit_ft.core.networks.hyperparameters import differences
+from lit_ft.core.running.facts import FACTS
+from lit_ft.core.running.files import existing, write_text
+from lit_ft.core.running.metrics_file import MetricsFile
+from lit_ft.core.running.report import read_report
 from lit_ft.overrides import override_callbacks, split_overrides
 
 # importing a class is what makes its short name known in YAML

@@ -23,7 +23,7 @@ from torch.utils.data import TensorDataset, default_collate
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
-from lit_ft.core.metrics_file import MetricsFile
+from lit_ft.core.running.metrics_file import MetricsFile
 from lit_ft.data.batching import shuffled_batches
 from lit_ft.data.loader import make_loader
 

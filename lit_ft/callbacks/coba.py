@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.second_pass import silent
+from lit_ft.core.passes.second_pass import silent
 
 
 def slope(values: Tensor) -> Tensor:

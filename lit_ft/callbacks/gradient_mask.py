@@ -7,7 +7,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Stra
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.selection.base import Choices, Selection, count
 from lit_ft.core.selection.buffers import HeldBuffers
 from lit_ft.core.selection.file import choices_of, plain_choices

@@ -13,11 +13,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.files import commit, digest_file, is_whole
-from lit_ft.core.metrics_file import MetricsFile
-from lit_ft.core.randomness import randomness_state, restore_randomness
-from lit_ft.core.resume_point import mark, settle
-from lit_ft.core.window import window_starts
+from lit_ft.core.passes.window import window_starts
+from lit_ft.core.running.files import commit, digest_file, is_whole
+from lit_ft.core.running.metrics_file import MetricsFile
+from lit_ft.core.running.randomness import randomness_state, restore_randomness
+from lit_ft.core.running.resume_point import mark, settle
 
 OLD = 10.0  # seconds: what a save at the start of an epoch may cost is little beside it
 

@@ -14,10 +14,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.data import extract_batch_size
 
-from lit_ft.core.files import write_text
 from lit_ft.core.method import Method
-from lit_ft.core.metrics_file import read_history
-from lit_ft.core.report import (
+from lit_ft.core.running.files import write_text
+from lit_ft.core.running.metrics_file import read_history
+from lit_ft.core.running.report import (
     curves,
     final_values,
     git_state,

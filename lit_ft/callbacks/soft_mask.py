@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.files import existing
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.running.files import existing
 from lit_ft.core.selection.unit_importance import UnitImportance
 
 

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.core.files import existing
+from lit_ft.core.running.files import existing
 
 
 class WarmStart(Callback):

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.networks.weights import Source, weights_of
 from lit_ft.core.selection.base import Choice, Selection, as_mask
-from lit_ft.core.weights import Source, weights_of
 
 
 @torch.no_grad()

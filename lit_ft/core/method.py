@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.frozen_base import FrozenBase
-from lit_ft.core.hyperparameters import is_plain
-from lit_ft.core.means import WeightedMeans
-from lit_ft.core.network import Network
+from lit_ft.core.networks.frozen_base import FrozenBase
+from lit_ft.core.networks.hyperparameters import is_plain
+from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
+from lit_ft.core.passes.means import WeightedMeans
+from lit_ft.core.passes.window import window_ends, window_starts
 from lit_ft.core.schedules import Schedule
-from lit_ft.core.window import window_ends, window_starts
 
 
 @dataclass

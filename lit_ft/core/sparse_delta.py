@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.files import existing
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.networks.weights import Source, weights_of
+from lit_ft.core.running.files import existing
 from lit_ft.core.selection.base import Choice, Choices, Selection
 from lit_ft.core.selection.coding import decode_mask, encode_mask
 from lit_ft.core.selection.random_parts import RandomElements, RandomHalf
-from lit_ft.core.weights import Source, weights_of
 
 Mode = Literal["replace", "add"]
 _KEY = "lit_ft.sparse_delta"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.data.batching import shuffled_batches
-from lit_ft.data.image_rows import ImageRow, ImageRows
+from lit_ft.data.images.image_rows import ImageRow, ImageRows
 from lit_ft.data.loader import ResumableLoader, make_loader
 
 

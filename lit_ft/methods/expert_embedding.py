@@ -8,9 +8,9 @@ from typing import ClassVar
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lit_ft.core.contrastive import EmbeddingLoss
+from lit_ft.core.embedding.contrastive import EmbeddingLoss
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.network import Network
+from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.sentence_embedding import SentenceEmbedding

@@ -11,15 +11,15 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lit_ft.core.contrastive import EmbeddingLoss, InBatchContrastive, Vectors
+from lit_ft.core.embedding.contrastive import EmbeddingLoss, InBatchContrastive, Vectors
+from lit_ft.core.embedding.pooling import check_pooling, pool
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
-from lit_ft.core.network import Network
+from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
-from lit_ft.core.pooling import check_pooling, pool
 from lit_ft.core.schedules import Schedule
-from lit_ft.core.segments import Segment
-from lit_ft.data.text_pairs import encode_texts, padded
+from lit_ft.core.tokens.segments import Segment
+from lit_ft.data.pairs.text_pairs import encode_texts, padded
 
 
 class SentenceEmbedding(Method):

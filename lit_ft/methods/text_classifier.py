@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from lit_ft.core.embedding.pooling import pool
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.facts import data_fact, mark_facts, recall_facts
 from lit_ft.core.method import Method, Output
-from lit_ft.core.network import Network
+from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
-from lit_ft.core.pooling import pool
+from lit_ft.core.running.facts import data_fact, mark_facts, recall_facts
 from lit_ft.core.schedules import Schedule
 
 

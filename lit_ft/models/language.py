@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
-from lit_ft.core.readout import Readout
+from lit_ft.core.tokens.readout import Readout
 
 _SPLIT: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -18,13 +18,13 @@ _SPLIT: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def readout(network: nn.Module, batch: Mapping[str, Tensor]) -> Readout:
     """Run a causal language model up to its head.
 
-    The head is left to :class:`~lit_ft.core.readout.Readout` where it is one linear map of the last hidden states,
+    The head is left to ``lit_ft.core.tokens.readout.Readout`` where it is one linear map of the last hidden states,
     which is checked once for each network; else the logits are those of the network.
 
     A batch is padded on the right (``input_ids``, ``attention_mask``) or packed (``input_ids``, ``position_ids``). The
     mask is not passed on: with causal attention, no token sees padding on its right, and without a mask attention takes
     its fast path. Packed documents stay apart only without a mask and without a cache (``packing`` in
-    :mod:`lit_ft.data.packing` checks it).
+    :mod:`lit_ft.data.language.packing` checks it).
 
     Args:
         network: A causal language model of ``transformers``, or one with an adapter.

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lit_ft.core.embedding.pooling import check_pooling, pool
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.network import Network
-from lit_ft.core.pooling import check_pooling, pool
+from lit_ft.core.networks.network import Network
 from lit_ft.models.build import bare_encoder
 from lit_ft.models.source import locate
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.core.network import Network
-from lit_ft.data.asset_table import ASSETS
-from lit_ft.data.assets import PREFIX, packaged
+from lit_ft.core.networks.network import Network
+from lit_ft.data.sources.asset_table import ASSETS
+from lit_ft.data.sources.assets import PREFIX, packaged
 from lit_ft.models.gguf import expanded
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.files import write_text
-from lit_ft.core.processes import warm_up
+from lit_ft.core.running.files import write_text
+from lit_ft.core.running.processes import warm_up
 from lit_ft.studies.launchers import launcher
 from lit_ft.studies.plan import plan, shortened, study_folder
 from lit_ft.studies.probe import measured, probe

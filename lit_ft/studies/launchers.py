@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.processes import ProcessFailed
+from lit_ft.core.running.processes import ProcessFailed
 from lit_ft.studies.runner import Job, Launch, is_complete, launch_here
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.files import sha256, write_text
+from lit_ft.core.running.files import sha256, write_text
 from lit_ft.studies.code import class_paths, code_digest
 from lit_ft.studies.study import Study
 

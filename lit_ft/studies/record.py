@@ -34,7 +34,7 @@ def judge_study(study: Study, values: Values) -> list[Judged]:
 
 def result_of(study: Study, planned: Sequence[Planned], values: Values, judged: Sequence[Judged]) -> dict[str, Any]:
     """What ``study.json`` and a recorded result hold."""
-    from lit_ft.core.report import versions
+    from lit_ft.core.running.report import versions
 
     return {
         "study": study.name,

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.core.files import existing
+from lit_ft.core.running.files import existing
 from lit_ft.studies.expression import check
 from lit_ft.studies.measures import Measure
 

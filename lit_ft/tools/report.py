@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.files import existing, write_text
-from lit_ft.core.metrics_file import History, read_history
-from lit_ft.core.report import STYLE, curves, read_report, svg, table
+from lit_ft.core.running.files import existing, write_text
+from lit_ft.core.running.metrics_file import History, read_history
+from lit_ft.core.running.report import STYLE, curves, read_report, svg, table
 
 
 def report_command(argv: Sequence[str]) -> int:

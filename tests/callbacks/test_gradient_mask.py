@@ -10,8 +10,8 @@ from torch import nn
 
 from lit_ft.callbacks.gradient_mask import GradientMask
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.parameters import ParameterIndex
-from lit_ft.core.processes import run_ranks
+from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.running.processes import run_ranks
 from lit_ft.core.selection import Names, RandomElements, RandomHalf, Selection, TopMagnitude, as_mask
 from lit_ft.testing import ForeignModule, assert_resumes, check_callback, fit_foreign
 

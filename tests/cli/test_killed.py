@@ -11,7 +11,7 @@ import yaml
 
 from lit_ft.callbacks.run_checkpoint import newest_whole
 from lit_ft.cli import command
-from lit_ft.core.processes import start
+from lit_ft.core.running.processes import start
 from lit_ft.testing import difference
 
 CONFIG = {

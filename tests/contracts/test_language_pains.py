@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_ft.core import readout
-from lit_ft.core.chat import encode_chat, message_segments
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.losses import shares
-from lit_ft.core.readout import Readout
-from lit_ft.data.instructions import Instructions
-from lit_ft.methods.supervised_fine_tuning import SupervisedFineTuning
+from lit_ft.core.tokens import readout
+from lit_ft.core.tokens.chat import encode_chat, message_segments
+from lit_ft.core.tokens.losses import shares
+from lit_ft.core.tokens.readout import Readout
+from lit_ft.data.language.instructions import Instructions
+from lit_ft.methods.language.supervised_fine_tuning import SupervisedFineTuning
 from lit_ft.models.byte_tokenizer import byte_tokenizer
 from lit_ft.testing import assert_resumes
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lit_ft.callbacks.run_checkpoint import newest_whole
-from lit_ft.core.processes import ProcessFailed, start
+from lit_ft.core.running.processes import ProcessFailed, start
 from lit_ft.data import Digits, GaussianClusters, ImageFolder, LabelledText
 from lit_ft.methods import ImageClassifier, TextClassifier
 from lit_ft.testing import assert_equal_runs, assert_resumes, fit_foreign

@@ -39,7 +39,7 @@ from lit_ft.methods import (
     SupervisedFineTuning,
     TextGeneration,
 )
-from lit_ft.methods.reference import FrozenCopy
+from lit_ft.methods.preference.reference import FrozenCopy
 from lit_ft.testing import assert_resumes
 
 TESTS = Path(__file__).parents[1]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from lit_ft.core.network import Network
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.network import Network
+from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.selection import TopChange, overlap
 from lit_ft.core.sparse_delta import SparseDelta
 

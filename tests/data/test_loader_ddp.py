@@ -4,7 +4,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from lit_ft.core.processes import run_ranks
+from lit_ft.core.running.processes import run_ranks
 from lit_ft.data.batching import shuffled_batches
 from lit_ft.data.loader import make_loader
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.network import Network
+from lit_ft.core.networks.network import Network
 from lit_ft.data import Digits, GaussianClusters, LabelledText
 from lit_ft.methods import ImageClassifier, TextClassifier
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.network import Network
+from lit_ft.core.networks.network import Network
 from lit_ft.data import TextPairs
 from lit_ft.data.batching import homogeneous_batches
 from lit_ft.methods import ExpertEmbedding, SentenceEmbedding

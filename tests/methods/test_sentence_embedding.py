@@ -8,9 +8,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from lit_ft.core.contrastive import InBatchContrastive
+from lit_ft.core.embedding.contrastive import InBatchContrastive
 from lit_ft.core.errors import ConfigError
-from lit_ft.data.text_pairs import ECHO, TextPairs, checked_template, encode_texts
+from lit_ft.data.pairs.text_pairs import ECHO, TextPairs, checked_template, encode_texts
 from lit_ft.methods.sentence_embedding import SentenceEmbedding
 
 LLAMA = {

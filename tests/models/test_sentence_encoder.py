@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from lit_ft.core.embedding.pooling import pool
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.network import Network
-from lit_ft.core.pooling import pool
+from lit_ft.core.networks.network import Network
 from lit_ft.models import sentence_encoder, tokenizer
 
 HIDDEN = torch.tensor([[[1.0, -9.0], [3.0, -7.0], [5.0, -5.0]], [[2.0, 2.0], [4.0, 4.0], [6.0, 8.0]]])

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lit_ft.cli import command
-from lit_ft.core.processes import ProcessFailed
+from lit_ft.core.running.processes import ProcessFailed
 from lit_ft.studies.launchers import launcher, make_away, unpack
 from lit_ft.studies.runner import Job, is_complete
 

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from lit_ft.cli import command
-from lit_ft.core.files import write_text
-from lit_ft.core.processes import start
+from lit_ft.core.running.files import write_text
+from lit_ft.core.running.processes import start
 
 BASE: dict[str, Any] = {
     "model": {

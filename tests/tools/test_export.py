@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from lit_ft.cli import command
-from lit_ft.data.assets import packaged
+from lit_ft.data.sources.assets import packaged
 from lit_ft.run import load_run
 
 TEXTS = ["a man plays a guitar", "stocks fell", "someone plays an instrument, loudly, in the middle of the night"]

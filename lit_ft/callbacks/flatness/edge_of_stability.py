@@ -18,8 +18,8 @@ from lit_ft.core.curvature.operators import NoDoubleBackward, Product
 from lit_ft.core.curvature.stability import Stability, stability
 from lit_ft.core.curvature.warm_subspace import WarmSubspace
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.second_pass import copied, silent
-from lit_ft.core.window import window_starts
+from lit_ft.core.passes.second_pass import copied, silent
+from lit_ft.core.passes.window import window_starts
 
 
 class EdgeOfStability(pl.Callback):

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from lit_ft.callbacks.flatness.perturbation import total_norm
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.window import micro_batch_weight, window_starts
+from lit_ft.core.passes.window import micro_batch_weight, window_starts
 
 
 class GradientGrafting(pl.Callback):

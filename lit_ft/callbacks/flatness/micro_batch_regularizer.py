@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lit_ft.callbacks.flatness.perturbation import perturbation, perturbed
-from lit_ft.core.double_backward import differentiable_twice, double_backward_wanted
 from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.core.second_pass import Randomness, copied, loss_of, silent
+from lit_ft.core.passes.double_backward import differentiable_twice, double_backward_wanted
+from lit_ft.core.passes.second_pass import Randomness, copied, loss_of, silent
 
 Penalty = Literal["gradient_norm", "fisher_trace", "average_jacobian", "unit_jacobian"]
 Form = Literal["double_backward", "finite_difference"]

@@ -9,7 +9,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_ft.core.second_pass import Randomness, silent
+from lit_ft.core.passes.second_pass import Randomness, silent
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:

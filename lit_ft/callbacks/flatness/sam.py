@@ -15,8 +15,8 @@ from torch.optim import LBFGS, Optimizer
 from lit_ft.callbacks.flatness.perturbation import perturbation, perturbed, total_norm
 from lit_ft.callbacks.flatness.variants import SAMVariant
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.second_pass import Window, silent
-from lit_ft.core.window import window_ends
+from lit_ft.core.passes.second_pass import Window, silent
+from lit_ft.core.passes.window import window_ends
 
 Gradients = list[Tensor]
 

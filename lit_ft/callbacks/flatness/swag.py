@@ -9,8 +9,8 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from lit_ft.core.batch_norm import update_batch_norm
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.networks.batch_norm import update_batch_norm
 
 
 class WeightGaussian:

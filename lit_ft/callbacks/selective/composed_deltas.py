@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from lit_ft.core.files import existing
+from lit_ft.core.running.files import existing
 from lit_ft.core.selection.base import overlap
 from lit_ft.core.sparse_delta import SparseDelta
 

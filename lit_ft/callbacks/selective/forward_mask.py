@@ -10,12 +10,12 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.observing import output_of
-from lit_ft.core.parameters import ParameterIndex
-from lit_ft.core.second_pass import silent
+from lit_ft.core.features.observing import output_of
+from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.networks.weight_bits import save_bits
+from lit_ft.core.passes.second_pass import silent
 from lit_ft.core.selection.base import Selection
 from lit_ft.core.selection.buffers import HeldBuffers
-from lit_ft.core.weight_bits import save_bits
 
 
 def dropped_gradient(task: Tensor, old: Tensor, draw: Tensor, share: float) -> Tensor:

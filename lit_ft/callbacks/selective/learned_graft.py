@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from lit_ft.callbacks.selective.two_phases import TwoPhases
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.last_epoch import training_ends
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.running.last_epoch import training_ends
 from lit_ft.core.selection.base import Choices, Selection, as_mask
 from lit_ft.core.selection.file import save_selection
 from lit_ft.core.selection.scored import TopChange

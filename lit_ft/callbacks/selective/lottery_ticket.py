@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_ft.callbacks.selective.two_phases import TwoPhases
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.graft import copy_selected_
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.selection.base import Choices, either
 from lit_ft.core.selection.file import choices_of, plain_choices
 from lit_ft.core.selection.hold import Hold

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.parameters import ParameterIndex
 
 
 class TwoPhases(pl.Callback):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_ft.core.batch_norm import update_batch_norm
 from lit_ft.core.connectivity.paths import Path
+from lit_ft.core.networks.batch_norm import update_batch_norm
 
 Forward = Callable[[nn.Module, Any], Any]
 

@@ -7,7 +7,7 @@ from lit_ft.core.curvature.objective import Objective
 from lit_ft.core.curvature.operators import FiniteDifferenceHessian, Hessian, NoDoubleBackward, Scaled
 from lit_ft.core.curvature.spectrum import SpectralDensity, hutch_plus_plus, spectral_density
 from lit_ft.core.curvature.warm_subspace import WarmSubspace
-from lit_ft.core.double_backward import differentiable_twice, double_backward_wanted
+from lit_ft.core.passes.double_backward import differentiable_twice, double_backward_wanted
 
 __all__ = [
     "Eigenpairs",

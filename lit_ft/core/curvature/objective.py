@@ -12,11 +12,11 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lit_ft.core.double_backward import differentiable_twice
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method
-from lit_ft.core.second_pass import copied, silent
-from lit_ft.core.window import micro_batch_weight
+from lit_ft.core.passes.double_backward import differentiable_twice
+from lit_ft.core.passes.second_pass import copied, silent
+from lit_ft.core.passes.window import micro_batch_weight
 
 Loss = Callable[[nn.Module, Any], Tensor]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.files import existing
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.running.files import existing
 from lit_ft.core.selection.base import Choice, Choices, Selection
 from lit_ft.core.selection.coding import decode_mask, encode_mask
 

@@ -10,7 +10,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.selection.scored import Scope, Scored
 from lit_ft.core.selection.top import Score
 
@@ -80,7 +80,7 @@ def batch_gradients(
         num_batches: How many at most.
         loss: (module, batch) to a loss; None takes the module's own.
     """
-    from lit_ft.core.second_pass import silent
+    from lit_ft.core.passes.second_pass import silent
 
     flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
     number = 0

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.parameters import Entry, ParameterIndex
-from lit_ft.core.roles import entries_of
+from lit_ft.core.networks.parameters import Entry, ParameterIndex
+from lit_ft.core.networks.roles import entries_of
 from lit_ft.core.selection.base import Choices, Selection, either
 
 Unit = list[tuple[str, Tensor | bool]]

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.files import existing
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.networks.weights import Source, weights_of
+from lit_ft.core.running.files import existing
 from lit_ft.core.selection.base import Choices, Selection
 from lit_ft.core.selection.top import Score, top_masks
 from lit_ft.core.selection.units import mark, network_units
-from lit_ft.core.weights import Source, weights_of
 
 Scope = Literal["global", "tensor"]
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_ft.callbacks import GSAM, SAM
 from lit_ft.core.method import Method, Output
-from lit_ft.core.processes import run_ranks
+from lit_ft.core.running.processes import run_ranks
 
 RANKS, ROWS, STEPS, RATE = 2, 4, 5, 0.1
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lit_ft.callbacks import SWAG
 from lit_ft.callbacks.flatness.swag import WeightGaussian
-from lit_ft.core.batch_norm import update_batch_norm
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.networks.batch_norm import update_batch_norm
 from lit_ft.testing import ForeignModule, check_callback, fit_foreign
 
 

@@ -9,7 +9,7 @@ import torch
 from lit_ft.callbacks.selective.composed_deltas import ComposedDeltas
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.sparse_delta import SparseDelta
 from lit_ft.testing import ForeignModule, fit_foreign
 

@@ -10,8 +10,8 @@ from torch.nn.utils import parametrize
 
 from lit_ft.callbacks.selective.forward_mask import ForwardMask, StraightThroughMask, dropped_gradient
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.networks.weight_bits import load_bits, mask_weights_
 from lit_ft.core.selection import Names
-from lit_ft.core.weight_bits import load_bits, mask_weights_
 from lit_ft.testing import ForeignData, ForeignModule
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from lit_ft.callbacks.selective.learned_graft import LearnedGraft, score_gradient, soft_mask
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.selection import RandomElements, SavedSelection, as_mask
 from lit_ft.core.sparse_delta import SparseDelta
 from lit_ft.testing import ForeignModule, check_callback, fit_foreign

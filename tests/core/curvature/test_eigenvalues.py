@@ -16,8 +16,8 @@ from lit_ft.core.curvature import (
     leading_eigenpairs,
 )
 from lit_ft.core.curvature.operators import FiniteDifferenceHessian, Hessian
-from lit_ft.core.double_backward import double_backward_wanted
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.passes.double_backward import double_backward_wanted
 
 
 class Dense:

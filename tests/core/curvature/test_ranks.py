@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lit_ft.callbacks import EdgeOfStability
 from lit_ft.core.curvature import Objective, OutputCurvature, hessian_eigenvalues
-from lit_ft.core.processes import run_ranks
+from lit_ft.core.running.processes import run_ranks
 
 
 def batches():

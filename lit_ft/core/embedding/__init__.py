@@ -1,0 +1,1 @@
+"""Vectors of texts: pooling, contrastive losses, gathering over ranks."""

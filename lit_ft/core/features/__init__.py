@@ -1,0 +1,1 @@
+"""What a network has learned: probes, neighbours, kernels, calibration."""

@@ -1,0 +1,1 @@
+"""Networks: what they are, their parameters by name and role, their weights."""

@@ -1,0 +1,68 @@
+"""Weights of a network from where they lie, by the names of another one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.running.files import existing
+
+Source = nn.Module | str
+
+
+def weights_of(argument: str, source: Source | Mapping[str, Tensor], index: ParameterIndex) -> dict[str, Tensor]:
+    """A tensor for every parameter of ``index``; nothing is copied, and files are mapped into memory.
+
+    Args:
+        argument: Name of the argument, for errors.
+        source: A module; a ``.safetensors`` file, a folder that holds some, a checkpoint of Lightning or torch, a run
+            folder; or a mapping of tensors.
+        index: The parameters that are wanted.
+
+    Raises:
+        ConfigError: A parameter is absent, or has another shape.
+    """
+    if isinstance(source, nn.Module):
+        tensors: Mapping[str, Tensor] = {
+            name: entry.parameter.detach() for entry in ParameterIndex(source).values() for name in entry.names
+        }
+    else:
+        tensors = _read(argument, source) if isinstance(source, str) else source
+    found: dict[str, Tensor] = {}
+    for entry in index.values():
+        names = [prefix + name for prefix in ("", "network.", "model.") for name in entry.names]
+        name = next((name for name in names if name in tensors), None)
+        if name is None:
+            raise ConfigError(argument, f"weights without {entry.name}", "weights of the same network")
+        if tensors[name].shape != entry.parameter.shape:
+            shapes = tuple(tensors[name].shape), tuple(entry.parameter.shape)
+            raise ConfigError(argument, f"{entry.name} of shape {shapes[0]}", f"the shape {shapes[1]} of this network")
+        found[entry.name] = tensors[name].detach()
+    return found
+
+
+def _read(argument: str, source: str) -> dict[str, Tensor]:
+    path = existing(argument, source)
+    if path.is_dir():
+        path = _newest_checkpoint(path) or path
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(argument, source, "a folder with .safetensors files or checkpoints, or one such file")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            tensors |= load_file(file)
+        else:
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            tensors |= loaded.get("state_dict", loaded)
+    return tensors
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    found = [*folder.glob("checkpoints/*.ckpt"), *folder.glob("*.ckpt")]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)

@@ -1,0 +1,1 @@
+"""Tokens: segments with weights, losses over them, packing."""

@@ -1,0 +1,179 @@
+"""Messages as tokens: the text comes from the tokenizer's chat template, the weights come from our segments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.tokens.segments import Encoded, Segment, Truncation, encode_all, truncated
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class _Span:
+    start: int
+    end: int
+    segment: Segment
+
+
+def message_segments(
+    messages: Sequence[Mapping[str, Any]], train_on: Sequence[str], number: int, scale: float = 1.0
+) -> list[Segment]:
+    """One segment a message; its weight is that of the message (``weight``), else 1 for roles that are trained on.
+
+    Args:
+        messages: ``{role, content}``, and where wanted ``weight``.
+        train_on: Roles that are learned.
+        number: Of the row, counted from 1, for errors.
+        scale: Weight of the whole example.
+    """
+    segments = []
+    for message in messages:
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise ConfigError("messages.role", role, f"{', '.join(ROLES)} in row {number}{nearest(str(role), ROLES)}")
+        if not isinstance(content, str):
+            raise ConfigError("messages.content", content, f"text in every message; row {number} has none")
+        weight = message.get("weight")
+        weight = float(role in train_on) if weight is None else float(weight)
+        segments.append(Segment(content, role=role, weight=scale * weight, tag=role))
+    return segments
+
+
+def encode_chat(
+    tokenizer: Any,
+    examples: Sequence[Sequence[Segment]],
+    max_length: int | None = None,
+    truncation: Truncation = "right",
+    numbers: Sequence[int] | None = None,
+) -> list[Encoded]:
+    """Tokens of the chat template as a whole, each with the weight of the segment that its characters come from.
+
+    The ids are those of ``tokenizer.apply_chat_template``. The end of an assistant's turn (``<|im_end|>``, ``</s>``)
+    has the weight of the turn, so that ending is learned; every other text of the template has weight 0.
+
+    Args:
+        tokenizer: Of ``transformers``, with a chat template.
+        examples: Segments with roles; neighbours of one role are one message.
+        max_length: Longest example in tokens; None cuts nothing.
+        truncation: As in :func:`lit_ft.core.tokens.segments.truncated`.
+        numbers: Of the rows, counted from 1, for errors.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError("chat", True, "a tokenizer with a chat template, or rows of prompt and completion")
+    numbers = range(1, len(examples) + 1) if numbers is None else numbers
+    rendered = [_spans(tokenizer, segments, n) for segments, n in zip(examples, numbers, strict=True)]
+    if getattr(tokenizer, "is_fast", False):
+        encoded = _by_offsets(tokenizer, rendered)
+    else:
+        encoded = _apart(tokenizer, rendered, numbers)
+    return [truncated(example, max_length, truncation) for example in encoded]
+
+
+def _spans(tokenizer: Any, segments: Sequence[Segment], number: int) -> tuple[str, list[_Span]]:
+    """The rendered text, and where in it each segment stands."""
+    turns = [(role, list(parts)) for role, parts in groupby(segments, key=lambda s: s.role)]
+    messages = [{"role": role, "content": "".join(part.text for part in parts)} for role, parts in turns]
+
+    def render(upto: int) -> str:
+        try:
+            return tokenizer.apply_chat_template(messages[:upto], tokenize=False)
+        except Exception as error:
+            raise ConfigError("messages", [m["role"] for m in messages], f"row {number}: {error}") from error
+
+    whole, spans, cursor = render(len(messages)), [], 0
+    for position, (message, (role, parts)) in enumerate(zip(messages, turns, strict=True)):
+        region_end = _prefix_end(render, position + 1, len(messages), whole)
+        content = message["content"]
+        start = whole.find(content, cursor, region_end)
+        skipped = 0
+        if start < 0:  # many templates strip it
+            skipped = len(content) - len(content.lstrip())
+            content = content.strip()
+            start = whole.find(content, cursor, region_end)
+        if start < 0:
+            if any(part.weight or part.embed for part in parts):
+                allowed = f"a chat template that shows it; that of row {number} leaves it out or changes it"
+                raise ConfigError("messages", f"{role}: {content[:40]!r}", allowed)
+            continue
+        end = start + len(content)
+        limit = len(whole) if region_end is None else region_end
+        close = _turn_end(tokenizer, whole, end, limit, region_end is not None) if role == "assistant" else end
+        place = start - skipped
+        for part in parts:
+            spans.append(_Span(max(place, start), min(place + len(part.text), end), part))
+            place += len(part.text)
+        spans.append(_Span(end, close, parts[-1]))
+        cursor = close
+    return whole, spans
+
+
+def _prefix_end(render: Any, upto: int, length: int, whole: str) -> int | None:
+    """Where the text of the first messages ends in the whole; None for templates that render a prefix differently."""
+    if upto == length:
+        return len(whole)
+    try:
+        part = render(upto)
+    except ConfigError:
+        return None
+    return len(part) if whole.startswith(part) else None
+
+
+def _turn_end(tokenizer: Any, whole: str, end: int, limit: int, certain: bool) -> int:
+    """The end of the mark that closes a turn, whitespace behind it left out."""
+    rest = whole[end:limit]
+    marks = [m for m in sorted(tokenizer.all_special_tokens, key=len, reverse=True) if rest.lstrip().startswith(m)]
+    if marks:
+        return end + len(rest) - len(rest.lstrip()) + len(marks[0])
+    return end + len(rest.rstrip()) if certain else end
+
+
+def _by_offsets(tokenizer: Any, rendered: Sequence[tuple[str, list[_Span]]]) -> list[Encoded]:
+    texts = [whole for whole, _ in rendered]
+    found = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = []
+    outside = Segment("")
+    for (_, spans), ids, offsets in zip(rendered, found["input_ids"], found["offset_mapping"], strict=True):
+        example, position = Encoded(), 0
+        for token, (start, end) in zip(ids, offsets, strict=True):
+            while position < len(spans) and spans[position].end <= start:
+                position += 1
+            example.add([token], _owner(spans, position, start, end) or outside)
+        encoded.append(example)
+    return encoded
+
+
+def _owner(spans: Sequence[_Span], position: int, start: int, end: int) -> Segment | None:
+    """The segment with most of the characters of a token; the later one of two equals, None where most are outside."""
+    best, most, inside = None, 0, 0
+    for span in spans[position:]:
+        if span.start >= end:
+            break
+        shared = min(end, span.end) - max(start, span.start)
+        inside += max(0, shared)
+        if shared >= max(most, 1):
+            best, most = span.segment, shared
+    return best if most >= (end - start) - inside else None
+
+
+def _apart(tokenizer: Any, rendered: Sequence[tuple[str, list[_Span]]], numbers: Sequence[int]) -> list[Encoded]:
+    """Without offsets: tokenised in pieces, which must give the ids of the whole."""
+    pieces = []
+    for whole, spans in rendered:
+        parts, cursor = [], 0
+        for span in (s for s in spans if s.end > s.start):
+            parts.append(Segment(whole[cursor : span.start]))
+            parts.append(Segment(whole[span.start : span.end], "", span.segment.weight, span.segment.tag))
+            cursor = span.end
+        pieces.append([*parts, Segment(whole[cursor:])])
+    encoded = encode_all(tokenizer, pieces)
+    whole_ids = tokenizer([whole for whole, _ in rendered], add_special_tokens=False)["input_ids"]
+    for example, ids, number in zip(encoded, whole_ids, numbers, strict=True):
+        if example.input_ids != list(ids):
+            allowed = f"a fast tokenizer: pieces of row {number} give other tokens than its whole text"
+            raise ConfigError("tokenizer", type(tokenizer).__name__, allowed)
+    return encoded

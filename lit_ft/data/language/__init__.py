@@ -1,0 +1,1 @@
+"""Token examples: from rows to batches with weights."""

@@ -1,0 +1,1 @@
+"""Pairs: preferences, and related texts."""

@@ -1,0 +1,285 @@
+"""Pairs of answers to a prompt, of which one is preferred."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.tokens.chat import encode_chat, message_segments
+from lit_ft.core.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
+from lit_ft.data.batching import Plan, length_buckets
+from lit_ft.data.language.token_data import TokenData
+from lit_ft.data.language.token_table import TokenTable, collate_padded
+from lit_ft.data.loader import ResumableLoader, make_loader
+from lit_ft.data.pairs.ches_filter import ChesFilter
+from lit_ft.data.sources.splits import SPLITS
+from lit_ft.data.sources.tables import Row
+
+PLAIN = (Segment("{start}{prompt}", "user"), Segment("{answer}{eos}", "assistant", 1.0))
+CHAT = (Segment("{prompt}", "user"), Segment("{answer}", "assistant", 1.0))
+
+
+class Preferences(TokenData):
+    """Rows ``{"prompt", "chosen", "rejected"}``: texts, or lists of messages.
+
+    Both answers follow the same prompt: where the longer one makes a pair too long, the oldest tokens of the prompt are
+    cut from both alike, then the ends of the answers. Equal answers are an error that names the row; pairs of which an
+    answer is cut off altogether are left out and counted. ``chosen`` and ``rejected`` may also be whole conversations
+    without ``prompt``; what they share at the beginning is the prompt.
+
+    A batch is ``{input_ids, attention_mask, weights, rows}`` with the chosen answers in the first half of the rows and
+    the rejected ones, in the same order, in the second, so that one forward serves both; ``pair_weights`` has shape
+    (pairs,).
+
+    Args:
+        path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
+        max_length: Longest prompt with answer, in tokens.
+        chat: Whether texts are put into the tokenizer's chat template; messages always are.
+        weight_column: Column with the weight of a pair, 0 or more; all weigh 1 by default.
+        filter_column: Column with a score of each row, such as its CHES (see
+            :class:`lit_ft.metrics.ches.ChesScore`); needs ``drop_highest``.
+        drop_highest: Share of the training rows that is left out because their score is highest, in [0, 1).
+        ches_filter: Leaves out training pairs by the CHES that they have under the network before the first step.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
+        batch_size: Pairs of a batch. Pairs of about the same length stand together.
+        tokens_per_batch: Budget of a batch in tokens of both answers, padding included, instead of ``batch_size``.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        test_fraction: Share of ``path`` for the test, in [0, 1).
+        max_rows: Train on no more rows than this.
+        max_eval_rows: Validate and test on no more rows than this each.
+        seed: Seed of the splits and of the order.
+        num_workers: Processes that prepare batches; batches do not depend on it.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("C1",)
+    batch_kind: ClassVar[str] = "preferences"
+
+    def __init__(
+        self,
+        path: str,
+        max_length: int = 512,
+        chat: bool = False,
+        weight_column: str | None = None,
+        filter_column: str | None = None,
+        drop_highest: float = 0.0,
+        ches_filter: ChesFilter | None = None,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        batch_size: int = 4,
+        tokens_per_batch: int | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+        max_rows: int | None = None,
+        max_eval_rows: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            path, val_path, test_path, batch_size, tokens_per_batch, max_length, False, val_fraction, test_fraction,
+            max_rows, max_eval_rows, None, seed, num_workers,
+        )  # fmt: skip
+        if not 0 <= drop_highest < 1:
+            raise ConfigError("drop_highest", drop_highest, "a share in [0, 1)")
+        if (drop_highest > 0) != (filter_column is not None):
+            raise ConfigError("drop_highest", drop_highest, "above 0 together with filter_column, else 0")
+        self.chat, self.weight_column = chat, weight_column
+        self.filter_column, self.drop_highest, self.ches_filter = filter_column, drop_highest, ches_filter
+        self._kept: list[int] | None = None
+        self.pair_weights: dict[str, list[float]] = {}
+        self.pairs: dict[str, PairTable] = {}
+
+    def required_columns(self) -> Sequence[str]:
+        """Both answers, and the columns that were asked for."""
+        return ["chosen", "rejected", *(c for c in (self.weight_column, self.filter_column) if c is not None)]
+
+    def cache_key(self) -> Sequence[str]:
+        """The form of the prompt."""
+        return [repr((PLAIN, CHAT, self.chat))]
+
+    def setup(self, stage: str) -> None:
+        """Read, filter, split and tokenise; once, whatever the stage."""
+        if self.pairs:
+            return
+        super().setup(stage)
+        for split, table in self.examples.items():
+            self.pairs[split] = PairTable(table, self.pair_weights[split], split)
+
+    def _tables(self) -> dict[str, list[Row]]:
+        """Two rows a pair: the chosen answer, then the rejected one."""
+        tables, sides = self._pair_rows(), {}
+        tables["train"] = self._filtered(tables["train"])
+        for split in SPLITS:
+            rows = tables.get(split, [])
+            self.pair_weights[split] = [self._weight(row, n) for n, row in enumerate(rows, start=1)]
+            sides[split] = [side for n, row in enumerate(rows, start=1) for side in pair_sides(row, n, split)]
+        return sides
+
+    def _pair_rows(self) -> dict[str, list[Row]]:
+        return super()._tables()
+
+    def _filtered(self, rows: list[Row]) -> list[Row]:
+        if self.filter_column is None:
+            return rows
+        column: str = self.filter_column
+        dropped = int(self.drop_highest * len(rows))
+        order = sorted(range(len(rows)), key=lambda i: float(rows[i][column]))
+        rank_zero_info(f"{dropped} of {len(rows)} training rows with the highest {self.filter_column} are left out")
+        return [rows[i] for i in sorted(order[: len(rows) - dropped])]
+
+    def _weight(self, row: Row, number: int) -> float:
+        if self.weight_column is None:
+            return 1.0
+        try:
+            weight = float(row[self.weight_column])
+        except (TypeError, ValueError):
+            weight = -1.0
+        if not weight >= 0:
+            raise ConfigError("weight_column", row[self.weight_column], f"a number of 0 or more in row {number}")
+        return weight
+
+    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
+        """Tokens and weights of both sides of each pair, cut alike."""
+        found = encode_answers(rows, [(first + i + 1) // 2 for i in range(len(rows))], self.chat, tokenizer)
+        return [side for i in range(0, len(found), 2) for side in cut_alike(found[i], found[i + 1], self.max_length)]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """As for token data; the first call chooses the pairs, with the weights that training starts from."""
+        if self.ches_filter is not None:
+            pairs = self.pairs["train"]
+            if self._kept is None:
+                batches = self._loader("train", self._buckets("train"), training=False)
+                self._kept = self.ches_filter.kept_rows(self.trainer, batches, self.seed)
+                rank_zero_info(f"{len(self._kept)} of {len(pairs)} training pairs are kept by their CHES")
+            chosen = set(self._kept)
+            pairs.members = [member for member in pairs.members if member[2] in chosen]
+        return super().train_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pairs that were kept: what scored them is gone after the first step."""
+        return {} if self._kept is None else {"kept": self._kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self._kept = state_dict.get("kept")
+
+    def _buckets(self, split: str) -> Plan:
+        lengths = self.pairs[split].lengths
+        if self.tokens_per_batch is None:
+            return length_buckets(lengths, batch_size=self.batch_size, seed=self.seed)
+        return length_buckets(lengths, tokens_per_batch=max(1, self.tokens_per_batch // 2), seed=self.seed)
+
+    def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:
+        collate = partial(collate_pairs, padding=self.padding)
+        return make_loader(self.pairs[split], plan, collate, self.seed, self.num_workers, training)
+
+
+def encode_answers(rows: Sequence[Row], numbers: Sequence[int], chat: bool, tokenizer: Any) -> list[Encoded]:
+    """Prompts with one answer each, whole; only tokens of answers have a weight.
+
+    Args:
+        rows: ``prompt`` and ``answer``, both texts or both lists of messages.
+        numbers: Of the rows in their table, for errors.
+        chat: Whether texts are put into the chat template.
+        tokenizer: Makes the tokens.
+    """
+    specials, found = special_fields(tokenizer), [Encoded()] * len(rows)
+    groups: dict[bool, list[int]] = {True: [], False: []}
+    segments = []
+    for i, (row, number) in enumerate(zip(rows, numbers, strict=True)):
+        is_chat = isinstance(row["answer"], list)
+        if is_chat:
+            prompt = [{**said, "weight": 0.0} for said in row["prompt"]]
+            segments.append(message_segments([*prompt, *row["answer"]], ["assistant"], number))
+        else:
+            segments.append(fill(CHAT if chat else PLAIN, row, specials, number))
+        groups[is_chat or chat].append(i)
+    for is_chat, members in groups.items():
+        if members:
+            encode = encode_chat if is_chat else encode_all
+            for i, example in zip(members, encode(tokenizer, [segments[i] for i in members]), strict=True):
+                found[i] = example
+    return found
+
+
+class PairTable:
+    """The pairs of a table of sides, those with a missing side left out.
+
+    Args:
+        sides: Chosen and rejected answers in turn.
+        weights: Weight of each pair.
+        split: What they are for, for the message.
+    """
+
+    def __init__(self, sides: TokenTable, weights: Sequence[float], split: str) -> None:
+        self.sides, self.weights = sides, weights
+        place = {row: i for i, row in enumerate(sides.rows.tolist())}
+        self.members = [
+            (place[2 * n], place[2 * n + 1], n) for n in range(len(weights)) if 2 * n in place and 2 * n + 1 in place
+        ]
+        if not self.members:
+            raise ConfigError("max_length", f"{split} rows", "at least one pair with tokens left of both answers")
+        if len(self.members) < len(weights):
+            rank_zero_warn(
+                f"{len(weights) - len(self.members)} of {len(weights)} {split} pairs are left out: no answer"
+            )
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+        """Both sides, and the weight of the pair."""
+        first, second, pair = self.members[number]
+        row = torch.tensor(pair)
+        return {**self.sides[first], "row": row}, {**self.sides[second], "row": row}, self.weights[pair]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of the longer side."""
+        each = self.sides.lengths
+        return [max(each[first], each[second]) for first, second, _ in self.members]
+
+
+def collate_pairs(pairs: Sequence[tuple[Any, Any, float]], padding: int) -> dict[str, Tensor]:
+    """Chosen answers, then rejected ones, padded on the right together."""
+    batch = collate_padded([pair[0] for pair in pairs] + [pair[1] for pair in pairs], padding)
+    return {**batch, "pair_weights": torch.tensor([pair[2] for pair in pairs])}
+
+
+def cut_alike(first: Encoded, second: Encoded, max_length: int) -> tuple[Encoded, Encoded]:
+    """Both answers with the same part of their prompt: its oldest tokens go (never the very first), then the ends."""
+    longest = max(len(first), len(second))
+    prompt = min(next((i for i, w in enumerate(e.weights) if w), len(e)) for e in (first, second))
+    surplus = min(max(0, longest - max_length), max(0, prompt - 2))
+    kept = [[0, *range(1 + surplus, len(e))][:max_length] if len(e) else [] for e in (first, second)]
+    return first.take(kept[0]), second.take(kept[1])
+
+
+def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
+    """The prompt with the chosen answer, and with the rejected one."""
+    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    if chosen == rejected:
+        raise ConfigError("path", chosen, f"two different answers; those of {split} row {number} are equal")
+    if isinstance(prompt, list):  # messages: a plain answer is the assistant's
+        chosen, rejected = (a if isinstance(a, list) else [message("assistant", a)] for a in (chosen, rejected))
+    elif prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
+        shared = 0
+        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+            shared += 1
+        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    elif isinstance(prompt, str) and isinstance(chosen, list) and isinstance(rejected, list):
+        prompt = [message("user", prompt)]
+    if prompt is None or type(chosen) is not type(rejected) or not isinstance(chosen, (str, list)):
+        raise ConfigError("path", sorted(row), f"texts or messages in prompt, chosen and rejected; see row {number}")
+    return {"prompt": prompt, "answer": chosen}, {"prompt": prompt, "answer": rejected}
+
+
+def message(role: str, text: str) -> dict[str, str]:
+    """A text as a message."""
+    return {"role": role, "content": text}

@@ -1,0 +1,1 @@
+"""Images, and other rows of numbers, into classes."""

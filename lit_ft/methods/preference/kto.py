@@ -1,0 +1,108 @@
+"""Kahneman-Tversky optimisation: learning from answers that are wanted or not, without pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
+from lit_ft.core.networks.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+from lit_ft.core.tokens.preferences import kto
+from lit_ft.methods.preference.policy import Policy
+from lit_ft.methods.preference.reference import Reference, sequence_log_probs
+
+ROWS = ("input_ids", "attention_mask", "weights")  # what has a row for each answer and each borrowed one
+
+
+class KTO(Policy):
+    r"""Raises answers marked as wanted above a reference point and lowers the others below it.
+
+    .. math:: L=\frac1n\sum_i\lambda_{y_i}\,[1-\sigma(\pm\beta(r_i-z))],\quad r=\log\frac{\pi(y|x)}{\pi_0(y|x)},\quad
+              z=\max\Big(0,\frac1n\sum_i\log\frac{\pi(y'_i|x_i)}{\pi_0(y'_i|x_i)}\Big)
+
+    with + for wanted answers, - for the others, and :math:`y'_i` an answer to another prompt. z has no gradient. It is
+    the mean over the micro-batch of all ranks in training, over that of one rank in validation and test; under
+    gradient accumulation each micro-batch has its own, so that accumulation equals one batch only where z is 0.
+
+    Costs a forward without gradient beside that of DPO. Dropout is off in policy and reference, so that the first loss
+    is exactly half the mean weight. Logs, besides ``loss``: ``divergence`` (z), ``rewards/signed`` (mean of
+    :math:`\pm\beta r`) and ``rewards/accuracy`` (share of answers on the right side of z).
+
+    Args:
+        network: A causal language model.
+        beta: Strength of the tie to the reference, above 0. Paper: 0.1.
+        desirable_weight: :math:`\lambda_D`, 0 or more. Paper: each weight times its number of answers in a ratio of 1
+            to 4/3, desirable first.
+        undesirable_weight: :math:`\lambda_U`, 0 or more.
+        reference: ``AdapterOff``, ``FrozenCopy`` or ``CachedLogProbs``; None takes the first where there is an adapter,
+            else the second.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+
+    Source: K. Ethayarajh et al., KTO, 2024, arXiv:2402.01306, eq. 7 and 8. Values equal TRL 1.16, which borrows answers
+    from the same batch.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    batch_kind: ClassVar[str] = "unpaired_preferences"
+
+    def __init__(
+        self,
+        network: Network,
+        beta: float = 0.1,
+        desirable_weight: float = 1.0,
+        undesirable_weight: float = 1.0,
+        reference: Reference | None = None,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, reference, optimizer, schedule)
+        if not beta > 0:
+            raise ConfigError("beta", beta, "a number above 0")
+        for name, weight in (("desirable_weight", desirable_weight), ("undesirable_weight", undesirable_weight)):
+            if weight < 0:
+                raise ConfigError(name, weight, "0 or more")
+        self.beta, self.weights = beta, (desirable_weight, undesirable_weight)
+
+    def compute(self, batch: Mapping[str, Tensor]) -> Output:
+        """Mean loss over the answers."""
+        assert self.network is not None
+        assert self.reference is not None
+        wanted, n = batch["desirable"], len(batch["desirable"])
+        own, borrowed = ({k: batch[k][part] for k in ROWS} for part in (slice(n), slice(n, None)))
+        with torch.no_grad():
+            before, before_borrowed = self.reference.log_probs(self.network, batch).split(n)
+            divergence = self._divergence(sequence_log_probs(self.network, borrowed) - before_borrowed)
+        ratios = sequence_log_probs(self.network, own) - before
+        losses = kto(ratios, wanted, divergence, self.beta, self.weights)
+        sign = torch.where(wanted, 1.0, -1.0)
+        scalars = {
+            "divergence": divergence,
+            "rewards/signed": (self.beta * sign * ratios.detach()).mean(),
+            "rewards/accuracy": ((ratios.detach() > divergence) == wanted).float().mean(),
+        }
+        return Output(losses.mean(), scalars=scalars)
+
+    def _divergence(self, ratios: Tensor) -> Tensor:
+        """Mean log-ratio of borrowed answers, at least 0; over all ranks where they take the same number of batches."""
+        total = torch.stack([ratios.sum(), ratios.new_tensor(float(len(ratios)))])
+        if self._trainer is not None and self._trainer.training:
+            total = self._sum_over_ranks(total)
+        return (total[0] / total[1]).clamp(min=0)
+
+    def loss_weight(self, batch: Mapping[str, Tensor]) -> float:
+        """Number of answers."""
+        return float(len(batch["desirable"]))
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Log-probabilities of the answers, shape (answers,)."""
+        assert self.network is not None
+        n = len(batch["desirable"])
+        return sequence_log_probs(self.network, {k: batch[k][:n] for k in ROWS})

@@ -1,0 +1,210 @@
+"""The policy that preference losses are measured from."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.networks.frozen_base import fingerprint
+from lit_ft.core.running.cache import cache_folder
+from lit_ft.models.language import readout
+
+
+def sequence_log_probs(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    r""":math:`\sum_t w_t\log p(x_t|x_{<t})` of each row, shape (rows,), float32; logits of targets alone, in chunks."""
+    found = readout(network, batch).log_probs(batch["input_ids"], batch["weights"])
+    return (found * batch["weights"]).sum(1)
+
+
+class Reference(ABC):
+    """Where reference log-probabilities come from; always without dropout."""
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    fingerprint: str | None = None
+
+    def attach(self, network: nn.Module) -> None:  # noqa: B027
+        """See the network as it was built."""
+
+    def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:  # noqa: B027
+        """See the network before the first step; ``fresh`` is False where the run goes on from a checkpoint."""
+
+    @abstractmethod
+    def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Log-probabilities of the rows of a batch, shape (rows,), without graph."""
+
+
+class AdapterOff(Reference):
+    """The network with its adapter switched off: no second copy. Refused where other parameters train too.
+
+    Cost: a forward a step, no memory.
+    """
+
+    def attach(self, network: nn.Module) -> None:
+        """Check that switching the adapter off gives back the start."""
+        if not hasattr(network, "disable_adapter"):
+            raise ConfigError("reference", "AdapterOff", "a network with an adapter (network.peft), or FrozenCopy")
+        prefix = getattr(network.base_model, "prefix", "")
+        others = [
+            name for name, p in network.named_parameters()
+            if p.requires_grad and prefix not in name and "modules_to_save" not in name
+        ]  # fmt: skip
+        if others:
+            raise ConfigError(
+                "reference", "AdapterOff", f"no trainable parameter beside the adapter, as {others[0]} is"
+            )
+
+    def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """One forward with the adapter off."""
+        with torch.no_grad(), _evaluating(network), _adapter_off(network):
+            return sequence_log_probs(network, batch)
+
+
+class FrozenCopy(Reference):
+    """A copy of the network from before the first step. Not in checkpoints: it is built again with the network.
+
+    Cost: a forward a step and the memory of the weights.
+    """
+
+    def __init__(self) -> None:
+        self._copy: nn.Module | None = None
+
+    def attach(self, network: nn.Module) -> None:
+        """Copy."""
+        self._copy = copy.deepcopy(network).requires_grad_(False).eval()
+        self.fingerprint = fingerprint(network.named_parameters())
+
+    def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:
+        """Take over weights that a warm start brought; go to the device of the network."""
+        assert self._copy is not None
+        if fresh:
+            self._copy.load_state_dict(network.state_dict())
+            self.fingerprint = fingerprint(network.named_parameters())
+
+    def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """One forward of the copy."""
+        assert self._copy is not None
+        if self._copy_device != batch["input_ids"].device:
+            self._copy.to(batch["input_ids"].device)
+        with torch.no_grad():
+            return sequence_log_probs(self._copy, batch)
+
+    @property
+    def _copy_device(self) -> torch.device:
+        assert self._copy is not None
+        return next(self._copy.parameters()).device
+
+
+class CachedLogProbs(Reference):
+    """Computed once over training and validation data before the first step, kept on disk.
+
+    Each value belongs to the very tokens and weights that it was computed from, so another template, tokenizer or
+    truncation finds none; the file carries the fingerprint of the weights, and another start is refused. An adapter is
+    off while they are computed.
+
+    Args:
+        path: File to keep them in; None chooses one in the cache by fingerprint, so that it never mismatches.
+
+    Cost: one forward over the data, once; nothing in a step.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path
+        self._values: dict[int, float] = {}
+
+    def attach(self, network: nn.Module) -> None:
+        """Note which weights the values are of."""
+        self.fingerprint = _base_fingerprint(network)
+
+    def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:
+        """Read the file, and compute what it lacks."""
+        if fresh:
+            self.fingerprint = _base_fingerprint(network)
+        file = Path(self.path) if self.path else cache_folder() / "reference" / f"{self.fingerprint}.pt"
+        if file.exists():
+            saved = torch.load(file, weights_only=True)
+            if saved["fingerprint"] != self.fingerprint:
+                raise ConfigError(
+                    "reference.path", str(file), "log-probabilities of the weights that this run starts from"
+                )
+            self._values = dict(zip(saved["keys"].tolist(), saved["values"].tolist(), strict=True))
+        before = len(self._values)
+        with torch.no_grad(), _evaluating(network), _adapter_off(network):
+            for batch in _batches(trainer.datamodule):
+                keys = row_keys(batch)
+                if all(key in self._values for key in keys):
+                    continue
+                if not fresh and not hasattr(network, "disable_adapter"):
+                    raise ConfigError(
+                        "reference.path", str(file), "the file of the run that goes on; its start is gone"
+                    )
+                batch = {name: tensor.to(_device(network)) for name, tensor in batch.items()}
+                values = sequence_log_probs(network, batch).tolist()
+                self._values |= dict(zip(keys, values, strict=True))
+        if len(self._values) > before and trainer.is_global_zero:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            kept = torch.tensor(list(self._values.values()), dtype=torch.float32)
+            keys_kept = torch.tensor(list(self._values), dtype=torch.int64)
+            aside = file.with_suffix(".tmp")
+            torch.save({"fingerprint": self.fingerprint, "keys": keys_kept, "values": kept}, aside)
+            aside.replace(file)
+
+    def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        """Look them up; rows that were not there before the first step (a test) are refused."""
+        keys = row_keys(batch)
+        missing = next((i for i, key in enumerate(keys) if key not in self._values), None)
+        if missing is not None:
+            given = f"row {int(batch['rows'][missing])}"
+            raise ConfigError("reference", given, "rows of training or validation; for others AdapterOff or FrozenCopy")
+        return torch.tensor([self._values[key] for key in keys], device=batch["input_ids"].device)
+
+
+def row_keys(batch: Mapping[str, Tensor]) -> list[int]:
+    """A number for the tokens and weights of each row, the same whatever it is padded to."""
+    import hashlib
+
+    keys = []
+    lengths = batch["attention_mask"].sum(1).tolist()
+    for ids, weights, length in zip(batch["input_ids"].cpu(), batch["weights"].cpu(), lengths, strict=True):
+        digest = hashlib.sha256(ids[:length].numpy().tobytes() + weights[:length].numpy().tobytes()).digest()
+        keys.append(int.from_bytes(digest[:8], "little", signed=True))
+    return keys
+
+
+def _batches(data: Any) -> Iterator[Mapping[str, Tensor]]:
+    """Batches of all rows, without touching the loaders of the run."""
+    if data is None or not hasattr(data, "examples"):
+        raise ConfigError("reference", "CachedLogProbs", "a data module of preferences")
+    for split in ("train", "val"):
+        if split in data.examples:
+            yield from data._loader(split, data._buckets(split), training=False)
+
+
+def _base_fingerprint(network: nn.Module) -> str:
+    adapter = hasattr(network, "disable_adapter")
+    return fingerprint((n, p) for n, p in network.named_parameters() if not (adapter and p.requires_grad))
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
+
+
+def _adapter_off(network: nn.Module) -> Any:
+    return network.disable_adapter() if hasattr(network, "disable_adapter") else nullcontext()  # type: ignore[operator]
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    mode = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(mode)

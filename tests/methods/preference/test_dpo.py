@@ -1,0 +1,215 @@
+"""DPO on tiny networks: TRL's values through the whole path, references, windows, resume."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.tokens.preferences import IPO, PreferenceLoss, SimPO
+from lit_ft.data import Preferences
+from lit_ft.methods import DPO, AdapterOff, CachedLogProbs, FrozenCopy
+from lit_ft.methods.preference.reference import row_keys, sequence_log_probs
+
+CONFIG = {
+    "model_type": "llama", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
+LORA = {"class_path": "peft.LoraConfig", "init_args": {"r": 2, "target_modules": "all-linear"}}
+ROWS = [{"prompt": f"q{i} ", "chosen": "yes" * (1 + i % 3), "rejected": "no" * (1 + i % 4)} for i in range(8)]
+
+
+def table(folder: Path, rows: list[dict[str, Any]] = ROWS) -> str:
+    path = folder / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+def fit(
+    method: DPO, folder: Path, steps: int = 3, batch_size: int = 4, resume: str | None = None, **trainer: Any
+) -> pl.Trainer:
+    runner = pl.Trainer(
+        max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        log_every_n_steps=1, default_root_dir=folder, **{"enable_checkpointing": False, **trainer},
+    )  # fmt: skip
+    runner.fit(method, datamodule=Preferences(table(folder), batch_size=batch_size, val_fraction=0.0), ckpt_path=resume)
+    return runner
+
+
+def dpo(adapter: bool = False, **arguments: Any) -> DPO:
+    torch.manual_seed(0)
+    network = {"config": dict(CONFIG), "peft": LORA if adapter else None}
+    method = DPO(network, optimizer=lambda params: torch.optim.SGD(params, lr=0.1), **arguments)
+    method.configure_model()
+    return method
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
+
+
+def trl_batch() -> dict[str, torch.Tensor]:
+    ids = torch.tensor([
+        [57, 27, 51, 59, 29, 5, 19, 2, 0, 0, 0], [51, 9, 42, 54, 19, 61, 37, 48, 2, 0, 0],
+        [56, 22, 33, 25, 40, 60, 61, 16, 35, 11, 2], [57, 27, 51, 59, 35, 34, 28, 61, 53, 2, 0],
+        [51, 9, 42, 54, 54, 41, 60, 12, 2, 0, 0], [56, 22, 33, 25, 21, 11, 2, 0, 0, 0, 0],
+    ])  # fmt: skip
+    weights = (ids != 0).float()
+    weights[:, :4] = 0
+    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "weights": weights, "pair_weights": torch.ones(3)}
+
+
+def trl_network(seed: int) -> torch.nn.Module:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=63, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+@pytest.mark.parametrize(("loss", "value"), [(None, 0.7035670), (IPO(0.1), 25.1360245), (IPO(0.1, False), 27.191736)])
+def test_equals_trl_from_tokens_to_loss(loss: PreferenceLoss | None, value: float) -> None:
+    """The batch, networks and values of tests/core/test_preferences.py, by way of hidden states and chunks."""
+    method = DPO(trl_network(0), loss=loss, reference=FrozenCopy())
+    method.configure_model()
+    method.reference._copy = trl_network(1)  # type: ignore[union-attr]
+    output = method.compute(trl_batch())
+    assert output.loss.item() == pytest.approx(value, rel=2e-6)
+    assert output.scalars["logp/chosen"].item() == pytest.approx(-22.424874, rel=1e-6)
+
+
+def test_chosen_and_rejected_of_a_pair_share_their_prompt_when_cut(tmp_path: Path) -> None:
+    rows = [{"prompt": "abcdefghij", "chosen": "XY", "rejected": "UVWXYZ"}] * 2
+    data = Preferences(table(tmp_path, rows), max_length=10, val_fraction=0.0)
+    data.trainer = type("T", (), {"lightning_module": dpo()})()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    text = [
+        data.tokenizer.decode(ids[mask.bool()])
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    assert text[0] == "aijXY</s>"
+    assert text[2] == "aijUVWXYZ</s>"
+    targets = [data.tokenizer.decode(ids[w > 0]) for ids, w in zip(batch["input_ids"], batch["weights"], strict=True)]
+    assert targets[0] == "XY</s>"
+    assert targets[2] == "UVWXYZ</s>"
+
+
+def test_equal_answers_name_the_row(tmp_path: Path) -> None:
+    rows = [ROWS[0], {"prompt": "p", "chosen": "same", "rejected": "same"}]
+    data = Preferences(table(tmp_path, rows), val_fraction=0.0)
+    data.trainer = type("T", (), {"lightning_module": dpo()})()
+    with pytest.raises(ConfigError, match="row 2 are equal"):
+        data.setup("fit")
+
+
+def test_the_filter_drops_the_highest(tmp_path: Path) -> None:
+    rows = [{**row, "ches": float(i)} for i, row in enumerate(ROWS)]
+    data = Preferences(table(tmp_path, rows), val_fraction=0.0, filter_column="ches", drop_highest=0.5, batch_size=8)
+    data.trainer = type("T", (), {"lightning_module": dpo()})()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    seen = sorted(data.tokenizer.decode(ids[:2]) for ids in batch["input_ids"][: len(batch["pair_weights"])])
+    assert seen == ["q0", "q1", "q2", "q3"]
+
+
+@pytest.mark.parametrize("reference", [AdapterOff, FrozenCopy, CachedLogProbs])
+def test_first_loss_is_log_two_and_all_references_train_alike(reference: type, tmp_path: Path) -> None:
+    method = dpo(adapter=True, reference=reference())
+    start = {name: p.clone() for name, p in method.named_parameters()}
+    losses = []
+    method._follow_window = lambda output, weight, batch_idx: losses.append(output.loss.item())  # type: ignore[method-assign]
+    fit(method, tmp_path)
+    assert losses[0] == pytest.approx(0.6931472, abs=2e-7)
+    other = dpo(adapter=True, reference=FrozenCopy())
+    fit(other, tmp_path)
+    moved = 0
+    for (name, ours), theirs in zip(method.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+        assert "lora_" in name or torch.equal(ours, start[name])
+        moved += not torch.equal(ours, start[name])
+    assert moved
+
+
+def test_accumulation_equals_one_batch_with_pair_weights(tmp_path: Path) -> None:
+    rows = [{**row, "w": 0.5 + i % 3} for i, row in enumerate(ROWS)]
+    found = []
+    for size, parts in ((8, 1), (2, 4)):
+        method = dpo(sft_weight=0.3)
+        data = Preferences(table(tmp_path, rows), batch_size=size, val_fraction=0.0, weight_column="w")
+        pl.Trainer(
+            max_steps=1, accumulate_grad_batches=parts, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, enable_checkpointing=False,
+        ).fit(method, datamodule=data)  # fmt: skip
+        found.append(torch.cat([p.detach().flatten() for p in method.parameters()]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
+    assert not torch.equal(found[0], torch.cat([p.detach().flatten() for p in dpo().parameters()]))
+
+
+def test_reference_free_losses_make_no_copy(tmp_path: Path) -> None:
+    method = dpo(loss=SimPO())
+    assert method.reference is None
+    fit(method, tmp_path, steps=1)
+
+
+def test_cached_values_of_other_weights_are_refused(tmp_path: Path) -> None:
+    file = str(tmp_path / "reference.pt")
+    fit(dpo(reference=CachedLogProbs(file)), tmp_path, steps=1)
+    fit(dpo(reference=CachedLogProbs(file)), tmp_path, steps=1)
+    method = dpo(reference=CachedLogProbs(file))
+    with torch.no_grad():
+        next(method.network.parameters()).add_(1.0)  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="log-probabilities of the weights"):
+        fit(method, tmp_path, steps=1)
+
+
+def test_keys_of_rows_do_not_depend_on_padding() -> None:
+    batch = trl_batch()
+    wider = {name: torch.nn.functional.pad(t, (0, 3)) if t.dim() == 2 else t for name, t in batch.items()}
+    assert row_keys(batch) == row_keys(wider)
+    batch["weights"][0, 6] = 0.5
+    assert row_keys(batch)[0] != row_keys(wider)[0]
+
+
+def test_adapter_off_is_refused_without_adapter_or_beside_other_weights() -> None:
+    with pytest.raises(ConfigError, match="adapter"):
+        dpo(reference=AdapterOff())
+    method = dpo(adapter=True)
+    method.network.get_base_model().lm_head.weight.requires_grad_(True)  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="beside the adapter"):
+        AdapterOff().attach(method.network)
+
+
+def test_resume_keeps_the_reference_of_the_start(tmp_path: Path) -> None:
+    whole = dpo(reference=FrozenCopy())
+    start = [p.clone() for p in whole.parameters()]
+    fit(whole, tmp_path, steps=4, batch_size=8)
+    first = dpo(reference=FrozenCopy())
+    path = str(tmp_path / "first.ckpt")
+    fit(first, tmp_path, steps=2, batch_size=8).save_checkpoint(path)
+    again = dpo(reference=FrozenCopy())
+    fit(again, tmp_path, steps=4, batch_size=8, resume=path)
+    for ours, theirs in zip(again.reference._copy.parameters(), start, strict=True):  # type: ignore[union-attr]
+        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(whole.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+    other = dpo(reference=FrozenCopy())
+    with torch.no_grad():
+        next(other.network.parameters()).add_(1.0)  # type: ignore[union-attr]
+    other.reference.attach(other.network)  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="reference"):
+        fit(other, tmp_path, steps=4, batch_size=8, resume=path)
+
+
+def test_log_probs_equal_the_plain_form() -> None:
+    network, batch = trl_network(0), trl_batch()
+    logits = network(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    plain = logits.log_softmax(-1)[:, :-1].gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+    torch.testing.assert_close(sequence_log_probs(network, batch), (plain * batch["weights"][:, 1:]).sum(1))
