@@ -78,7 +78,7 @@ def test_rules_add_up_and_the_end_gets_ever_likelier() -> None:
     for new in range(14):
         ids = torch.cat([prompts, torch.full((1, new), 7)], 1)
         chances.append(float(process(ids, scores).log_softmax(-1)[0, end]))
-    assert all(later > earlier for earlier, later in itertools.pairwise(chances))
+    assert all(later > earlier for earlier, later in itertools.pairwise(chances[:11]))
     assert chances[10] == chances[13]
     torch.testing.assert_close(process(prompts, scores), scores)  # nothing yet at the first token
     padded = torch.tensor([[0, 0, *prompts[0].tolist()]])
