@@ -74,25 +74,25 @@ def sft() -> SupervisedFineTuning:
 Row = tuple[Callable[[], Any], Callable[[str], Any]] | str
 
 METHODS: dict[str, Row] = {
-    "ClassifierPair": "methods/test_mode_connectivity.py",
-    "ConcatRepresentations": "methods/test_concat_representations.py",
+    "ClassifierPair": "methods/images/test_mode_connectivity.py",
+    "ConcatRepresentations": "methods/images/test_concat_representations.py",
     "DPO": (lambda: DPO(LLAMA, reference=FrozenCopy()), lambda path: Preferences(path, batch_size=4)),
-    "DistributionRegularized": "methods/test_distribution_regularized.py",
+    "DistributionRegularized": "methods/images/test_distribution_regularized.py",
     "ExpertEmbedding": "methods/test_expert_embedding.py",
-    "GroupedClassifier": "methods/test_grouped_classifier.py",
+    "GroupedClassifier": "methods/images/test_grouped_classifier.py",
     "ImageClassifier": "contracts/test_resume_data.py",
     "IndependentMembers": (
         lambda: IndependentMembers(MLP, num_members=2),
         lambda path: lit_ft.data.GaussianClusters(rows=60, batch_size=6),
     ),
-    "KTO": "methods/test_kto.py",
-    "LeaveOneOutNeighbours": "methods/test_leave_one_out_neighbours.py",
+    "KTO": "methods/preference/test_kto.py",
+    "LeaveOneOutNeighbours": "methods/images/test_leave_one_out_neighbours.py",
     "MaskedThought": (lambda: MaskedThought(LLAMA), instructions),
-    "ModeConnectivity": "methods/test_mode_connectivity.py",
-    "OptionScoring": "methods/test_option_scoring.py",
-    "PreferencePretraining": "methods/test_preference_pretraining.py",
+    "ModeConnectivity": "methods/images/test_mode_connectivity.py",
+    "OptionScoring": "methods/language/test_option_scoring.py",
+    "PreferencePretraining": "methods/language/test_preference_pretraining.py",
     "Regression": (lambda: Regression(MLP), lambda path: NoisyLinear(rows=60, batch_size=6)),
-    "RewardModel": "methods/test_reward_model.py",
+    "RewardModel": "methods/preference/test_reward_model.py",
     "SentenceEmbedding": (lambda: SentenceEmbedding(BERT), lambda path: TextPairs(path, batch_size=4)),
     "SupervisedFineTuning": (sft, instructions),
     "TextClassifier": "contracts/test_resume_data.py",
@@ -100,13 +100,13 @@ METHODS: dict[str, Row] = {
 }
 
 DATA: dict[str, Row] = {
-    "AnswerOptions": "methods/test_option_scoring.py",
+    "AnswerOptions": "methods/language/test_option_scoring.py",
     "DatasetDecomposition": (
         sft,
         lambda path: DatasetDecomposition(path, smallest=2, largest=4, tokens_per_batch=64, cycles=2),
     ),
     "Digits": "contracts/test_resume_data.py",
-    "EditedPairs": "data/test_ches_filter.py",
+    "EditedPairs": "data/pairs/test_ches_filter.py",
     "GaussianClusters": "contracts/test_resume_data.py",
     "ImageFolder": "contracts/test_resume_data.py",
     "Instructions": "contracts/test_language_pains.py",
@@ -114,19 +114,19 @@ DATA: dict[str, Row] = {
     "LabelledText": "contracts/test_resume_data.py",
     "MNIST5k": (lambda: ImageClassifier(MLP), lambda path: MNIST5k(batch_size=32, flat=True, max_rows=320)),
     "ManyShot": (sft, lambda path: ManyShot(path, shots=2, batch_size=4, max_length=64)),
-    "MarkedCorpus": "methods/test_preference_pretraining.py",
-    "Mixture": "data/test_mixture.py",
-    "MixtureOfDenoisers": "data/test_denoising.py",
+    "MarkedCorpus": "methods/language/test_preference_pretraining.py",
+    "Mixture": "data/language/test_mixture.py",
+    "MixtureOfDenoisers": "data/language/test_denoising.py",
     "NoisyLinear": (lambda: Regression(MLP), lambda path: NoisyLinear(rows=60, batch_size=6)),
     "PermutedLabels": (sft, lambda path: PermutedLabels(sequences=40, shots=3, eval_sequences=4, batch_size=4)),
     "Preferences": "contracts/test_resume_table.py",
-    "RedundantDigits": "methods/test_grouped_classifier.py",
+    "RedundantDigits": "methods/images/test_grouped_classifier.py",
     "ScoredText": (
         lambda: PreferencePretraining(LLAMA),
         lambda path: ScoredText(path, threshold=1.0, drop_marks=0.5, batch_size=4),
     ),
     "TextPairs": "contracts/test_resume_table.py",
-    "UnpairedPreferences": "methods/test_kto.py",
+    "UnpairedPreferences": "methods/preference/test_kto.py",
 }
 
 REAL = {"MNIST5k"}
