@@ -26,6 +26,7 @@ from lit_ft.data import (
     PermutedLabels,
     Preferences,
     ScoredText,
+    StreamedInstructions,
     TextPairs,
 )
 from lit_ft.methods import (
@@ -124,6 +125,10 @@ DATA: dict[str, Row] = {
     "ScoredText": (
         lambda: PreferencePretraining(LLAMA),
         lambda path: ScoredText(path, threshold=1.0, drop_marks=0.5, batch_size=4),
+    ),
+    "StreamedInstructions": (
+        sft,
+        lambda path: StreamedInstructions(path, epoch_batches=10, buffer=12, batch_size=4, max_length=64),
     ),
     "TextPairs": "contracts/test_resume_table.py",
     "UnpairedPreferences": "methods/preference/test_kto.py",

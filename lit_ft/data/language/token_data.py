@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -113,14 +113,18 @@ class TokenData(pl.LightningDataModule):
         tables = self._tables()
         if self.task_column is not None:
             self.task_names = sorted({str(row[self.task_column]) for table in tables.values() for row in table})
-        key = [type(self).__name__, tokenizer_fingerprint(self.tokenizer), str(self.max_length), *self.cache_key()]
-        for split in SPLITS:
-            if tables[split]:
-                tasks = self._tasks(tables[split])
-                self.examples[split] = token_table(tables[split], self._encode, key, split, tasks)
+        self.examples = self._encoded(tables)
         if "train" not in self.examples:
             raise ConfigError("path", self.path, "at least one row for training")
         self._checked = False
+
+    def _encoded(self, tables: Mapping[str, Sequence[Row]]) -> dict[str, TokenTable]:
+        key = [type(self).__name__, tokenizer_fingerprint(self.tokenizer), str(self.max_length), *self.cache_key()]
+        return {
+            split: token_table(rows, self._encode, key, split, self._tasks(rows))
+            for split, rows in tables.items()
+            if rows
+        }
 
     def _tasks(self, rows: Sequence[Row]) -> list[int] | None:
         if self.task_column is None:

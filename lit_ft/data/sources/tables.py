@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.data.sources.assets import PREFIX, packaged
 
 Row = dict[str, Any]
+
+_ROWS_AT_ONCE = 256  # of Parquet, whose columns are decoded in pieces
 
 
 def read_rows(path: str, required: Sequence[str] = (), split: str = "train", max_rows: int | None = None) -> list[Row]:
@@ -32,17 +35,55 @@ def read_rows(path: str, required: Sequence[str] = (), split: str = "train", max
     file = packaged(path) if path.startswith(PREFIX) else Path(path).expanduser()
     reader = _READERS.get(file.suffix.lower())
     if reader and file.is_file():
-        rows = reader(file)
+        rows = list(reader(file))
     elif reader:
         raise ConfigError("path", path, f"a file that exists; nothing is at {file.absolute()}")
     else:
-        rows = _from_datasets(path, split, max_rows)
+        rows = _first_of(_from_datasets(path, split), max_rows)
     rows = rows[:max_rows]
     if not rows:
         raise ConfigError("path", path, "a source with at least one row")
     for number, row in enumerate(rows, start=1):
         _check_columns(path, number, row, required)
     return rows
+
+
+def stream_rows(path: str, required: Sequence[str] = (), split: str = "train") -> Iterator[Row]:
+    """The rows of a table one after another, as they are read; the table is never whole in memory.
+
+    Args:
+        path: As for :func:`read_rows`, or a pattern (``shards/*.jsonl``) for files that are read in the order of their
+            names. A ``.json`` file is refused: a list can only be read whole.
+        required: Columns that every row must have, with a value.
+        split: The split of a ``datasets`` source, which is opened with ``streaming=True``.
+
+    Raises:
+        ConfigError: As for :func:`read_rows`; what is wrong in a row is found when that row is reached.
+    """
+    number = 0
+    for number, row in enumerate(_streamed(path, split), start=1):
+        _check_columns(path, number, row, required)
+        yield row
+    if not number:
+        raise ConfigError("path", path, "a source with at least one row")
+
+
+def _streamed(path: str, split: str) -> Iterator[Row]:
+    if path.startswith(PREFIX):
+        files = [packaged(path)]
+    else:
+        name = Path(path).expanduser()
+        files = [Path(found) for found in sorted(glob(str(name)))] if not name.exists() else [name]
+        files = files or [name]
+    for file in files:
+        kind = file.suffix.lower()
+        if kind == ".json":
+            raise ConfigError(
+                "path", path, "a file that is read row by row (.jsonl, .csv, .tsv, .parquet), unlike .json"
+            )
+        if kind in _READERS and not file.is_file():
+            raise ConfigError("path", path, f"a file that exists; nothing is at {file.absolute()}")
+        yield from _READERS[kind](file) if kind in _READERS else _from_datasets(path, split, streaming=True)
 
 
 def _check_columns(path: str, number: int, row: Row, required: Sequence[str]) -> None:
@@ -53,23 +94,23 @@ def _check_columns(path: str, number: int, row: Row, required: Sequence[str]) ->
             raise ConfigError("path", path, f"rows with a column {column!r}: in row {number} it {state}{hint}")
 
 
-def _json_lines(file: Path) -> list[Row]:
-    rows = []
-    # only \n ends a line: strings may hold U+2028, at which splitlines() splits
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError("path", str(file), f"JSON in every line: line {number} has {error.msg}") from error
-        if not isinstance(row, dict):
-            raise ConfigError("path", str(file), f"an object in every line: line {number} is a {type(row).__name__}")
-        rows.append(row)
-    return rows
+def _json_lines(file: Path) -> Iterator[Row]:
+    with file.open(encoding="utf-8-sig") as lines:
+        # a file ends lines at \n, \r\n and \r alone: strings may hold U+2028, at which splitlines() splits
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ConfigError("path", str(file), f"JSON in every line: line {number} has {error.msg}") from error
+            if not isinstance(row, dict):
+                allowed = f"an object in every line: line {number} is a {type(row).__name__}"
+                raise ConfigError("path", str(file), allowed)
+            yield row
 
 
-def _json(file: Path) -> list[Row]:
+def _json(file: Path) -> Iterable[Row]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -81,23 +122,23 @@ def _json(file: Path) -> list[Row]:
     return rows
 
 
-def _csv(file: Path) -> list[Row]:
+def _csv(file: Path) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-        rows: list[Row] = []
         for row in reader:
             if None in row or None in row.values():
                 columns = len(reader.fieldnames or [])
                 raise ConfigError("path", str(file), f"{columns} cells in every row: line {reader.line_num} has not")
-            rows.append(dict(row))
-    return rows
+            yield dict(row)
 
 
-def _parquet(file: Path) -> list[Row]:
+def _parquet(file: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(file).to_pylist()
+    with pyarrow.parquet.ParquetFile(file) as table:
+        for rows in table.iter_batches(batch_size=_ROWS_AT_ONCE):
+            yield from rows.to_pylist()
 
 
 _READERS = {
@@ -110,7 +151,7 @@ _READERS = {
 }
 
 
-def _from_datasets(path: str, split: str, max_rows: int | None) -> list[Row]:
+def _from_datasets(path: str, split: str, streaming: bool = False) -> Any:
     from datasets import DatasetDict, load_dataset, load_from_disk
 
     folder = Path(path).expanduser()
@@ -121,12 +162,15 @@ def _from_datasets(path: str, split: str, max_rows: int | None) -> list[Row]:
             found = load_from_disk(str(folder))
             found = found[split] if isinstance(found, DatasetDict) else found
         elif folder.exists():
-            found = load_dataset(str(folder), split=split)
+            found = load_dataset(str(folder), split=split, streaming=streaming)
         else:
             hub_id, _, configuration = path.partition(":")
-            found = load_dataset(hub_id, configuration or None, split=split)
+            found = load_dataset(hub_id, configuration or None, split=split, streaming=streaming)
     except Exception as error:  # the library raises many kinds, among them those of the network
         reason = str(error).strip().split("\n")[0][:300]
         raise ConfigError("path", path, f"a source that `datasets` can load (split {split!r}): {reason}") from error
-    found = found if max_rows is None else found.select(range(min(max_rows, len(found))))
-    return found.to_list()
+    return found
+
+
+def _first_of(found: Any, max_rows: int | None) -> list[Row]:
+    return (found if max_rows is None else found.select(range(min(max_rows, len(found))))).to_list()
