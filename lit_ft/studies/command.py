@@ -14,7 +14,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.running.files import write_text
 from lit_ft.core.running.processes import warm_up
 from lit_ft.studies.launchers import launcher
-from lit_ft.studies.plan import plan, shortened, study_folder
+from lit_ft.studies.plan import plan, runs_of, shortened, study_folder
 from lit_ft.studies.probe import measured, probe
 from lit_ft.studies.progress import progress
 from lit_ft.studies.record import gather, judge_study, result_of
@@ -91,7 +91,7 @@ def run_study(study: Study, options: argparse.Namespace, file: Path) -> str:
     warm_up()
     root = study_folder(study, Path(options.runs))
     planned = plan(study, Path(options.runs))
-    chosen = [run for run in planned if not options.only or run.arm in options.only or not run.final]
+    chosen = runs_of(options.only, planned) if options.only else planned
     with launcher(options.launcher) as launch, progress() as update:
         if options.quick:
             chosen = [shortened(run, root / "quick") for run in chosen if run.seed == study.seeds[0]]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,12 @@ class Measure:
         take: Which of the logged values: ``last``, ``first``, ``min``, ``max``, ``best`` (``min`` of a loss, else
             ``max``), ``mean``, ``late(0.2)`` (mean of the last fifth of the run), ``at(0.1)`` (the value nearest to a
             tenth of it).
+        stage: Stage of the study whose run is read; None reads the last one.
     """
 
     key: str
     take: str = "last"
+    stage: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a way of taking that is not known."""
@@ -37,12 +39,12 @@ class Measure:
 
     @classmethod
     def of(cls, spec: "str | Mapping[str, Any]") -> "Measure":
-        """From YAML: a key, or ``{key: ..., take: ...}``."""
+        """From YAML: a key, or ``{key: ..., take: ..., stage: ...}``."""
         if isinstance(spec, str):
             return cls(spec)
         for key in spec:
-            if key not in ("key", "take"):
-                raise ConfigError("measure", key, f"key, take{nearest(str(key), ('key', 'take'))}")
+            if key not in (known := [field.name for field in fields(cls)]):
+                raise ConfigError("measure", key, f"{', '.join(known)}{nearest(str(key), known)}")
         return cls(**spec)
 
     def read(self, folder: Path) -> float:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Planned:
         key: Digest of its resolved configuration, data and code.
         config: The resolved configuration.
         after: Run folder whose weights it starts from.
-        final: Whether it is of the last stage, from which measures are read.
+        final: Whether it is of the last stage.
     """
 
     arm: str
@@ -71,27 +71,43 @@ def plan(study: Study, runs: Path) -> list[Planned]:
     arm_of: dict[str, str] = {}
     stages = study.stages or [{"name": "", "config": ""}]
     for arm, overrides in study.arms.items():
-        overlay = root / "arms" / f"{arm}.yaml"
-        write_text(overlay, f"# arm {arm} of {study.name}\n{yaml.safe_dump(overrides, sort_keys=False)}")
         folders: dict[tuple[str, int], Path] = {}
         for stage in stages:
             last = stage is stages[-1]
-            files = [*study.base, *([stage["config"]] if stage["config"] else []), *([str(overlay)] if last else [])]
+            files = [*study.base, *([stage["config"]] if stage["config"] else [])]
+            if last or study.overrides(arm, stage["name"]):
+                files.append(str(_overlay(study, arm, stage["name"], root / "arms")))
             layers = [part for file in files for part in ("-c", file)]
             resolved = resolve([*layers, "--seed_everything=0"])  # once for all seeds: parsing is not free
-            if last:
-                same = arm_of.setdefault(run_key(resolved, None), arm)
-                if same != arm:
-                    raise ConfigError(f"arms.{arm}", overrides, f"overrides that make it differ from arm {same}")
             for seed in study.seeds:
                 config = {**resolved, "seed_everything": seed}
                 after = folders.get((stage.get("from", ""), seed))
                 key = run_key(config, after)
-                folder = root / (arm if last else "shared") / _name(seed, stage["name"], key)
+                name = _name(seed, stage["name"], key)
+                folder = root / (arm if last else "shared") / name
+                if last and (same := arm_of.setdefault(name, arm)) != arm:
+                    raise ConfigError(f"arms.{arm}", overrides, f"overrides that make it differ from arm {same}")
                 folders[stage["name"], seed] = folder
                 args = [*layers, f"--seed_everything={seed}"]
                 planned.setdefault(folder, Planned(arm, seed, stage["name"], args, folder, key, config, after, last))
     return list(planned.values())
+
+
+def runs_of(arms: Collection[str], planned: Sequence[Planned]) -> list[Planned]:
+    """The runs of some arms, with the earlier stages that they start from."""
+    wanted: set[Path] = set()
+    for run in reversed(planned):
+        if (run.final and run.arm in arms) or run.folder in wanted:
+            wanted |= {run.folder, *([run.after] if run.after else [])}
+    return [run for run in planned if run.folder in wanted]
+
+
+def _overlay(study: Study, arm: str, stage: str, folder: Path) -> Path:
+    """What an arm changes in a stage, as a config."""
+    file = folder / f"{arm}{f'-{stage}' if stage in study.stage_names[:-1] else ''}.yaml"
+    content = yaml.safe_dump(study.overrides(arm, stage), sort_keys=False)
+    write_text(file, f"# arm {arm} of {study.name}\n{content}")
+    return file
 
 
 def _name(seed: int, stage: str, key: str) -> str:

@@ -27,9 +27,10 @@ def probe(study: Study, planned: Sequence[Planned], root: Path, jobs: int, launc
     Raises:
         ConfigError: A measure that the runs do not report, or every arm fails.
     """
-    finished = {run.arm for run in planned if run.final and is_complete(run.folder)}
-    first = {run.arm: run for run in reversed(planned) if run.final and run.arm not in finished}
-    alike = {frozenset(class_paths(run.config)): run for run in reversed(first.values())}
+    read = [run for run in planned if run.final or study.measures_of(run.stage)]
+    finished = {(run.arm, run.stage) for run in read if is_complete(run.folder)}
+    first = {(run.arm, run.stage): run for run in reversed(read) if (run.arm, run.stage) not in finished}
+    alike = {(run.stage, frozenset(class_paths(run.config))): run for run in reversed(first.values())}
     short = [shortened(run, root) for run in alike.values()]
     for run in short:
         run.after = None  # the stages before do not decide what is reported
@@ -47,7 +48,7 @@ def probe(study: Study, planned: Sequence[Planned], root: Path, jobs: int, launc
 def _readable(study: Study, run: Planned) -> None:
     callbacks = {path.rpartition(".")[2] for path in class_paths(run.config.get("trainer") or {})}
     later = {*callbacks, *map(snake, callbacks)}
-    for measure in study.measure.values():
+    for measure in study.measures_of(run.stage).values():
         family = re.split(r"[/.]", measure.key.removeprefix("callbacks."))[0]
         if family not in later:
             measure.read(run.folder)
@@ -55,7 +56,7 @@ def _readable(study: Study, run: Planned) -> None:
 
 def measured(study: Study, run: Planned) -> None:
     """Refuse a finished run that lacks a measure."""
-    for measure in study.measure.values() if run.final else ():
+    for measure in study.measures_of(run.stage).values():
         measure.read(run.folder)
 
 

@@ -18,12 +18,18 @@ from lit_ft.studies.verdict import Judged, headline, judge, overall, plain
 
 def gather(study: Study, planned: Sequence[Planned]) -> Values:
     """``values[arm][measure]``: vectors over the seeds of the study, read from the run folders."""
+    by_folder = {run.folder: run for run in planned}
     values: dict[str, dict[str, np.ndarray]] = {}
     for arm in study.arms:
-        own = {run.seed: run.folder for run in planned if run.arm == arm and run.final}
-        values[arm] = {
-            name: np.array([measure.read(own[seed]) for seed in study.seeds]) for name, measure in study.measure.items()
-        }
+        found: dict[str, list[float]] = {name: [] for name in study.measure}
+        own = {run.seed: run for run in planned if run.arm == arm and run.final}
+        for seed in study.seeds:
+            run: Planned | None = own[seed]
+            while run is not None:  # back through the stages
+                for name, measure in study.measures_of(run.stage).items():
+                    found[name].append(measure.read(run.folder))
+                run = None if run.after is None else by_folder[run.after]
+        values[arm] = {name: np.array(numbers) for name, numbers in found.items()}
     return values
 
 

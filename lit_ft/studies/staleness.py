@@ -25,7 +25,10 @@ def study_digest(content: Mapping[str, Any], root: Path = Path()) -> str:
         "stages": stages,
         "base": [_content(root / file) for file in files],
         "expect": [expect] if isinstance(expect, str) else expect,
-        "measure": {name: [m["key"], m.get("take", "last")] for name, m in measures.items()},
+        "measure": {
+            name: [m["key"], m.get("take", "last"), *([m["stage"]] if m.get("stage") else [])]
+            for name, m in measures.items()
+        },
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -21,13 +21,14 @@ class Study:
         name: Stem of the file.
         claim: One sentence, as the paper says it.
         base: Config files that all arms share, layered as with several ``-c``; relative to the working folder.
-        arms: Overrides by arm, in the form of a config; ``{}`` is the base itself, at most once.
+        arms: Overrides by arm, in the form of a config; ``{}`` is the base itself, at most once. They apply to the last
+            stage; ``stages: {NAME: {...}}`` among them overrides an earlier one for this arm.
         seeds: Seeds that every arm runs with.
         measure: What is read from each run.
         expect: Expressions over arms and measures; all must hold.
         paper: ``{id, title, authors, year, url}``; empty for a comparison of your own.
         stages: ``[{name, config, from}]``: runs after one another; ``from`` names an earlier stage whose weights the
-            stage starts from. An arm's overrides apply to the last stage; measures are read from it.
+            stage starts from.
         test: Whether each run is tested after its fit.
         plot: Logged key whose curves are drawn; None draws the measures by arm.
         scale: What would be changed to run it at the paper's size.
@@ -67,11 +68,36 @@ class Study:
             check(text, self.arms, self.measure)
         for file in self.base:
             existing("base", file)
-        names = [stage["name"] for stage in self.stages]
+        names = self.stage_names
+        for measure in self.measure.values():
+            if measure.stage is not None and measure.stage not in names:
+                raise ConfigError("measure.stage", measure.stage, f"a stage: {', '.join(names) or 'there is none'}")
+        for arm, overrides in self.arms.items():
+            for name in (overrides or {}).get("stages", {}):
+                if name not in names[:-1]:
+                    allowed = f"a stage before the last: {', '.join(names[:-1]) or 'there is none'}"
+                    raise ConfigError(f"arms.{arm}.stages", name, allowed)
         for number, stage in enumerate(self.stages):
             if stage.get("from") and stage["from"] not in names[:number]:
                 allowed = f"an earlier stage: {', '.join(names[:number]) or 'there is none'}"
                 raise ConfigError(f"stages[{number}].from", stage["from"], allowed)
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of the stages; empty when there is one."""
+        return [stage["name"] for stage in self.stages]
+
+    def overrides(self, arm: str, stage: str) -> dict[str, Any]:
+        """What an arm changes in a stage."""
+        given = self.arms[arm]
+        if stage in self.stage_names[:-1]:
+            return given.get("stages", {}).get(stage) or {}
+        return {key: value for key, value in given.items() if key != "stages"}
+
+    def measures_of(self, stage: str) -> dict[str, Measure]:
+        """What is read from the runs of a stage; from the last one unless a measure says otherwise."""
+        last = self.stage_names[-1] if self.stages else ""
+        return {name: measure for name, measure in self.measure.items() if (measure.stage or last) == stage}
 
     @classmethod
     def load(cls, path: str | Path) -> "Study":

@@ -122,6 +122,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "missing file": ({"base": ["bse.yaml"]}, "bse.yaml"),
     "wrong override": ({"arms": {"a": {"trainer": {"max_stps": 3}}}, "expect": []}, "did you mean 'max_steps'"),
     "no arms": ({"arms": {}}, "at least one arm"),
+    "stage of an arm": (
+        {"arms": {"a": {"stages": {"befor": {}}}}, "expect": []},
+        "a stage before the last: there is none",
+    ),
+    "stage of a measure": (
+        {"measure": {"loss": {"key": "train/loss", "stage": "befor"}}, "expect": []},
+        "a stage: there is none",
+    ),
 }
 
 
@@ -192,6 +200,26 @@ def test_stages_share_their_beginning(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out.count(": done") == 3, "the first stage is made once for both arms"
     report = json.loads((runs("moving")[0] / "report.json").read_text())
     assert "--from=runs/studies/claim/shared/seed0-before-" in report["command"]
+
+
+def test_an_arm_changes_an_earlier_stage_and_measures_read_it(capsys: pytest.CaptureFixture[str]) -> None:
+    write("empty.yaml", {"trainer": {"max_steps": 4}})
+    longer = {"stages": {"before": {"trainer": {"max_steps": 6}}}}
+    changes = {
+        "stages": [
+            {"name": "before", "config": "empty.yaml"},
+            {"name": "after", "config": "empty.yaml", "from": "before"},
+        ],
+        "arms": {"short": {}, "long": longer},
+        "seeds": [0, 1],
+        "measure": {"begun": {"key": "steps", "stage": "before"}, "steps": "steps"},
+        "expect": ["short.begun in [4, 4]", "long.begun in [6, 6]", "long.steps in [4, 4]"],
+    }
+    assert study("--strict", **changes) == 0
+    assert capsys.readouterr().out.count(": done") == 8, "both stages of both arms, by two seeds"
+    shutil.rmtree("runs")
+    assert study("--only", "long", **changes) == 0
+    assert capsys.readouterr().out.count(": done") == 4, "the first stage of the other arm is not needed"
 
 
 def test_classes_of_the_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
