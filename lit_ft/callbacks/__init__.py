@@ -19,6 +19,7 @@ from lit_ft.callbacks.measuring.likelihood_displacement import LikelihoodDisplac
 from lit_ft.callbacks.measuring.prefill_cost import PrefillCost as PrefillCost
 from lit_ft.callbacks.measuring.sampled_text import SampledText as SampledText
 from lit_ft.callbacks.measuring.task_score import TaskScore as TaskScore
+from lit_ft.callbacks.measuring.training_flops import TrainingFlops as TrainingFlops
 from lit_ft.callbacks.selective.composed_deltas import ComposedDeltas as ComposedDeltas
 from lit_ft.callbacks.selective.forward_mask import ForwardMask as ForwardMask
 from lit_ft.callbacks.selective.learned_graft import LearnedGraft as LearnedGraft

@@ -25,6 +25,7 @@ from lit_ft.callbacks import (
     LotteryTicket,
     MicroBatchRegularizer,
     SoftMask,
+    TrainingFlops,
 )
 from lit_ft.core.selection import Names, TopMagnitude
 from lit_ft.testing import ForeignData, check_callback
@@ -59,6 +60,7 @@ ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = 
     ),
     "SWAG": (lambda: SWAG(start=0.5, every_n_steps=2, rank=3), lambda: SWAG(start=0.5, every_n_steps=2, rank=3)),
     "SoftMask": (lambda: SoftMask(HALF), lambda: SoftMask({})),
+    "TrainingFlops": (lambda: TrainingFlops(every_n_steps=3), lambda: TrainingFlops()),
     "SAM": (lambda: SAM(rho=0.05), lambda: SAM(rho=0.0)),
 }
 

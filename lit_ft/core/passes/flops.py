@@ -1,0 +1,82 @@
+"""Floating-point operations of a pass, and how many of them a processor that skips zeros would need."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return sdpa_flop_count(query, _shared(key, query), _shared(value, query))
+
+
+def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return sdpa_backward_flop_count(grad, query, _shared(key, query), _shared(value, query))
+
+
+def _shared(shape: Any, query: Any) -> Any:
+    """Keys and values that several heads of queries share take part once for each."""
+    return (*query[:2], *shape[2:])
+
+
+_CPU_ATTENTION: Any = {  # torch counts the attention of a GPU only
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+class Flops:
+    r"""Counts products of matrices (linear layers, convolutions, attention), two operations a multiplication.
+
+    ``total`` is the number of all of them. ``nonzero`` leaves out what zero weights make needless: a module whose
+    weight has the share :math:`s` of entries other than zero costs :math:`s F` forward, :math:`s F` for the gradient of
+    its input and :math:`s F` for that of its weight, where :math:`F` is its forward count and each is counted only
+    where it is computed. Attention between tokens, and weights that are used without calling their module, have no
+    share and count whole. Element-wise work counts nothing, as usual.
+    """
+
+    def __init__(self) -> None:
+        self.total, self.nonzero = 0, 0.0
+        self.shares: dict[str, float] = {}
+
+    def count_zeros(self, module: nn.Module) -> None:
+        """Take the share of non-zero entries of every weight matrix from the weights as they are now."""
+        with torch.no_grad():
+            weights = {name: getattr(child, "weight", None) for name, child in module.named_modules()}
+            self.shares = {
+                name: int(weight.count_nonzero()) / weight.numel()
+                for name, weight in weights.items()
+                if isinstance(weight, Tensor) and weight.ndim > 1
+            }
+
+    @contextmanager
+    def counting(self, module: nn.Module) -> Iterator[None]:
+        """What runs inside, backward passes included, is added to the counts. Results do not change."""
+        shares = {child: self.shares[name] for name, child in module.named_modules() if name in self.shares}
+        begun: dict[nn.Module, int] = {}
+        saved = 0.0
+
+        def before(child: nn.Module, args: Any) -> None:
+            begun[child] = counter.get_total_flops()
+
+        def after(child: nn.Module, args: Any, output: Any) -> None:
+            nonlocal saved
+            passes = 1
+            if torch.is_grad_enabled():
+                weight, inputs = child.weight, (value for value in args if isinstance(value, Tensor))
+                passes += bool(weight.requires_grad) + any(value.requires_grad for value in inputs)  # type: ignore[union-attr]
+            saved += (1 - shares[child]) * passes * (counter.get_total_flops() - begun.pop(child))
+
+        with ExitStack() as stack:
+            for child in shares:
+                stack.callback(child.register_forward_pre_hook(before).remove)
+                stack.callback(child.register_forward_hook(after).remove)
+            counter = stack.enter_context(FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION))
+            try:
+                yield
+            finally:
+                self.total += counter.get_total_flops()
+                self.nonzero += counter.get_total_flops() - saved
