@@ -21,7 +21,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from peer import Meter, check_losses, in_process, in_turn, medians, peer_python
+from peer import (
+    Meter,
+    check_losses,
+    in_process,
+    in_turn,
+    medians,
+    our_trainer,
+    peer_arguments,
+    peer_python,
+    their_settings,
+)
 from sft import LENGTH, REQUIREMENTS, make_model, make_rows
 
 ARMS = ["lit_ft", "trl", "lit_ft_cached", "trl_precomputed"]
@@ -66,7 +76,6 @@ def final_loss(network: Any, model: str, data: str) -> float:
 
 def run_lit_ft(options: argparse.Namespace, cached: bool) -> tuple[Any, dict[str, float]]:
     """Train with the trainer of Lightning, the reference as a copy or on disk."""
-    import lightning.pytorch as pl
     import torch
 
     from lit_ft.data import Preferences
@@ -80,22 +89,7 @@ def run_lit_ft(options: argparse.Namespace, cached: bool) -> tuple[Any, dict[str
             optimizer=lambda p: torch.optim.AdamW(p, lr=RATE, weight_decay=0.0, fused=True),
         )
         meter = Meter()
-
-        class Counter(pl.Callback):
-            def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
-                meter.step(int(batch["attention_mask"].sum()))
-
-        trainer = pl.Trainer(
-            max_steps=options.steps,
-            max_epochs=-1,
-            gradient_clip_val=CLIP,
-            accelerator="cpu",
-            callbacks=[Counter()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = our_trainer(options.steps, CLIP, lambda batch: meter.step(int(batch["attention_mask"].sum())))
         data = Preferences(options.data, max_length=LENGTH, batch_size=BATCH, val_fraction=0.0)
         trainer.fit(module, datamodule=data)
         return module.network, meter.result()
@@ -124,22 +118,13 @@ def run_trl(options: argparse.Namespace, precomputed: bool) -> tuple[Any, dict[s
     with tempfile.TemporaryDirectory() as folder:
         config = DPOConfig(
             folder,
+            **their_settings(options.steps, BATCH, RATE, CLIP),
             beta=BETA,
-            max_steps=options.steps,
-            per_device_train_batch_size=BATCH,
-            learning_rate=RATE,
-            weight_decay=0.0,
-            max_grad_norm=CLIP,
-            lr_scheduler_type="constant",
             max_length=LENGTH,
             precompute_ref_log_probs=precomputed,
             bf16=False,
             fp16=False,
-            use_cpu=True,
             gradient_checkpointing=False,
-            report_to=[],
-            save_strategy="no",
-            disable_tqdm=True,
         )
         meter = Meter()
         rows = load_dataset("json", data_files=options.data, split="train", cache_dir=folder)
@@ -165,17 +150,9 @@ def run_arm(options: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     """Run the arms in turn and compare them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="", help="a model folder; a tiny Llama is made where none is given")
-    parser.add_argument("--data", default="", help="JSONL of pairs; made where none is given, one batch a step")
+    parser = peer_arguments(__doc__, steps=20, rounds=1, model="a model folder", data="JSONL of pairs")
     parser.add_argument("--vocabulary", type=int, default=4096, help="of the tiny Llama")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--peer", default="", help="Python with TRL")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.steps < 2:
         raise SystemExit("--steps: at least 2, as the first one pays for warming up")

@@ -13,7 +13,6 @@ sentence-transformers lives in an environment of its own, made at the first run 
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peer import peer_python
+from peer import check_losses, in_process, in_turn, medians, our_trainer, peer_arguments, peer_python, their_settings
 from sft import make_model as make_llama
 from sft import make_rows
 
@@ -61,7 +60,6 @@ def read_pairs(path: str) -> list[tuple[str, str]]:
 
 def run_lit_ft(options: argparse.Namespace, meter: Callable[[], None]) -> Callable[[list[str]], Any]:
     """Train where steps are wanted; gives what encodes."""
-    import lightning.pytorch as pl
     import torch
 
     from lit_ft.core.embedding.contrastive import InBatchContrastive
@@ -75,27 +73,11 @@ def run_lit_ft(options: argparse.Namespace, meter: Callable[[], None]) -> Callab
     )
     module.configure_model()
     if options.steps:
-
-        class Counter(pl.Callback):
-            def on_train_batch_end(self, *args: Any) -> None:
-                meter()
-
         with tempfile.TemporaryDirectory() as folder:
             rows = Path(folder) / "pairs.jsonl"
             rows.write_text("\n".join(json.dumps({"anchor": a, "positive": p}) for a, p in read_pairs(options.data)))
-            trainer = pl.Trainer(
-                max_steps=options.steps,
-                max_epochs=-1,
-                gradient_clip_val=CLIP,
-                accelerator="cpu",
-                callbacks=[Counter()],
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
             data = TextPairs(str(rows), max_length=LENGTH, batch_size=BATCH, val_fraction=0.0)
-            trainer.fit(module, datamodule=data)
+            our_trainer(options.steps, CLIP, lambda batch: meter()).fit(module, datamodule=data)
     return lambda texts: module.encode(texts, max_length=LENGTH)
 
 
@@ -116,20 +98,8 @@ def run_sentence_transformers(options: argparse.Namespace, meter: Callable[[], N
 
         anchors, positives = zip(*read_pairs(options.data), strict=True)
         with tempfile.TemporaryDirectory() as folder:
-            arguments = Arguments(
-                folder,
-                max_steps=options.steps,
-                per_device_train_batch_size=BATCH,
-                learning_rate=RATE,
-                weight_decay=0.0,
-                max_grad_norm=CLIP,
-                lr_scheduler_type="constant",
-                dataloader_drop_last=True,
-                use_cpu=True,
-                report_to=[],
-                save_strategy="no",
-                disable_tqdm=True,
-            )
+            settings = their_settings(options.steps, BATCH, RATE, CLIP)
+            arguments = Arguments(folder, **settings, dataloader_drop_last=True)
             rows = Dataset.from_dict({"anchor": list(anchors), "positive": list(positives)})
             loss = losses.MultipleNegativesRankingLoss(model, scale=SCALE)
             SentenceTransformerTrainer(model, arguments, train_dataset=rows, loss=loss, callbacks=[Counter()]).train()
@@ -172,28 +142,6 @@ def run_arm(options: argparse.Namespace) -> dict[str, float]:
     return {**result, "loss_before": contrastive_loss(vectors.clone()), "loss": contrastive_loss(encode(texts).clone())}
 
 
-def in_process(arm: str, options: argparse.Namespace, vectors: Path) -> dict[str, float]:
-    """One arm, in a process of its own."""
-    python = sys.executable
-    if arm != "lit_ft":
-        python = options.peer or peer_python("sentence_transformers", REQUIREMENTS)
-    settings = {
-        "arm": arm,
-        "model": options.model,
-        "data": options.data,
-        "steps": options.steps,
-        "threads": options.threads,
-        "vectors": vectors,
-    }
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        command = [python, __file__, "--json", file.name]
-        command += [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{arm} failed:\n{done.stderr[-3000:]}")
-        return json.loads(Path(file.name).read_text())
-
-
 def check_equal(folder: Path, results: dict[str, list[dict[str, float]]]) -> None:
     """Both must give the same vectors and have learned the same."""
     import torch
@@ -202,22 +150,13 @@ def check_equal(folder: Path, results: dict[str, list[dict[str, float]]]) -> Non
     apart = float((1 - (ours * theirs).sum(1)).abs().max())
     if apart > 1e-5:
         raise SystemExit(f"the vectors differ by up to {apart:.1e}, so speeds are not compared")
-    losses = {arm: runs[0]["loss"] for arm, runs in results.items()}
-    if max(losses.values()) > 1.03 * min(losses.values()):
-        raise SystemExit(f"the losses differ, so speeds are not compared: {losses}")
-    print(f"largest cosine distance of two vectors {apart:.1e}; losses after training {losses}")
+    check_losses(results)
+    print(f"largest cosine distance of two vectors {apart:.1e}; losses after training {medians(results, 'loss')}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="", help="a sentence encoder; a tiny BERT is made where none is given")
-    parser.add_argument("--data", default="", help="JSONL with two columns of text; made where none is given")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--peer", default="", help="Python with sentence-transformers")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    data = "JSONL with two columns of text"
+    parser = peer_arguments(__doc__, steps=12, rounds=3, model="a sentence encoder", data=data)
     parser.add_argument("--vectors", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.steps < 2:
@@ -233,15 +172,18 @@ def main() -> None:
         if not options.model:
             options.model = str(folder / "model")
             make_model(Path(options.model), Path(options.data))
-        results: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
-        for _ in range(options.rounds):
-            for arm, runs in results.items():
-                runs.append(in_process(arm, options, folder / arm))
-                print(f"{arm}: {runs[-1]}", file=sys.stderr, flush=True)
+
+        def run(arm: str) -> dict[str, float]:
+            ours = arm == "lit_ft"
+            python = sys.executable if ours else options.peer or peer_python("sentence_transformers", REQUIREMENTS)
+            shared = {name: getattr(options, name) for name in ("model", "data", "steps", "threads")}
+            return in_process(__file__, python, {"arm": arm, **shared, "vectors": folder / arm})
+
+        results = in_turn(ARMS, options.rounds, run)
         check_equal(folder, results)
     ratios: dict[str, float] = {}
     for work in WORK:
-        each = {arm: sorted(run[work] for run in runs)[len(runs) // 2] for arm, runs in results.items()}
+        each = medians(results, work)
         ratios[work] = each["lit_ft"] / each["sentence_transformers"]
         unit = "texts" if work == "encode" else "pairs"
         print(

@@ -6,17 +6,16 @@ is counted exactly: bytes of gradients before a step, and of optimizer states af
     python benchmarks/half_finetuning.py --steps 6 --rounds 3 --json half.json
 """
 
-import argparse
 import json
 import logging
 import statistics
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from peer import arguments
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -76,12 +75,7 @@ def measure(half: bool, steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = arguments(__doc__, steps=6, rounds=3).parse_args()
     torch.set_num_threads(options.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")

@@ -6,18 +6,17 @@ are compared before any time is printed.
     python benchmarks/overhead.py --steps 100 --rounds 5 --json overhead.json
 """
 
-import argparse
 import json
 import logging
 import statistics
 import tempfile
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from peer import arguments
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -111,12 +110,7 @@ def with_lightning(module: pl.LightningModule, data: list[tuple[Tensor, Tensor]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = arguments(__doc__, steps=60, rounds=5).parse_args()
     torch.set_num_threads(options.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")

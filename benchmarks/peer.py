@@ -1,5 +1,6 @@
-"""What the benchmarks share: environments with the peers, arms in processes of their own, a meter, the verdict."""
+"""What the benchmarks share: options, environments with the peers, equal training, arms in processes, a meter."""
 
+import argparse
 import json
 import resource
 import subprocess
@@ -11,6 +12,56 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parents[1] / "build" / "peers"
+
+
+def arguments(doc: str | None, steps: int, rounds: int) -> argparse.ArgumentParser:
+    """The options of every benchmark: steps, rounds, threads, and the file for the numbers."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+    return parser
+
+
+def peer_arguments(doc: str | None, steps: int, rounds: int, model: str, data: str) -> argparse.ArgumentParser:
+    """Those of a benchmark whose arms are processes; ``model`` and ``data`` say what may be given."""
+    parser = arguments(doc, steps, rounds)
+    parser.add_argument("--model", default="", help=f"{model}; a tiny one is made where none is given")
+    parser.add_argument("--data", default="", help=f"{data}; made where none is given")
+    parser.add_argument("--peer", default="", help="Python of the environment with the peer")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    return parser
+
+
+def our_trainer(steps: int, clip: float, after_batch: Callable[[Any], None], **settings: Any) -> Any:
+    """Lightning's trainer for so many steps, without files; ``after_batch`` gets each batch when its step is done."""
+    import lightning.pytorch as pl
+
+    class Counter(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
+            after_batch(batch)
+
+    callbacks = [*settings.pop("callbacks", ()), Counter()]
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    settings = {"accelerator": "cpu", "logger": False, **quiet, **settings}
+    return pl.Trainer(max_steps=steps, max_epochs=-1, gradient_clip_val=clip, callbacks=callbacks, **settings)
+
+
+def their_settings(steps: int, batch: int, rate: float, clip: float) -> dict[str, Any]:
+    """The same for the arguments of a Hugging Face trainer."""
+    return {
+        "max_steps": steps,
+        "per_device_train_batch_size": batch,
+        "learning_rate": rate,
+        "weight_decay": 0.0,
+        "max_grad_norm": clip,
+        "lr_scheduler_type": "constant",
+        "use_cpu": True,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
 
 
 def peer_python(name: str, requirements: Sequence[str]) -> str:

@@ -6,18 +6,17 @@ All arms train the same small transformer in Lightning and are measured in turn,
 the process; the ratio is taken within a round and its median over rounds is printed.
 """
 
-import argparse
 import json
 import logging
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from peer import arguments
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -112,12 +111,9 @@ def arms() -> dict[str, Callable[[], tuple[pl.LightningModule, list[pl.Callback]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=40, help="steps an arm and round, a multiple of 5")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args = arguments(__doc__, steps=40, rounds=5).parse_args()
+    if args.steps % 5:
+        raise SystemExit("--steps: a multiple of 5, so that every arm does its share of second passes")
     torch.set_num_threads(args.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

@@ -20,7 +20,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from peer import Meter, check_losses, in_process, in_turn, medians, peer_python
+from peer import (
+    Meter,
+    check_losses,
+    in_process,
+    in_turn,
+    medians,
+    our_trainer,
+    peer_arguments,
+    peer_python,
+    their_settings,
+)
 
 REQUIREMENTS = ["trl==1.16.0", "transformers==5.23.0"]
 ARMS = ["bare", "lit_ft", "trl", "trl_grouped", "lit_ft_packed", "trl_packed", "lit_ft_bf16"]
@@ -93,7 +103,6 @@ def our_data(options: argparse.Namespace, module: Any, packed: bool) -> Any:
 
 
 def run_lit_ft(options: argparse.Namespace, packed: bool, precision: str) -> tuple[Any, Meter]:
-    import lightning.pytorch as pl
     import torch
 
     from lit_ft.callbacks.run_checkpoint import RunCheckpoint
@@ -109,25 +118,19 @@ def run_lit_ft(options: argparse.Namespace, packed: bool, precision: str) -> tup
     module.configure_model()
     meter = Meter()
 
-    class Counter(pl.Callback):
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *args: Any) -> None:
-            real = batch["attention_mask"].sum() if "attention_mask" in batch else packed_tokens(batch)
-            meter.step(int(real))
+    def count(batch: Any) -> None:
+        meter.step(int(batch["attention_mask"].sum()) if "attention_mask" in batch else packed_tokens(batch))
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = pl.Trainer(
-            max_steps=options.steps,
-            max_epochs=-1,
-            gradient_clip_val=CLIP,
-            accelerator="cpu",
+        trainer = our_trainer(
+            options.steps,
+            CLIP,
+            count,
             precision=precision,
-            callbacks=[RunCheckpoint(every_n_steps=None), RunReport(folder), Counter()],
+            callbacks=[RunCheckpoint(every_n_steps=None), RunReport(folder)],
             logger=[MetricsFile(folder)],
             log_every_n_steps=10,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )  # type: ignore[arg-type]
+        )
         trainer.fit(module, datamodule=our_data(options, module, packed))
     return module.network, meter
 
@@ -195,22 +198,13 @@ def run_trl(options: argparse.Namespace, grouped: bool, packed: bool) -> tuple[A
     with tempfile.TemporaryDirectory() as folder:
         config = SFTConfig(
             folder,
-            max_steps=options.steps,
-            per_device_train_batch_size=BATCH,
-            learning_rate=RATE,
-            weight_decay=0.0,
-            max_grad_norm=CLIP,
-            lr_scheduler_type="constant",
+            **their_settings(options.steps, BATCH, RATE, CLIP),
             max_length=LENGTH,
             bf16=False,
             fp16=False,
-            use_cpu=True,
             gradient_checkpointing=False,
             packing=packed,
-            report_to=[],
-            save_strategy="no",
             logging_steps=10,
-            disable_tqdm=True,
             **({"train_sampling_strategy": "group_by_length"} if grouped else {}),
         )
         rows = load_dataset("json", data_files=options.data, split="train", cache_dir=folder)
@@ -238,17 +232,10 @@ def run_arm(options: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="", help="a model folder; a tiny Llama is made where none is given")
-    parser.add_argument("--data", default="", help="JSONL of prompt and completion; made where none is given")
+    data = "JSONL of prompt and completion"
+    parser = peer_arguments(__doc__, steps=40, rounds=1, model="a model folder", data=data)
     parser.add_argument("--vocabulary", type=int, default=4096, help="of the tiny Llama")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--peer", default="", help="Python with TRL")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--arm", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm:
         options.json.write_text(json.dumps(run_arm(options)))
