@@ -24,11 +24,17 @@ def arguments(doc: str | None, steps: int, rounds: int) -> argparse.ArgumentPars
     return parser
 
 
-def peer_arguments(doc: str | None, steps: int, rounds: int, model: str, data: str) -> argparse.ArgumentParser:
-    """Those of a benchmark whose arms are processes; ``model`` and ``data`` say what may be given."""
+def model_arguments(doc: str | None, steps: int, rounds: int, model: str, data: str) -> argparse.ArgumentParser:
+    """Those of a benchmark that can be pointed at another model and other data, and what these may be."""
     parser = arguments(doc, steps, rounds)
     parser.add_argument("--model", default="", help=f"{model}; a tiny one is made where none is given")
     parser.add_argument("--data", default="", help=f"{data}; made where none is given")
+    return parser
+
+
+def peer_arguments(doc: str | None, steps: int, rounds: int, model: str, data: str) -> argparse.ArgumentParser:
+    """Those of a benchmark whose arms are processes, some of them in the environment of a peer."""
+    parser = model_arguments(doc, steps, rounds, model, data)
     parser.add_argument("--peer", default="", help="Python of the environment with the peer")
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     return parser
