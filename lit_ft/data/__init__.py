@@ -18,6 +18,9 @@ from lit_ft.data.language.mixture import Mixture as Mixture
 from lit_ft.data.language.permuted_labels import PermutedLabels as PermutedLabels
 from lit_ft.data.language.scored_text import ScoredText as ScoredText
 from lit_ft.data.language.streamed_instructions import StreamedInstructions as StreamedInstructions
+from lit_ft.data.language.tool_conversations import ToolConversations as ToolConversations
+from lit_ft.data.language.tool_traces import ToolQuestions as ToolQuestions
+from lit_ft.data.language.tool_traces import ToolTraces as ToolTraces
 from lit_ft.data.pairs.ches_filter import ChesFilter as ChesFilter
 from lit_ft.data.pairs.edited_pairs import EditedPairs as EditedPairs
 from lit_ft.data.pairs.preferences import Preferences as Preferences

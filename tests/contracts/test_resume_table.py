@@ -28,6 +28,7 @@ from lit_ft.data import (
     ScoredText,
     StreamedInstructions,
     TextPairs,
+    ToolTraces,
 )
 from lit_ft.methods import (
     DPO,
@@ -131,6 +132,9 @@ DATA: dict[str, Row] = {
         lambda path: StreamedInstructions(path, epoch_batches=10, buffer=12, batch_size=4, max_length=64),
     ),
     "TextPairs": "contracts/test_resume_table.py",
+    "ToolConversations": "data/language/test_tool_conversations.py",
+    "ToolQuestions": "data/language/test_tool_conversations.py",
+    "ToolTraces": (sft, lambda path: ToolTraces(conversations=40, batch_size=4)),
     "UnpairedPreferences": "methods/preference/test_kto.py",
 }
 

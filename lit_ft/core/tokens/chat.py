@@ -148,12 +148,14 @@ def _by_offsets(tokenizer: Any, rendered: Sequence[tuple[str, list[_Span]]]) -> 
 
 
 def _owner(spans: Sequence[_Span], position: int, start: int, end: int) -> Segment | None:
-    """The segment with most of the characters of a token; the later one of two equals, None where most are outside."""
+    """The segment that claims a token or has most of its characters; the None where most is outside."""
     best, most, inside = None, 0, 0
     for span in spans[position:]:
         if span.start >= end:
             break
         shared = min(end, span.end) - max(start, span.start)
+        if shared > 0 and span.segment.claims:
+            return span.segment
         inside += max(0, shared)
         if shared >= max(most, 1):
             best, most = span.segment, shared

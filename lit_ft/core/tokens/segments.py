@@ -26,6 +26,7 @@ class Segment:
         tag: A name by which later steps find its tokens.
         embed: Whether its tokens are pooled into an embedding.
         max_tokens: Longest it may be; cut at the end.
+        claims: In a chat, whether a token with any of its characters is its own, even if most of the token is not.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Segment:
     tag: str = ""
     embed: bool = False
     max_tokens: int | None = None
+    claims: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a segment of no length."""
