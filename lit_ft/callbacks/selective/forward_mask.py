@@ -28,6 +28,11 @@ def dropped_gradient(task: Tensor, old: Tensor, draw: Tensor, share: float) -> T
     return ((1 - share) + share * (keep > draw)) * task
 
 
+def penalty_gradient(scores: Tensor) -> Tensor:
+    r""":math:`\nabla_S \lVert S \rVert_2 = S / \lVert S \rVert_2`; zeros at 0."""
+    return nn.functional.normalize(scores.flatten(), dim=0).view_as(scores)
+
+
 class StraightThroughMask(nn.Module):
     """``weight * (score > threshold)``; its gradient goes to the score as if it were the mask itself.
 
@@ -61,15 +66,18 @@ class ForwardMask(pl.Callback):
     ``output`` names the submodule that gives logits. It costs two more forward passes and a backward pass a step, and
     under accumulation looks at the last batch alone. A step of Adam moves a score by about its learning rate.
 
-    Refuses: more than one device; tensors that are selected in part. Memory: scores as large as the masked weights.
+    Refuses: more than one device; tensors that are selected in part, or tied: the other module would go on with the
+    whole weight. Memory: scores as large as the masked weights.
 
-    Source: "Regularized Mask Tuning: Uncovering Hidden Knowledge in Pre-trained Vision-Language Models" (R-AMT).
+    Source: "Regularized Mask Tuning: Uncovering Hidden Knowledge in Pre-trained Vision-Language Models" (R-AMT);
+    reference implementation github.com/wuw2019/R-AMT at 6187d31, whose penalty (part of the task's loss, so dropout
+    damps its gradient, too) is this one. Deviation: the unmasked network predicts in evaluation mode.
 
     Args:
         selection: Whole tensors that are masked. Paper: attention.
         init: Where the scores begin, above ``threshold``. Paper: 1e-2.
         threshold: Paper: 5e-3.
-        penalty: Weight of the mean absolute score, at least 0; its gradient is added before the step.
+        penalty: Weight of :math:`\sum_k \lVert S_k \rVert_2` over the tensors k, at least 0. Reference: 1e-4.
         dropout: Share lambda in [0, 1]. Paper: 1, or 0.3 for the largest data sets.
         output: Name of the submodule that gives logits, for ``dropout``.
         bits: Name of a file in the trainer's ``default_root_dir`` that gets one bit a weight; None writes none.
@@ -104,7 +112,7 @@ class ForwardMask(pl.Callback):
         self._saved: dict[str, dict[str, Tensor]] = {}
         self._batch: Any = None
         self._buffers: HeldBuffers | None = None
-        self._report: dict[str, Any] = {}
+        self._left: dict[str, dict[str, Tensor]] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put masks on, after other weights were read, and make the optimizer anew."""
@@ -116,6 +124,12 @@ class ForwardMask(pl.Callback):
         names = [name for name, choice in choices.items() if choice is True]
         if part is not None or not names:
             raise ConfigError("selection", part or "nothing", "a selection of whole tensors")
+        for name in names:
+            owners = _owners(pl_module, index[name].parameter)
+            if len(owners) > 1:
+                allowed = "weights that stand in one place (leave tied ones out of the selection)"
+                raise ConfigError("selection", f"{name}, tied: {', '.join(owners)}", allowed)
+        self._left = {}
         self._buffers = HeldBuffers(index, dict.fromkeys(choices, False))
         paths = {id(child): path for path, child in pl_module.named_modules()}
         self._flags = {parameter: parameter.requires_grad for parameter in index.parameters.values()}
@@ -151,17 +165,16 @@ class ForwardMask(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Drop gradients, then add that of the penalty."""
+        """Add the gradient of the penalty, then drop gradients that oppose the old network's."""
+        for mask in self.masks.values():
+            if self.penalty and mask.scores.grad is not None:
+                mask.scores.grad.add_(penalty_gradient(mask.scores.detach()), alpha=self.penalty)
         if self.dropout:
             old = self._distance_gradients(trainer, pl_module)
             for mask, gradient in zip(self.masks.values(), old, strict=True):
                 if mask.scores.grad is not None:
                     draw = torch.rand_like(mask.scores)
                     mask.scores.grad = dropped_gradient(mask.scores.grad, gradient, draw, self.dropout)
-        total = sum(mask.scores.numel() for mask in self.masks.values())
-        for mask in self.masks.values():
-            if self.penalty and mask.scores.grad is not None:
-                mask.scores.grad.add_(mask.scores.detach().sign(), alpha=self.penalty / total)
 
     def _distance_gradients(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Tensor]:
         assert self.output is not None
@@ -184,16 +197,15 @@ class ForwardMask(pl.Callback):
             mask.open = opened
 
     def bit_masks(self) -> dict[str, Tensor]:
-        """Which weights are used, by name."""
-        return {name: mask.scores.detach() > self.threshold for name, mask in self.masks.items()}
+        """Which weights are used, by name; after the fit, those that it left."""
+        scores = {name: mask.scores.detach() for name, mask in self.masks.items()}
+        scores = scores or {name: state["scores"] for name, state in self._left.items()}
+        return {name: score > self.threshold for name, score in scores.items()}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the bits."""
-        bits = self.bit_masks()
-        masked, total = sum(int((~m).sum()) for m in bits.values()), sum(m.numel() for m in bits.values())
-        self._report = {"masked": masked, "of": total, "share": masked / total}
         if self.bits is not None and trainer.is_global_zero:
-            save_bits(Path(trainer.default_root_dir) / self.bits, bits)
+            save_bits(Path(trainer.default_root_dir) / self.bits, self.bit_masks())
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -207,7 +219,9 @@ class ForwardMask(pl.Callback):
             state[f"{prefix}{leaf}"] = getattr(module, leaf).detach().clone()
 
     def state_dict(self) -> dict[str, Any]:
-        """The scores and the weights below them."""
+        """The scores and the weights below them; after the fit, or an exception, those that it left."""
+        if not self.masks:
+            return self._left
         return {
             name: {
                 "scores": mask.scores.detach().clone(),
@@ -222,6 +236,8 @@ class ForwardMask(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Fold the masks into the weights."""
+        if self.masks:  # a checkpoint may yet be written
+            self._left = self.state_dict()
         if self._buffers is not None:
             self._buffers.release()
         for module, leaf, _ in self._places.values():
@@ -240,4 +256,16 @@ class ForwardMask(pl.Callback):
 
     def report(self) -> dict[str, Any]:
         """How many weights the masks leave out, of how many."""
-        return self._report
+        bits = self.bit_masks()
+        masked, total = sum(int((~m).sum()) for m in bits.values()), sum(m.numel() for m in bits.values())
+        return {"masked": masked, "of": total, "share": masked / total} if total else {}
+
+
+def _owners(module: nn.Module, parameter: nn.Parameter) -> list[str]:
+    """Every name under which modules have a parameter."""
+    return [
+        f"{path}.{leaf}" if path else leaf
+        for path, child in module.named_modules()
+        for leaf, value in child._parameters.items()
+        if value is parameter
+    ]
