@@ -82,11 +82,12 @@ class Readout:
 
 
 class _Head:
-    """The head in the type it is computed in: that of autocast, else its own."""
+    """The head in the type it is computed in: one that is given, else that of autocast, else its own."""
 
-    def __init__(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, states: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype | None = None) -> None:
         device = states.device.type
-        self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        own = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        self.dtype = own if dtype is None else dtype
         self.states, self.weight = states.to(self.dtype), weight.to(self.dtype)
         self.bias = None if bias is None else bias.to(self.dtype)
 
@@ -193,8 +194,8 @@ class _MadeAgain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int) -> Tensor:
         ctx.save_for_backward(states, weight, bias, targets)
-        ctx.chunk, ctx.autocast = chunk, torch.is_autocast_enabled(states.device.type)
         head = _Head(states, weight, bias)
+        ctx.chunk, ctx.dtype = chunk, head.dtype  # autocast is over, and its type forgotten, when backward runs
         with torch.autocast(states.device.type, enabled=False):
             parts = _parts(len(targets), weight.shape[0], chunk)
             found = [head.probabilities(part, targets, False)[1] for part in parts]
@@ -204,11 +205,9 @@ class _MadeAgain(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, bias, targets = ctx.saved_tensors
-        device = states.device.type
-        with torch.autocast(device, enabled=ctx.autocast):
-            head = _Head(states, weight, bias)
+        head = _Head(states, weight, bias, ctx.dtype)
         gradients = _Gradients(head, ctx.needs_input_grad[:3])
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(states.device.type, enabled=False):
             for part in _parts(len(targets), weight.shape[0], ctx.chunk):
                 flow = head.probabilities(part, targets, False)[0]
                 flow *= -outer[part, None]

@@ -194,6 +194,21 @@ def test_the_softmax_is_in_float32_under_autocast() -> None:
     assert weight.grad.dtype == torch.float32  # type: ignore[union-attr]
 
 
+def test_log_probs_are_made_again_in_the_type_they_were_made_in() -> None:
+    """After autocast its type is forgotten: the backward pass must not take the default of the device."""
+    states, weight, bias, ids, weights = batch(torch.float32)
+    default = torch.get_autocast_dtype("cpu")
+    other = torch.float16 if default is torch.bfloat16 else torch.bfloat16
+    found, expected = ([t.clone().requires_grad_() for t in (states, weight, bias)] for _ in range(2))
+    with torch.autocast("cpu", dtype=other):
+        said = Readout(*found).log_probs(ids, weights)
+    said.sum().backward()
+    narrow = [leaf.to(other) for leaf in expected]
+    Readout(*narrow).log_probs(ids, weights).sum().backward()
+    for one, two in zip(found, expected, strict=True):
+        assert torch.equal(one.grad.to(other), two.grad.to(other))
+
+
 def test_unlikelihood_is_finite_at_certainty() -> None:
     x = torch.tensor([0.0, -1e-9, -0.5, -1.0, -200.0], requires_grad=True)
     value = log1mexp(x)
