@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method
 from lit_ft.core.passes.double_backward import differentiable_twice
+from lit_ft.core.passes.means import sum_over_ranks
 from lit_ft.core.passes.second_pass import copied, silent
 from lit_ft.core.passes.window import micro_batch_weight
 
@@ -103,9 +104,7 @@ class Objective:
 
     def sum_over_ranks(self, tensor: Tensor) -> Tensor:
         """The sum over all ranks (in place)."""
-        if self.distributed:
-            torch.distributed.all_reduce(tensor)
-        return tensor
+        return sum_over_ranks(tensor)
 
     @property
     def one_batch(self) -> bool:

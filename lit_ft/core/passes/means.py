@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -32,3 +33,15 @@ class WeightedMeans:
         packed = reduce(torch.stack([self.weight, *(self.sums[key] for key in keys)]))
         weight = packed[0]
         return weight, {key: packed[i + 1] / weight for i, key in enumerate(keys)}
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, in place; the tensor as it is where there is no process group. All ranks must call it."""
+    if not dist.is_available() or not dist.is_initialized():
+        return tensor
+    if dist.get_backend() == "nccl" and not tensor.is_cuda:  # before the module is on its device
+        moved = tensor.cuda()
+        dist.all_reduce(moved)
+        return tensor.copy_(moved)
+    dist.all_reduce(tensor)
+    return tensor

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.passes.means import sum_over_ranks
 from lit_ft.core.selection.scored import Scope, Scored
 from lit_ft.core.selection.top import Score
 
@@ -21,13 +22,14 @@ class Fisher(Scored):
     r"""The entries with the largest diagonal of the empirical Fisher matrix, :math:`E[(\partial L / \partial w)^2]`.
 
     The mean is over batches, each with the gradient of its mean loss; with batches of one row it is the empirical
-    Fisher matrix of the rows. The module runs in evaluation mode, without trace. Cost: one forward and backward pass a
-    batch, and two copies of the weights.
+    Fisher matrix of the rows. Under several processes it is over the batches of all of them, so that all select the
+    same. The module runs in evaluation mode, without trace. Cost: one forward and backward pass a batch, and two copies
+    of the weights.
 
     Args:
         density: Share of the entries, in (0, 1].
         data: A data module (its training batches are read) or, in Python, an iterable of batches.
-        num_batches: Number of batches that are read.
+        num_batches: Number of batches that each process reads.
         loss: In Python, (module, batch) to a loss; None takes the module's ``training_step``.
         least: Take the entries with the smallest values instead.
         scope: ``global`` compares all entries; ``tensor`` gives each tensor the same share.
@@ -60,8 +62,9 @@ class Fisher(Scored):
             for name, gradient in gradients.items():
                 total[name].addcmul_(gradient, gradient)
             number += 1
+        number = int(sum_over_ranks(torch.tensor(number)))
         sign = -1 if self.least else 1
-        return {name: _slices(value.flatten().mul_(sign / number)) for name, value in total.items()}
+        return {name: _slices(sum_over_ranks(value).flatten().mul_(sign / number)) for name, value in total.items()}
 
 
 def batch_gradients(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.passes.means import sum_over_ranks
 from lit_ft.core.selection.fisher import Batches, batch_gradients
 from lit_ft.core.selection.units import network_units
 
@@ -20,7 +21,8 @@ class UnitImportance:
     \partial L / \partial W_{:u} \rangle`, and no gate is built. Within each block
     :math:`\hat I_u = |\tanh((I_u - \text{mean}) / \text{std})|`; all rows and columns of a unit get it.
 
-    Cost: one forward and backward pass a batch. The module runs in evaluation mode, without trace.
+    Cost: one forward and backward pass a batch. The module runs in evaluation mode, without trace. Under several
+    processes the mean is over the batches of all of them, so that all hold back the same.
 
     Source: CoFiTune, H. Zhang et al., "Balancing Speciality and Versatility", 2024, arXiv 2404.10306. Deviations: L is
     the module's loss on data whose skill is to be kept, where the authors, who have none, take the divergence of two
@@ -28,7 +30,7 @@ class UnitImportance:
 
     Args:
         data: A data module (its training batches are read) or, in Python, an iterable of batches.
-        num_batches: Number of batches that are read.
+        num_batches: Number of batches that each process reads.
         unit: ``head`` or ``feed_forward``.
         loss: In Python, (module, batch) to a loss; None takes the module's own.
     """
@@ -60,6 +62,7 @@ class UnitImportance:
             for place, unit in enumerate(units):
                 held = [(slopes[name], *part) for name, part in unit.items() if name in slopes]
                 total[place] += abs(sum(float(slope.index_select(dim, rows).sum()) for slope, dim, rows in held))
+        sum_over_ranks(total)
         blocks = torch.tensor([index[next(iter(unit))].block for unit in units])
         found: dict[str, Tensor] = {}
         for block in blocks.unique():

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
-from lit_ft.core.selection import UnitImportance
+from lit_ft.core.running.processes import run_ranks
+from lit_ft.core.selection import Fisher, UnitImportance
 
 
 def llama() -> nn.Module:
@@ -53,6 +54,36 @@ def test_heads() -> None:
     query = found["model.layers.2.self_attn.q_proj.weight"].flatten()
     assert torch.equal(query, query.view(4, 4)[:, :1].expand(4, 4).flatten())  # one number a head
     assert set(found) == {n for n in ParameterIndex(network).entries if "q_proj" in n or "o_proj" in n}
+
+
+def four_batches() -> list[Tensor]:
+    return list(torch.randint(50, (4, 2, 9), generator=torch.Generator().manual_seed(1)))
+
+
+def measured(mine: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, bool | Tensor]]:
+    network = llama()
+    return UnitImportance(mine, loss=loss).measure(network), Fisher(0.1, mine, loss=loss).select(network)
+
+
+def one_rank() -> tuple[dict[str, Tensor], dict[str, bool | Tensor]]:
+    torch.distributed.init_process_group("gloo")
+    found = measured(four_batches()[torch.distributed.get_rank() :: 2])
+    torch.distributed.destroy_process_group()
+    return found
+
+
+def test_two_ranks_with_half_of_the_batches_each_agree_on_all_of_them() -> None:
+    first, second = run_ranks(one_rank, 2)
+    shares, chosen = measured(four_batches())
+    for name, share in shares.items():
+        assert torch.equal(first[0][name], second[0][name])
+        torch.testing.assert_close(first[0][name], share, atol=1e-4, rtol=1e-3)
+    differ = 0
+    for name, choice in chosen.items():
+        mine, other, whole = (torch.as_tensor(found) for found in (first[1][name], second[1][name], choice))
+        assert torch.equal(mine, other)
+        differ += int((mine != whole).sum())
+    assert differ <= 4, "rounding may swap entries at the threshold"
 
 
 def test_bad_input() -> None:
