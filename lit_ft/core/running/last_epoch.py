@@ -1,16 +1,41 @@
 """Whether an epoch is the last one of a fit."""
 
+import copy
+
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import EarlyStopping
 
 
 def training_ends(trainer: pl.Trainer) -> bool:
     """Whether no batch follows; asked in ``on_train_epoch_end``.
 
     What a callback does there is in the last checkpoint and in the report, which are written in ``on_train_end`` before
-    later callbacks of the list get their turn.
+    later callbacks of the list get their turn. Lightning asks its ``EarlyStopping`` after all other callbacks, wherever
+    it stands; what it is going to say is said here. It is not known of a key that the module logs in its own
+    ``on_train_epoch_end``.
     """
     loop = trainer.fit_loop
     steps, epochs = loop.max_steps, loop.max_epochs
     by_steps = steps not in (-1, None) and trainer.global_step >= steps
     by_epochs = epochs is not None and epochs != -1 and loop.epoch_progress.current.processed >= epochs  # type: ignore[attr-defined]
-    return bool(by_steps or by_epochs or trainer.should_stop)
+    if by_steps or by_epochs:
+        return True
+    return loop._can_stop_early and (trainer.should_stop or any([_stops(trainer, one) for one in _monitors(trainer)]))
+
+
+def _monitors(trainer: pl.Trainer) -> list[EarlyStopping]:
+    known = trainer.callback_metrics
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [one for one in callbacks if isinstance(one, EarlyStopping) and one.monitor in known]
+
+
+def _stops(trainer: pl.Trainer, monitor: EarlyStopping) -> bool:
+    """Whether it is about to stop the training; a copy is asked, so that it counts its patience once."""
+    before, trainer.should_stop = trainer.should_stop, False
+    asked = copy.copy(monitor)
+    asked.verbose = False
+    try:
+        asked.on_train_epoch_end(trainer, trainer.lightning_module)
+        return trainer.should_stop
+    finally:
+        trainer.should_stop = before
