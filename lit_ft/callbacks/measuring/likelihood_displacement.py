@@ -69,13 +69,11 @@ class LikelihoodDisplacement(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure after every n-th optimizer step."""
-        if trainer.global_step == self._measured or trainer.global_step % self.every_n_steps:
-            return
-        self._measured = trainer.global_step
-        values = self._changes(self._log_probs(trainer, pl_module))
-        self._last = values
-        for name, value in values.items():
-            pl_module.log(f"likelihood_displacement/{name}", value, on_step=True, on_epoch=False)
+        if trainer.global_step != self._measured and trainer.global_step % self.every_n_steps == 0:
+            self._measured = trainer.global_step
+            self._last = self._changes(self._log_probs(trainer, pl_module))
+        for name, value in self._last.items():  # Lightning repeats the last value in every row; so after a resume
+            pl_module.log(f"likelihood_displacement/{name}", value, on_step=True, on_epoch=False, batch_size=1)
 
     def _log_probs(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Tensor]:
         found = {}

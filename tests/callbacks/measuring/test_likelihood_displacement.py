@@ -10,9 +10,10 @@ import torch
 
 from lit_ft.callbacks.measuring.likelihood_displacement import LikelihoodDisplacement
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.running.metrics_file import MetricsFile
 from lit_ft.data import Preferences
 from lit_ft.methods import DPO
-from lit_ft.testing import ForeignData, ForeignModule
+from lit_ft.testing import ForeignData, ForeignModule, assert_resumes
 
 CONFIG = {
     "model_type": "llama", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -80,3 +81,20 @@ def test_a_module_without_pairs_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="predict_step"):
         trainer.fit(Numbers(), datamodule=ForeignData())
+
+
+def test_a_resumed_run_logs_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two measurements the last values stand in every row."""
+    monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in ROWS))
+    assert_resumes(
+        lambda: LikelihoodDisplacement(every_n_steps=3), tmp_path, crash_at=4,
+        make_module=lambda: DPO({"config": dict(CONFIG)}, optimizer=lambda params: torch.optim.SGD(params, lr=0.5)),
+        make_data=lambda: Preferences(str(path), batch_size=2, val_fraction=0.25),
+    )  # fmt: skip
+    rows = MetricsFile(tmp_path / "whole").read()
+    logged = [row.get("likelihood_displacement/train_chosen") or None for row in rows]
+    assert logged[:2] == [None] * 2
+    assert None not in logged[2:5]
+    assert logged[2] == logged[3] == logged[4]
