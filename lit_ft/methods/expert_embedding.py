@@ -70,6 +70,8 @@ class ExpertEmbedding(SentenceEmbedding):
     def embed(self, batch: Mapping[str, Tensor], rows: slice | Tensor = slice(None)) -> Tensor:
         """Vectors of some texts, each by the expert of its domain."""
         assert isinstance(self.network, RoutedEncoder)
+        if "domains" not in batch:
+            raise ConfigError("domain", None, "encode_domain(texts, domain): a text alone does not say its expert")
         with self.network.route.to(batch["domains"][rows]):
             return super().embed(batch, rows)
 
@@ -94,4 +96,6 @@ class ExpertEmbedding(SentenceEmbedding):
         assert isinstance(self.network, RoutedEncoder)
         dense = SentenceEmbedding(self.network.dense(domain))  # type: ignore[arg-type]
         dense._tokenizer = self.tokenizer
+        dense.configure_model()
+        dense.to(self.device)  # a module of its own takes itself to be on the CPU until it is told
         return dense.encode(texts, max_length=max_length)

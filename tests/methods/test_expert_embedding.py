@@ -148,3 +148,16 @@ def test_what_has_no_expert_is_refused(tmp_path: Path) -> None:
         owner._all({**batch, "labels": torch.tensor([0, 1, 2, 0])})
     with pytest.raises(ConfigError, match="an expert for each row"):
         owner.network.encoder(batch["input_ids"])
+
+
+def test_one_domain_is_encoded_where_the_experts_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, places = method(), []
+    owner.to("meta")
+    monkeypatch.setattr(SentenceEmbedding, "encode", lambda self, *_, **__: places.append(self.device))
+    owner.encode_domain(["a"], 1)
+    assert [place.type for place in places] == ["meta"]
+
+
+def test_a_text_without_a_domain_is_refused() -> None:
+    with pytest.raises(ConfigError, match="encode_domain"):
+        method().encode(["a"])
