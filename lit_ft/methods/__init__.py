@@ -20,6 +20,7 @@ from lit_ft.methods.preference.reference import AdapterOff as AdapterOff
 from lit_ft.methods.preference.reference import CachedLogProbs as CachedLogProbs
 from lit_ft.methods.preference.reference import FrozenCopy as FrozenCopy
 from lit_ft.methods.preference.reward_model import RewardModel as RewardModel
+from lit_ft.methods.preference.unpaired_bco import UnpairedBCO as UnpairedBCO
 from lit_ft.methods.regression import Regression as Regression
 from lit_ft.methods.sentence_embedding import SentenceEmbedding as SentenceEmbedding
 from lit_ft.methods.text_classifier import TextClassifier as TextClassifier

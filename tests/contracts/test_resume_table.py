@@ -99,6 +99,7 @@ METHODS: dict[str, Row] = {
     "SupervisedFineTuning": (sft, instructions),
     "TextClassifier": "contracts/test_resume_data.py",
     "TextGeneration": (lambda: TextGeneration(LLAMA), instructions),
+    "UnpairedBCO": "methods/preference/test_unpaired_bco.py",
 }
 
 DATA: dict[str, Row] = {

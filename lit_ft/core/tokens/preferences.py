@@ -240,7 +240,7 @@ class BCO(_Scaled):
         beta: As in DPO.
 
     Source: S. Jung et al., Binary Classifier Optimization for LLM Alignment, 2024, arXiv:2404.04656, without its
-    running mean of rewards, as in ``bco_pair`` of TRL 1.16, which this equals.
+    running mean of rewards (which ``UnpairedBCO`` has), as in ``bco_pair`` of TRL 1.16, which this equals.
     """
 
     def __init__(self, beta: float = 0.1) -> None:
@@ -318,28 +318,6 @@ class SPPO(_Scaled):
         """Losses of shape (pairs,)."""
         first, second = pairs.ratios()
         return (first - 0.5 / self.beta) ** 2 + (second + 0.5 / self.beta) ** 2
-
-
-def kto(
-    ratios: Tensor, desirable: Tensor, divergence: Tensor, beta: float, weights: tuple[float, float] = (1.0, 1.0)
-) -> Tensor:
-    r"""Kahneman-Tversky loss of single answers.
-
-    .. math:: \lambda_D(1-\sigma(\beta(r-z)))\ \text{where desirable, else}\ \lambda_U(1-\sigma(\beta(z-r)))
-
-    Args:
-        ratios: :math:`r=\log\pi(y)-\log\pi_0(y)`, shape (answers,).
-        desirable: Whether each answer is wanted, shape (answers,), bool.
-        divergence: :math:`z\ge0`, an estimate of KL(policy, reference) from answers to other prompts; constant.
-        beta: Above 0. Paper: 0.1.
-        weights: :math:`(\lambda_D,\lambda_U)`. Paper: their product with the counts in a ratio of 1 to 4/3.
-
-    Source: K. Ethayarajh et al., KTO, 2024, arXiv:2402.01306, eq. 7 and 8.
-    """
-    signed = torch.where(desirable, ratios - divergence, divergence - ratios)
-    wanted, unwanted = (torch.as_tensor(w, dtype=ratios.dtype, device=ratios.device) for w in weights)
-    scale = torch.where(desirable, wanted, unwanted)
-    return scale * (1 - torch.sigmoid(beta * signed))
 
 
 def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:

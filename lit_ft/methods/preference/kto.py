@@ -14,14 +14,12 @@ from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
-from lit_ft.core.tokens.preferences import kto
-from lit_ft.methods.preference.policy import Policy
+from lit_ft.core.tokens.unpaired import kto
 from lit_ft.methods.preference.reference import Reference, sequence_log_probs
+from lit_ft.methods.preference.unpaired_policy import UnpairedPolicy, halves, reward_scalars
 
-ROWS = ("input_ids", "attention_mask", "weights")  # what has a row for each answer and each borrowed one
 
-
-class KTO(Policy):
+class KTO(UnpairedPolicy):
     r"""Raises answers marked as wanted above a reference point and lowers the others below it.
 
     .. math:: L=\frac1n\sum_i\lambda_{y_i}\,[1-\sigma(\pm\beta(r_i-z))],\quad r=\log\frac{\pi(y|x)}{\pi_0(y|x)},\quad
@@ -63,46 +61,27 @@ class KTO(Policy):
         optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(network, reference, optimizer, schedule)
-        if not beta > 0:
-            raise ConfigError("beta", beta, "a number above 0")
+        super().__init__(network, beta, reference, optimizer, schedule)
         for name, weight in (("desirable_weight", desirable_weight), ("undesirable_weight", undesirable_weight)):
             if weight < 0:
                 raise ConfigError(name, weight, "0 or more")
-        self.beta, self.weights = beta, (desirable_weight, undesirable_weight)
+        self.weights = (desirable_weight, undesirable_weight)
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
         """Mean loss over the answers."""
         assert self.network is not None
         assert self.reference is not None
         wanted, n = batch["desirable"], len(batch["desirable"])
-        own, borrowed = ({k: batch[k][part] for k in ROWS} for part in (slice(n), slice(n, None)))
+        own, borrowed = halves(batch)
         with torch.no_grad():
             before, before_borrowed = self.reference.log_probs(self.network, batch).split(n)
             divergence = self._divergence(sequence_log_probs(self.network, borrowed) - before_borrowed)
         ratios = sequence_log_probs(self.network, own) - before
         losses = kto(ratios, wanted, divergence, self.beta, self.weights)
-        sign = torch.where(wanted, 1.0, -1.0)
-        scalars = {
-            "divergence": divergence,
-            "rewards/signed": (self.beta * sign * ratios.detach()).mean(),
-            "rewards/accuracy": ((ratios.detach() > divergence) == wanted).float().mean(),
-        }
+        scalars = {"divergence": divergence, **reward_scalars(self.beta * ratios, wanted, self.beta * divergence)}
         return Output(losses.mean(), scalars=scalars)
 
     def _divergence(self, ratios: Tensor) -> Tensor:
-        """Mean log-ratio of borrowed answers, at least 0; over all ranks where they take the same number of batches."""
-        total = torch.stack([ratios.sum(), ratios.new_tensor(float(len(ratios)))])
-        if self._trainer is not None and self._trainer.training:
-            total = self._sum_over_ranks(total)
-        return (total[0] / total[1]).clamp(min=0)
-
-    def loss_weight(self, batch: Mapping[str, Tensor]) -> float:
-        """Number of answers."""
-        return float(len(batch["desirable"]))
-
-    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        """Log-probabilities of the answers, shape (answers,)."""
-        assert self.network is not None
-        n = len(batch["desirable"])
-        return sequence_log_probs(self.network, {k: batch[k][:n] for k in ROWS})
+        """Mean log-ratio of borrowed answers, at least 0."""
+        total, number = self.sum_and_number(ratios)
+        return (total / number).clamp(min=0)

@@ -20,8 +20,8 @@ from lit_ft.core.tokens.preferences import (
     RobustPreference,
     SimPO,
     bradley_terry,
-    kto,
 )
+from lit_ft.core.tokens.unpaired import bco, kto
 
 # Sums of log-probabilities and counts of the fixed batch under two random Llamas (seeds 0 and 1, 63 tokens, width 32,
 # 2 layers); the losses below are what TRL 1.16.0 computed on it (DPOTrainer._compute_loss, eval mode, beta 0.1).
@@ -150,6 +150,15 @@ def test_kto_by_hand() -> None:
 
     expected = [1 - sigmoid(0.15), 1.5 * (1 - sigmoid(0.25)), 1.5 * (1 - sigmoid(-0.4))]
     torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_bco_by_hand() -> None:
+    """With no shift the two losses of a pair are the paired loss."""
+    rewards, wanted = torch.tensor([0.5, -0.3]), torch.tensor([True, False])
+    expected = [math.log(1 + math.exp(-0.3)), math.log(1 + math.exp(-0.5))]
+    torch.testing.assert_close(bco(rewards, wanted, torch.tensor(0.2)), torch.tensor(expected))
+    pair = Pairs(rewards[:1], rewards[1:], torch.ones(1), torch.ones(1))
+    torch.testing.assert_close(bco(rewards, wanted, torch.tensor(0.0)).sum(), BCO(1.0)(pair).sum())
 
 
 def test_bradley_terry_swaps_to_the_complement() -> None:
