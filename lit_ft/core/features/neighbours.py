@@ -26,7 +26,11 @@ def leave_one_out(
     Returns:
         Losses of shape (rows,), 0 where no other key has the label; and which rows have one.
     """
-    scores = (queries @ keys.T / temperature).masked_fill(same_row, -torch.inf)
+    if not len(keys):  # before the first row is remembered
+        return queries.sum(1) * 0.0, torch.zeros_like(queries[:, 0], dtype=torch.bool)
+    with torch.autocast(queries.device.type, enabled=False):  # bf16 cannot tell near keys apart
+        scores = queries @ keys.T / temperature
+    scores = scores.masked_fill(same_row, -torch.inf)
     positive = same_class & ~same_row
     valid = positive.any(1)
     near = torch.zeros_like(positive)

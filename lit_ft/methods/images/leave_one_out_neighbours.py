@@ -17,6 +17,7 @@ from lit_ft.core.features.row_memory import RowMemory
 from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
+from lit_ft.core.passes.window import window_starts
 from lit_ft.core.running.facts import data_fact
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.images.image_classifier import ImageClassifier
@@ -141,22 +142,22 @@ class LeaveOneOutNeighbours(ImageClassifier):
             keys, known = torch.cat([fresh, keys[kept]]), torch.cat([labels, known[kept]])
             numbers = torch.cat([rows, numbers[kept]])
         same_row = rows[:, None] == numbers[None]
-        losses, valid = leave_one_out(queries, keys, labels[:, None] == known[None], same_row, self.k, self.temperature)
-        loss = losses.sum() / valid.sum().clamp(min=1)
-        return Output(loss, predictions=self._vote(queries.detach(), keys, known), targets=labels)
+        losses, _ = leave_one_out(queries, keys, labels[:, None] == known[None], same_row, self.k, self.temperature)
+        return Output(losses.mean(), predictions=self._vote(queries.detach(), keys, known), targets=labels)
 
     def _vote(self, queries: Tensor, keys: Tensor, known: Tensor) -> Tensor:
         votes = queries.new_zeros(len(queries), data_fact(self, "num_classes"))
         if len(keys):
-            near = (queries @ keys.T / self.temperature).topk(min(self.k, len(keys)), dim=1)
+            near = (queries @ keys.T / self.temperature).float().topk(min(self.k, len(keys)), dim=1)
             votes.scatter_add_(1, known[near.indices], near.values.softmax(-1))
         return votes.clamp(min=1e-9).log()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Let the slow copy follow."""
+        """Let the slow copy follow, once an optimizer step."""
         super().on_train_batch_start(batch, batch_idx)
         assert isinstance(self.network, WithMemory)
-        self.network.follow(self.momentum)
+        if window_starts(self.trainer, batch_idx):
+            self.network.follow(self.momentum)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Remember the rows of the batch, once, however often they were run."""

@@ -8,7 +8,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.features.neighbours import leave_one_out
 from lit_ft.data import Digits
 from lit_ft.methods import LeaveOneOutNeighbours
-from lit_ft.methods.images.leave_one_out_neighbours import digests
+from lit_ft.methods.images.leave_one_out_neighbours import WithMemory, digests
 from lit_ft.testing import assert_resumes, fit_foreign
 
 CNN = {"config": {"model_type": "cnn", "width": 2, "depth": 1, "batch_norm": True, "dropout": 0.2}}
@@ -85,6 +85,40 @@ def test_learns_neighbourhoods():
     _, trainer = fit_foreign([], module=method, data=data(), max_epochs=10)
     assert trainer.callback_metrics["val/accuracy"] > 0.85, "chance is 0.5"
     assert trainer.callback_metrics["val/loss"] < 0.5
+
+
+def test_runs_in_bf16():
+    method = LeaveOneOutNeighbours(CNN, k=5, memory=50, optimizer=adam)
+    _, trainer = fit_foreign([], module=method, data=data(), max_epochs=1, precision="bf16-mixed")
+    assert torch.isfinite(trainer.callback_metrics["val/loss"])
+
+
+def test_validates_before_the_first_row_is_remembered():
+    method = LeaveOneOutNeighbours(CNN, k=5, **FACTS).eval()
+    method.configure_model()
+    found = method.compute(batches()[0])
+    assert found.loss == 0
+    assert (found.predictions == found.predictions[0, 0]).all()
+
+
+def test_the_slow_copy_follows_once_a_step(monkeypatch):
+    method, followed = LeaveOneOutNeighbours(CNN, k=5, memory=50, optimizer=adam), []
+    monkeypatch.setattr(WithMemory, "follow", lambda self, momentum: followed.append(momentum))
+    fit_foreign([], module=method, data=data(), max_epochs=1, accumulate_grad_batches=2)
+    assert len(followed) == 2  # 4 batches
+
+
+def test_the_loss_is_a_mean_over_what_its_weight_counts():
+    method = LeaveOneOutNeighbours({"config": {"model_type": "mlp", "width": 4, "depth": 1}}, k=5, **FACTS)
+    method.configure_model()
+    rows = batches()[0]
+    alone = {key: torch.cat([rows[key][rows["labels"] == 0][:3], rows[key][rows["labels"] == 1][:1]]) for key in rows}
+    z = F.normalize(method.features(alone), dim=-1)
+    own = torch.eye(4, dtype=torch.bool)
+    losses, valid = leave_one_out(z, z, alone["labels"][:, None] == alone["labels"], own, 5, 0.1)
+    assert valid.tolist() == [True, True, True, False]
+    found = method.compute(alone).loss * method.loss_weight(alone)
+    assert found.item() == pytest.approx(losses.sum().item(), rel=1e-5)
 
 
 def test_resumes(tmp_path):
