@@ -17,6 +17,7 @@ from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.images.image_classifier import ImageClassifier
 from lit_ft.metrics.barrier import barrier
+from lit_ft.models.small import MLP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ class ClassifierPair(ImageClassifier):
     r"""Trains two networks that differ in their random weights, :math:`\ell(w_A) + \ell(w_B)` on the same batches.
 
     Each gets the gradient it would get alone. In the test, the loss is measured along the straight line between them
-    and, for an ``mlp`` of one hidden layer, along the path of dropout stability
+    and, for an ``mlp`` of d hidden layers, along the path of dropout stability
     (:func:`lit_ft.core.connectivity.dropout_path`), over all rows of one split.
 
     Reads batches ``{images, labels}``. Logs ``loss`` and ``accuracy`` over both networks, and in the test
@@ -63,8 +64,8 @@ class ClassifierPair(ImageClassifier):
         num_classes: None takes it from the data module.
         input_shape: Shape of one row; None takes it from the data module.
         loss: ``cross_entropy`` or ``squared_error``.
-        num_positions: Where the loss is measured, the ends included; 1 more than a multiple of 5 meets the corners of
-            the dropout path.
+        num_positions: Where the loss is measured, the ends included; 1 more than a multiple of 4 d + 1 meets the
+            corners of the dropout path.
         split: ``train``, ``val`` or ``test``: rows on which paths are measured.
         optimizer: Makes the optimizer from parameters.
         schedule: How the learning rate moves; None keeps it constant.
@@ -111,7 +112,7 @@ class ClassifierPair(ImageClassifier):
         """The paths that are measured, by name."""
         first, last = (dict(end.named_parameters()) for end in (self.ends.first, self.ends.last))
         found = {"linear": linear_path(first, last)}
-        if set(first) == {f"{name}.{part}" for name in ("blocks.0.linear", "head") for part in ("weight", "bias")}:
+        if isinstance(self.ends.first, MLP) and len(self.ends.first.blocks) > 0:
             found["dropout"] = dropout_path(first, last)
         return found
 
@@ -131,7 +132,8 @@ class ClassifierPair(ImageClassifier):
             self.log_dict({f"test/{name}_max": max(losses), f"test/{name}_barrier": height.float()})
             if name == "dropout":
                 rows = getattr(data, f"{self.split}_dataloader")()
-                corners = losses_along(self.ends.first, path, [k / 5 for k in range(6)], self._losses, rows)
+                ends = len(path.points) - 1
+                corners = losses_along(self.ends.first, path, [k / ends for k in range(ends + 1)], self._losses, rows)
                 self.log("test/dropout_bound", max(corners))
 
     def plots(self, history: Mapping[str, Any]) -> dict[str, Figure]:

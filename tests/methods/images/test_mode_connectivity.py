@@ -70,6 +70,17 @@ def test_what_the_test_says_of_the_paths(tmp_path):
     assert set(both.plots({})) == {"mode_connectivity"}
 
 
+def test_several_hidden_layers_have_a_dropout_path_and_convolutions_none(tmp_path):
+    deep = {"config": {"model_type": "mlp", "width": 6, "depth": 3}}
+    both = ClassifierPair(deep, optimizer=sgd, num_positions=27, **FACTS)
+    (found,) = fit(both, tmp_path).test(both, data(), verbose=False)
+    assert found["test/dropout_max"] == pytest.approx(found["test/dropout_bound"], rel=1e-5)
+    assert found["test/dropout_max"] > found["test/linear_max"] > 0  # hardly trained: half of it says little
+    convolutions = ClassifierPair(CNN, optimizer=sgd, num_classes=10, input_shape=[1, 8, 8])
+    convolutions.configure_model()
+    assert set(convolutions.paths()) == {"linear"}
+
+
 @pytest.mark.parametrize("curve", ["bezier", "chain"])
 def test_a_curve_goes_between_the_ends_it_was_given(curve, tmp_path):
     ends = []
