@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -84,12 +85,14 @@ class MaskedThought(SupervisedFineTuning):
         if self.rise == 0 or self._trainer is None:
             return self.probability
         span = self.rise * self.trainer.estimated_stepping_batches
+        if math.isinf(span):
+            raise ConfigError("rise", self.rise, "0, or a run of known length: set trainer.max_steps")
         return self.probability * min(1.0, self.trainer.global_step / span)
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
         """The loss; in training after some of the answer has been replaced."""
-        probability = self.current_probability()
-        if not self.training or probability == 0:
+        probability = self.current_probability() if self.training else 0.0
+        if probability == 0:
             return super().compute(batch)
         assert self.network is not None
         words = self.network.get_input_embeddings().num_embeddings  # type: ignore[operator]
@@ -103,4 +106,7 @@ class MaskedThought(SupervisedFineTuning):
         if self.replace_by == "random":
             return None
         words = self.tokenizer
-        return words.pad_token_id if words.mask_token_id is None else words.mask_token_id
+        token = words.pad_token_id if words.mask_token_id is None else words.mask_token_id
+        if token is None:
+            raise ConfigError("replace_by", "mask", "random: the tokenizer has no mask and no padding token")
+        return token

@@ -55,6 +55,30 @@ def test_the_probability_follows_the_optimizer_step() -> None:
     assert found == pytest.approx([0, 0.2, 0.4, 0.4])
 
 
+def test_an_evaluation_does_not_ask_for_the_length_of_training() -> None:
+    """Lightning would set up the training data to tell it."""
+    module = made(probability=0.4, rise=0.5)
+    module._trainer = type("Trainer", (), {"training": False})()
+    ids = torch.randint(10, 200, (2, 12))
+    batch = {"input_ids": ids, "weights": torch.ones(2, 12)}
+    plain = made(probability=0.0).eval().compute(batch).loss
+    assert module.eval().compute(batch).loss.item() == pytest.approx(plain.item(), rel=1e-6)
+
+
+def test_a_run_of_unknown_length_cannot_rise() -> None:
+    module = made(probability=0.4, rise=0.5)
+    module._trainer = type("Trainer", (), {"estimated_stepping_batches": float("inf"), "global_step": 3})()
+    with pytest.raises(ConfigError, match="max_steps"):
+        module.current_probability()
+
+
+def test_a_mask_needs_a_token() -> None:
+    module = made(replace_by="mask")  # type: ignore[arg-type]
+    module._tokenizer = type("Words", (), {"mask_token_id": None, "pad_token_id": None})()
+    with pytest.raises(ConfigError, match="random"):
+        module._mask()
+
+
 def test_wrong_values() -> None:
     with pytest.raises(ConfigError, match="probability"):
         MaskedThought({"config": LLAMA}, probability=1.5)  # type: ignore[arg-type]
