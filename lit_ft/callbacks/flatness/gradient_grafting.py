@@ -20,7 +20,7 @@ class GradientGrafting(pl.Callback):
     the length of their steps. Penalties on micro-batches are part of both gradients.
 
     Acts before clipping, on the parameters of the optimizer. A window of a single micro-batch stays as it is when n is
-    not fixed; so does a gradient of zero. Under DDP, n is the mean over ranks of their micro-batches' norms.
+    not fixed; so does a gradient of zero, and a window whose first micro-batch has none. Under DDP, n is the mean over ranks of their micro-batches' norms.
 
     Requires automatic optimisation with one optimizer. Refuses an fp16 scaler (micro-batches' gradients are scaled).
     Stands after ``SAM`` in the list of callbacks when it is to act on SAM's gradient.
@@ -66,7 +66,8 @@ class GradientGrafting(pl.Callback):
         if self._first is None:
             return
         share = micro_batch_weight(pl_module, self._first) / trainer.accumulate_grad_batches
-        norm = total_norm([p.grad for p in pl_module.parameters() if p.grad is not None]) / share
+        norm = total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
+        norm = norm / share if share > 0 else torch.zeros_like(norm)
         self._norm = trainer.strategy.reduce(norm, reduce_op="mean")  # type: ignore[assignment]
         self._first = None
 
@@ -78,7 +79,7 @@ class GradientGrafting(pl.Callback):
         norm = total_norm(gradients)
         length = self._norm if self.length is None else norm.new_tensor(self.length)
         self._norm = None
-        if length is None or not norm > 0:
+        if length is None or not norm > 0 or not length > 0:
             return
         torch._foreach_mul_(gradients, (length / norm).to(gradients[0]))
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]

@@ -51,6 +51,18 @@ def test_direction_of_the_window_and_length_of_its_first_micro_batch(tmp_path) -
     torch.testing.assert_close(moved, whole * first.norm() / whole.norm(), atol=1e-5, rtol=1e-4)
 
 
+def test_a_first_micro_batch_without_weight_has_no_say(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    class First(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):  # type: ignore[no-untyped-def]
+            batch["weight"] = torch.tensor(0.0 if batch_idx == 0 else 1.0)
+
+    monkeypatch.setattr(ImageClassifier, "loss_weight", lambda self, batch: batch.get("weight", torch.tensor(1.0)))
+    with_it, _, _ = step([First(), GradientGrafting()], tmp_path, parts=3)
+    without, _, _ = step([First()], tmp_path, parts=3)
+    assert torch.equal(with_it, without)
+    assert with_it.norm() > 0
+
+
 def test_normalised_gradient_descent(tmp_path) -> None:  # type: ignore[no-untyped-def]
     moved, method, batches = step([GradientGrafting(0.3)], tmp_path, parts=3)
     whole = gradient(method, batches)
