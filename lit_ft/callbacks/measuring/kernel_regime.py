@@ -78,8 +78,10 @@ class KernelRegime(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Linearise at the start; a resumed run goes back to the start of the first one for it."""
         self._parameters = self._chosen(pl_module)
+        moving = _moving(pl_module)
         if not self._start:
-            self._start = {name: tensor.clone() for name, tensor in _moving(pl_module).items()}
+            self._start = {name: tensor.clone() for name, tensor in moving.items()}
+        self._start = {name: self._start[name].to(tensor.device) for name, tensor in moving.items()}
         with self._measuring(trainer, pl_module), self._at_start(pl_module):
             self._rows, labels = self._own_rows(trainer, pl_module, "train_dataloader")
             self._val_rows, self._val_labels = self._own_rows(trainer, pl_module, "val_dataloader")

@@ -92,6 +92,15 @@ def test_larger_steps_leave_the_regime() -> None:
     assert errors[0] < 0.05 < 0.3 < errors[-1]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a checkpoint is read to the CPU; this needs another device")
+def test_a_resumed_run_has_its_start_on_the_device_of_the_module() -> None:
+    first, second = (KernelRegime("model", every_n_steps=1) for _ in range(2))
+    fit_foreign([first], module=Plain(linear=False), max_epochs=1)
+    second.load_state_dict(first.state_dict())
+    fit_foreign([second], module=Plain(linear=False), max_epochs=1, accelerator="gpu")
+    assert second.report()["verdict"] != "not measured"
+
+
 def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     for bad in ({"kind": "adam"}, {"ridge": -1.0}, {"every_n_steps": 0}, {"num_batches": 0}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
