@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 
-def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def attention_forward(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """Operations of fused attention by the shapes of its tensors."""
     return sdpa_flop_count(query, _shared(key, query), _shared(value, query))
 
 
-def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+def attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    """The same on the way back, scores computed again."""
     return sdpa_backward_flop_count(grad, query, _shared(key, query), _shared(value, query))
 
 
@@ -22,9 +24,11 @@ def _shared(shape: Any, query: Any) -> Any:
     return (*query[:2], *shape[2:])
 
 
-_CPU_ATTENTION: Any = {  # torch counts the attention of a GPU only
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+# torch's own table lacks the kernel of the CPU, and fails where heads share keys
+_ATTENTION: Any = {
+    getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}{way}"): formula
+    for kernel in ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
+    for way, formula in (("", attention_forward), ("_backward", attention_backward))
 }
 
 
@@ -74,7 +78,7 @@ class Flops:
             for child in shares:
                 stack.callback(child.register_forward_pre_hook(before).remove)
                 stack.callback(child.register_forward_hook(after).remove)
-            counter = stack.enter_context(FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION))
+            counter = stack.enter_context(FlopCounterMode(display=False, custom_mapping=_ATTENTION))
             try:
                 yield
             finally:
