@@ -20,7 +20,8 @@ class GradientGrafting(pl.Callback):
     the length of their steps. Penalties on micro-batches are part of both gradients.
 
     Acts before clipping, on the parameters of the optimizer. A window of a single micro-batch stays as it is when n is
-    not fixed; so does a gradient of zero, and a window whose first micro-batch has none. Under DDP, n is the mean over ranks of their micro-batches' norms.
+    not fixed; so does a gradient of zero, and a window whose first micro-batch has none. Under DDP, n is the mean over
+    ranks of their micro-batches' norms.
 
     Requires automatic optimisation with one optimizer. Refuses an fp16 scaler (micro-batches' gradients are scaled).
     Stands after ``SAM`` in the list of callbacks when it is to act on SAM's gradient.
