@@ -187,7 +187,7 @@ class Window:
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scale = None if scaler is None else scaler.get_scale()
         takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
-        total = torch.zeros((), device=module.device)
+        total = torch.zeros((), dtype=torch.float32, device=module.device)
         dtype = torch.float32
         for position, item in enumerate(chosen):
             item.randomness.restore()

@@ -106,7 +106,8 @@ def shares(
     """
     if reduction not in REDUCTIONS:
         raise ConfigError("reduction", reduction, ", ".join(REDUCTIONS))
-    size = weights.abs().float()
+    weights = weights.float()
+    size = weights.abs()
     if reduction == "token":
         total = size.sum()
         return _over(weights, total), total
@@ -119,9 +120,7 @@ def shares(
     if tasks is None:
         raise ConfigError("reduction", reduction, "token or sequence: these data name no task (task_column)")
     task = tasks[:, None].expand_as(weights) if tasks.dim() == 1 else tasks
-    importance = (
-        torch.ones(int(task.max()) + 1, device=weights.device) if task_weights is None else task_weights.float()
-    )
+    importance = size.new_ones(int(task.max()) + 1) if task_weights is None else task_weights.float()
     if len(importance) <= int(task.max()):
         raise ConfigError("task_weights", importance.tolist(), f"one weight for each of {int(task.max()) + 1} tasks")
     in_task = _sums(size, task, len(importance))
@@ -138,7 +137,7 @@ def shares(
 
 def _sums(values: Tensor, groups: Tensor, number: int | None = None) -> Tensor:
     number = int(groups.max()) + 1 if number is None else number
-    return torch.zeros(number, device=values.device).scatter_add_(0, groups.flatten(), values.flatten())
+    return values.new_zeros(number).scatter_add_(0, groups.flatten(), values.flatten())
 
 
 def _over(values: Tensor, total: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class Readout:
             found = F.log_softmax(self._logits(states).float(), -1).gather(1, targets[:, None])[:, 0]
         else:
             found = _MadeAgain.apply(states, self.weight, self.bias, targets, CHUNK)
-        result = torch.zeros(input_ids.shape, device=found.device)
+        result = torch.zeros(input_ids.shape, dtype=found.dtype, device=found.device)
         place = wanted.clone()
         place[:, 0] = False
         return result.masked_scatter(place, found)
@@ -150,7 +150,7 @@ class _FormedInForward(torch.autograd.Function):
         head = _Head(states, weight, bias)
         needed = tuple(learning and need for need in ctx.needs_input_grad[:3])
         gradients = _Gradients(head, needed)
-        total = torch.zeros((), device=states.device)
+        total = torch.zeros((), dtype=torch.float32, device=states.device)
         with torch.autocast(states.device.type, enabled=False):
             for part in _parts(len(targets), weight.shape[0], chunk):
                 flow, log_probs, mean = head.probabilities(part, targets, bool(loss.label_smoothing))

@@ -163,7 +163,8 @@ class CachedLogProbs(Reference):
         if missing is not None:
             given = f"row {int(batch['rows'][missing])}"
             raise ConfigError("reference", given, "rows of training or validation; for others AdapterOff or FrozenCopy")
-        return torch.tensor([self._values[key] for key in keys], device=batch["input_ids"].device)
+        found = [self._values[key] for key in keys]
+        return torch.tensor(found, dtype=torch.float32, device=batch["input_ids"].device)
 
 
 def row_keys(batch: Mapping[str, Tensor]) -> list[int]:
@@ -172,7 +173,7 @@ def row_keys(batch: Mapping[str, Tensor]) -> list[int]:
 
     keys = []
     lengths = batch["attention_mask"].sum(1).tolist()
-    for ids, weights, length in zip(batch["input_ids"].cpu(), batch["weights"].cpu(), lengths, strict=True):
+    for ids, weights, length in zip(batch["input_ids"].cpu(), batch["weights"].float().cpu(), lengths, strict=True):
         digest = hashlib.sha256(ids[:length].numpy().tobytes() + weights[:length].numpy().tobytes()).digest()
         keys.append(int.from_bytes(digest[:8], "little", signed=True))
     return keys

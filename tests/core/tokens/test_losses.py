@@ -1,6 +1,7 @@
 """The loss over tokens: means against loops, gradients against the plain form, Hessians against autograd."""
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.double_backward import differentiable_twice
 from lit_ft.core.tokens import readout
-from lit_ft.core.tokens.losses import TokenLoss, document_numbers, log1mexp, shares, weighted_cross_entropy
+from lit_ft.core.tokens.losses import Reduction, TokenLoss, document_numbers, log1mexp, shares, weighted_cross_entropy
 from lit_ft.core.tokens.readout import Readout
 
 ROWS, TOKENS, WIDTH, WORDS = 3, 7, 5, 11
@@ -207,6 +208,30 @@ def test_log_probs_are_made_again_in_the_type_they_were_made_in() -> None:
     Readout(*narrow).log_probs(ids, weights).sum().backward()
     for one, two in zip(found, expected, strict=True):
         assert torch.equal(one.grad.to(other), two.grad.to(other))
+
+
+@pytest.fixture
+def bf16_true() -> Iterator[None]:
+    """What ``precision: bf16-true`` sets while a step runs."""
+    torch.set_default_dtype(torch.bfloat16)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("reduction", ["token", "sequence", "task", "task_sequence"])
+def test_sums_are_in_float32_where_the_default_is_bf16(bf16_true: None, reduction: Reduction) -> None:
+    states, weight, bias, ids, weights = batch(torch.float32)
+    tasks = torch.tensor([0, 1, 1])
+    coefficients, total = shares(weights.bfloat16(), reduction, tasks=tasks)
+    torch.set_default_dtype(torch.float32)
+    expected = shares(weights.bfloat16().float(), reduction, tasks=tasks)
+    losses = [Readout(states, weight, bias).loss(ids, expected[0])]
+    torch.set_default_dtype(torch.bfloat16)
+    assert torch.equal(coefficients, expected[0])
+    assert torch.equal(total, expected[1])
+    losses.append(Readout(states, weight, bias).loss(ids, coefficients))
+    assert torch.equal(*losses)
+    assert Readout(states, weight, bias).log_probs(ids, weights).dtype is torch.float32
 
 
 def test_unlikelihood_is_finite_at_certainty() -> None:

@@ -213,3 +213,17 @@ def test_log_probs_equal_the_plain_form() -> None:
     logits = network(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     plain = logits.log_softmax(-1)[:, :-1].gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
     torch.testing.assert_close(sequence_log_probs(network, batch), (plain * batch["weights"][:, 1:]).sum(1))
+
+
+def test_cached_values_are_float32_where_the_default_is_bf16() -> None:
+    reference = CachedLogProbs()
+    batch = {"input_ids": torch.arange(4)[None], "weights": torch.ones(1, 4), "attention_mask": torch.ones(1, 4).long()}
+    reference._values = dict.fromkeys(row_keys(batch), -100.3)
+    batch["weights"] = batch["weights"].bfloat16()  # as Lightning brings it to a step
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = reference.log_probs(torch.nn.Linear(1, 1), batch)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype is torch.float32
+    assert found.item() == pytest.approx(-100.3, rel=1e-6)
