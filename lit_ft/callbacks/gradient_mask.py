@@ -35,7 +35,7 @@ class GradientMask(pl.Callback):
     those tensors.
 
     Source: half fine-tuning, T. Hui et al., 2024, arXiv 2404.18466 (``RandomHalf``, ``redraw_every_n_steps``); frozen
-    layers, E. Shi et al., 2023, arXiv 2304.05216 (``Layers``); sparse pre-training, V. Thangarasu et al., "SPDF",
+    layers, E. Shi et al., 2023, arXiv 2304.05216 (``Layers``); sparse pre-training, V. Thangarasa et al., "SPDF",
     2023, arXiv 2303.10464 (``outside: zero``); editing one matrix, "Fine-tuning Done Right in Model Editing", 2025
     (``Names``).
 
