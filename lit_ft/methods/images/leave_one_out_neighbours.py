@@ -134,6 +134,7 @@ class LeaveOneOutNeighbours(ImageClassifier):
         rows = batch["ids"] if "ids" in batch else digests(images)
         queries = F.normalize(network.features(images).float(), dim=-1)
         keys, known, numbers = (network.memory.column(name) for name in ("keys", "labels", "rows"))
+        keys = keys.to(queries)  # bf16-true keeps the memory in bf16
         if self.training:
             with torch.no_grad():
                 fresh = F.normalize(network.slow.features(images).float(), dim=-1)  # type: ignore[operator]

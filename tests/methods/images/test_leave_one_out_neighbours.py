@@ -87,9 +87,10 @@ def test_learns_neighbourhoods():
     assert trainer.callback_metrics["val/loss"] < 0.5
 
 
-def test_runs_in_bf16():
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_runs_in_bf16(precision):
     method = LeaveOneOutNeighbours(CNN, k=5, memory=50, optimizer=adam)
-    _, trainer = fit_foreign([], module=method, data=data(), max_epochs=1, precision="bf16-mixed")
+    _, trainer = fit_foreign([], module=method, data=data(), max_epochs=1, precision=precision)
     assert torch.isfinite(trainer.callback_metrics["val/loss"])
 
 
