@@ -148,6 +148,11 @@ class CachedLogProbs(Reference):
                 batch = {name: tensor.to(_device(network)) for name, tensor in batch.items()}
                 values = sequence_log_probs(network, batch).tolist()
                 self._values |= dict(zip(keys, values, strict=True))
+        if trainer.world_size > 1:  # each has computed its share, and trains on other rows in each epoch
+            parts: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, self._values)
+            for part in parts:
+                self._values |= part
         if len(self._values) > before and trainer.is_global_zero:
             file.parent.mkdir(parents=True, exist_ok=True)
             kept = torch.tensor(list(self._values.values()), dtype=torch.float32)

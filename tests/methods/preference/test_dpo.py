@@ -1,7 +1,9 @@
 """DPO on tiny networks: TRL's values through the whole path, references, windows, resume."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.running.processes import run_ranks
 from lit_ft.core.tokens.preferences import IPO, PreferenceLoss, SimPO
 from lit_ft.data import Preferences
 from lit_ft.methods import DPO, AdapterOff, CachedLogProbs, FrozenCopy
@@ -227,3 +230,30 @@ def test_cached_values_are_float32_where_the_default_is_bf16() -> None:
         torch.set_default_dtype(torch.float32)
     assert found.dtype is torch.float32
     assert found.item() == pytest.approx(-100.3, rel=1e-6)
+
+
+def _row(number: int) -> dict[str, torch.Tensor]:
+    ids = torch.full((1, 3), number)
+    return {"input_ids": ids, "weights": torch.ones(1, 3), "attention_mask": torch.ones_like(ids), "rows": ids[:, 0]}
+
+
+def _cached_on_a_rank(path: str) -> list[float]:
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    module: Any = sys.modules[CachedLogProbs.__module__]
+    module._batches = lambda data: [_row(rank)]
+    module.sequence_log_probs = lambda network, batch: -batch["input_ids"].sum(1).float()
+    torch.manual_seed(0)
+    network, reference = torch.nn.Linear(1, 1), CachedLogProbs(path)
+    reference.attach(network)
+    trainer = SimpleNamespace(datamodule=None, world_size=2, is_global_zero=rank == 0)
+    reference.start(network, trainer, fresh=True)
+    found = [reference.log_probs(network, _row(number)).item() for number in (0, 1)]
+    torch.distributed.destroy_process_group()
+    return found
+
+
+def test_each_rank_knows_the_cached_values_of_all(tmp_path: Path) -> None:
+    file = tmp_path / "cached.pt"
+    assert run_ranks(_cached_on_a_rank, 2, str(file)) == [[0.0, -3.0]] * 2
+    assert sorted(torch.load(file, weights_only=True)["values"].tolist()) == [-3.0, 0.0]
