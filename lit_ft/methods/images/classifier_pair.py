@@ -117,7 +117,8 @@ class ClassifierPair(ImageClassifier):
         return found
 
     def _losses(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return self.row_losses(network(batch["images"].to(self.device)).float(), batch["labels"].to(self.device))
+        images = batch["images"].to(next(network.parameters()))  # its device, and its type where that is bf16
+        return self.row_losses(network(images).float(), batch["labels"].to(self.device))
 
     def on_test_epoch_end(self) -> None:
         """Log the test's values, and those of the paths."""

@@ -121,6 +121,13 @@ def test_the_gradient_of_a_control_point_is_its_share_of_that_of_the_weights():
         torch.testing.assert_close(p.grad, 2 * t * (1 - t) * alone.network.get_parameter(name).grad)
 
 
+def test_paths_are_measured_under_bf16_true(tmp_path):
+    method = pair()
+    trainer = fit(method, tmp_path, steps=2, precision="bf16-true")
+    (found,) = trainer.test(method, data(), verbose=False)
+    assert found["test/linear_max"] > 0
+
+
 def test_batch_norm_of_the_ends_is_left_alone(tmp_path):
     torch.manual_seed(0)
     method = ModeConnectivity(CNN, optimizer=sgd, num_classes=10, input_shape=[1, 8, 8])
