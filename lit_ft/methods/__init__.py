@@ -3,6 +3,7 @@
 from lit_ft.methods.expert_embedding import ExpertEmbedding as ExpertEmbedding
 from lit_ft.methods.images.classifier_pair import ClassifierPair as ClassifierPair
 from lit_ft.methods.images.concat_representations import ConcatRepresentations as ConcatRepresentations
+from lit_ft.methods.images.distilled_representations import DistilledRepresentations as DistilledRepresentations
 from lit_ft.methods.images.distribution_regularized import DistributionRegularized as DistributionRegularized
 from lit_ft.methods.images.grouped_classifier import GroupedClassifier as GroupedClassifier
 from lit_ft.methods.images.image_classifier import ImageClassifier as ImageClassifier

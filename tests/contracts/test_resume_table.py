@@ -20,8 +20,10 @@ from lit_ft.data import (
     DatasetDecomposition,
     Instructions,
     JoinedText,
+    KnownFacts,
     ManyShot,
     MNIST5k,
+    ModelEdits,
     NoisyLinear,
     PermutedLabels,
     Preferences,
@@ -65,6 +67,16 @@ def table(folder: Path) -> str:
     return str(folder / "rows.jsonl")
 
 
+def edit_table(path: str) -> str:
+    """The rows of ``table`` as edits."""
+    rows = map(json.loads, Path(path).read_text().splitlines())
+    edits = [{"prompt": r["prompt"], "target": r["completion"], "paraphrase": r["anchor"], "locality": r["chosen"]}
+             for r in rows]  # fmt: skip
+    file = Path(path).with_name("edits.jsonl")
+    file.write_text("\n".join(json.dumps(edit) for edit in edits))
+    return str(file)
+
+
 def instructions(path: str) -> Instructions:
     return Instructions(path, batch_size=4, max_length=64)
 
@@ -79,6 +91,7 @@ METHODS: dict[str, Row] = {
     "ClassifierPair": "methods/images/test_mode_connectivity.py",
     "ConcatRepresentations": "methods/images/test_concat_representations.py",
     "DPO": (lambda: DPO(LLAMA, reference=FrozenCopy()), lambda path: Preferences(path, batch_size=4)),
+    "DistilledRepresentations": "methods/images/test_distilled_representations.py",
     "DistributionRegularized": "methods/images/test_distribution_regularized.py",
     "ExpertEmbedding": "methods/test_expert_embedding.py",
     "GroupedClassifier": "methods/images/test_grouped_classifier.py",
@@ -111,15 +124,18 @@ DATA: dict[str, Row] = {
     "Digits": "contracts/test_resume_data.py",
     "EditedPairs": "data/pairs/test_ches_filter.py",
     "GaussianClusters": "contracts/test_resume_data.py",
+    "FactEdits": "callbacks/measuring/test_editing_scores.py",
     "ImageFolder": "contracts/test_resume_data.py",
     "Instructions": "contracts/test_language_pains.py",
     "JoinedText": (sft, lambda path: JoinedText(path, context=16, tokens_per_batch=64)),
+    "KnownFacts": (sft, lambda path: KnownFacts(20, batch_size=4)),
     "LabelledText": "contracts/test_resume_data.py",
     "MNIST5k": (lambda: ImageClassifier(MLP), lambda path: MNIST5k(batch_size=32, flat=True, max_rows=320)),
     "ManyShot": (sft, lambda path: ManyShot(path, shots=2, batch_size=4, max_length=64)),
     "MarkedCorpus": "methods/language/test_preference_pretraining.py",
     "Mixture": "data/language/test_mixture.py",
     "MixtureOfDenoisers": "data/language/test_denoising.py",
+    "ModelEdits": (sft, lambda path: ModelEdits(edit_table(path), "depth_first", passes=4, batch_size=4)),
     "NoisyLinear": (lambda: Regression(MLP), lambda path: NoisyLinear(rows=60, batch_size=6)),
     "PermutedLabels": (sft, lambda path: PermutedLabels(sequences=40, shots=3, eval_sequences=4, batch_size=4)),
     "Preferences": "contracts/test_resume_table.py",

@@ -57,7 +57,8 @@ class ConcatRepresentations(ImageClassifier):
     Reads batches ``{images, labels}``. Logs ``loss`` and ``accuracy``.
 
     Source: "Learning useful representations for shifting tasks and distributions" (code TjuJianyu/RRL). Deviations: no
-    normalisation of features (the authors use batch norm before the head for large n); distillation is left out.
+    normalisation of features (the authors use batch norm before the head for large n). Distillation is
+    ``DistilledRepresentations``.
 
     Args:
         network: ``{config: {model_type: mlp | cnn, ...}}``; the structure of each member.
