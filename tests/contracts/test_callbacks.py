@@ -69,6 +69,7 @@ ELSEWHERE = {
     "RunCheckpoint",
     "RunReport",
     "WarmStart",
+    "EditingScores",
     "LikelihoodDisplacement",
     "PrefillCost",
     "TaskScore",

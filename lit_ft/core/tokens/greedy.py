@@ -1,0 +1,48 @@
+"""What a causal language model writes when it always takes the likeliest token, and whether it would write a text."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def written(
+    network: nn.Module, prompts: Sequence[Sequence[int]], tokens: int, end: int | None = None
+) -> list[list[int]]:
+    """Tokens that greedy decoding puts after each prompt, at most ``tokens``, and none after ``end``.
+
+    Args:
+        network: A causal language model of ``transformers``.
+        prompts: Token ids, at least one each.
+        tokens: Longest text. The cost is one forward pass each, without a cache.
+        end: The token at which a text ends, itself included; None for no such token.
+    """
+    rows = [list(prompt) for prompt in prompts]
+    growing = list(range(len(rows)))
+    for _ in range(tokens):
+        best = _best(network, rows)
+        for i in growing:
+            rows[i].append(int(best[i, len(rows[i]) - 1]))
+        growing = [i for i in growing if rows[i][-1] != end]
+        if not growing:
+            break
+    return [row[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
+
+
+def would_write(network: nn.Module, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> list[bool]:
+    """Whether greedy decoding after each prompt begins with the text, in one forward pass.
+
+    It does just when every token of the text is the likeliest one after the prompt and the text before it.
+    """
+    rows = [[*prompt, *text] for prompt, text in zip(prompts, texts, strict=True)]
+    best = _best(network, rows).tolist()
+    pairs = zip(best, rows, prompts, strict=True)
+    return [likeliest[len(prompt) - 1 : len(row) - 1] == row[len(prompt) :] for likeliest, row, prompt in pairs]
+
+
+def _best(network: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
+    """The likeliest next token after each token, shape (rows, tokens); padded on the right."""
+    device = next(network.parameters()).device
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+    mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+    return network(input_ids=ids.to(device), attention_mask=mask.long().to(device)).logits.argmax(-1)
