@@ -13,9 +13,9 @@ class TrainingFlops(pl.Callback):
     r"""Adds up the floating-point operations of all training steps, and those that zero weights would not need.
 
     Counted are forward and backward pass of ``training_step`` as it runs, see :class:`lit_ft.core.passes.flops.Flops`;
-    not validation, the optimizer, or passes that other callbacks add. Beside ``GradientMask(outside="zero")`` the
-    second number is what sparse training costs where the hardware skips zeros; on a CPU or GPU of today, dense kernels
-    take the time of the first.
+    not validation, the optimizer, or passes that other callbacks add (list those that run the model before the step
+    before this one). Beside ``GradientMask(outside="zero")`` the second number is what sparse training costs where the
+    hardware skips zeros; on a CPU or GPU of today, dense kernels take the time of the first.
 
     Logs ``training_flops/all`` and ``training_flops/nonzero``, operations since the start of the run over all
     processes, with every step. Training stays bit-identical. Cost: some microseconds for each operation of torch, and

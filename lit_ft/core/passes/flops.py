@@ -61,6 +61,7 @@ class Flops:
         """What runs inside, backward passes included, is added to the counts. Results do not change."""
         shares = {child: self.shares[name] for name, child in module.named_modules() if name in self.shares}
         begun: dict[nn.Module, int] = {}
+        differentiated: set[nn.Module] = set()
         saved = 0.0
 
         def before(child: nn.Module, args: Any) -> None:
@@ -69,7 +70,11 @@ class Flops:
         def after(child: nn.Module, args: Any, output: Any) -> None:
             nonlocal saved
             passes = 1
-            if torch.is_grad_enabled():
+            again = (
+                torch._C._current_graph_task_id() != -1 and child in differentiated
+            )  # checkpointing, on the way back
+            if torch.is_grad_enabled() and not again:
+                differentiated.add(child)
                 weight, inputs = child.weight, (value for value in args if isinstance(value, Tensor))
                 passes += bool(weight.requires_grad) + any(value.requires_grad for value in inputs)  # type: ignore[union-attr]
             saved += (1 - shares[child]) * passes * (counter.get_total_flops() - begun.pop(child))

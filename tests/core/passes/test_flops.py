@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lit_ft.core.passes.flops import Flops, attention_backward, attention_forward
 
@@ -34,6 +35,17 @@ def test_two_layers_by_hand() -> None:
     assert frozen.nonzero == 0.5 * first + 0.75 * 2 * second
     with torch.no_grad():
         assert flops_of(net, lambda: net(x)).nonzero == 0.5 * first + 0.75 * second
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_checkpointing_computes_again_counts_once_more(reentrant: bool) -> None:
+    block = nn.Sequential(nn.Linear(6, 6), nn.Tanh())  # a product at the very end would not be computed again
+    with torch.no_grad():
+        block[0].weight[:, :3] = 0.0
+    x = torch.randn(5, 6, requires_grad=True)
+    found = flops_of(block, lambda: checkpoint(block, x, use_reentrant=reentrant).sum().backward())
+    assert found.total == 4 * 2 * 5 * 6 * 6
+    assert found.nonzero == 0.5 * found.total
 
 
 def test_dense_weights_cost_everything() -> None:
