@@ -62,6 +62,46 @@ def test_equals_the_scoring_method_and_leaves_no_trace(path: str, tmp_path: Path
     assert float(MetricsFile(tmp_path / "with").read()[-1]["val/parity"]) == pytest.approx(found[0]["val/accuracy"])
 
 
+class Careless(SupervisedFineTuning):
+    """Draws random numbers when it predicts, counts in a buffer that training reads, switches its mode, and logs."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {"config": {**LLAMA, "attention_dropout": 0.3}}, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2)
+        )
+        self.register_buffer("count", torch.zeros(()))
+        self.asked = 0
+
+    def compute(self, batch: Any) -> Any:
+        output = super().compute(batch)
+        output.loss = output.loss * (1 + self.count)
+        return output
+
+    def predict_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.asked += 1
+        torch.rand(3)
+        self.count += 1.0
+        self.log("val/loss", 1e9)
+        return super().predict_step(batch, batch_idx)
+
+
+def test_training_does_not_notice_a_module_that_leaves_traces(path: str, tmp_path: Path) -> None:
+    """Dropout makes the weights a function of every random number drawn before."""
+    runs = []
+    for callbacks in ([], [TaskScore({"parity": questions(path)})]):
+        torch.manual_seed(0)
+        folder = tmp_path / str(len(runs))
+        module, _ = fit_foreign(callbacks, folder, Careless(), lessons(path))
+        losses = [row["val/loss"] for row in MetricsFile(folder).read() if row.get("val/loss")]
+        runs.append((list(module.parameters()), losses, module.asked, float(module.count)))
+    (plain, losses, never, _), (watched, same_losses, asked, count) = runs
+    assert asked > never == 0
+    assert count == 0
+    assert losses == same_losses
+    for ours, theirs in zip(watched, plain, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_resumes_exactly(path: str, tmp_path: Path) -> None:
     make = {"make_module": learner, "make_data": lambda: lessons(path)}
     assert_resumes(lambda: TaskScore({"parity": questions(path)}), tmp_path, crash_at=3, **make)
