@@ -70,9 +70,8 @@ class Flops:
         def after(child: nn.Module, args: Any, output: Any) -> None:
             nonlocal saved
             passes = 1
-            again = (
-                torch._C._current_graph_task_id() != -1 and child in differentiated
-            )  # checkpointing, on the way back
+            on_the_way_back = torch._C._current_graph_task_id() != -1
+            again = on_the_way_back and child in differentiated  # by checkpointing
             if torch.is_grad_enabled() and not again:
                 differentiated.add(child)
                 weight, inputs = child.weight, (value for value in args if isinstance(value, Tensor))

@@ -99,7 +99,8 @@ class SupervisedFineTuning(Method):
         for name in self.task_weights:
             if name not in names:
                 raise ConfigError(f"task_weights.{name}", self.task_weights[name], f"the tasks {', '.join(names)}")
-        return torch.tensor([self.task_weights.get(name, 1.0) for name in names], device=device)
+        weights = [self.task_weights.get(name, 1.0) for name in names]
+        return torch.tensor(weights, device=device, dtype=torch.float32)  # under bf16-true the default type is bf16
 
     def _shares(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         documents = document_numbers(batch["position_ids"]) if "position_ids" in batch else None

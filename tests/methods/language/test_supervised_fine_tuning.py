@@ -238,6 +238,14 @@ def test_weights_and_tasks_of_rows(tmp_path: Path) -> None:
     data.trainer.datamodule = data  # type: ignore[union-attr]
     assert module.loss_weight(batch) == 4
     assert module._shares(batch)[0][:, 1].tolist() == pytest.approx([{1: -0.75, 0: 0.25}[task] for task in order])
+    module.task_weights = {"code": 0.1}
+    torch.set_default_dtype(torch.bfloat16)  # as under bf16-true
+    try:
+        found = module.importance(torch.device("cpu"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found is not None
+    assert found.tolist() == torch.tensor([1.0, 0.1]).tolist()
 
 
 def test_perplexity_is_that_of_the_tokens(tmp_path: Path) -> None:
