@@ -12,6 +12,7 @@ from lit_ft.callbacks.flatness.variants import GSAM as GSAM
 from lit_ft.callbacks.flatness.variants import FriendlySAM as FriendlySAM
 from lit_ft.callbacks.flatness.variants import LookSAM as LookSAM
 from lit_ft.callbacks.gradient_mask import GradientMask as GradientMask
+from lit_ft.callbacks.measuring.calibration import Calibration as Calibration
 from lit_ft.callbacks.measuring.editing_scores import EditingScores as EditingScores
 from lit_ft.callbacks.measuring.feature_probe import FeatureProbe as FeatureProbe
 from lit_ft.callbacks.measuring.forgetting import Forgetting as Forgetting

@@ -12,6 +12,7 @@ import lit_ft.callbacks
 from lit_ft.callbacks import (
     SAM,
     SWAG,
+    Calibration,
     ComposedDeltas,
     EdgeOfStability,
     FeatureProbe,
@@ -34,6 +35,7 @@ HALF = {"model.0.weight": torch.full((12, 6), 0.5)}
 
 # class: (as used, in the setting that does nothing or None)
 ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = {
+    "Calibration": (lambda: Calibration("model"), lambda: Calibration("model")),
     "ComposedDeltas": (lambda: ComposedDeltas([]), lambda: ComposedDeltas([])),
     "EdgeOfStability": (lambda: EdgeOfStability(2, save_vectors=True), lambda: EdgeOfStability(every_n_steps=2)),
     "FeatureProbe": (

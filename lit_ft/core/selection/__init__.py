@@ -15,6 +15,7 @@ from lit_ft.core.selection.names import Layers as Layers
 from lit_ft.core.selection.names import Names as Names
 from lit_ft.core.selection.random_parts import RandomElements as RandomElements
 from lit_ft.core.selection.random_parts import RandomHalf as RandomHalf
+from lit_ft.core.selection.regions import shared_parts as shared_parts
 from lit_ft.core.selection.scored import LearnedScore as LearnedScore
 from lit_ft.core.selection.scored import Scored as Scored
 from lit_ft.core.selection.scored import TopChange as TopChange

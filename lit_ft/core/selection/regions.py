@@ -1,0 +1,31 @@
+"""Where the regions of several tasks meet in one network."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from lit_ft.core.selection.base import Choice, both, count
+
+
+def shared_parts(regions: Mapping[str, Mapping[str, Choice]], module: nn.Module) -> dict[str, dict[str, float]]:
+    r"""For each pair of regions :math:`|a \cap b| / |a|`: how much of region a (outer key) region b (inner key) has.
+
+    Regions that have nothing to do with each other share by chance the density of b, :math:`|b| / N`, which is what
+    random weights as ``a`` would get. ``overlap`` gives the symmetric :math:`|a \cap b| / |a \cup b|`. An empty region
+    shares 0.
+
+    Args:
+        regions: Choices by name of the task: of ``Selection.select``, or of ``SavedSelection`` for a file.
+        module: The network they are about.
+
+    Source: A. Panigrahi et al., "Task-Specific Skill Localization in Fine-tuned Language Models", 2023, arXiv
+    2302.06600 (overlap of grafting regions).
+    """
+    parts: dict[str, dict[str, float]] = {}
+    for a, region in regions.items():
+        size, _ = count(region, module)
+        parts[a] = {}
+        for b, other in regions.items():
+            shared, _ = count({name: both(choice, other.get(name, False)) for name, choice in region.items()}, module)
+            parts[a][b] = shared / size if size else 0.0
+    return parts
