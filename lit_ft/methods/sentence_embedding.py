@@ -11,7 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lit_ft.core.embedding.contrastive import EmbeddingLoss, InBatchContrastive, Vectors
+from lit_ft.core.embedding.contrastive import EmbeddingLoss, InBatchContrastive, Vectors, triplet_accuracy
 from lit_ft.core.embedding.pooling import check_pooling, pool
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
@@ -29,7 +29,8 @@ class SentenceEmbedding(Method):
     pooled token see the whole text.
 
     Logs, besides ``loss``: ``accuracy``, the share of anchors whose positive is nearer (by cosine) than every other
-    positive and negative of their batch, repeated texts left out.
+    positive and negative of their batch, repeated texts left out; and with negatives ``triplet_accuracy``, the share of
+    (anchor, positive, own negative) whose positive is the nearer one.
 
     Args:
         network: A sentence-transformers folder, an encoder, or a causal language model.
@@ -109,8 +110,10 @@ class SentenceEmbedding(Method):
         vectors = Vectors(texts[0], texts[1], negatives, batch["keys"], batch.get("labels"))
         losses = self.loss(vectors)
         with torch.no_grad():
-            accuracy = (InBatchContrastive(gather=False, scale=1e4)(vectors) < 0.6931).float().mean()
-        return Output(losses.mean(), scalars={"accuracy": accuracy})
+            scalars = {"accuracy": (InBatchContrastive(gather=False, scale=1e4)(vectors) < 0.6931).float().mean()}
+            if negatives is not None:
+                scalars["triplet_accuracy"] = triplet_accuracy(vectors)
+        return Output(losses.mean(), scalars=scalars)
 
     def loss_weight(self, batch: Mapping[str, Tensor]) -> float:
         """Rows."""

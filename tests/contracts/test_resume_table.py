@@ -129,6 +129,7 @@ DATA: dict[str, Row] = {
     "Instructions": "contracts/test_language_pains.py",
     "JoinedText": (sft, lambda path: JoinedText(path, context=16, tokens_per_batch=64)),
     "KnownFacts": (sft, lambda path: KnownFacts(20, batch_size=4)),
+    "LabelTriplets": "data/pairs/test_label_triplets.py",
     "LabelledText": "contracts/test_resume_data.py",
     "MNIST5k": (lambda: ImageClassifier(MLP), lambda path: MNIST5k(batch_size=32, flat=True, max_rows=320)),
     "ManyShot": (sft, lambda path: ManyShot(path, shots=2, batch_size=4, max_length=64)),

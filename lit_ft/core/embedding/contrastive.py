@@ -170,6 +170,14 @@ class Triplet(EmbeddingLoss):
         return mine(between, labels, self.margin)[: len(vectors.anchors)]
 
 
+def triplet_accuracy(vectors: Vectors) -> Tensor:
+    """Share of an anchor's own negatives that are farther away than its positive, by cosine; ties count half."""
+    assert vectors.negatives is not None
+    near = F.cosine_similarity(vectors.anchors, vectors.positives, dim=-1).unsqueeze(1)
+    far = F.cosine_similarity(vectors.anchors.unsqueeze(1), vectors.negatives, dim=-1)
+    return ((near > far).float() + (near == far).float() / 2).mean()
+
+
 def distances(first: Tensor, second: Tensor, distance: str) -> Tensor:
     """Distance over the last dimension; the others broadcast. Its gradient is finite for equal vectors."""
     if distance == "cosine":

@@ -113,6 +113,14 @@ class TextPairs(pl.LightningDataModule):
         if tokenizer is None:
             raise ConfigError("data", type(self).__name__, "a model with a tokenizer")
         self.padding = tokenizer.pad_token_id or 0
+        tables = self._tables()
+        names = sorted({str(row[self.label]) for rows in tables.values() for row in rows}) if self.label else []
+        for split in ("train", "val"):
+            rows = tables[split][: self.max_rows if split == "train" else self.max_eval_rows]
+            self.rows[split] = self._encoded(rows, tokenizer, names, split)
+
+    def _tables(self) -> dict[str, list[Row]]:
+        """Rows of each split; names the columns."""
         table = read_rows(self.path)
         first = self.anchor or next((name for name in ANCHORS if name in table[0]), ANCHORS[0])
         second = self.positive or next((name for name in POSITIVES if name in table[0]), POSITIVES[0])
@@ -123,10 +131,7 @@ class TextPairs(pl.LightningDataModule):
         tables = {split: [table[i] for i in parts[split]] for split in SPLITS}
         if self.val_path:
             tables["val"] = read_rows(self.val_path, required)
-        names = sorted({str(row[self.label]) for rows in tables.values() for row in rows}) if self.label else []
-        for split in ("train", "val"):
-            rows = tables[split][: self.max_rows if split == "train" else self.max_eval_rows]
-            self.rows[split] = self._encoded(rows, tokenizer, names, split)
+        return tables
 
     def _encoded(self, rows: Sequence[Row], tokenizer: Any, names: list[str], split: str) -> list[dict[str, Any]]:
         texts = [str(row[column]) for row in rows for column in self.columns]
