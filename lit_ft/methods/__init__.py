@@ -1,6 +1,7 @@
 """Methods: what is optimised."""
 
 from lit_ft.methods.expert_embedding import ExpertEmbedding as ExpertEmbedding
+from lit_ft.methods.images.certified_classifier import CertifiedClassifier as CertifiedClassifier
 from lit_ft.methods.images.classifier_pair import ClassifierPair as ClassifierPair
 from lit_ft.methods.images.concat_representations import ConcatRepresentations as ConcatRepresentations
 from lit_ft.methods.images.distilled_representations import DistilledRepresentations as DistilledRepresentations

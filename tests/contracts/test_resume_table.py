@@ -88,6 +88,7 @@ def sft() -> SupervisedFineTuning:
 Row = tuple[Callable[[], Any], Callable[[str], Any]] | str
 
 METHODS: dict[str, Row] = {
+    "CertifiedClassifier": "methods/images/test_certified_classifier.py",
     "ClassifierPair": "methods/images/test_mode_connectivity.py",
     "ConcatRepresentations": "methods/images/test_concat_representations.py",
     "DPO": (lambda: DPO(LLAMA, reference=FrozenCopy()), lambda path: Preferences(path, batch_size=4)),
