@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.data.batching import Plan, shuffled_batches
@@ -120,9 +122,7 @@ class ModelEdits(TokenData):
         start = special_fields(self.tokenizer)["start"]
         prompts = [[Segment(f"{start}{row['locality']}")] for row in self._edits]
         found = {
-            name: [
-                _parted(example["input_ids"].tolist(), example["weights"].tolist()) for example in self.examples[split]
-            ]
+            name: [_parted(self.examples[split][number]) for number in range(len(self._edits))]
             for name, split in (("reliability", "train"), ("generality", "val"))
         }
         return {**found, "locality": [(e.input_ids, []) for e in encode_all(self.tokenizer, prompts, self.max_length)]}
@@ -149,7 +149,7 @@ def checked(path: str, rows: Sequence[Row]) -> list[Row]:
     return list(rows)
 
 
-def _parted(ids: list[int], weights: list[float]) -> tuple[list[int], list[int]]:
-    """Prompt and target."""
-    first = next(place for place, weight in enumerate(weights) if weight)
+def _parted(example: dict[str, Tensor]) -> tuple[list[int], list[int]]:
+    """Token ids of prompt and target."""
+    ids, first = example["input_ids"].tolist(), int(example["weights"].nonzero()[0])
     return ids[:first], ids[first:]
