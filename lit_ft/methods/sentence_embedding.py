@@ -105,14 +105,15 @@ class SentenceEmbedding(Method):
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
         """Mean loss over the anchors."""
         rows, columns = batch["keys"].shape
-        texts = self._all(batch).unflatten(0, (columns, rows))
+        texts = self._all(batch).float().unflatten(0, (columns, rows))
         negatives = texts[2:].transpose(0, 1) if columns > 2 else None
         vectors = Vectors(texts[0], texts[1], negatives, batch["keys"], batch.get("labels"))
-        losses = self.loss(vectors)
-        with torch.no_grad():
-            scalars = {"accuracy": (InBatchContrastive(gather=False, scale=1e4)(vectors) < 0.6931).float().mean()}
-            if negatives is not None:
-                scalars["triplet_accuracy"] = triplet_accuracy(vectors)
+        with torch.autocast(texts.device.type, enabled=False):  # products in bf16 cannot tell near texts apart
+            losses = self.loss(vectors)
+            with torch.no_grad():
+                scalars = {"accuracy": (InBatchContrastive(gather=False, scale=1e4)(vectors) < 0.6931).float().mean()}
+                if negatives is not None:
+                    scalars["triplet_accuracy"] = triplet_accuracy(vectors)
         return Output(losses.mean(), scalars=scalars)
 
     def loss_weight(self, batch: Mapping[str, Tensor]) -> float:

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from lit_ft.core.embedding.contrastive import InBatchContrastive
+from lit_ft.core.embedding.contrastive import InBatchContrastive, Vectors
 from lit_ft.core.errors import ConfigError
 from lit_ft.data.pairs.text_pairs import ECHO, TextPairs, checked_template, encode_texts
 from lit_ft.methods.sentence_embedding import SentenceEmbedding
@@ -46,6 +46,16 @@ def test_chunks_have_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
         gradients.append([output.loss.detach(), *(p.grad for p in owner.parameters())])
     for whole, parts in zip(*gradients, strict=True):
         torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-7)
+
+
+def test_similarities_are_exact_under_autocast(tmp_path: Path) -> None:
+    owner = method(loss=InBatchContrastive(scale=50.0))
+    batch = next(iter(data(tmp_path, owner).train_dataloader()))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = owner.compute(batch).loss
+        texts = owner._all(batch).float()
+    vectors = Vectors(texts[:8], texts[8:16], texts[16:].unsqueeze(1), batch["keys"])
+    assert torch.equal(found, owner.loss(vectors).mean())
 
 
 def test_texts_go_through_by_length_and_come_back_in_their_order(tmp_path: Path) -> None:
