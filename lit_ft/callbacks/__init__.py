@@ -17,6 +17,7 @@ from lit_ft.callbacks.measuring.editing_scores import EditingScores as EditingSc
 from lit_ft.callbacks.measuring.feature_probe import FeatureProbe as FeatureProbe
 from lit_ft.callbacks.measuring.forgetting import Forgetting as Forgetting
 from lit_ft.callbacks.measuring.kernel_regime import KernelRegime as KernelRegime
+from lit_ft.callbacks.measuring.layer_similarity import LayerSimilarity as LayerSimilarity
 from lit_ft.callbacks.measuring.likelihood_displacement import LikelihoodDisplacement as LikelihoodDisplacement
 from lit_ft.callbacks.measuring.prefill_cost import PrefillCost as PrefillCost
 from lit_ft.callbacks.measuring.sampled_text import SampledText as SampledText

@@ -22,6 +22,7 @@ from lit_ft.callbacks import (
     GradientGrafting,
     GradientMask,
     KernelRegime,
+    LayerSimilarity,
     LearnedGraft,
     LotteryTicket,
     MicroBatchRegularizer,
@@ -53,6 +54,10 @@ ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = 
     "KernelRegime": (
         lambda: KernelRegime("model", every_n_steps=3),
         lambda: KernelRegime("model", every_n_steps=3),
+    ),
+    "LayerSimilarity": (
+        lambda: LayerSimilarity(["model.0", "model.2"], num_rows=20),
+        lambda: LayerSimilarity(["model.0", "model.2"], num_rows=20),
     ),
     "LearnedGraft": (lambda: LearnedGraft(first_steps=4, density=0.2), None),
     "LotteryTicket": (lambda: LotteryTicket(first_steps=4, density=0.2), None),
