@@ -82,6 +82,9 @@ def test_the_student_alone_moves_and_the_members_are_those_of_the_run(tmp_path):
     trained = {name for name, p in method.network.named_parameters() if p.requires_grad}
     assert {name.split(".")[0] for name in trained} == {"student", "tells"}
     assert not [name for name in trained if "head" in name]
+    method.train()
+    assert method.network.student.members[0].training
+    assert not any(child.training for child in method.network.members.modules())
 
 
 def test_resumes(tmp_path):
