@@ -12,13 +12,15 @@ class RowMemory(nn.Module):
     Args:
         size: Rows that are remembered.
         columns: An example of a row's entry, by name of the column: gives shape and type.
+        key: A column of whole numbers that tells rows apart: of a row that comes again the newest entry alone is kept.
+            None keeps every entry.
     """
 
     count: Tensor
 
-    def __init__(self, size: int, columns: Mapping[str, Tensor]) -> None:
+    def __init__(self, size: int, columns: Mapping[str, Tensor], key: str | None = None) -> None:
         super().__init__()
-        self.names = tuple(columns)
+        self.names, self.key = tuple(columns), key
         for name, example in columns.items():
             self.register_buffer(name, torch.zeros((size, *example.shape), dtype=example.dtype))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
@@ -26,11 +28,23 @@ class RowMemory(nn.Module):
     @torch.no_grad()
     def add(self, columns: Mapping[str, Tensor]) -> None:
         """Put new rows in front; the oldest fall out."""
-        for name in self.names:
+        entries = {name: torch.cat([columns[name].to(self.column(name)), self.column(name)]) for name in self.names}
+        if self.key is not None:
+            newest = first_places(entries[self.key])
+            entries = {name: entry[newest] for name, entry in entries.items()}
+        for name, entry in entries.items():
             buffer: Tensor = getattr(self, name)
-            buffer.copy_(torch.cat([columns[name].to(buffer), buffer])[: len(buffer)])
-        self.count.copy_((self.count + len(columns[self.names[0]])).clamp(max=len(getattr(self, self.names[0]))))
+            count = min(len(entry), len(buffer))
+            buffer[:count] = entry[:count]
+        self.count.fill_(count)
 
     def column(self, name: str) -> Tensor:
         """The entries of the rows that are there."""
         return getattr(self, name)[: int(self.count)]
+
+
+def first_places(values: Tensor) -> Tensor:
+    """Where each of the different values stands first, in their order; shape (different values,)."""
+    different, which = values.unique(return_inverse=True)
+    places = torch.arange(len(values), device=values.device)
+    return places.new_full(different.shape, len(values)).scatter_reduce(0, which, places, "amin").sort().values

@@ -36,7 +36,7 @@ class WithMemory(nn.Module):
         super().__init__()
         self.network, self.slow = network, copy.deepcopy(network).requires_grad_(False).eval()
         number = torch.tensor(0)
-        self.memory = RowMemory(size, {"keys": torch.zeros(width), "labels": number, "rows": number})
+        self.memory = RowMemory(size, {"keys": torch.zeros(width), "labels": number, "rows": number}, key="rows")
 
     def forward(self, images: Tensor) -> Tensor:
         """What the head says, which this does not train; shape (rows, classes)."""
@@ -61,7 +61,7 @@ class LeaveOneOutNeighbours(ImageClassifier):
     Loss: ``leave_one_out`` of ``core.features.neighbours`` on unit features, with the batch and a memory of earlier
     rows as keys. Keys come from a slow copy of the network, :math:`\xi \leftarrow m \xi + (1 - m) \theta`, and carry no
     gradient. A row never meets itself: its number is ``ids`` of the batch, or a digest of its pixels where the batch
-    has none (with random augmentation the data module must give ``ids``).
+    has none (with random augmentation the data module must give ``ids``). The memory holds each number once.
 
     Reads batches ``{images, labels}``. Logs ``loss``, and in validation and test ``accuracy`` of the vote of the k
     neighbours in the memory. The head is not trained; ``FeatureProbe`` measures what features are worth.

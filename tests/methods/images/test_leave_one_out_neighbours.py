@@ -80,6 +80,13 @@ def test_a_second_pass_does_not_remember_twice():
     assert len(rows) == len(rows.unique()) == 160
 
 
+def test_a_memory_larger_than_the_data_knows_each_row_once():
+    method = LeaveOneOutNeighbours(CNN, k=5, memory=1000, optimizer=adam)
+    fit_foreign([], module=method, data=data(), max_epochs=3)
+    rows = method.network.memory.column("rows")
+    assert len(rows) == len(rows.unique()) == 160
+
+
 def test_learns_neighbourhoods():
     method = LeaveOneOutNeighbours({"config": {"model_type": "mlp", "width": 32, "depth": 1}}, k=10, optimizer=adam)
     _, trainer = fit_foreign([], module=method, data=data(), max_epochs=10)
