@@ -53,8 +53,8 @@ class CoBa(Callback):
     Losses are taken over the validation data, by task and divided by their first values; slopes are those of lines
     through the last ``window`` of them. See :func:`coba_weights`. Weights are scaled to a mean of 1.
 
-    Needs ``SupervisedFineTuning`` with a reduction over tasks, and data with ``task_column`` and validation rows of
-    every task. Logs ``coba/<task>``, the weight. Training notices nothing else. Cost: one forward over the validation
+    Needs ``SupervisedFineTuning`` with a reduction over tasks and without ``task_weights``, and data with
+    ``task_column`` and validation rows of every task. Logs ``coba/<task>``, the weight. Training notices nothing else. Cost: one forward over the validation
     data (or ``num_batches`` of it) at each measurement.
 
     Args:
@@ -89,6 +89,7 @@ class CoBa(Callback):
         self.num_batches = num_batches
         self._losses: list[list[float]] = []
         self._slopes: list[list[float]] = []
+        self._chosen: dict[str, float] | None = None
         self._measured = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -97,6 +98,9 @@ class CoBa(Callback):
             raise ConfigError("callbacks", "CoBa", "SupervisedFineTuning with reduction task or task_sequence")
         if len(getattr(trainer.datamodule, "task_names", [])) < 2:  # type: ignore[attr-defined]
             raise ConfigError("callbacks", "CoBa", "data with a task_column of at least two tasks")
+        weights: Any = pl_module.task_weights
+        if weights is not None and weights is not self._chosen:
+            raise ConfigError("task_weights", weights, "null beside CoBa, which sets them itself")
         if not self._losses:
             self._losses.append(self._task_losses(trainer, pl_module))
         self._measured = trainer.global_step
@@ -125,9 +129,8 @@ class CoBa(Callback):
         if len(self._slopes) >= self.warmup:
             kept = torch.tensor(self._slopes[-self.window :], dtype=torch.float64)
             weights = len(names) * coba_weights(kept[:, :-1], kept[:, -1], self.tau)
-        chosen = dict(zip(names, weights.tolist(), strict=True))
-        module.task_weights = chosen
-        return chosen
+        module.task_weights = self._chosen = dict(zip(names, weights.tolist(), strict=True))
+        return self._chosen
 
     def _task_losses(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[float]:
         names = trainer.datamodule.task_names  # type: ignore[attr-defined]

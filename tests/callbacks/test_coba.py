@@ -139,6 +139,10 @@ def test_refuses_what_has_no_tasks(tmp_path: Path) -> None:
         fit(method("token"), data(tmp_path))
     with pytest.raises(ConfigError, match="task_column"):
         fit(method(), data(tmp_path, None))
+    weighted = method()
+    weighted.task_weights = {"x": 2.0}
+    with pytest.raises(ConfigError, match="null beside CoBa"):
+        fit(weighted, data(tmp_path))
 
 
 def test_resumes(tmp_path: Path) -> None:
