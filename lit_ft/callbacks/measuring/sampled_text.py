@@ -75,6 +75,8 @@ class SampledText(Callback):
         start = words(self.prompt)["input_ids"]
         if words.bos_token_id is not None and start[:1] != [words.bos_token_id]:
             start = [words.bos_token_id, *start]
+        if not start:
+            raise ConfigError("prompt", self.prompt, "a text: the tokenizer has no token that marks a beginning")
         refused = sorted(
             {token for mark in self.forbidden for token in words(mark, add_special_tokens=False)["input_ids"]}
         )

@@ -50,7 +50,9 @@ class ResponseRules:
             tokenizer: Of the model.
             mask: Attention mask of the prompts, padded on the left, shape (rows, tokens).
         """
-        bias = {}
+        end, bias = tokenizer.eos_token_id, {}
+        if end is None and self.end_bonus > 0:
+            raise ConfigError("rules.end_bonus", self.end_bonus, "0: the tokenizer has no token that marks an end")
         for text, value in (self.token_bias or {}).items():
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             if len(ids) != 1:
@@ -66,7 +68,8 @@ class ResponseRules:
                 row[ids[real].unique()] -= self.repeat_penalty
             for token, value in bias.items():
                 rules[:, token] += value
-            rules[:, tokenizer.eos_token_id] += self.end_bonus * min(1.0, new / self.end_after)
+            if end is not None:
+                rules[:, end] += self.end_bonus * min(1.0, new / self.end_after)
             return scores + rules
 
         return process

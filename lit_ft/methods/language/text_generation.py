@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.network import Network
+from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.core.tokens.rules import ResponseRules
 from lit_ft.methods.language.supervised_fine_tuning import SupervisedFineTuning
@@ -47,7 +48,7 @@ class TextGeneration(SupervisedFineTuning):
         top_p: float = 1.0,
         samples: int = 1,
         rules: ResponseRules | None = None,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-4, weight_decay=0.01),
+        optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(network, optimizer=optimizer, schedule=schedule)
@@ -70,6 +71,8 @@ class TextGeneration(SupervisedFineTuning):
         Args:
             prompts: Token ids of each prompt, at least one.
         """
+        if not all(prompts):
+            raise ConfigError("prompts", "one without tokens", "at least one token in each, to write from")
         network: Any = self.network
         longest, end = max(map(len, prompts)), self.tokenizer.eos_token_id
         padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else end
@@ -93,6 +96,9 @@ class TextGeneration(SupervisedFineTuning):
         rows = batch["input_ids"].tolist()
         prompts = [ids[:start] for ids, start in zip(rows, first, strict=True)]
         words = self.tokenizer
+        for number, ids in zip(batch["rows"].tolist(), prompts, strict=True):
+            if not ids:
+                raise ConfigError("data", f"row {number}, which has no prompt", "a token before the first learned one")
         return [
             {
                 "row": number,

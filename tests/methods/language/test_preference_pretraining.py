@@ -150,6 +150,14 @@ def test_share_of_a_pattern() -> None:
     assert matched_share(re.compile("X"), [""]) == 0.0
 
 
+def test_sampling_needs_something_to_start_from() -> None:
+    made = method()
+    made.tokenizer.bos_token = None
+    made.tokenizer.add_bos_token = False
+    with pytest.raises(ConfigError, match="marks a beginning"):
+        SampledText("X")._write(pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), made)
+
+
 def test_sampling_follows_the_network_and_leaves_no_trace(tmp_path: Path) -> None:
     """The head is made to write X alone, then X is forbidden; weights are those of a run without sampling."""
     weights, shares = [], []

@@ -3,6 +3,7 @@
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,3 +117,27 @@ def test_bad_settings_are_refused() -> None:
     owner = method(rules=ResponseRules(token_bias={"two": 1.0}))
     with pytest.raises(ConfigError, match="one token"):
         owner.generate([[5]])
+
+
+def test_a_row_without_a_prompt_is_named() -> None:
+    owner = method()
+    with pytest.raises(ConfigError, match="at least one token in each"):
+        owner.generate([[5], []])
+    ids = torch.tensor([[5, 6], [7, 8]])
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "weights": torch.tensor([[0.0, 1.0], [1.0, 1.0]]),
+        "rows": torch.tensor([3, 9]),
+    }
+    with pytest.raises(ConfigError, match="row 9"):
+        owner.predict_step(batch, 0)
+
+
+def test_no_bonus_goes_to_an_end_that_there_is_not() -> None:
+    endless: Any = SimpleNamespace(eos_token_id=None)
+    prompts, scores = torch.tensor([[5, 6, 7]]), torch.randn(1, 300)
+    with pytest.raises(ConfigError, match="end_bonus"):
+        ResponseRules().bind(endless, torch.ones_like(prompts))
+    process = ResponseRules(0.0, 1, 0.0).bind(endless, torch.ones_like(prompts))
+    assert torch.equal(process(prompts, scores), scores)
