@@ -54,6 +54,13 @@ class UnitImportance:
         """For each parameter with units a tensor of one number a row (rows, 1), a column (1, columns) or a bias."""
         index = ParameterIndex(module)
         units = network_units(index, self.unit)
+        blocks = torch.tensor([index[next(iter(unit))].block for unit in units])
+        numbers, counts = blocks.unique(return_counts=True)
+        if counts.min() < 2:
+            block = int(numbers[counts.argmin()])
+            raise ConfigError(
+                "unit", self.unit, f"several of them in each block, to be compared; block {block} has one"
+            )
         outputs = {name for unit in units for name in unit if index[name].role.endswith((".out", ".output"))}
         weights = {name: index[name].parameter for name in outputs}
         total = torch.zeros(len(units))
@@ -63,9 +70,8 @@ class UnitImportance:
                 held = [(slopes[name], *part) for name, part in unit.items() if name in slopes]
                 total[place] += abs(sum(float(slope.index_select(dim, rows).sum()) for slope, dim, rows in held))
         sum_over_ranks(total)
-        blocks = torch.tensor([index[next(iter(unit))].block for unit in units])
         found: dict[str, Tensor] = {}
-        for block in blocks.unique():
+        for block in numbers:
             inside = (blocks == block).nonzero().flatten()
             values = total[inside]
             shares = ((values - values.mean()) / values.std().clamp_min(1e-12)).tanh().abs()

@@ -10,12 +10,12 @@ from lit_ft.core.running.processes import run_ranks
 from lit_ft.core.selection import Fisher, UnitImportance
 
 
-def llama() -> nn.Module:
+def llama(**sizes: int) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes))
+    usual = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=50, **{**usual, **sizes}))
 
 
 def loss(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
@@ -93,3 +93,5 @@ def test_bad_input() -> None:
         UnitImportance([], num_batches=0)
     with pytest.raises(ConfigError, match="head or feed_forward"):
         UnitImportance([], unit="layer")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="block 0 has one"):
+        UnitImportance([torch.randint(50, (2, 9))], unit="head", loss=loss).measure(llama(num_attention_heads=1))
