@@ -1,6 +1,6 @@
 """Whether fine-tuning stays so near its start that the network learns as if it were linear in its weights."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, ClassVar
@@ -142,7 +142,7 @@ class KernelRegime(Callback):
         if not batches:
             return [], torch.zeros(0, dtype=torch.int64)
         labels = [labels_of(batch) for batch in batches]
-        rows = [one_row(b, i) for b, own in zip(batches, labels, strict=True) for i in range(len(own))]
+        rows = [one_row(b, i, len(own)) for b, own in zip(batches, labels, strict=True) for i in range(len(own))]
         return rows, torch.cat(labels)
 
     def _outputs(self, module: pl.LightningModule, row: Any) -> Tensor:
@@ -201,12 +201,24 @@ def _moving(module: pl.LightningModule) -> dict[str, Tensor]:
     return trained | dict(module.named_buffers())
 
 
-def one_row(batch: Any, number: int) -> Any:
-    """A batch of one row of another; all its tensors have a row each along their first dimension."""
+def one_row(batch: Any, number: int, rows: int) -> Any:
+    """A batch of one row of another, which has ``rows``.
+
+    All its tensors have a row each along their first dimension; so has a list of that length without tensors in it.
+    """
     if isinstance(batch, Tensor):
         return batch[number : number + 1]
     if isinstance(batch, Mapping):
-        return {key: one_row(value, number) for key, value in batch.items()}
-    if isinstance(batch, Sequence):
-        return type(batch)(one_row(value, number) for value in batch)  # type: ignore[call-arg]
-    return batch
+        return {key: one_row(value, number, rows) for key, value in batch.items()}
+    if not isinstance(batch, (list, tuple)):
+        return batch
+    if len(batch) == rows and not _has_tensors(batch):
+        return batch[number : number + 1]
+    parts = [one_row(value, number, rows) for value in batch]
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+
+
+def _has_tensors(batch: Any) -> bool:
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    return isinstance(batch, Tensor) or (isinstance(batch, (list, tuple)) and any(map(_has_tensors, batch)))

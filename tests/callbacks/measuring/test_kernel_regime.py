@@ -1,7 +1,7 @@
 """The regime callback: exact for a network that is linear, against explicit Jacobians for one that is not."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import pytest
@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lit_ft.callbacks import KernelRegime
+from lit_ft.callbacks.measuring.kernel_regime import one_row
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.selection import Names
 from lit_ft.testing import ForeignData, ForeignModule, fit_foreign
@@ -110,3 +111,26 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
         run(module, selection=Names(["model.0.*"]))  # is not trained
     with pytest.raises(ConfigError, match="modl"):
         fit_foreign([KernelRegime("modl")], module=Plain(linear=True))
+
+
+def test_one_row_of_strings_lists_and_named_tuples() -> None:
+    class Pair(NamedTuple):
+        x: torch.Tensor
+        names: list[str]
+
+    x = torch.arange(6).view(2, 3)
+    batch = {
+        "source": "a file",
+        "texts": ["ab", "cd"],
+        "tokens": [[1, 2], [3]],
+        "pair": Pair(x, ["e", "f"]),
+        "all": [x, x],
+    }
+    found = one_row(batch, 1, 2)
+    assert found["source"] == "a file"
+    assert found["texts"] == ["cd"]
+    assert found["tokens"] == [[3]]
+    assert isinstance(found["pair"], Pair)
+    assert torch.equal(found["pair"].x, x[1:])
+    assert found["pair"].names == ["f"]
+    assert all(torch.equal(part, x[1:]) for part in found["all"])
