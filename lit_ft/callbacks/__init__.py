@@ -25,6 +25,7 @@ from lit_ft.callbacks.measuring.task_score import TaskScore as TaskScore
 from lit_ft.callbacks.measuring.training_flops import TrainingFlops as TrainingFlops
 from lit_ft.callbacks.selective.composed_deltas import ComposedDeltas as ComposedDeltas
 from lit_ft.callbacks.selective.forward_mask import ForwardMask as ForwardMask
+from lit_ft.callbacks.selective.head_offsets import HeadOffsets as HeadOffsets
 from lit_ft.callbacks.selective.learned_graft import LearnedGraft as LearnedGraft
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket as LotteryTicket
 from lit_ft.callbacks.soft_mask import SoftMask as SoftMask

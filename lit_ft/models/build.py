@@ -13,6 +13,7 @@ from torch import nn
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.networks.network import Network
 from lit_ft.models.adapter import with_adapter
+from lit_ft.models.attention_bias import add_attention_bias
 from lit_ft.models.byte_tokenizer import byte_tokenizer
 from lit_ft.models.source import explained, locate
 
@@ -132,6 +133,8 @@ def _config(spec: Network, defaults: dict[str, Any], head: dict[str, Any]) -> An
 
 
 def _finished(network: Any, spec: Network, task: str | None) -> nn.Module:
+    if spec.attention_bias:
+        add_attention_bias(network)
     if spec.gradient_checkpointing:
         if not getattr(network, "supports_gradient_checkpointing", False):
             raise ConfigError(

@@ -73,6 +73,7 @@ ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = 
 
 # written for runs of the package's own command and tested there
 ELSEWHERE = {
+    "HeadOffsets",  # needs heads
     "RunCheckpoint",
     "RunReport",
     "WarmStart",

@@ -19,6 +19,8 @@ class Network:
             ``path`` absent. A key ``tokenizer`` may name a folder or ``packaged:NAME`` for the text side.
         dtype: Type of the weights in memory.
         attention: Attention kernel of ``transformers`` (``eager``, ``sdpa`` ...); None leaves the model's own default.
+        attention_bias: Give zero biases to attention that has none, such as Llama's: the same network, into which
+            ``HeadOffsets`` can fold.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         peft: An adapter, ``{class_path: peft.LoraConfig, init_args: {r: 8, target_modules: all-linear}}``. The base is
             frozen, and checkpoints hold the adapter alone.
@@ -29,6 +31,7 @@ class Network:
     config: dict[str, Any] | None = None
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     attention: str | None = None
+    attention_bias: bool = False
     gradient_checkpointing: bool = False
     peft: dict[str, Any] | None = None
     trust_remote_code: bool = False

@@ -1,0 +1,38 @@
+"""Zero biases for attention that has none, so that something can be folded into them."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_ft.core.errors import ConfigError
+
+
+@torch.no_grad()
+def add_attention_bias(network: Any) -> Any:
+    """The same function with biases of zero, and ``attention_bias`` in its configuration, which exports carry.
+
+    Raises:
+        ConfigError: The configuration has no ``attention_bias``, or it means more than biases of linear maps.
+    """
+    kind = type(network).__name__
+    if not hasattr(network.config, "attention_bias"):
+        raise ConfigError("network.attention_bias", True, f"false: the configuration of {kind} has no such key")
+    if network.config.attention_bias:
+        return network
+    config = copy.deepcopy(network.config)
+    config.attention_bias = True
+    with torch.device("meta"):
+        wanted = type(network)(config)
+    before = dict(network.named_parameters())
+    for name, parameter in wanted.named_parameters():
+        if name in before:
+            continue
+        path, _, leaf = name.rpartition(".")
+        owner = network.get_submodule(path)
+        if leaf != "bias" or not isinstance(owner, nn.Linear):
+            raise ConfigError("network.attention_bias", True, f"false: in {kind} it adds {name}")
+        owner.bias = nn.Parameter(owner.weight.new_zeros(parameter.shape))
+    network.config.attention_bias = True
+    return network
