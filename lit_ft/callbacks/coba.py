@@ -54,8 +54,8 @@ class CoBa(Callback):
     through the last ``window`` of them. See :func:`coba_weights`. Weights are scaled to a mean of 1.
 
     Needs ``SupervisedFineTuning`` with a reduction over tasks and without ``task_weights``, and data with
-    ``task_column`` and validation rows of every task. Logs ``coba/<task>``, the weight. Training notices nothing else. Cost: one forward over the validation
-    data (or ``num_batches`` of it) at each measurement.
+    ``task_column`` and validation rows of every task. Logs ``coba/<task>``, the weight. Training notices nothing else.
+    Cost: one forward over the validation data (or ``num_batches`` of it) at each measurement.
 
     Args:
         every_n_steps: Optimizer steps between measurements, at least 1. Reference: 1.
