@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
+from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.core.tokens.readout import Readout
 
 _SPLIT: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -63,13 +64,10 @@ def _can_split(network: nn.Module, input_ids: Tensor) -> bool:
     if parts is None:
         return False
     body, head = parts
-    mode, some = network.training, input_ids[:1, :8]
-    network.eval()
-    try:
+    some = input_ids[:1, :8]
+    with evaluating(network):
         logits = network(input_ids=some, use_cache=False).logits
         ours = head(body(input_ids=some, use_cache=False).last_hidden_state)
-    finally:
-        network.train(mode)
     same = ours.shape == logits.shape and torch.allclose(ours.float(), logits.float(), rtol=1e-2, atol=1e-3)
     if not same:
         rank_zero_info(f"The head of {type(network).__name__} is more than a linear map: whole logits are computed")

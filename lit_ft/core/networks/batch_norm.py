@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lit_ft.core.passes.evaluating import evaluating
+
 
 @torch.no_grad()
 def update_batch_norm(
@@ -25,18 +27,15 @@ def update_batch_norm(
     batches = list(batches)
     if not norms or not batches:
         return
-    modes = {child: child.training for child in module.modules()}
     momenta = {norm: norm.momentum for norm in norms}
-    module.eval()
     try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean
-            norm.train()
-        for batch in batches:
-            forward(module, batch)
+        with evaluating(module):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a plain mean
+                norm.train()
+            for batch in batches:
+                forward(module, batch)
     finally:
         for norm, momentum in momenta.items():
             norm.momentum = momentum
-        for child, mode in modes.items():
-            child.training = mode

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_ft.core.method import Method
+from lit_ft.core.passes.evaluating import modes_kept, tree
 from lit_ft.core.passes.window import micro_batch_weight, window_starts
 
 _METRIC_BOOKKEEPING = ("_update_count", "_computed", "_forward_cache", "_is_synced", "_cache", "_to_sync")
@@ -50,11 +51,10 @@ def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
         trainer: The trainer whose loggers are muted; None outside of training.
         module: The module that is run, and all its children. Unwrapped (no DDP wrapper).
     """
-    children = _tree(module)
+    children = tree(module)
     with ExitStack() as stack:
         stack.callback(Randomness().restore)
-        flags = [child.training for child in children]
-        stack.callback(_restore_flags, children, flags)
+        stack.enter_context(modes_kept(module))
         kept = _Kept()
         stack.callback(kept.restore)
         for child in children:
@@ -67,23 +67,6 @@ def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
         for logger in trainer.loggers if trainer is not None else ():
             stack.enter_context(_muted(logger, ("log_metrics",)))
         yield
-
-
-def _tree(module: nn.Module) -> list[nn.Module]:
-    """The module and all its children, each once (``modules()`` by a plain stack: four times as fast)."""
-    found, stack = {}, [module]
-    while stack:
-        child = stack.pop()
-        if id(child) not in found:
-            found[id(child)] = child
-            stack.extend(c for c in child._modules.values() if c is not None)
-    return list(found.values())
-
-
-def _restore_flags(children: Sequence[nn.Module], flags: Sequence[bool]) -> None:
-    for child, flag in zip(children, flags, strict=True):
-        if child.training != flag:
-            child.training = flag
 
 
 class _Kept:

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.core.tokens.packing import best_fit, pack_positions
 from lit_ft.data.batching import Plan
 
@@ -56,13 +57,9 @@ def check_packing(network: nn.Module, vocabulary: int, tolerance: float = 1e-3) 
     generator = torch.Generator().manual_seed(0)
     documents = [torch.randint(0, vocabulary, (1, n), generator=generator).to(parameter.device) for n in (5, 7)]
     positions = pack_positions([5, 7])[None].to(parameter.device)
-    mode = network.training
-    network.eval()
-    try:
+    with evaluating(network):
         alone = torch.cat([network(input_ids=ids, use_cache=False).logits for ids in documents], 1).float()
         packed = network(input_ids=torch.cat(documents, 1), position_ids=positions, use_cache=False).logits.float()
-    finally:
-        network.train(mode)
     difference = (alone - packed).abs().max().item()
     allowed = tolerance if parameter.dtype == torch.float32 else 0.05 * alone.abs().max().item()
     if not difference <= allowed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.frozen_base import fingerprint
+from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.core.running.cache import cache_folder
 from lit_ft.models.language import readout
 
@@ -63,7 +64,7 @@ class AdapterOff(Reference):
 
     def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """One forward with the adapter off."""
-        with torch.no_grad(), _evaluating(network), _adapter_off(network):
+        with torch.no_grad(), evaluating(network), _adapter_off(network):
             return sequence_log_probs(network, batch)
 
 
@@ -136,7 +137,7 @@ class CachedLogProbs(Reference):
                 )
             self._values = dict(zip(saved["keys"].tolist(), saved["values"].tolist(), strict=True))
         before = len(self._values)
-        with torch.no_grad(), _evaluating(network), _adapter_off(network):
+        with torch.no_grad(), evaluating(network), _adapter_off(network):
             for batch in _batches(trainer.datamodule):
                 keys = row_keys(batch)
                 if all(key in self._values for key in keys):
@@ -204,13 +205,3 @@ def _device(network: nn.Module) -> torch.device:
 
 def _adapter_off(network: nn.Module) -> Any:
     return network.disable_adapter() if hasattr(network, "disable_adapter") else nullcontext()  # type: ignore[operator]
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    mode = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(mode)

@@ -1,0 +1,58 @@
+"""Modes come back child by child, wherever a network is run in evaluation mode for a while."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lit_ft.core.networks.batch_norm import update_batch_norm
+from lit_ft.core.passes.evaluating import evaluating
+from lit_ft.core.passes.second_pass import silent
+from lit_ft.data.language.packing import check_packing
+from lit_ft.methods.preference.reference import AdapterOff
+from lit_ft.models import causal_lm
+from lit_ft.models.language import readout
+
+CONFIG: dict[str, Any] = {
+    "model_type": "llama", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}  # fmt: skip
+
+
+def modes(network: nn.Module) -> list[bool]:
+    return [child.training for child in network.modules()]
+
+
+def test_all_are_in_evaluation_mode_inside_and_as_before_outside() -> None:
+    network = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.BatchNorm1d(3)))
+    network[1].eval()
+    before = modes(network)
+    assert set(before) == {True, False}
+    with evaluating(network):
+        assert not any(modes(network))
+    assert modes(network) == before
+    with pytest.raises(RuntimeError), evaluating(network):
+        network(torch.zeros(1, 5))
+    assert modes(network) == before
+    with silent(None, network):
+        network.eval()
+    assert modes(network) == before
+    update_batch_norm(network, [torch.randn(4, 3)])
+    assert modes(network) == before
+
+
+def test_a_frozen_part_stays_in_evaluation_mode() -> None:
+    from lit_ft.core.networks.network import Network
+
+    network: Any = causal_lm(Network(config=CONFIG)).train()
+    network.model.layers[0].eval()
+    before = modes(network)
+    ids = torch.randint(40, (2, 6))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "weights": torch.ones(2, 6)}
+    readout(network, batch)
+    assert modes(network) == before
+    check_packing(network, 40)
+    assert modes(network) == before
+    AdapterOff().log_probs(network, batch)
+    assert modes(network) == before
