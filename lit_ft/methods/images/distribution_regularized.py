@@ -76,6 +76,7 @@ class DistributionRegularized(ImageClassifier):
                 raise ConfigError(name, value, "at least 1")
         self.weight, self.memory_size, self.turn_every_n_steps = weight, memory, turn_every_n_steps
         self._fresh: dict[str, Tensor] | None = None
+        self._step = 0
 
     def configure_model(self) -> None:
         """Build the network, its frozen copy and the memory, once."""
@@ -95,6 +96,11 @@ class DistributionRegularized(ImageClassifier):
         if self.trainer.ckpt_path is None:  # type: ignore[attr-defined]
             assert self.network is not None
             self.frozen.load_state_dict(self.network.state_dict())
+
+    def on_train_start(self) -> None:
+        """Note the step that the run begins with."""
+        super().on_train_start()
+        self._step = self.global_step
 
     def train(self, mode: bool = True) -> DistributionRegularized:
         """The frozen copy stays in evaluation mode."""
@@ -136,7 +142,8 @@ class DistributionRegularized(ImageClassifier):
         if self._fresh is not None:
             self.memory.add({name: gather_rows(part)[0] for name, part in self._fresh.items()})
         self._fresh = None
+        stepped, self._step = self.global_step != self._step, self.global_step
         enough = int(self.memory.count) >= len(self.turn)  # else the rotation is not determined
-        if enough and self.global_step % self.turn_every_n_steps == 0:
+        if stepped and enough and self.global_step % self.turn_every_n_steps == 0:
             pre, own = (F.normalize(self.memory.column(name), dim=-1) for name in ("pre", "own"))
             self.turn.copy_(rotation(pre, own))

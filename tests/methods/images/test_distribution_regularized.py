@@ -80,6 +80,19 @@ def test_the_frozen_copy_is_what_the_fit_started_from():
     assert not torch.equal(tuned.turn, torch.eye(8))
 
 
+def test_it_turns_between_steps_alone(monkeypatch):
+    steps = []
+    tuned = method(turn_every_n_steps=2)
+
+    def turned(pre, own):
+        steps.append(tuned.global_step)
+        return torch.eye(8)
+
+    monkeypatch.setattr("lit_ft.methods.images.distribution_regularized.rotation", turned)
+    fit_foreign([], module=tuned, data=data(), max_epochs=3, accumulate_grad_batches=2)
+    assert steps == [2, 4, 6]  # 3 batches and 2 steps an epoch
+
+
 def test_resumes(tmp_path):
     assert_resumes(
         lambda: pl.Callback(),
