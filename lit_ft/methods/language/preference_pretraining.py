@@ -124,7 +124,7 @@ class PreferencePretraining(Method):
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
         """Mean over the tokens that count."""
         assert self.network is not None
-        said, weights = readout(self.network, batch), batch["weights"]
+        said, weights = readout(self.network, batch), batch["weights"].float()  # bf16-true rounds sums
         log_probs = said.log_probs(batch["input_ids"], weights)
         total = weights.sum().clamp(min=1e-6)
         plain = -(weights * log_probs).sum() / total
@@ -140,11 +140,13 @@ class PreferencePretraining(Method):
             return unlikelihood(log_probs, scores, self.alpha, self.threshold)
         if self.objective == "reward_weighted":
             return -exponential_weights(-scores, self.beta) * log_probs
-        values = self.value(states.float())[:, :, 0].roll(1, 1)  # the place before a token says what it will score
+        values = (
+            self.value(states.to(self.value.weight.dtype))[:, :, 0].float().roll(1, 1)
+        )  # the place before a token says what it will score
         advantages = -scores - values
         learned = -exponential_weights(advantages, self.beta) * log_probs
         return self.alpha * learned + (1 - self.alpha) * advantages.square()
 
     def loss_weight(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Tokens that count."""
-        return batch["weights"].sum()
+        return batch["weights"].float().sum()

@@ -150,6 +150,21 @@ def test_share_of_a_pattern() -> None:
     assert matched_share(re.compile("X"), [""]) == 0.0
 
 
+@pytest.mark.parametrize("objective", ["advantage_weighted", "unlikelihood"])
+def test_trains_in_bf16(tmp_path: Path, objective: Any) -> None:
+    made = method(objective=objective, alpha=0.5)
+    start = made.network.lm_head.weight.clone()  # type: ignore[union-attr]
+    pl.Trainer(
+        max_steps=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, precision="bf16-true",
+    ).fit(made, datamodule=ScoredText(table(tmp_path), val_fraction=0.25))  # fmt: skip
+    weight = made.network.lm_head.weight  # type: ignore[union-attr]
+    assert weight.dtype == torch.bfloat16
+    assert weight.isfinite().all()
+    assert not torch.equal(weight, start.bfloat16())
+    assert made.loss_weight({"weights": torch.ones(257, dtype=torch.bfloat16)}) == 257  # bf16 would say 256
+
+
 def test_sampling_needs_something_to_start_from() -> None:
     made = method()
     made.tokenizer.bos_token = None
