@@ -29,7 +29,7 @@ class FeatureProbe(Callback):
     has to beat on the same rows. Features are taken in eval mode without gradient; the run itself is left untouched: no
     random number is drawn, no buffer or metric changes. See :func:`lit_ft.core.features.linear_probe.fit_linear_probe`.
 
-    Logs ``feature_probe/accuracy`` at each measurement; the report holds the first and the last, and the share of the
+    Logs ``<name>/accuracy`` at each measurement; the report holds the first and the last, and the share of the
     most frequent class. Cost: one forward pass over ``num_rows`` training rows and the validation rows each time.
 
     Args:
@@ -42,6 +42,7 @@ class FeatureProbe(Callback):
         penalty: Of the squared weights of the classifier, in rows.
         fit_on: ``train`` (measured on validation rows) or ``val`` (measured on test rows).
         data: Another data module of the same batches; None takes that of the training.
+        name: In the log; several probes need one each.
     """
 
     papers: ClassVar[tuple[str, ...]] = ()
@@ -56,21 +57,25 @@ class FeatureProbe(Callback):
         penalty: float = 1.0,
         fit_on: Literal["train", "val"] = "train",
         data: pl.LightningDataModule | None = None,
+        name: str = "feature_probe",
     ) -> None:
-        for name, value in (("num_rows", num_rows), ("max_eval_rows", max_eval_rows)):
+        for limit, value in (("num_rows", num_rows), ("max_eval_rows", max_eval_rows)):
             if value is not None and value < 1:
-                raise ConfigError(name, value, "at least 1, or null")
+                raise ConfigError(limit, value, "at least 1, or null")
         if penalty < 0:
             raise ConfigError("penalty", penalty, "0 or more")
         if fit_on not in ("train", "val"):
             raise ConfigError("fit_on", fit_on, "train or val")
         self.module, self.num_rows, self.max_eval_rows = module, num_rows, max_eval_rows
-        self.fit_on, self.data = fit_on, data
+        self.fit_on, self.data, self.name = fit_on, data, name
         self.at_start, self.at_validation, self.penalty = at_start, at_validation, penalty
         self.measured: list[dict[str, float]] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Set up the other data."""
+        """Set up the other data; refuse two probes that would log under one name."""
+        probes: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if sum(isinstance(probe, FeatureProbe) and probe.name == self.name for probe in probes) > 1:
+            raise ConfigError("name", self.name, "a name for each probe")
         if stage != "fit" or self.data is None:
             return
         self.data.trainer = trainer
@@ -85,13 +90,13 @@ class FeatureProbe(Callback):
         """Measure the frozen features; not again when a run is resumed."""
         if self.at_start and trainer.global_step == 0 and not self.measured:
             self._measure(trainer, pl_module)
-            pl_module.log("feature_probe/accuracy", self.measured[-1]["accuracy"], on_step=True, on_epoch=False)
+            pl_module.log(f"{self.name}/accuracy", self.measured[-1]["accuracy"], on_step=True, on_epoch=False)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the features as they are now."""
         if self.at_validation and not trainer.sanity_checking:
             self._measure(trainer, pl_module)
-            pl_module.log("feature_probe/accuracy", self.measured[-1]["accuracy"])
+            pl_module.log(f"{self.name}/accuracy", self.measured[-1]["accuracy"])
 
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         with silent(trainer, module), torch.no_grad():
@@ -143,8 +148,8 @@ class FeatureProbe(Callback):
 
     @property
     def state_key(self) -> str:
-        """One state for each module that is probed."""
-        return f"FeatureProbe{{module={self.module}}}"
+        """One state for each name and module that is probed."""
+        return f"FeatureProbe{{name={self.name}, module={self.module}}}"
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured."""

@@ -45,7 +45,10 @@ def test_the_run_is_bit_for_bit_the_same_with_and_without(tmp_path):
 
 
 def test_it_measures_the_frozen_features(tmp_path):
-    probe, again = FeatureProbe(num_rows=300, max_eval_rows=100), FeatureProbe(module="network.blocks.1", num_rows=300)
+    probe, again = (
+        FeatureProbe(num_rows=300, max_eval_rows=100),
+        FeatureProbe(module="network.blocks.1", num_rows=300, name="inside"),
+    )
     run(tmp_path, probe, again, steps=1)
     pl.seed_everything(3)
     method = ImageClassifier({"config": CNN}, num_classes=10, input_shape=[1, 8, 8])
@@ -73,6 +76,16 @@ def test_wrong_settings_are_refused(tmp_path):
         FeatureProbe(num_rows=0)
     with pytest.raises(ConfigError, match=r"did you mean 'network\.head'"):
         run(tmp_path, FeatureProbe(module="network.hea"), steps=1)
+
+
+def test_several_probes_have_a_name_each(tmp_path):
+    probes = [FeatureProbe(num_rows=200), FeatureProbe(num_rows=200, fit_on="val", name="shifted")]
+    _, trainer = run(tmp_path, *probes, steps=1)
+    for probe in probes:
+        assert trainer.callback_metrics[f"{probe.name}/accuracy"].item() == pytest.approx(probe.measured[0]["accuracy"])
+    assert probes[0].measured[0]["accuracy"] != probes[1].measured[0]["accuracy"]
+    with pytest.raises(ConfigError, match="a name for each probe"):
+        run(tmp_path, FeatureProbe(), FeatureProbe(module="network.blocks.1"), steps=1)
 
 
 @pytest.mark.parametrize("other", [False, True])
