@@ -47,6 +47,7 @@ class UnpairedBCO(UnpairedPolicy):
 
     papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "unpaired_preferences"
+    seen: Tensor
 
     def __init__(
         self,
