@@ -22,6 +22,7 @@ lit-ft: a modular trainer for fine-tuning research
   lit-ft study FILE ...                                  arms x seeds as real runs, then the verdict
   lit-ft compare -c FILE --arm NAME[:OVERLAY] ...        a study of your own, without a paper
   lit-ft export RUN --to DIR                             a folder that from_pretrained loads
+  lit-ft overlap FILE FILE ...                           which share of one saved selection is in another
 
   Later files and later keys win. Lists are replaced; callbacks+: in YAML or --trainer.callbacks+=NAME appends.
   --trainer.callbacks.CLASS.KEY=VALUE changes one callback of a list.
@@ -41,6 +42,7 @@ TOOLS = {
     "show-batch": ("lit_ft.tools.show_batch", "show_batch_command"),
     "estimate": ("lit_ft.tools.estimate", "estimate_command"),
     "export": ("lit_ft.tools.export", "export_command"),
+    "overlap": ("lit_ft.tools.overlap", "overlap_command"),
     "study": ("lit_ft.studies.command", "study_command"),
     "compare": ("lit_ft.studies.command", "compare_command"),
 }
