@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lit_ft.core.embedding.contrastive import EmbeddingLoss
@@ -24,6 +25,8 @@ class ExpertEmbedding(SentenceEmbedding):
     name (``label`` of ``TextPairs``; its values in alphabetic order are the experts). No router is learned. With
     ``homogeneous`` batches a step trains one expert, and negatives come from the same domain; other batches are sorted
     out row by row. Exported, every expert is a folder of its own.
+
+    Under DDP the strategy is ``ddp_find_unused_parameters_true``, as a rank may use other experts than the next.
 
     Logs what ``SentenceEmbedding`` does. Memory: the feed-forward weights ``experts`` times; time of a step as without.
 
@@ -66,6 +69,15 @@ class ExpertEmbedding(SentenceEmbedding):
 
         assert self.spec is not None
         return RoutedEncoder(sentence_encoder(self.spec, self.pooling), self.experts)
+
+    def setup(self, stage: str) -> None:
+        """Refuse a strategy that waits for gradients of experts which a rank did not use."""
+        super().setup(stage)
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
+            raise ConfigError(
+                "trainer.strategy", "ddp", "ddp_find_unused_parameters_true: a step leaves experts unused"
+            )
 
     def embed(self, batch: Mapping[str, Tensor], rows: slice | Tensor = slice(None)) -> Tensor:
         """Vectors of some texts, each by the expert of its domain."""
