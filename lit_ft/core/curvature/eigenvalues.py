@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from lit_ft.core.curvature.eigensolver import Eigenpairs, Which, leading_eigenpairs
-from lit_ft.core.curvature.objective import Loss, Objective, unwrapped
+from lit_ft.core.curvature.objective import Loss, Objective
 from lit_ft.core.curvature.operators import Product, Scaled, hessian
 from lit_ft.core.curvature.warm_subspace import WarmSubspace
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.networks.parameters import unwrapped
 
 HALF_PRECISION_TOL = 1e-2
 

@@ -14,23 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method
+from lit_ft.core.networks.parameters import unwrapped
 from lit_ft.core.passes.double_backward import differentiable_twice
 from lit_ft.core.passes.means import sum_over_ranks
 from lit_ft.core.passes.second_pass import copied, silent
 from lit_ft.core.passes.window import micro_batch_weight
 
 Loss = Callable[[nn.Module, Any], Tensor]
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside the wrappers of data parallelism and compilation."""
-    while True:
-        if isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            module = module.module
-        elif hasattr(module, "_orig_mod"):
-            module = module._orig_mod  # type: ignore[assignment]
-        else:
-            return module
 
 
 def step_loss(module: nn.Module, batch: Any) -> Tensor:
