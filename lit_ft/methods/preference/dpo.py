@@ -14,6 +14,7 @@ from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
+from lit_ft.core.tokens.pair_rewards import reward_scalars, weighted_mean
 from lit_ft.core.tokens.preferences import LogSigmoidPreference, Pairs, PreferenceLoss
 from lit_ft.methods.preference.policy import Policy
 from lit_ft.methods.preference.reference import Reference, sequence_log_probs
@@ -81,21 +82,11 @@ class DPO(Policy):
         if self.sft_weight:
             losses = losses - self.sft_weight * pairs.chosen / pairs.chosen_tokens
         weights = batch["pair_weights"]
-        total = weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
-
-        def mean(values: Tensor) -> Tensor:
-            return (weights * values).sum() / total
-
-        first, second = (reward.detach() for reward in self.loss.rewards(pairs))
-        scalars = {
-            "rewards/chosen": mean(first),
-            "rewards/rejected": mean(second),
-            "rewards/margin": mean(first - second),
-            "rewards/accuracy": mean((first > second).float()),
-            "logp/chosen": mean(pairs.chosen.detach()),
-            "logp/rejected": mean(pairs.rejected.detach()),
+        scalars = reward_scalars(*self.loss.rewards(pairs), weights) | {
+            "logp/chosen": weighted_mean(pairs.chosen.detach(), weights),
+            "logp/rejected": weighted_mean(pairs.rejected.detach(), weights),
         }
-        return Output(mean(losses), scalars=scalars)
+        return Output(weighted_mean(losses, weights), scalars=scalars)
 
     def loss_weight(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Summed weights of the pairs."""

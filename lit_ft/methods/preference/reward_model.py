@@ -14,6 +14,7 @@ from lit_ft.core.method import Method, Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
+from lit_ft.core.tokens.pair_rewards import reward_scalars, weighted_mean
 from lit_ft.core.tokens.preferences import bradley_terry
 
 
@@ -101,19 +102,7 @@ class RewardModel(Method):
         chosen, rejected = rewards(self.network, batch).chunk(2)
         losses = bradley_terry(chosen, rejected, self.margin) + self.center * (chosen + rejected).square()
         weights = batch["pair_weights"]
-        total = weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
-
-        def mean(values: Tensor) -> Tensor:
-            return (weights * values).sum() / total
-
-        first, second = chosen.detach(), rejected.detach()
-        scalars = {
-            "rewards/chosen": mean(first),
-            "rewards/rejected": mean(second),
-            "rewards/margin": mean(first - second),
-            "rewards/accuracy": mean((first > second).float()),
-        }
-        return Output(mean(losses), scalars=scalars)
+        return Output(weighted_mean(losses, weights), scalars=reward_scalars(chosen, rejected, weights))
 
     def loss_weight(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Summed weights of the pairs."""

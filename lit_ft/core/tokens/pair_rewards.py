@@ -1,0 +1,28 @@
+"""What is logged of the rewards of pairs."""
+
+import torch
+from torch import Tensor
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """The mean of values with weights; 0 where no weight is above 0."""
+    weights = weights.float()
+    return (weights * values).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def reward_scalars(chosen: Tensor, rejected: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """Means over pairs of both rewards and of their margin, and the share of pairs whose chosen answer has more.
+
+    Args:
+        chosen: Shape (pairs,).
+        rejected: Shape (pairs,).
+        weights: Of the pairs.
+    """
+    chosen, rejected = chosen.detach(), rejected.detach()
+    values = {
+        "chosen": chosen,
+        "rejected": rejected,
+        "margin": chosen - rejected,
+        "accuracy": (chosen > rejected).float(),
+    }
+    return {f"rewards/{name}": weighted_mean(value, weights) for name, value in values.items()}
