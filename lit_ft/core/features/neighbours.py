@@ -6,7 +6,7 @@ from torch import Tensor
 
 def leave_one_out(
     queries: Tensor, keys: Tensor, same_class: Tensor, same_row: Tensor, k: int, temperature: float
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     r"""How little of a row's neighbourhood has its label.
 
     .. math:: -\log \Big[\sum_{j \in N_k(i), y_j = y_i} s_{ij} \Big/ \sum_{j \in N_k(i)} s_{ij}\Big], \quad
@@ -24,10 +24,10 @@ def leave_one_out(
         temperature: tau, above 0.
 
     Returns:
-        Losses of shape (rows,), 0 where no other key has the label; and which rows have one.
+        Losses of shape (rows,), 0 where no other key has the label.
     """
     if not len(keys):  # before the first row is remembered
-        return queries.sum(1) * 0.0, torch.zeros_like(queries[:, 0], dtype=torch.bool)
+        return queries.sum(1) * 0.0
     with torch.autocast(queries.device.type, enabled=False):  # bf16 cannot tell near keys apart
         scores = queries @ keys.T / temperature
     scores = scores.masked_fill(same_row, -torch.inf)
@@ -42,4 +42,4 @@ def leave_one_out(
     whole = scores.masked_fill(~near, -torch.inf)[valid].logsumexp(1)
     own = scores.masked_fill(~(near & positive), -torch.inf)[valid].logsumexp(1)
     losses = queries.new_zeros(len(queries))
-    return losses.masked_scatter(valid, whole - own), valid
+    return losses.masked_scatter(valid, whole - own)

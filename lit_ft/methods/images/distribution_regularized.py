@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lit_ft.core.embedding.gathering import gather_rows
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.features.calibration import calibrated, rotation
+from lit_ft.core.features.linear_head import linear_head
 from lit_ft.core.features.row_memory import RowMemory
 from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
@@ -83,11 +84,10 @@ class DistributionRegularized(ImageClassifier):
         if self.network is not None:
             return
         super().configure_model()
-        network: Any = self.network
-        if not callable(getattr(network, "features", None)) or not isinstance(network.head, nn.Linear):
-            raise ConfigError("network", type(network).__name__, "config: {model_type: mlp | cnn, ...}")
+        assert self.network is not None
+        network = self.network
+        row = torch.zeros(linear_head(network).in_features)
         self.frozen = copy.deepcopy(network).requires_grad_(False).eval()
-        row = torch.zeros(network.head.in_features)
         self.memory = RowMemory(self.memory_size, {"own": row, "pre": row, "labels": torch.tensor(0)})
         self.register_buffer("turn", torch.eye(len(row)))
 

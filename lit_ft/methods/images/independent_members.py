@@ -9,6 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.features.linear_head import linear_head
 from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
@@ -26,8 +27,7 @@ class Members(nn.Module):
     def __init__(self, members: list[nn.Module]) -> None:
         super().__init__()
         for member in members:
-            if not callable(getattr(member, "features", None)) or not isinstance(member.head, nn.Linear):
-                raise ConfigError("network", type(member).__name__, "config: {model_type: mlp | cnn, ...}")
+            linear_head(member)
         self.members = nn.ModuleList(members)
 
     def forward(self, images: Tensor) -> Tensor:

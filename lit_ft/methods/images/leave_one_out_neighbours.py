@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from lit_ft.core.embedding.gathering import gather_rows
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.features.linear_head import linear_head
 from lit_ft.core.features.neighbours import leave_one_out
 from lit_ft.core.features.row_memory import RowMemory
 from lit_ft.core.method import Output
@@ -114,11 +115,9 @@ class LeaveOneOutNeighbours(ImageClassifier):
 
     def build_network(self) -> nn.Module:
         """The network, its slow copy and the memory."""
-        network: Any = super().build_network()
-        if not callable(getattr(network, "features", None)) or not isinstance(network.head, nn.Linear):
-            raise ConfigError("network", type(network).__name__, "config: {model_type: mlp | cnn, ...}")
-        network.head.requires_grad_(False)
-        return WithMemory(network, self.memory, network.head.in_features)
+        network = super().build_network()
+        head = linear_head(network).requires_grad_(False)
+        return WithMemory(network, self.memory, head.in_features)
 
     def train(self, mode: bool = True) -> LeaveOneOutNeighbours:
         """The slow copy stays in evaluation mode."""
@@ -143,7 +142,7 @@ class LeaveOneOutNeighbours(ImageClassifier):
             keys, known = torch.cat([fresh, keys[kept]]), torch.cat([labels, known[kept]])
             numbers = torch.cat([rows, numbers[kept]])
         same_row = rows[:, None] == numbers[None]
-        losses, _ = leave_one_out(queries, keys, labels[:, None] == known[None], same_row, self.k, self.temperature)
+        losses = leave_one_out(queries, keys, labels[:, None] == known[None], same_row, self.k, self.temperature)
         return Output(losses.mean(), predictions=self._vote(queries.detach(), keys, known), targets=labels)
 
     def _vote(self, queries: Tensor, keys: Tensor, known: Tensor) -> Tensor:

@@ -1,0 +1,15 @@
+"""Networks that are features and a linear map."""
+
+from typing import Any
+
+from torch import nn
+
+from lit_ft.core.errors import ConfigError
+
+
+def linear_head(network: nn.Module) -> nn.Linear:
+    """The head of a network of our own; one without ``features()`` or without a linear ``head`` is refused."""
+    head: Any = getattr(network, "head", None)
+    if not callable(getattr(network, "features", None)) or not isinstance(head, nn.Linear):
+        raise ConfigError("network", type(network).__name__, "config: {model_type: mlp | cnn, ...}")
+    return head
