@@ -29,6 +29,7 @@ from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.networks.hyperparameters import differences
 from lit_ft.core.running.facts import FACTS
 from lit_ft.core.running.files import existing, write_text
+from lit_ft.core.running.json_rows import json_rows
 from lit_ft.core.running.metrics_file import MetricsFile
 from lit_ft.core.running.report import read_report
 from lit_ft.overrides import override_callbacks, split_overrides
@@ -310,14 +311,8 @@ def execute(stage: str, args: Sequence[str]) -> Run:
         allowed = f"a data module with rows to {stage}; this one has none (see its {stage} path or fraction)"
         raise ConfigError("data", type(built.datamodule).__name__, allowed)
     if stage == "predict" and trainer.is_global_zero:
-        write_predictions(folder / "predictions.jsonl", outputs)
+        write_text(folder / "predictions.jsonl", json_rows(outputs))
     return Run(folder, trainer, built.model, built.datamodule)
-
-
-def write_predictions(path: Path, batches: list[Any]) -> None:
-    """One JSON line a row of every batch."""
-    rows = (row for batch in batches for row in (batch.tolist() if isinstance(batch, torch.Tensor) else batch))
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def saved_config(args: Sequence[str]) -> list[str]:
