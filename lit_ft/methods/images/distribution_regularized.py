@@ -84,8 +84,7 @@ class DistributionRegularized(ImageClassifier):
         if self.network is not None:
             return
         super().configure_model()
-        assert self.network is not None
-        network = self.network
+        network: Any = self.network
         row = torch.zeros(linear_head(network).in_features)
         self.frozen = copy.deepcopy(network).requires_grad_(False).eval()
         self.memory = RowMemory(self.memory_size, {"own": row, "pre": row, "labels": torch.tensor(0)})
