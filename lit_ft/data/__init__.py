@@ -1,7 +1,13 @@
 """Data modules: what is in a batch, and in which order."""
 
-from lit_ft.data.generated import GaussianClusters as GaussianClusters
-from lit_ft.data.generated import NoisyLinear as NoisyLinear
+from lit_ft.data.generated.invented_facts import FactEdits as FactEdits
+from lit_ft.data.generated.invented_facts import KnownFacts as KnownFacts
+from lit_ft.data.generated.marked_corpus import MarkedCorpus as MarkedCorpus
+from lit_ft.data.generated.numbers import GaussianClusters as GaussianClusters
+from lit_ft.data.generated.numbers import NoisyLinear as NoisyLinear
+from lit_ft.data.generated.permuted_labels import PermutedLabels as PermutedLabels
+from lit_ft.data.generated.tool_traces import ToolQuestions as ToolQuestions
+from lit_ft.data.generated.tool_traces import ToolTraces as ToolTraces
 from lit_ft.data.images.digits import Digits as Digits
 from lit_ft.data.images.image_folder import ImageFolder as ImageFolder
 from lit_ft.data.images.mnist import MNIST5k as MNIST5k
@@ -11,19 +17,13 @@ from lit_ft.data.language.answer_options import AnswerOptions as AnswerOptions
 from lit_ft.data.language.decomposition import DatasetDecomposition as DatasetDecomposition
 from lit_ft.data.language.denoising import MixtureOfDenoisers as MixtureOfDenoisers
 from lit_ft.data.language.instructions import Instructions as Instructions
-from lit_ft.data.language.invented_facts import FactEdits as FactEdits
-from lit_ft.data.language.invented_facts import KnownFacts as KnownFacts
 from lit_ft.data.language.joined_text import JoinedText as JoinedText
 from lit_ft.data.language.many_shot import ManyShot as ManyShot
-from lit_ft.data.language.marked_corpus import MarkedCorpus as MarkedCorpus
 from lit_ft.data.language.mixture import Mixture as Mixture
 from lit_ft.data.language.model_edits import ModelEdits as ModelEdits
-from lit_ft.data.language.permuted_labels import PermutedLabels as PermutedLabels
 from lit_ft.data.language.scored_text import ScoredText as ScoredText
 from lit_ft.data.language.streamed_instructions import StreamedInstructions as StreamedInstructions
 from lit_ft.data.language.tool_conversations import ToolConversations as ToolConversations
-from lit_ft.data.language.tool_traces import ToolQuestions as ToolQuestions
-from lit_ft.data.language.tool_traces import ToolTraces as ToolTraces
 from lit_ft.data.pairs.ches_filter import ChesFilter as ChesFilter
 from lit_ft.data.pairs.edited_pairs import EditedPairs as EditedPairs
 from lit_ft.data.pairs.label_triplets import LabelTriplets as LabelTriplets

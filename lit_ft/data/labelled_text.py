@@ -12,11 +12,11 @@ from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.data.batching import length_buckets, shuffled_batches
-from lit_ft.data.language.tokenized import TokenRows, tokenized
 from lit_ft.data.loader import ResumableLoader, make_loader
 from lit_ft.data.sources.assets import PREFIX, packaged
 from lit_ft.data.sources.splits import SPLITS, check_fractions, split_rows
 from lit_ft.data.sources.tables import read_rows
+from lit_ft.data.tokens.tokenized import TokenRows, tokenized
 
 TextRow = tuple[Tensor, int]
 

@@ -25,7 +25,7 @@ def readout(network: nn.Module, batch: Mapping[str, Tensor]) -> Readout:
     A batch is padded on the right (``input_ids``, ``attention_mask``) or packed (``input_ids``, ``position_ids``). The
     mask is not passed on: with causal attention, no token sees padding on its right, and without a mask attention takes
     its fast path. Packed documents stay apart only without a mask and without a cache (``packing`` in
-    :mod:`lit_ft.data.language.packing` checks it).
+    :mod:`lit_ft.data.tokens.packing` checks it).
 
     Args:
         network: A causal language model of ``transformers``, or one with an adapter.

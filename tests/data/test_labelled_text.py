@@ -5,8 +5,8 @@ import torch
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.data.labelled_text import LabelledText
-from lit_ft.data.language import tokenized as tokenized_module
-from lit_ft.data.language.tokenized import tokenized, tokenizer_fingerprint
+from lit_ft.data.tokens import tokenized as tokenized_module
+from lit_ft.data.tokens.tokenized import tokenized, tokenizer_fingerprint
 from lit_ft.models.byte_tokenizer import byte_tokenizer
 
 ROWS = [{"text": "a" * (1 + i % 40) + str(i), "label": ["no", "yes", "maybe"][i % 3]} for i in range(120)]

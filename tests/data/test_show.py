@@ -3,8 +3,8 @@
 import torch
 
 from lit_ft.core.tokens.segments import Segment, encode
-from lit_ft.data.language.token_table import TokenTable, collate_packed, collate_padded
 from lit_ft.data.show import render_batch
+from lit_ft.data.tokens.token_table import TokenTable, collate_packed, collate_padded
 from lit_ft.models.byte_tokenizer import byte_tokenizer
 
 EXAMPLES = [

@@ -1,1 +1,1 @@
-"""Token examples: from rows to batches with weights."""
+"""Rows of text and conversations as token examples."""

@@ -15,10 +15,10 @@ from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.tokens.options import contaminated
 from lit_ft.core.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.data.batching import Plan, length_buckets
-from lit_ft.data.language.token_data import TokenData
 from lit_ft.data.loader import ResumableLoader, make_loader
 from lit_ft.data.sources.splits import SPLITS
 from lit_ft.data.sources.tables import Row, read_rows
+from lit_ft.data.tokens.token_data import TokenData
 
 
 class AnswerOptions(TokenData):

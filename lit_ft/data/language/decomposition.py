@@ -10,7 +10,7 @@ import numpy as np
 from lit_ft.core.errors import ConfigError
 from lit_ft.data.batching import Plan
 from lit_ft.data.language.document_pieces import DocumentPieces
-from lit_ft.data.language.token_table import TokenTable
+from lit_ft.data.tokens.token_table import TokenTable
 
 
 def decompose(length: int, smallest: int, largest: int) -> list[int]:

@@ -13,10 +13,10 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.data.batching import Plan
-from lit_ft.data.language.token_data import TokenData
-from lit_ft.data.language.token_table import collate_padded
 from lit_ft.data.loader import ResumableLoader, make_loader
 from lit_ft.data.sources.tables import Row
+from lit_ft.data.tokens.token_data import TokenData
+from lit_ft.data.tokens.token_table import collate_padded
 
 
 @dataclass(frozen=True)

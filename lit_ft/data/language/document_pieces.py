@@ -10,9 +10,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lit_ft.core.tokens.segments import Encoded, encode_all, fill, special_fields
 from lit_ft.data.language.instructions import TEXT
-from lit_ft.data.language.token_data import TokenData
-from lit_ft.data.language.token_table import TokenTable
 from lit_ft.data.sources.tables import Row
+from lit_ft.data.tokens.token_data import TokenData
+from lit_ft.data.tokens.token_table import TokenTable
 
 
 class DocumentPieces(TokenData):

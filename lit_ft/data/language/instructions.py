@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.chat import ROLES, encode_chat, message_segments
 from lit_ft.core.tokens.segments import Encoded, Segment, Truncation, encode_all, fill, special_fields, truncated
-from lit_ft.data.language.token_data import TokenData
 from lit_ft.data.sources.tables import Row
+from lit_ft.data.tokens.token_data import TokenData
 
 ANSWER = (Segment("{start}{prompt}", "user"), Segment("{completion}{eos}", "assistant", 1.0))
 CHAT_ANSWER = (Segment("{prompt}", "user"), Segment("{completion}", "assistant", 1.0))

@@ -9,7 +9,7 @@ import torch
 from lit_ft.core.errors import ConfigError
 from lit_ft.data.batching import Plan, shuffled_batches
 from lit_ft.data.language.document_pieces import DocumentPieces
-from lit_ft.data.language.token_table import TokenTable
+from lit_ft.data.tokens.token_table import TokenTable
 
 
 class JoinedText(DocumentPieces):

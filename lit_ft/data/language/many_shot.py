@@ -10,9 +10,9 @@ import numpy as np
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
-from lit_ft.data.language.token_data import TokenData
 from lit_ft.data.sources.splits import SPLITS
 from lit_ft.data.sources.tables import Row
+from lit_ft.data.tokens.token_data import TokenData
 
 SHOT = (Segment("{prompt}\n", "user"), Segment("{completion}\n\n", "assistant", 1.0))
 

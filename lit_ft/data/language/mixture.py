@@ -10,9 +10,9 @@ import torch
 
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.data.batching import Plan, length_buckets
-from lit_ft.data.language.token_data import TokenData
-from lit_ft.data.language.token_table import TokenTable
 from lit_ft.data.sources.splits import SPLITS
+from lit_ft.data.tokens.token_data import TokenData
+from lit_ft.data.tokens.token_table import TokenTable
 
 
 def mixture_counts(

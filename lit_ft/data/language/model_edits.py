@@ -10,8 +10,8 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.data.batching import Plan, shuffled_batches
-from lit_ft.data.language.token_data import TokenData
 from lit_ft.data.sources.tables import Row, read_rows
+from lit_ft.data.tokens.token_data import TokenData
 
 Order = Literal["breadth_first", "depth_first"]
 EDIT = (Segment("{start}{prompt}", "user"), Segment("{target}{eos}", "assistant", 1.0))

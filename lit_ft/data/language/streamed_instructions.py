@@ -8,10 +8,10 @@ from typing import ClassVar
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Segment, Truncation
 from lit_ft.data.language.instructions import Instructions
-from lit_ft.data.language.token_stream import TokenStream
-from lit_ft.data.language.token_table import collate_padded
 from lit_ft.data.loader import ResumableLoader, make_loader
 from lit_ft.data.sources.tables import read_rows, stream_rows
+from lit_ft.data.tokens.token_stream import TokenStream
+from lit_ft.data.tokens.token_table import collate_padded
 
 
 class StreamedInstructions(Instructions):

@@ -18,8 +18,8 @@ from lit_ft.core.tokens.tool_calls import (
     turn_segments,
     weigh_branches,
 )
-from lit_ft.data.language.token_data import TokenData
 from lit_ft.data.sources.tables import Row
+from lit_ft.data.tokens.token_data import TokenData
 
 ERROR_SIGNS = ("is not defined", "unexpected keyword", "400 client error", "invalid api call")
 

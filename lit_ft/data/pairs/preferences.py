@@ -14,12 +14,12 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.chat import encode_chat, message_segments
 from lit_ft.core.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.data.batching import Plan, length_buckets
-from lit_ft.data.language.token_data import TokenData
-from lit_ft.data.language.token_table import TokenTable, collate_padded
 from lit_ft.data.loader import ResumableLoader, make_loader
 from lit_ft.data.pairs.ches_filter import ChesFilter
 from lit_ft.data.sources.splits import SPLITS
 from lit_ft.data.sources.tables import Row
+from lit_ft.data.tokens.token_data import TokenData
+from lit_ft.data.tokens.token_table import TokenTable, collate_padded
 
 PLAIN = (Segment("{start}{prompt}", "user"), Segment("{answer}{eos}", "assistant", 1.0))
 CHAT = (Segment("{prompt}", "user"), Segment("{answer}", "assistant", 1.0))

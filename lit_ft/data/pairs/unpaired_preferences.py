@@ -13,11 +13,11 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded, truncated
 from lit_ft.data.batching import Plan, length_buckets
-from lit_ft.data.language.token_data import TokenData
-from lit_ft.data.language.token_table import TokenTable, collate_padded
 from lit_ft.data.loader import ResumableLoader, make_loader
 from lit_ft.data.pairs.preferences import CHAT, PLAIN, encode_answers, message, pair_sides
 from lit_ft.data.sources.tables import Row
+from lit_ft.data.tokens.token_data import TokenData
+from lit_ft.data.tokens.token_table import TokenTable, collate_padded
 
 
 class UnpairedPreferences(TokenData):

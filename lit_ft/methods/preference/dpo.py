@@ -13,9 +13,9 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
+from lit_ft.core.preferences.pair_rewards import reward_scalars, weighted_mean
+from lit_ft.core.preferences.paired import LogSigmoidPreference, Pairs, PreferenceLoss
 from lit_ft.core.schedules import Schedule
-from lit_ft.core.tokens.pair_rewards import reward_scalars, weighted_mean
-from lit_ft.core.tokens.preferences import LogSigmoidPreference, Pairs, PreferenceLoss
 from lit_ft.methods.preference.policy import Policy
 from lit_ft.methods.preference.reference import Reference, sequence_log_probs
 from lit_ft.metrics.ches import ches

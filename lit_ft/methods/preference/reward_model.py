@@ -13,9 +13,9 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
+from lit_ft.core.preferences.pair_rewards import reward_scalars, weighted_mean
+from lit_ft.core.preferences.paired import bradley_terry
 from lit_ft.core.schedules import Schedule
-from lit_ft.core.tokens.pair_rewards import reward_scalars, weighted_mean
-from lit_ft.core.tokens.preferences import bradley_terry
 
 
 def rewards(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

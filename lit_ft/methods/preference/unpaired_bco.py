@@ -12,8 +12,8 @@ from torch import Tensor
 from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
+from lit_ft.core.preferences.unpaired import bco
 from lit_ft.core.schedules import Schedule
-from lit_ft.core.tokens.unpaired import bco
 from lit_ft.methods.preference.reference import Reference, sequence_log_probs
 from lit_ft.methods.preference.unpaired_policy import UnpairedPolicy, halves, reward_scalars
 

@@ -9,7 +9,7 @@ from torch import nn
 from lit_ft.core.networks.batch_norm import update_batch_norm
 from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.core.passes.second_pass import silent
-from lit_ft.data.language.packing import check_packing
+from lit_ft.data.tokens.packing import check_packing
 from lit_ft.methods.preference.reference import AdapterOff
 from lit_ft.models import causal_lm
 from lit_ft.models.language import readout

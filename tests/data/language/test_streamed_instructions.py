@@ -16,8 +16,8 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded, Segment
 from lit_ft.data.language.instructions import Instructions
 from lit_ft.data.language.streamed_instructions import StreamedInstructions
-from lit_ft.data.language.token_stream import TokenStream
 from lit_ft.data.loader import PlannedSampler
+from lit_ft.data.tokens.token_stream import TokenStream
 from lit_ft.methods.language.supervised_fine_tuning import SupervisedFineTuning
 from lit_ft.testing import assert_resumes
 

@@ -15,7 +15,7 @@ from lit_ft.core.passes.double_backward import differentiable_twice
 from lit_ft.core.tokens.losses import weighted_cross_entropy
 from lit_ft.core.tokens.packing import best_fit
 from lit_ft.data.language.instructions import Instructions
-from lit_ft.data.language.packing import check_packing
+from lit_ft.data.tokens.packing import check_packing
 from lit_ft.methods.language.supervised_fine_tuning import SupervisedFineTuning
 from lit_ft.models.language import readout
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.preferences.paired import IPO, PreferenceLoss, SimPO
 from lit_ft.core.running.processes import run_ranks
-from lit_ft.core.tokens.preferences import IPO, PreferenceLoss, SimPO
 from lit_ft.data import Preferences
 from lit_ft.methods import DPO, AdapterOff, CachedLogProbs, FrozenCopy
 from lit_ft.methods.preference.reference import row_keys, sequence_log_probs

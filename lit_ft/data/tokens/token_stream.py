@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded
-from lit_ft.data.language.token_table import TokenTable
 from lit_ft.data.sources.tables import Row
+from lit_ft.data.tokens.token_table import TokenTable
 
 _LENGTH_CLASS = 8  # tokens; among rows of one class the order is drawn
 

@@ -11,8 +11,8 @@ import numpy as np
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded, encode_all, fill, special_fields
 from lit_ft.data.language.model_edits import EDIT, ModelEdits, Order
-from lit_ft.data.language.token_data import TokenData
 from lit_ft.data.sources.tables import Row
+from lit_ft.data.tokens.token_data import TokenData
 
 
 class Relation(NamedTuple):

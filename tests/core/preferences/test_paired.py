@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.tokens.preferences import (
+from lit_ft.core.preferences.paired import (
     APO,
     BCO,
     IPO,
@@ -21,7 +21,7 @@ from lit_ft.core.tokens.preferences import (
     SimPO,
     bradley_terry,
 )
-from lit_ft.core.tokens.unpaired import bco, kto
+from lit_ft.core.preferences.unpaired import bco, kto
 
 # Sums of log-probabilities and counts of the fixed batch under two random Llamas (seeds 0 and 1, 63 tokens, width 32,
 # 2 layers); the losses below are what TRL 1.16.0 computed on it (DPOTrainer._compute_loss, eval mode, beta 0.1).

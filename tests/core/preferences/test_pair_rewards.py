@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lit_ft.core.tokens.pair_rewards import reward_scalars, weighted_mean
+from lit_ft.core.preferences.pair_rewards import reward_scalars, weighted_mean
 
 
 def test_means_by_hand() -> None:

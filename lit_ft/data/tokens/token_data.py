@@ -12,13 +12,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded
 from lit_ft.data.batching import Plan, length_buckets, shuffled_batches
-from lit_ft.data.language.packing import check_packing, packed_batches
-from lit_ft.data.language.token_table import TokenTable, collate_packed, collate_padded, token_table
-from lit_ft.data.language.tokenized import tokenizer_fingerprint
 from lit_ft.data.loader import ResumableLoader, make_loader
 from lit_ft.data.sources.assets import PREFIX, packaged
 from lit_ft.data.sources.splits import SPLITS, check_fractions, split_rows
 from lit_ft.data.sources.tables import Row, read_rows
+from lit_ft.data.tokens.packing import check_packing, packed_batches
+from lit_ft.data.tokens.token_table import TokenTable, collate_packed, collate_padded, token_table
+from lit_ft.data.tokens.tokenized import tokenizer_fingerprint
 
 
 class TokenData(pl.LightningDataModule):

@@ -1,0 +1,1 @@
+"""Losses over preferred and rejected answers, paired and not."""

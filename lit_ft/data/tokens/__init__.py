@@ -1,0 +1,1 @@
+"""Token examples: what all data modules of language share."""
