@@ -1,13 +1,5 @@
 """Data modules: what is in a batch, and in which order."""
 
-from lit_ft.data.generated.invented_facts import FactEdits as FactEdits
-from lit_ft.data.generated.invented_facts import KnownFacts as KnownFacts
-from lit_ft.data.generated.marked_corpus import MarkedCorpus as MarkedCorpus
-from lit_ft.data.generated.numbers import GaussianClusters as GaussianClusters
-from lit_ft.data.generated.numbers import NoisyLinear as NoisyLinear
-from lit_ft.data.generated.permuted_labels import PermutedLabels as PermutedLabels
-from lit_ft.data.generated.tool_traces import ToolQuestions as ToolQuestions
-from lit_ft.data.generated.tool_traces import ToolTraces as ToolTraces
 from lit_ft.data.images.digits import Digits as Digits
 from lit_ft.data.images.image_folder import ImageFolder as ImageFolder
 from lit_ft.data.images.mnist import MNIST5k as MNIST5k
@@ -30,3 +22,11 @@ from lit_ft.data.pairs.label_triplets import LabelTriplets as LabelTriplets
 from lit_ft.data.pairs.preferences import Preferences as Preferences
 from lit_ft.data.pairs.text_pairs import TextPairs as TextPairs
 from lit_ft.data.pairs.unpaired_preferences import UnpairedPreferences as UnpairedPreferences
+from lit_ft.data.synthetic.invented_facts import FactEdits as FactEdits
+from lit_ft.data.synthetic.invented_facts import KnownFacts as KnownFacts
+from lit_ft.data.synthetic.marked_corpus import MarkedCorpus as MarkedCorpus
+from lit_ft.data.synthetic.numbers import GaussianClusters as GaussianClusters
+from lit_ft.data.synthetic.numbers import NoisyLinear as NoisyLinear
+from lit_ft.data.synthetic.permuted_labels import PermutedLabels as PermutedLabels
+from lit_ft.data.synthetic.tool_traces import ToolQuestions as ToolQuestions
+from lit_ft.data.synthetic.tool_traces import ToolTraces as ToolTraces

@@ -10,9 +10,9 @@ import torch
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Segment, encode
-from lit_ft.data.generated.permuted_labels import PermutedLabels
 from lit_ft.data.language.instructions import Instructions
 from lit_ft.data.language.many_shot import ManyShot
+from lit_ft.data.synthetic.permuted_labels import PermutedLabels
 from lit_ft.methods.language.supervised_fine_tuning import SupervisedFineTuning
 
 LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

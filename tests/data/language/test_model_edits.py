@@ -10,8 +10,8 @@ import pytest
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.data import FactEdits, KnownFacts, ModelEdits
-from lit_ft.data.generated.invented_facts import invented_facts
 from lit_ft.data.language.model_edits import editing_plan
+from lit_ft.data.synthetic.invented_facts import invented_facts
 from lit_ft.models.byte_tokenizer import byte_tokenizer
 
 ROWS = [

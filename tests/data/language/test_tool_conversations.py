@@ -10,7 +10,7 @@ import pytest
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.losses import shares
 from lit_ft.data import ToolConversations, ToolQuestions, ToolTraces
-from lit_ft.data.generated.tool_traces import TOOLS
+from lit_ft.data.synthetic.tool_traces import TOOLS
 from lit_ft.methods import OptionScoring, SupervisedFineTuning
 from lit_ft.models.byte_tokenizer import byte_tokenizer
 from lit_ft.testing import assert_resumes
