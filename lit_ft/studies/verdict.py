@@ -11,7 +11,7 @@ from lit_ft.studies.expression import Values, evaluate, parse, scalar
 
 HOLDS, FAILS, OPEN, NOTHING = "holds", "does not hold", "not decided", "nothing expected"
 RESAMPLES = 2000
-CONFIDENCE = 0.95
+TAIL = 0.025  # on each side of the interval
 
 
 @dataclass
@@ -44,9 +44,10 @@ class Judged:
 def judge(text: str, values: Values, seeds: int) -> Judged:
     """Judge one expectation by a paired bootstrap over seeds.
 
-    True at the measured values and in at least 95 % of the resamples: *holds*. False and true in at most 5 %: *does not
-    hold*. Else the interval crosses the threshold: *not decided*. One seed decides by its value alone, and the numbers
-    say so; with three seeds the interval is close to their range.
+    True at the measured values and in at least 97.5 % of the resamples, so that the 95 % interval lies on one side of
+    the threshold: *holds*. False and true in at most 2.5 %: *does not hold*. Else the interval crosses the threshold:
+    *not decided*. One seed decides by its value alone, and the numbers say so; of three seeds all must agree, as each
+    is drawn thrice in 3.7 % of the resamples.
 
     Args:
         text: The expression.
@@ -67,15 +68,14 @@ def judge(text: str, values: Values, seeds: int) -> Judged:
             samples[name].append(scalar(evaluate(side, resampled)))
     share, measured = float(np.mean(truths)), bool(evaluate(node, values))
     verdict = OPEN
-    if measured and share >= CONFIDENCE:
+    if measured and share >= 1 - TAIL:
         verdict = HOLDS
-    elif not measured and share <= 1 - CONFIDENCE:
+    elif not measured and share <= TAIL:
         verdict = FAILS
-    tail = (1 - CONFIDENCE) / 2
     shown = {
         name: [
             scalar(evaluate(side, values)),
-            *(map(float, np.quantile(samples[name], [tail, 1 - tail])) if seeds > 1 else ()),
+            *(map(float, np.quantile(samples[name], [TAIL, 1 - TAIL])) if seeds > 1 else ()),
         ]
         for name, side in sides.items()
     }

@@ -76,6 +76,18 @@ def test_an_interval_across_the_threshold_is_not_decided() -> None:
     assert judge("small.loss > 0.9", VALUES, 3).verdict == HOLDS
 
 
+def test_the_verdict_is_what_the_interval_shows() -> None:
+    """No reader should meet "holds" beside an interval that crosses the threshold."""
+    draw, found = np.random.default_rng(0), set()
+    for _ in range(40):
+        values = {"a": {"x": draw.normal(1.0, 1.0, 3)}, "b": {"x": np.zeros(3)}}
+        judged = judge("a.x - b.x > 0", values, 3)
+        _, low, high = judged.sides["a.x - b.x"]
+        assert judged.verdict == (HOLDS if low > 0 else FAILS if high < 0 else OPEN)
+        found.add(judged.verdict)
+    assert {HOLDS, OPEN} <= found
+
+
 def test_interval_of_the_bootstrap_is_that_of_all_resamples() -> None:
     """27 resamples of three seeds can be written down."""
     draws = [np.mean([a, b, c]) for a in (1, 2, 3) for b in (1, 2, 3) for c in (1, 2, 3)]
