@@ -211,12 +211,14 @@ class HeadOffsets(TwoPhases):
             }
             for name, module in self._places.items()
         }
-        return {**super().state_dict(), "values": values, "heads": [list(head) for head in self.heads]}
+        heads = [list(head) for head in self.heads]
+        return {**super().state_dict(), "values": values, "heads": heads, "width": self._width}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep them until the parts are put on."""
         super().load_state_dict(state_dict)
-        self._saved, self.heads = state_dict["values"], [(name, head) for name, head in state_dict["heads"]]
+        self._saved, self._width = state_dict["values"], state_dict["width"]
+        self.heads = [(name, head) for name, head in state_dict["heads"]]
 
     def choices(self) -> Choices:
         """The columns of the output projections that belong to the heads."""

@@ -68,6 +68,9 @@ def test_only_the_chosen_heads_move_and_they_fold_exactly(config: dict[str, Any]
     fit_foreign([callback], module=module, data=Words(), default_root_dir=tmp_path)
     assert len(callback.heads) == 2
     assert callback.report()["numbers"] == 2 * 4
+    later = HeadOffsets()  # as in a test after the fit
+    later.load_state_dict(callback.state_dict())
+    assert later.report() == callback.report()
     values = callback.state_dict()["values"]
     before = dict(base.named_parameters())
     names = {f"network.{name.removesuffix('.weight')}.bias": name for name in values}
