@@ -69,6 +69,8 @@ def entries() -> list[Listed]:
         if name.startswith("_") or _is_abstract(node) or not _descends(node, kind, classes):
             continue
         values = _literals(node)
+        if kind in ("method", "data module") and not values.get("batch_kind"):
+            continue  # what several methods share
         used = [path for path, text in texts.items() if re.search(rf"\b{name}\b", re.sub(r"#.*", "", text))]
         summary = _plain((ast.get_docstring(node) or "").partition("\n\n")[0])
         found.append(Listed(name, kind, summary, values.get("papers", ()), values.get("batch_kind", ""), used))
