@@ -14,15 +14,16 @@ from torch.utils.checkpoint import checkpoint
 from lit_ft.core.embedding.contrastive import EmbeddingLoss, InBatchContrastive, Vectors, triplet_accuracy
 from lit_ft.core.embedding.pooling import check_pooling, pool
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.method import Method, Output
+from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.core.tokens.segments import Segment
 from lit_ft.data.pairs.text_pairs import encode_texts, padded
+from lit_ft.methods.language_method import LanguageMethod
 
 
-class SentenceEmbedding(Method):
+class SentenceEmbedding(LanguageMethod):
     r"""Trains one vector a text by a loss over related texts.
 
     Works with encoders and with causal language models; for the latter ``template: echo`` of ``TextPairs`` lets every
@@ -74,12 +75,6 @@ class SentenceEmbedding(Method):
 
         assert self.spec is not None
         return sentence_encoder(self.spec, self.pooling)
-
-    def build_tokenizer(self) -> Any:
-        """The tokenizer of the network."""
-        from lit_ft.models import tokenizer
-
-        return None if self.spec is None else tokenizer(self.spec)
 
     def embed(self, batch: Mapping[str, Tensor], rows: slice | Tensor = slice(None)) -> Tensor:
         """Vectors of some texts of a batch, shape (texts, width), trimmed to the longest of them."""

@@ -12,14 +12,15 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lit_ft.core.embedding.pooling import pool
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.method import Method, Output
+from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.running.facts import data_fact, mark_facts, recall_facts
 from lit_ft.core.schedules import Schedule
+from lit_ft.methods.language_method import LanguageMethod
 
 
-class TextClassifier(Method):
+class TextClassifier(LanguageMethod):
     r"""Cross-entropy fine-tuning of an encoder or decoder with a classification head.
 
     The loss is :math:`-\frac{1}{n}\sum_i \log p(y_i \mid x_i)` over the rows of the window, in float32.
@@ -55,12 +56,6 @@ class TextClassifier(Method):
 
         assert self.spec is not None
         return sequence_classifier(self.spec, data_fact(self, "num_classes"))
-
-    def build_tokenizer(self) -> Any:
-        """The tokenizer of the network."""
-        from lit_ft.models import tokenizer
-
-        return None if self.spec is None else tokenizer(self.spec)
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Accuracy and macro F1."""

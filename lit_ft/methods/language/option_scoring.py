@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from lit_ft.core.method import Method, Output
+from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.core.tokens.options import Normalization, checked_normalization, option_rows, option_scores
+from lit_ft.methods.language_method import LanguageMethod
 from lit_ft.models.language import readout
 
 
-class OptionScoring(Method):
+class OptionScoring(LanguageMethod):
     r"""Scores every option of a question by a language model; ``test`` and ``predict`` need no training.
 
     The scores s are those of ``lit_ft.core.tokens.options``. Trained, it is a classifier whose head is the
@@ -47,19 +48,6 @@ class OptionScoring(Method):
     ) -> None:
         super().__init__(network, optimizer, schedule)
         self.normalize = checked_normalization(normalize)
-
-    def build_network(self) -> nn.Module:
-        """The causal language model."""
-        from lit_ft.models import causal_lm
-
-        assert self.spec is not None
-        return causal_lm(self.spec)
-
-    def build_tokenizer(self) -> Any:
-        """The tokenizer of the network."""
-        from lit_ft.models import tokenizer
-
-        return None if self.spec is None else tokenizer(self.spec)
 
     def _log_probs(self, batch: Mapping[str, Tensor], prefix: str = "") -> Tensor:
         assert self.network is not None

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.method import Method, Output
+from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.core.tokens.losses import log1mexp
+from lit_ft.methods.language_method import LanguageMethod
 from lit_ft.metrics.token_perplexity import TokenPerplexity
 from lit_ft.models.language import readout
 
@@ -40,7 +41,7 @@ def exponential_weights(advantages: Tensor, beta: float, most: float = 1000.0) -
     return (advantages.detach() / beta).exp().clamp(max=most)
 
 
-class PreferencePretraining(Method):
+class PreferencePretraining(LanguageMethod):
     r"""Learns all tokens, those of bad parts less, not at all, or backwards.
 
     With the score s of each token (high is bad), p its probability, and R = -s, the mean over tokens of
@@ -92,19 +93,6 @@ class PreferencePretraining(Method):
         if not beta > 0:
             raise ConfigError("beta", beta, "a number above 0")
         self.objective, self.alpha, self.beta, self.threshold = objective, alpha, beta, threshold
-
-    def build_network(self) -> nn.Module:
-        """The causal language model."""
-        from lit_ft.models import causal_lm
-
-        assert self.spec is not None
-        return causal_lm(self.spec)
-
-    def build_tokenizer(self) -> Any:
-        """The tokenizer of the network."""
-        from lit_ft.models import tokenizer
-
-        return None if self.spec is None else tokenizer(self.spec)
 
     def configure_model(self) -> None:
         """The network and, for advantages, the map of its hidden states to a value, which starts at 0."""

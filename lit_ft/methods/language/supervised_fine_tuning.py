@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.method import Method, Output
+from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.core.tokens.losses import REDUCTIONS, Reduction, TokenLoss, document_numbers, shares
+from lit_ft.methods.language_method import LanguageMethod
 from lit_ft.metrics.token_perplexity import TokenPerplexity
 from lit_ft.models.language import readout
 
 
-class SupervisedFineTuning(Method):
+class SupervisedFineTuning(LanguageMethod):
     r"""Learns the tokens of each example that have a weight.
 
     .. math:: L=\frac{\sum_t w_t\,(-\log p(x_t\mid x_{<t}))}{\sum_t|w_t|}
@@ -73,19 +74,6 @@ class SupervisedFineTuning(Method):
                 raise ConfigError(f"task_weights.{name}", weight, "0 or more")
         self.reduction, self.task_weights = reduction, task_weights
         self.token_loss = TokenLoss(label_smoothing, focal, unlikelihood)
-
-    def build_network(self) -> nn.Module:
-        """The causal language model."""
-        from lit_ft.models import causal_lm
-
-        assert self.spec is not None
-        return causal_lm(self.spec)
-
-    def build_tokenizer(self) -> Any:
-        """The tokenizer of the network."""
-        from lit_ft.models import tokenizer
-
-        return None if self.spec is None else tokenizer(self.spec)
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Perplexity."""

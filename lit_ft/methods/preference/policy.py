@@ -8,13 +8,13 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.method import Method
 from lit_ft.core.networks.network import Network
 from lit_ft.core.schedules import Schedule
+from lit_ft.methods.language_method import LanguageMethod
 from lit_ft.methods.preference.reference import AdapterOff, FrozenCopy, Reference
 
 
-class Policy(Method):
+class Policy(LanguageMethod):
     """A causal language model without dropout, beside the policy that it is measured from.
 
     The reference is that of the weights before the first step, also where a run goes on from a checkpoint; another one
@@ -38,19 +38,6 @@ class Policy(Method):
     ) -> None:
         super().__init__(network, optimizer, schedule)
         self.reference, self._resumed = reference, False
-
-    def build_network(self) -> nn.Module:
-        """The causal language model."""
-        from lit_ft.models import causal_lm
-
-        assert self.spec is not None
-        return causal_lm(self.spec)
-
-    def build_tokenizer(self) -> Any:
-        """The tokenizer of the network."""
-        from lit_ft.models import tokenizer
-
-        return None if self.spec is None else tokenizer(self.spec)
 
     def configure_model(self) -> None:
         """Build the network, switch dropout off, and let the reference see it."""

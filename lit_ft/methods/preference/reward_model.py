@@ -10,12 +10,13 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.method import Method, Output
+from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.preferences.pair_rewards import reward_scalars, weighted_mean
 from lit_ft.core.preferences.paired import bradley_terry
 from lit_ft.core.schedules import Schedule
+from lit_ft.methods.language_method import LanguageMethod
 
 
 def rewards(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -38,7 +39,7 @@ def rewards(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     return inner.score(hidden[torch.arange(len(last), device=last.device), last])[:, 0].float()
 
 
-class RewardModel(Method):
+class RewardModel(LanguageMethod):
     r"""Bradley-Terry: the preferred answer of a pair gets the higher reward.
 
     .. math:: L=\frac{\sum_iw_i\,[-\log\sigma(r_i^+-r_i^--m)+c\,(r_i^++r_i^-)^2]}{\sum_iw_i}
@@ -82,12 +83,6 @@ class RewardModel(Method):
 
         assert self.spec is not None
         return sequence_classifier(self.spec, 1)
-
-    def build_tokenizer(self) -> Any:
-        """The tokenizer of the network."""
-        from lit_ft.models import tokenizer
-
-        return None if self.spec is None else tokenizer(self.spec)
 
     def configure_model(self) -> None:
         """Build the network; look for what its rewards cannot be read from."""
