@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
@@ -13,7 +14,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.features.observing import output_of
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.networks.weight_bits import save_bits
-from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.passes.second_pass import copied, silent
 from lit_ft.core.selection.base import Selection
 from lit_ft.core.selection.buffers import HeldBuffers
 
@@ -63,8 +64,9 @@ class ForwardMask(pl.Callback):
     the network has the masked weights.
 
     ``dropout`` damps gradients that oppose those of :math:`KL(p_0 \| p)` to the unmasked network's predictions;
-    ``output`` names the submodule that gives logits. It costs two more forward passes and a backward pass a step, and
-    under accumulation looks at the last batch alone. A step of Adam moves a score by about its learning rate.
+    ``output`` names the submodule that gives logits in ``validation_step``. It costs two more forward passes and a
+    backward pass a step, and under accumulation looks at the last batch alone. A step of Adam moves a score by about
+    its learning rate.
 
     Refuses: more than one device; tensors that are selected in part, or tied: the other module would go on with the
     whole weight. Memory: scores as large as the masked weights.
@@ -151,7 +153,9 @@ class ForwardMask(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Keep the batch for the distance to the unmasked network, and batch norms as they are."""
-        self._batch = (batch, batch_idx) if self.dropout else None
+        if self.dropout:
+            takes_index = is_param_in_hook_signature(pl_module.validation_step, "batch_idx", min_args=2)
+            self._batch = (copied(batch), batch_idx) if takes_index else (copied(batch),)
         if self._buffers is not None:
             self._buffers.freeze()
 
@@ -184,7 +188,8 @@ class ForwardMask(pl.Callback):
             try:
                 for opened in (True, False):
                     self._open(opened)
-                    with output_of(module, self.output) as outputs, torch.set_grad_enabled(not opened):
+                    precision = trainer.precision_plugin.val_step_context()  # a step's end is outside of autocast
+                    with output_of(module, self.output) as outputs, torch.set_grad_enabled(not opened), precision:
                         module.validation_step(*self._batch)
                     logits.append(outputs[-1].float().log_softmax(-1))
             finally:

@@ -104,6 +104,22 @@ def test_a_step_adds_the_penalty_before_dropout(monkeypatch: pytest.MonkeyPatch,
         assert torch.allclose(state["scores"], torch.tensor(0.01 - moved))
 
 
+def test_the_distance_is_taken_in_the_precision_of_the_run() -> None:
+    """As in training: by the module's own step, of an untouched batch, and under autocast."""
+    seen: list[Any] = []
+
+    class Watched(ForeignModule):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return super().training_step([batch.pop(0), batch.pop(0)], batch_idx)
+
+        def validation_step(self, batch: Any) -> None:  # type: ignore[override]
+            seen.append((self.model(batch[0]).dtype, torch.is_grad_enabled()))
+
+    callback = ForwardMask(Names(["*.weight"]), init=0.006, dropout=1.0, output="model")
+    fit_foreign([callback], module=Watched(norm=False), max_steps=2, precision="bf16-mixed", limit_val_batches=0)
+    assert seen == 2 * [(torch.bfloat16, False), (torch.bfloat16, True)]
+
+
 class Tied(ForeignModule):
     def __init__(self) -> None:
         super().__init__()
