@@ -59,6 +59,4 @@ class GaussianNoise(pl.Callback):
             inputs = None
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             raise ConfigError("key", self.key, allowed)
-        if self.sigma == 0:  # and no random number is drawn
-            return
         batch[self.key] = inputs + self.sigma * torch.randn_like(inputs)  # type: ignore[index]

@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 
 from lit_ft.callbacks.flatness.perturbation import total_norm
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.passes.window import micro_batch_weight, window_starts
+from lit_ft.core.method import Method
+from lit_ft.core.passes.window import micro_batch_weight, window_ends, window_starts
 
 
 class GradientGrafting(pl.Callback):
@@ -19,9 +20,10 @@ class GradientGrafting(pl.Callback):
     direction, small-batch length), or a fixed number (normalised gradient descent). Asks whether small batches help by
     the length of their steps. Penalties on micro-batches are part of both gradients.
 
-    Acts before clipping, on the parameters of the optimizer. A window of a single micro-batch stays as it is when n is
-    not fixed; so does a gradient of zero, and a window whose first micro-batch has none. Under DDP, n is the mean over
-    ranks of their micro-batches' norms.
+    Acts before clipping, on the parameters of the optimizer. A gradient of zero stays as it is, and when n is not fixed
+    so does a window whose first micro-batch has none. A window of a single micro-batch (the last one of an epoch may
+    be) has the norm of its own gradient; in a foreign module that undoes Lightning's division by the parts of a whole
+    window. Under DDP, n is the mean over ranks of their micro-batches' norms.
 
     Requires automatic optimisation with one optimizer. Refuses an fp16 scaler (micro-batches' gradients are scaled).
     Stands after ``SAM`` in the list of callbacks when it is to act on SAM's gradient.
@@ -45,6 +47,7 @@ class GradientGrafting(pl.Callback):
         self.length = length
         self._first: Any = None
         self._norm: Tensor | None = None
+        self._alone = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot be done exactly."""
@@ -58,15 +61,19 @@ class GradientGrafting(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note which micro-batch is the first one."""
-        if self.length is None and trainer.accumulate_grad_batches > 1 and window_starts(trainer, batch_idx):
-            self._first, self._norm = batch, None
+        """Note whether this is the first micro-batch of several; where its step gives no loss, the next is not."""
+        if self.length is not None or trainer.accumulate_grad_batches == 1:
+            return
+        starts, ends = window_starts(trainer, batch_idx), window_ends(trainer, batch_idx)
+        self._first, self._alone = batch if starts and not ends else None, starts and ends
+        self._norm = None if starts else self._norm
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the gradient of the first micro-batch, which stands alone now."""
         if self._first is None:
             return
-        share = micro_batch_weight(pl_module, self._first) / trainer.accumulate_grad_batches
+        weight = micro_batch_weight(pl_module, self._first) if isinstance(pl_module, Method) else 1.0
+        share = weight / trainer.accumulate_grad_batches
         norm = total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
         norm = norm / share if share > 0 else torch.zeros_like(norm)
         self._norm = trainer.strategy.reduce(norm, reduce_op="mean")  # type: ignore[assignment]
@@ -79,6 +86,8 @@ class GradientGrafting(pl.Callback):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = total_norm(gradients)
         length = self._norm if self.length is None else norm.new_tensor(self.length)
+        if self._alone and not isinstance(pl_module, Method):  # ranks' gradients are one by now, so there is one norm
+            length = norm * trainer.accumulate_grad_batches
         self._norm = None
         if length is None or not norm > 0 or not length > 0:
             return

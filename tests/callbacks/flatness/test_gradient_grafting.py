@@ -7,9 +7,10 @@ from torch import Tensor
 
 from lit_ft.callbacks import GradientGrafting
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.running.processes import run_ranks
 from lit_ft.data import Digits
 from lit_ft.methods import ImageClassifier
-from lit_ft.testing import fit_foreign
+from lit_ft.testing import ForeignModule, fit_foreign
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
          "enable_model_summary": False, "limit_val_batches": 0}  # fmt: skip
@@ -94,6 +95,62 @@ def test_every_window_of_a_foreign_module_gets_its_own_length() -> None:
     fit_foreign([GradientGrafting(), seen], accumulate_grad_batches=2)
     assert len(seen.norms) == 12
     assert seen.norms == pytest.approx(seen.first, rel=1e-5)
+
+
+class Norms(pl.Callback):
+    """The norm of the gradient of each step, as it comes to this place in the list of callbacks."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:  # type: ignore[no-untyped-def]
+        self.seen.append(flat(p.grad for p in pl_module.parameters()).norm().item())
+
+
+class Unweighty(ImageClassifier):
+    """Rank 0's rows count less in all micro-batches."""
+
+    def loss_weight(self, batch) -> float:  # type: ignore[no-untyped-def]
+        return len(batch["labels"]) * (0.2 if self.trainer.global_rank == 0 else 1.0)
+
+
+def graft_on_ranks() -> tuple[list[float], list[float]]:
+    before, after = Norms(), Norms()
+    torch.manual_seed(0)
+    method = Unweighty({"config": {"model_type": "mlp", "width": 6}}, num_classes=10, input_shape=[64])
+    trainer = pl.Trainer(max_epochs=1, accumulate_grad_batches=2, strategy="ddp", devices=2,
+                         callbacks=[before, GradientGrafting(), after], **QUIET)  # fmt: skip
+    trainer.fit(method, Digits(batch_size=10, flat=True, max_rows=60))  # 3 micro-batches a rank
+    return before.seen, after.seen
+
+
+def test_a_last_window_of_one_micro_batch_stays_as_it_is_on_two_ranks() -> None:
+    for before, after in run_ranks(graft_on_ranks, 2):
+        assert len(before) == len(after) == 2
+        assert after[0] != pytest.approx(before[0], rel=0.01)
+        assert after[1] == before[1]
+
+
+def test_a_foreign_modules_own_loss_weight_is_not_in_its_gradient() -> None:
+    class Weighty(ForeignModule):
+        def loss_weight(self, batch) -> float:  # type: ignore[no-untyped-def]
+            return 7.0
+
+    runs = [fit_foreign([GradientGrafting()], module=m, accumulate_grad_batches=2)[0] for m in (Weighty(), None)]
+    for a, b in zip(*(run.parameters() for run in runs), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_first_micro_batch_without_loss_leaves_the_window_as_it_is() -> None:
+    class Skips(ForeignModule):
+        def training_step(self, batch, batch_idx):  # type: ignore[no-untyped-def]
+            loss = super().training_step(batch, batch_idx)
+            return None if batch_idx % 2 == 0 else loss
+
+    before, after = Norms(), Norms()
+    fit_foreign([before, GradientGrafting(), after], module=Skips(), accumulate_grad_batches=2, limit_train_batches=10)
+    assert len(before.seen) == 10
+    assert after.seen == before.seen
 
 
 @pytest.mark.parametrize("length", [0, -1.0, float("inf")])
