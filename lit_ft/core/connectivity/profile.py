@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lit_ft.core.connectivity.paths import Path
+from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.batch_norm import update_batch_norm
+from lit_ft.core.passes.means import sum_over_ranks
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -44,6 +46,7 @@ def losses_along(
     """The mean loss over all rows, at each position of a path.
 
     Costs a pass over ``batches`` a position, and one over ``train_batches`` with batch norm; one copy of the network.
+    In a process group all ranks call it, each with its own batches; the mean is over the rows of all.
 
     Args:
         network: Gives the structure; left as it is.
@@ -54,9 +57,12 @@ def losses_along(
         train_batches: For batch-norm statistics, estimated anew at each position.
     """
     batches, train_batches = list(batches), list(train_batches)
-    found = []
-    for position in positions:
+    sums, rows = torch.zeros(len(positions), dtype=torch.float64), 0
+    for i, position in enumerate(positions):
         there = member(network, path.at(position), train_batches, losses)
-        values = torch.cat([losses(there, batch).double() for batch in batches])
-        found.append(values.mean().item())
-    return found
+        values = [losses(there, batch).double() for batch in batches]
+        sums[i], rows = sum(float(value.sum()) for value in values), sum(len(value) for value in values)
+    total = sum_over_ranks(torch.tensor(rows))
+    if total == 0:
+        raise ConfigError("batches", "no rows", "rows to measure the loss on")
+    return (sum_over_ranks(sums) / total).tolist()

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_ft.core.passes.evaluating import evaluating
+from lit_ft.core.passes.means import sum_over_ranks
 
 
 @torch.no_grad()
@@ -17,6 +18,8 @@ def update_batch_norm(
     forward: Callable[[nn.Module, Any], Any] = lambda module, batch: module(batch),
 ) -> None:
     """Set batch-norm statistics to their plain mean over batches, at the present weights.
+
+    In a process group all ranks call it, each with its own batches; the mean is over the batches of all.
 
     Args:
         module: A module with or without batch norm.
@@ -36,6 +39,19 @@ def update_batch_norm(
                 norm.train()
             for batch in batches:
                 forward(module, batch)
+        for norm in norms:
+            _average_over_ranks(norm)
     finally:
         for norm, momentum in momenta.items():
             norm.momentum = momentum
+
+
+def _average_over_ranks(norm: _BatchNorm) -> None:
+    """Weigh the statistics of each rank by its batches."""
+    assert norm.num_batches_tracked is not None
+    mine = norm.num_batches_tracked.clone()
+    if sum_over_ranks(norm.num_batches_tracked) == 0:  # a norm that the passes did not reach
+        return
+    for statistic in (norm.running_mean, norm.running_var):
+        assert statistic is not None
+        statistic.copy_(sum_over_ranks(statistic.double() * mine) / norm.num_batches_tracked)

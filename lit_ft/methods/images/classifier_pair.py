@@ -15,12 +15,21 @@ from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
+from lit_ft.data.loader import ResumableLoader
 from lit_ft.methods.images.image_classifier import ImageClassifier
 from lit_ft.metrics.barrier import barrier
 from lit_ft.models.small import MLP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def each_once(data: Any, split: str) -> Any:
+    """The loader of a split that repeats no row, where a loader for training would, to give all ranks equally many."""
+    loader = getattr(data, f"{split}_dataloader")()
+    if isinstance(loader, ResumableLoader):
+        loader.sampler.training = False
+    return loader
 
 
 class Ends(nn.Module):
@@ -121,18 +130,17 @@ class ClassifierPair(ImageClassifier):
         return self.row_losses(network(images).float(), batch["labels"].to(self.device))
 
     def on_test_epoch_end(self) -> None:
-        """Log the test's values, and those of the paths."""
+        """Log the test's values, and those of the paths, over the rows of all ranks."""
         super().on_test_epoch_end()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         positions = torch.linspace(0, 1, self.num_positions, dtype=torch.float64).tolist()
         for name, path in self.paths().items():
-            rows, train = getattr(data, f"{self.split}_dataloader")(), data.train_dataloader()
+            rows, train = each_once(data, self.split), each_once(data, "train")
             losses = losses_along(self.ends.first, path, positions, self._losses, rows, train)
             self._profiles[name] = losses
             height = barrier(torch.tensor(positions), torch.tensor(losses))
             self.log_dict({f"test/{name}_max": max(losses), f"test/{name}_barrier": height.float()})
             if name == "dropout":
-                rows = getattr(data, f"{self.split}_dataloader")()
                 ends = len(path.points) - 1
                 corners = losses_along(self.ends.first, path, [k / ends for k in range(ends + 1)], self._losses, rows)
                 self.log("test/dropout_bound", max(corners))

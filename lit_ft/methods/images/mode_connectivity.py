@@ -19,7 +19,7 @@ from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.networks.weights import weights_of
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
-from lit_ft.methods.images.classifier_pair import ClassifierPair, Ends
+from lit_ft.methods.images.classifier_pair import ClassifierPair, Ends, each_once
 
 
 class ModeConnectivity(ClassifierPair):
@@ -126,7 +126,7 @@ class ModeConnectivity(ClassifierPair):
 
     def _settled(self) -> nn.Module:
         data = getattr(self._trainer, "datamodule", None)
-        batches = data.train_dataloader() if data is not None else ()
+        batches = each_once(data, "train") if data is not None else ()
         return member(self.ends.first, self.path().at(0.5), batches, self._losses)
 
     def on_validation_epoch_start(self) -> None:

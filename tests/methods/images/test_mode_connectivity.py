@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.running.processes import run_ranks
 from lit_ft.data import Digits
 from lit_ft.methods import ClassifierPair, ImageClassifier, ModeConnectivity
 from lit_ft.testing import assert_resumes
@@ -137,6 +138,27 @@ def test_batch_norm_of_the_ends_is_left_alone(tmp_path):
     assert torch.equal(method.ends.first.blocks[0].norm.running_mean, before)
     assert "dropout" not in method.paths()
     assert trainer.callback_metrics["val/loss"] < 3
+
+
+def measured(folder: str, split: str, norm: bool, devices: int) -> dict[str, float]:
+    """What the test says of the paths between two networks."""
+    torch.manual_seed(0)
+    config = {"model_type": "cnn", "width": 2, "depth": 1, "batch_norm": norm}
+    method = ClassifierPair({"config": config}, num_positions=3, split=split, num_classes=10, input_shape=[1, 8, 8])
+    method.configure_model()
+    trainer = pl.Trainer(devices=devices, strategy="ddp" if devices > 1 else "auto", default_root_dir=folder, **QUIET)
+    rows = Digits(max_rows=200 if norm else 230, batch_size=50, val_fraction=0.14)
+    (found,) = trainer.test(method, rows, verbose=False)
+    return found
+
+
+# 251 rows for validation, the last of them alone in its batch; five batches for training do not divide by two
+@pytest.mark.parametrize(("split", "norm"), [("val", True), ("train", False)])
+def test_two_ranks_measure_the_rows_of_both(split, norm, tmp_path):
+    ranks = run_ranks(measured, 2, str(tmp_path), split, norm, 2)
+    alone = measured(str(tmp_path), split, norm, 1)
+    for found in ranks:
+        assert {key: found[key] for key in alone} == pytest.approx(alone, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", [ClassifierPair, ModeConnectivity])
