@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.passes.evaluating import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,11 +52,9 @@ def towards(
     if sigma < 0:
         raise ConfigError("sigma", sigma, "0 or more")
     generator = torch.Generator().manual_seed(seed)
-    training = network.training
-    network.eval()
     moved = images.detach().clone()
     flat = (len(images), *(1 for _ in images.shape[1:]))
-    try:
+    with evaluating(network):
         for _ in range(steps):
             x = moved.clone().requires_grad_()
             with torch.enable_grad():
@@ -68,8 +67,6 @@ def towards(
             offset = moved + 2.5 * budget / steps * gradient / length - images
             outside = (offset.flatten(1).norm(dim=1) / budget).clamp(min=1).view(flat)
             moved = images + offset / outside
-    finally:
-        network.train(training)
     return moved
 
 

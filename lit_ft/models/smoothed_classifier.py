@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.passes.evaluating import evaluating
 
 ABSTAINS = -1
 
@@ -73,20 +74,16 @@ class SmoothedClassifier(nn.Module):
     @torch.no_grad()
     def counts(self, x: Tensor, copies: int, generator: torch.Generator) -> Tensor:
         """How often each class is given to noisy copies of one input, shape (classes,)."""
-        training = self.base.training
-        self.base.eval()
-        try:
-            found: Tensor | None = None
+        found: Tensor | None = None
+        with evaluating(self.base):
             while copies > 0:
                 rows = min(copies, self.batch_size)
                 noise = torch.randn((rows, *x.shape), generator=generator).to(x)
                 logits = self.base(x + self.sigma * noise)
                 given = torch.bincount(logits.argmax(-1), minlength=logits.shape[-1])
                 found, copies = given if found is None else found + given, copies - rows
-            assert found is not None
-            return found
-        finally:
-            self.base.train(training)
+        assert found is not None
+        return found
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)

@@ -10,9 +10,12 @@ from lit_ft.core.networks.batch_norm import update_batch_norm
 from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.core.passes.second_pass import silent
 from lit_ft.data.tokens.packing import check_packing
+from lit_ft.methods import SentenceEmbedding
 from lit_ft.methods.preference.reference import AdapterOff
 from lit_ft.models import causal_lm
+from lit_ft.models.aligned_gradients import towards
 from lit_ft.models.language import readout
+from lit_ft.models.smoothed_classifier import SmoothedClassifier
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -56,3 +59,25 @@ def test_a_frozen_part_stays_in_evaluation_mode() -> None:
     assert modes(network) == before
     AdapterOff().log_probs(network, batch)
     assert modes(network) == before
+
+
+def test_tools_that_run_a_network_leave_each_part_in_its_mode() -> None:
+    network = nn.Sequential(nn.Linear(4, 6), nn.Dropout(), nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3)))
+    network[2].eval()
+    before = modes(network)
+    x = torch.randn(2, 4)
+    SmoothedClassifier(network, n=20)(x)
+    assert modes(network) == before
+    towards(network, x, torch.tensor([0, 1]), budget=1.0, steps=2)
+    assert modes(network) == before
+
+
+def test_encoding_leaves_a_frozen_layer_in_evaluation_mode() -> None:
+    method = SentenceEmbedding({"config": {**CONFIG, "vocab_size": 300, "tokenizer": "bytes"}}, pooling="mean")
+    method.configure_model()
+    network: Any = method.network
+    network.train().encoder.layers[0].eval()
+    before = modes(network)
+    method.encode(["one", "two"])
+    assert modes(network) == before
+    assert set(before) == {True, False}
