@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lightning.pytorch.plugins import HalfPrecision
 from torch import nn
 
 from lit_ft.core.method import Method
@@ -15,6 +16,17 @@ class LanguageMethod(Method):
         optimizer: Makes the optimizer from parameters.
         schedule: How the learning rate moves; None keeps it constant.
     """
+
+    def configure_model(self) -> None:
+        """Build the network; under bf16-true in bf16 from here on, so that a fingerprint is of the weights that train.
+
+        Lightning converts it after a checkpoint has been looked at.
+        """
+        if self.network is not None:
+            return
+        super().configure_model()
+        if self._trainer is not None and isinstance(self.trainer.precision_plugin, HalfPrecision):
+            self.network = self.trainer.precision_plugin.convert_module(self.network)  # type: ignore[arg-type]
 
     def build_network(self) -> nn.Module:
         """The causal language model."""

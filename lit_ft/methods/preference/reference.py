@@ -83,8 +83,9 @@ class FrozenCopy(Reference):
         self.fingerprint = fingerprint(network.named_parameters())
 
     def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:
-        """Take over weights that a warm start brought; go to the device of the network."""
+        """Take over weights that a warm start brought, in the number format of the run."""
         assert self._copy is not None
+        self._copy = trainer.precision_plugin.convert_module(self._copy)
         if fresh:
             self._copy.load_state_dict(network.state_dict())
             self.fingerprint = fingerprint(network.named_parameters())
@@ -106,9 +107,9 @@ class FrozenCopy(Reference):
 class CachedLogProbs(Reference):
     """Computed once over training and validation data before the first step, kept on disk.
 
-    Each value belongs to the very tokens and weights that it was computed from, so another template, tokenizer or
-    truncation finds none; the file carries the fingerprint of the weights, and another start is refused. An adapter is
-    off while they are computed.
+    Each value belongs to the very tokens, weights and precision that it was computed from, so another template,
+    tokenizer or truncation finds none; the file carries the fingerprint of the network, and another start is refused.
+    An adapter is off while they are computed.
 
     Args:
         path: File to keep them in; None chooses one in the cache by fingerprint, so that it never mismatches.
@@ -119,6 +120,7 @@ class CachedLogProbs(Reference):
     def __init__(self, path: str | None = None) -> None:
         self.path = path
         self._values: dict[int, float] = {}
+        self._precision = ""
 
     def attach(self, network: nn.Module) -> None:
         """Note which weights the values are of."""
@@ -136,10 +138,11 @@ class CachedLogProbs(Reference):
                     "reference.path", str(file), "log-probabilities of the weights that this run starts from"
                 )
             self._values = dict(zip(saved["keys"].tolist(), saved["values"].tolist(), strict=True))
-        before = len(self._values)
-        with torch.no_grad(), evaluating(network), _adapter_off(network):
+        before, self._precision = len(self._values), trainer.precision
+        same = trainer.precision_plugin.forward_context()  # or the first loss would not be that of equal policies
+        with torch.no_grad(), evaluating(network), _adapter_off(network), same:
             for batch in _batches(trainer.datamodule):
-                keys = row_keys(batch)
+                keys = row_keys(batch, self._precision)
                 if all(key in self._values for key in keys):
                     continue
                 if not fresh and not hasattr(network, "disable_adapter"):
@@ -164,7 +167,7 @@ class CachedLogProbs(Reference):
 
     def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Look them up; rows that were not there before the first step (a test) are refused."""
-        keys = row_keys(batch)
+        keys = row_keys(batch, self._precision)
         missing = next((i for i, key in enumerate(keys) if key not in self._values), None)
         if missing is not None:
             given = f"row {int(batch['rows'][missing])}"
@@ -173,15 +176,16 @@ class CachedLogProbs(Reference):
         return torch.tensor(found, dtype=torch.float32, device=batch["input_ids"].device)
 
 
-def row_keys(batch: Mapping[str, Tensor]) -> list[int]:
-    """A number for the tokens and weights of each row, the same whatever it is padded to."""
+def row_keys(batch: Mapping[str, Tensor], precision: str) -> list[int]:
+    """A number for the tokens and weights of each row and a precision, the same whatever it is padded to."""
     import hashlib
 
     keys = []
     lengths = batch["attention_mask"].sum(1).tolist()
     for ids, weights, length in zip(batch["input_ids"].cpu(), batch["weights"].float().cpu(), lengths, strict=True):
-        digest = hashlib.sha256(ids[:length].numpy().tobytes() + weights[:length].numpy().tobytes()).digest()
-        keys.append(int.from_bytes(digest[:8], "little", signed=True))
+        digest = hashlib.sha256(ids[:length].numpy().tobytes() + weights[:length].numpy().tobytes())
+        digest.update(precision.encode())
+        keys.append(int.from_bytes(digest.digest()[:8], "little", signed=True))
     return keys
 
 

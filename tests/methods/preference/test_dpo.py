@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.plugins import Precision
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.preferences.paired import IPO, PreferenceLoss, SimPO
@@ -16,6 +17,7 @@ from lit_ft.core.running.processes import run_ranks
 from lit_ft.data import Preferences
 from lit_ft.methods import DPO, AdapterOff, CachedLogProbs, FrozenCopy
 from lit_ft.methods.preference.reference import row_keys, sequence_log_probs
+from lit_ft.testing import assert_resumes
 
 CONFIG = {
     "model_type": "llama", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -141,6 +143,40 @@ def test_first_loss_is_log_two_and_all_references_train_alike(reference: type, t
     assert moved
 
 
+@pytest.mark.parametrize(
+    ("precision", "reference", "adapter"),
+    [
+        ("bf16-mixed", CachedLogProbs, False),
+        ("bf16-true", AdapterOff, True),
+        ("bf16-true", CachedLogProbs, False),
+        ("bf16-true", FrozenCopy, False),
+    ],
+)
+def test_in_bf16_the_reference_starts_equal_and_resumes(
+    precision: str, reference: type, adapter: bool, tmp_path: Path
+) -> None:
+    """From a folder in float32: Lightning brings it to bf16 only after a checkpoint has been looked at."""
+    source = dpo()
+    source.network.save_pretrained(tmp_path / "net")  # type: ignore[union-attr, operator]
+    source.tokenizer.save_pretrained(tmp_path / "net")
+    losses: list[float] = []
+
+    def make() -> DPO:
+        network = {"path": str(tmp_path / "net"), "peft": LORA if adapter else None}
+        made = DPO(network, reference=reference())  # type: ignore[arg-type]
+        follow = made._follow_window
+        made._follow_window = lambda *given: (losses.append(given[0].loss.item()), follow(*given))  # type: ignore
+        return made
+
+    def data() -> Preferences:
+        return Preferences(table(tmp_path), batch_size=4, val_fraction=0.0)
+
+    assert_resumes(
+        pl.Callback, tmp_path / "runs", crash_at=3, make_module=make, make_data=data, max_epochs=2, precision=precision
+    )
+    assert losses[0] == pytest.approx(0.6931472, abs=2e-7)
+
+
 def test_accumulation_equals_one_batch_with_pair_weights(tmp_path: Path) -> None:
     rows = [{**row, "w": 0.5 + i % 3} for i, row in enumerate(ROWS)]
     found = []
@@ -176,9 +212,10 @@ def test_cached_values_of_other_weights_are_refused(tmp_path: Path) -> None:
 def test_keys_of_rows_do_not_depend_on_padding() -> None:
     batch = trl_batch()
     wider = {name: torch.nn.functional.pad(t, (0, 3)) if t.dim() == 2 else t for name, t in batch.items()}
-    assert row_keys(batch) == row_keys(wider)
+    assert row_keys(batch, "32-true") == row_keys(wider, "32-true")
+    assert not set(row_keys(batch, "32-true")) & set(row_keys(batch, "bf16-mixed"))
     batch["weights"][0, 6] = 0.5
-    assert row_keys(batch)[0] != row_keys(wider)[0]
+    assert row_keys(batch, "32-true")[0] != row_keys(wider, "32-true")[0]
 
 
 def test_adapter_off_is_refused_without_adapter_or_beside_other_weights() -> None:
@@ -221,7 +258,8 @@ def test_log_probs_equal_the_plain_form() -> None:
 def test_cached_values_are_float32_where_the_default_is_bf16() -> None:
     reference = CachedLogProbs()
     batch = {"input_ids": torch.arange(4)[None], "weights": torch.ones(1, 4), "attention_mask": torch.ones(1, 4).long()}
-    reference._values = dict.fromkeys(row_keys(batch), -100.3)
+    reference._precision = "bf16-true"
+    reference._values = dict.fromkeys(row_keys(batch, "bf16-true"), -100.3)
     batch["weights"] = batch["weights"].bfloat16()  # as Lightning brings it to a step
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -246,7 +284,9 @@ def _cached_on_a_rank(path: str) -> list[float]:
     torch.manual_seed(0)
     network, reference = torch.nn.Linear(1, 1), CachedLogProbs(path)
     reference.attach(network)
-    trainer = SimpleNamespace(datamodule=None, world_size=2, is_global_zero=rank == 0)
+    trainer = SimpleNamespace(
+        datamodule=None, world_size=2, is_global_zero=rank == 0, precision="32-true", precision_plugin=Precision()
+    )
     reference.start(network, trainer, fresh=True)
     found = [reference.log_probs(network, _row(number)).item() for number in (0, 1)]
     torch.distributed.destroy_process_group()
