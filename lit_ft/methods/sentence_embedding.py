@@ -17,6 +17,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
+from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.core.schedules import Schedule
 from lit_ft.core.tokens.segments import Segment
 from lit_ft.data.pairs.text_pairs import encode_texts, padded
@@ -138,17 +139,20 @@ class SentenceEmbedding(LanguageMethod):
         """
         self.configure_model()
         assert self.network is not None
-        mode = self.network.training
-        self.network.eval()
         encoded = encode_texts(self.tokenizer, texts, template, max_length)
+        empty = next((number for number, text in enumerate(encoded, start=1) if not any(text.embed)), None)
+        if empty is not None:
+            raise ConfigError("texts", f"number {empty}", "texts with at least one token that is pooled")
+        if not encoded:
+            return torch.empty(0, self.network.config.hidden_size, device=self.device)  # type: ignore[union-attr, arg-type]
         order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
         parts, start = [], 0
-        while start < len(order):
-            size = max(1, tokens_per_batch // len(encoded[order[start]]))
-            batch = padded([encoded[i] for i in order[start : start + size]], self.tokenizer.pad_token_id or 0)
-            parts.append(self.embed({name: tensor.to(self.device) for name, tensor in batch.items()}))
-            start += size
-        self.network.train(mode)
+        with evaluating(self.network):
+            while start < len(order):
+                size = max(1, tokens_per_batch // len(encoded[order[start]]))
+                batch = padded([encoded[i] for i in order[start : start + size]], self.tokenizer.pad_token_id or 0)
+                parts.append(self.embed({name: tensor.to(self.device) for name, tensor in batch.items()}))
+                start += size
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(parts)[back.to(parts[0].device)]

@@ -76,20 +76,27 @@ def sentence_encoder(spec: Network, pooling: str | None = None, normalize: bool 
 
 def _modules_of(folder: Path) -> list[dict[str, Any]]:
     file = folder / "modules.json"
-    return json.loads(file.read_text()) if file.exists() else []
+    modules = json.loads(file.read_text()) if file.exists() else []
+    for module in modules:
+        if module["type"].rpartition(".")[2] not in ("Transformer", "Pooling", "Normalize"):
+            allowed = "a folder of Transformer, Pooling and Normalize alone: without other modules its vectors differ"
+            raise ConfigError("network.path", module["type"], allowed)
+    return modules
 
 
 def _pooling_of(folder: Path) -> str:
-    names = {
-        "pooling_mode_mean_tokens": "mean",
-        "pooling_mode_cls_token": "cls",
-        "pooling_mode_lasttoken": "last",
-        "pooling_mode_max_tokens": "max",
-    }
+    names = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls", "lasttoken": "last",
+             "max": "max", "max_tokens": "max"}  # fmt: skip
+    flag = "pooling_mode_"
     for module in _modules_of(folder):
         if module["type"].endswith("Pooling"):
             settings = json.loads((folder / module["path"] / "config.json").read_text())
-            on = [key for key, value in settings.items() if key.startswith("pooling_mode_") and value is True]
+            # sentence-transformers wrote a flag for each pooling before version 6
+            flags = [
+                key.removeprefix(flag) for key, value in settings.items() if key.startswith(flag) and value is True
+            ]
+            on = settings.get("pooling_mode", flags)
+            on = [on] if isinstance(on, str) else on
             if len(on) != 1 or on[0] not in names:
                 raise ConfigError("pooling", on, f"a folder with one of {', '.join(names)}")
             return names[on[0]]

@@ -94,6 +94,14 @@ def test_encode_equals_one_by_one() -> None:
     single = torch.cat([owner.encode([text], list(ECHO)) for text in texts])
     torch.testing.assert_close(found, single, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
+    assert owner.encode([]).shape == (0, 16)
+    for none in ([""], ["a", ""]):  # no token at all, alone or beside others
+        with pytest.raises(ConfigError, match=f"number {len(none)}"):
+            owner.encode(none)
+    assert owner.encode([]).shape == (0, 16)
+    for none in ([""], ["a", ""]):  # no token at all, beside others or not
+        with pytest.raises(ConfigError, match=f"number {len(none)}"):
+            owner.encode(none)
 
 
 def test_learns_to_find_the_positive(tmp_path: Path) -> None:

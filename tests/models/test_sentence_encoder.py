@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -6,6 +8,8 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.network import Network
 from lit_ft.models import sentence_encoder, tokenizer
 
+BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": 8, "tokenizer": "bytes"}  # fmt: skip
 HIDDEN = torch.tensor([[[1.0, -9.0], [3.0, -7.0], [5.0, -5.0]], [[2.0, 2.0], [4.0, 4.0], [6.0, 8.0]]])
 
 
@@ -24,9 +28,7 @@ def test_pooling_by_hand_with_padding_on_either_side(pooling, expected):
 
 
 def test_a_saved_encoder_is_the_same_again(tmp_path):
-    config = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-              "intermediate_size": 8, "tokenizer": "bytes"}  # fmt: skip
-    spec = Network(config=config)
+    spec = Network(config={**BERT})
     encoder = sentence_encoder(spec, pooling="max", normalize=False).eval()
     encoder.save_pretrained(tmp_path)
     again = sentence_encoder(Network(path=str(tmp_path))).eval()
@@ -36,6 +38,34 @@ def test_a_saved_encoder_is_the_same_again(tmp_path):
     assert torch.equal(encoder(**inputs), again(**inputs))
     with pytest.raises(ConfigError, match="pooling"):
         sentence_encoder(spec, pooling="median")
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"), [("lasttoken", "last"), (["cls"], "cls"), (["cls", "mean"], None), ("weightedmean", None)]
+)
+def test_folders_of_sentence_transformers_6(mode, expected, tmp_path):
+    """What version 6.2 writes: other module paths, and one pooling by name where there were flags."""
+    names = ["base.modules.transformer.Transformer", "sentence_transformer.modules.pooling.Pooling"]
+    paths = ["", "1_Pooling"]
+    modules = [
+        {"idx": i, "name": str(i), "path": paths[i], "type": f"sentence_transformers.{names[i]}"} for i in (0, 1)
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Pooling").mkdir()
+    settings = {"embedding_dimension": 16, "pooling_mode": mode, "include_prompt": True}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    spec = Network(config={**BERT})
+    sentence_encoder(spec).encoder.save_pretrained(tmp_path)
+    if expected is None:
+        with pytest.raises(ConfigError, match="pooling"):
+            sentence_encoder(Network(path=str(tmp_path)))
+        return
+    loaded = sentence_encoder(Network(path=str(tmp_path)))
+    assert (loaded.pooling, loaded.normalize) == (expected, False)
+    modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ConfigError, match="Dense"):
+        sentence_encoder(Network(path=str(tmp_path)))
 
 
 @pytest.mark.real

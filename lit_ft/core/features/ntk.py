@@ -100,13 +100,16 @@ class EmpiricalNTK:
         return torch.stack(parts).sum(0)
 
     def drift(self, rows: Iterable[Any]) -> float:
-        """How far the gradients of its rows, given again, have moved: the norm of the change over the norm."""
+        """How far the gradients of its rows, given again, have moved: the norm of the change over the norm.
+
+        0 where they are 0 and stay so, infinite where they begin at 0 and move.
+        """
         moved = norm = 0.0
         for i, row in enumerate(rows):
             for now, own in zip(row_tangents(self.function(row), self.parameters), self.tangents, strict=True):
                 moved += float((now - own[i]).double().square().sum())
                 norm += float(own[i].double().square().sum())
-        return (moved / norm) ** 0.5
+        return (moved / norm) ** 0.5 if norm else (torch.inf if moved else 0.0)
 
 
 class KernelPredictor:
@@ -124,6 +127,10 @@ class KernelPredictor:
     def __init__(self, kernel: EmpiricalNTK, targets: Tensor, ridge: float = 0.0) -> None:
         if ridge < 0:
             raise ConfigError("ridge", ridge, "0 or more")
+        if targets.shape != kernel.values.shape:
+            raise ConfigError(
+                "targets", tuple(targets.shape), f"rows and outputs of the kernel, {tuple(kernel.values.shape)}"
+            )
         size = targets.numel()
         matrix = kernel.matrix().reshape(size, size)
         matrix = matrix + ridge * matrix.diagonal().abs().mean() * torch.eye(size, device=matrix.device)

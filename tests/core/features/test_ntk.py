@@ -107,6 +107,15 @@ def test_change_and_drift(network: nn.Module) -> None:
     assert kernel.drift(X) == pytest.approx(float((now - before).norm() / before.norm()))
 
 
+def test_drift_from_gradients_of_zero() -> None:
+    """As those of an adapter's first half are while its second half is zero."""
+    first, second = torch.ones(3, requires_grad=True), torch.zeros(3)
+    kernel = EmpiricalNTK(lambda row: (row * first * second).sum(), [torch.ones(3)], [first])
+    assert kernel.drift([torch.ones(3)]) == 0
+    second += 1
+    assert kernel.drift([torch.ones(3)]) == float("inf")
+
+
 def test_bad_settings_are_refused(network: nn.Module) -> None:
     with pytest.raises(ConfigError, match="kind"):
         EmpiricalNTK(network, X, list(network.parameters()), "adam")  # type: ignore[arg-type]
@@ -114,3 +123,5 @@ def test_bad_settings_are_refused(network: nn.Module) -> None:
         EmpiricalNTK(network, X[:0], list(network.parameters()))
     with pytest.raises(ConfigError, match="ridge"):
         KernelPredictor(EmpiricalNTK(network, X, list(network.parameters())), torch.zeros(6, 2), -1.0)
+    with pytest.raises(ConfigError, match="targets"):
+        KernelPredictor(EmpiricalNTK(network, X, list(network.parameters())), torch.zeros(6))
