@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
+from pickle import UnpicklingError
+from traceback import walk_tb
 from typing import Any
 
 import yaml
@@ -22,36 +25,70 @@ def complaint(error: BaseException, arguments: Sequence[str] = ()) -> str | None
         arguments: The arguments of the command, to find the place in its YAML files.
     """
     if isinstance(error, ConfigError):
-        return _placed(error.owner, str(error), arguments)
+        return _placed(error.owner, str(error), arguments, error.given)
     text = str(error)
     refused = re.search(r"^\s*- ((?:(\w+)\.)?[\w.]+: given .*; allowed: .*)$", text, re.MULTILINE)
     if refused:  # the parser tried the constructor as one of several types
         return _placed(refused[2], refused[1], arguments)
-    if isinstance(error, (argparse.ArgumentError, ValueError)) and ("Parser key" in text or _from_parser(error)):
+    if isinstance(error, argparse.ArgumentError) or (isinstance(error, ValueError) and "Parser key" in text):
         return _parser_complaint(text)
     if isinstance(error, FileNotFoundError):
         return f"{error.filename or text}: no such file"
+    if isinstance(error, OSError) and error.filename:  # a folder in place of a file, no permission, a full disk
+        return f"{error.filename}: {(error.strerror or text).lower()}"
     if isinstance(error, yaml.YAMLError):
         return f"not valid YAML: {' '.join(text.split())}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a file is not text in UTF-8: {error.reason} at byte {error.start}"
+    return _raised_within(error)
+
+
+def _raised_within(error: BaseException) -> str | None:
+    """The message for an error of a library of which the place, and not the type, says that the user can mend it."""
+    text = " ".join(str(error).split())
     if type(error).__name__ == "MisconfigurationException":
-        return " ".join(text.split())
+        return text
+    for frame, _ in walk_tb(error.__traceback__):
+        place = Path(frame.f_code.co_filename).name, frame.f_code.co_qualname
+        if place == ("cli.py", "import_own") and isinstance(error, (ImportError, ValueError)):
+            return f"--import: {text}; allowed: a module that can be imported from this folder"
+        if place == ("trainer.py", "Trainer.__init__") and isinstance(error, (ValueError, TypeError, ImportError)):
+            return f"trainer: {text}"
+        if place == ("seed.py", "seed_everything") and isinstance(error, ValueError):
+            return f"seed_everything: {text}"
+        if place == ("serialization.py", "load") and isinstance(error, (RuntimeError, UnpicklingError, EOFError)):
+            return f"{frame.f_locals['f']}: not a checkpoint that can be read"
+        if place == ("module.py", "Module.load_state_dict") and isinstance(error, RuntimeError):
+            return f"the checkpoint does not fit the network: {str(error).splitlines()[-1].strip()}"
     return None
 
 
-def _from_parser(error: BaseException) -> bool:
-    return isinstance(error, argparse.ArgumentError)
-
-
-def _placed(owner: str | None, message: str, arguments: Sequence[str]) -> str:
-    path = next(_places(owner, arguments), None) if owner else None
+def _placed(owner: str | None, message: str, arguments: Sequence[str], given: object = None) -> str:
+    if owner is None:  # raised by a function: what was given may stand in one place alone
+        argument = message.partition(":")[0].split(".")
+        paths = [path for config in _configs(arguments) for path in _places(config, argument, given, "")]
+        return f"{paths[0]}{message}" if len(paths) == 1 else message
+    path = next((path for config in _configs(arguments) for path in _search(config, owner, "")), None)
     return message if path is None else f"{path}.init_args.{message.removeprefix(f'{owner}.')}  [{owner}]"
 
 
-def _places(owner: str, arguments: Sequence[str]) -> Iterator[str]:
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+def _configs(arguments: Sequence[str]) -> Iterator[Any]:
+    for flag, value in zip_longest(arguments, arguments[1:], fillvalue=""):
         name, _, attached = flag.partition("=")
         if name in ("-c", "--config") and Path(attached or value).is_file():
-            yield from _search(yaml.safe_load(Path(attached or value).read_text()), owner, "")
+            yield yaml.safe_load(Path(attached or value).read_text(encoding="utf-8"))
+
+
+def _places(node: Any, keys: Sequence[str], value: object, path: str) -> Iterator[str]:
+    """The mappings of a configuration in which ``keys`` lead to ``value``, each with a dot at its end."""
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    inner = node
+    for key in keys:
+        inner = inner.get(key) if isinstance(inner, dict) else None
+    if inner is not None and inner == value:
+        yield path
+    for name, child in children:
+        yield from _places(child, keys, value, f"{path}{name}." if isinstance(node, dict) else f"{path[:-1]}[{name}].")
 
 
 def _search(node: Any, owner: str, path: str) -> Iterator[str]:
@@ -79,15 +116,41 @@ def _parser_complaint(text: str) -> str:
         group = re.search(r"Group '([\w.]+)' does not accept", text)
         name = f"{group[1]}.{unknown[1]}" if group else unknown[1]
         return _unknown_key(name, path, classes)
-    missing = re.findall(r"Expected a dot import path string: (\S+)", text)
+    required = re.search(r"the following arguments are required: (.+)", text)
+    if required:
+        taker = f"{path}: {classes[-1].rpartition('.')[2]} needs" if classes else "a run needs"
+        return f"{taker} {required[1]}, which nothing gives"
+    inner = re.search(
+        r"\[(.+)\]\n[^\0]*?Given value: (.+?)(?:\. Got value: .*)?$", text.rpartition("Subtypes: ")[2], re.M
+    )
+    if inner and (kinds := _plain_kinds(inner[1])):
+        return f"{path}: given {inner[2]!r}; allowed: {kinds}"
+    unread = re.search(r"Unable to load config '(.+)'", text)
+    if unread:
+        return f"{'.init_args.'.join(dict.fromkeys(keys))}: given {unread[1]!r}; allowed: a mapping of keys"
+    missing = re.findall(r"(?:(--\S+): )?Expected a dot import path string: (\S+)", text)
     if missing:
-        return _unknown_class(missing[0], path, text)
+        return _unknown_class(missing[0][1], path or missing[0][0], text)
     value = re.search(r"Expected an? (.+?)\. Got value: (.+)", text)
     if value:
-        kind = re.sub(r"<class '([\w.]+)'>|typing\.", lambda m: m[1] or "", value[1])
-        return f"{path}: given {value[2]!r}; allowed: {kind}"
+        return f"{path}: given {value[2]!r}; allowed: {_kind(value[1])}"
+    if text.startswith("Unexpected config:"):
+        return "--config: given an empty file; allowed: YAML with the sections model, data and trainer"
     first = text.split("Given value type", 1)[0]
     return f"{path}: " * (bool(path) and path not in first) + " ".join(first.split())
+
+
+def _kind(text: str) -> str:
+    """A type as a person writes it: int, list[int], the literals."""
+    return re.sub(r"<class '([\w.]+)'>|typing\.", lambda m: (m[1] or "").replace("NoneType", "null"), text)
+
+
+def _plain_kinds(subtypes: str) -> str:
+    """The members of a union, or nothing when a class to be named is among them."""
+    kinds = _kind(subtypes).replace(", torch.Tensor", "")
+    return (
+        "" if re.search(r"[A-Za-z_]\.[A-Za-z_]", re.sub(r"Literal\[.*?\]", "", kinds)) else kinds.replace("Any", "any")
+    )
 
 
 def _unknown_key(name: str, owner: str, classes: list[str]) -> str:

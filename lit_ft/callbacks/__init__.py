@@ -23,9 +23,12 @@ from lit_ft.callbacks.measuring.prefill_cost import PrefillCost as PrefillCost
 from lit_ft.callbacks.measuring.sampled_text import SampledText as SampledText
 from lit_ft.callbacks.measuring.task_score import TaskScore as TaskScore
 from lit_ft.callbacks.measuring.training_flops import TrainingFlops as TrainingFlops
+from lit_ft.callbacks.run_checkpoint import RunCheckpoint as RunCheckpoint
+from lit_ft.callbacks.run_report import RunReport as RunReport
 from lit_ft.callbacks.selective.composed_deltas import ComposedDeltas as ComposedDeltas
 from lit_ft.callbacks.selective.forward_mask import ForwardMask as ForwardMask
 from lit_ft.callbacks.selective.head_offsets import HeadOffsets as HeadOffsets
 from lit_ft.callbacks.selective.learned_graft import LearnedGraft as LearnedGraft
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket as LotteryTicket
 from lit_ft.callbacks.soft_mask import SoftMask as SoftMask
+from lit_ft.callbacks.warm_start import WarmStart as WarmStart

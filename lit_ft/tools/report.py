@@ -1,7 +1,7 @@
 """``lit-ft report RUN ...``: a table over runs, and their curves on one page."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,10 @@ def report_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--html", metavar="FILE", help="write the curves of all runs over one another")
     options = parser.parse_args(list(argv))
-    reports = {label: read_report(folder) for label, folder in find_runs(options.runs)}
+    if options.html and Path(options.html).is_dir():
+        raise ConfigError("--html", options.html, "a file to write, not a folder")
+    folders = find_runs(options.runs)
+    reports = {label: read_report(folder) for label, folder in folders.items()}
     logged = sorted({key for report in reports.values() for key in report["metrics"]})
     tested = [key for key in logged if key.startswith("test/")]
     keys = list(options.keys) or tested or [key for key in logged if key.startswith("val/")]
@@ -35,21 +38,23 @@ def report_command(argv: Sequence[str]) -> int:
         raise ConfigError("--keys", unknown[0], ", ".join(known))
     show(reports, keys)
     if options.html:
-        folders = dict(find_runs(options.runs))
         write_text(Path(options.html), compare_page(folders, reports, keys))
         print(f"curves: {options.html}")
     return 0
 
 
-def find_runs(places: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Every run folder in the places, with its shortest telling label."""
+def find_runs(places: Sequence[str]) -> dict[str, Path]:
+    """Every run folder in the places under the end of its path, two parts or as many as tell it from the others."""
+    runs: list[Path] = []
     for place in places:
-        folder = existing("RUN", place)
-        found = sorted(path.parent for path in folder.rglob("report.json"))
+        found = sorted(path.parent for path in existing("RUN", place).rglob("report.json"))
         if not found:
             raise ConfigError("RUN", place, "a folder with a report.json in it or below")
-        for run in found:
-            yield "/".join(run.parts[-2:]), run
+        runs += [run for run in found if run not in runs]
+    depth = 2
+    while len({run.parts[-depth:] for run in runs}) < len(runs):
+        depth += 1
+    return {"/".join(run.parts[-depth:]): run for run in runs}
 
 
 def show(reports: dict[str, dict[str, Any]], keys: Sequence[str]) -> None:

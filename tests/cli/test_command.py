@@ -117,7 +117,7 @@ def test_another_optimizer_begins_with_its_own_defaults(capsys: pytest.CaptureFi
     assert "model.init_args.optimizer: given lr alone; allowed: with a class_path" in capsys.readouterr().err
 
 
-def test_the_file_wins_over_the_checkpoint_and_says_so() -> None:
+def test_the_file_wins_over_the_checkpoint_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert lit_ft("fit", "-c", "toy.yaml") == 0
     last = str(the_run() / "checkpoints/step=00000012.ckpt")
     rate = '--model.optimizer={"class_path": "SGD", "init_args": {"lr": 0.5}}'
@@ -126,8 +126,9 @@ def test_the_file_wins_over_the_checkpoint_and_says_so() -> None:
     text = "".join(str(w.message) for w in warnings)
     assert "model.init_args.optimizer.class_path: 'torch.optim.SGD' (checkpoint: 'torch.optim.AdamW')" in text
     assert "width" not in text
-    with pytest.raises(RuntimeError, match="size mismatch"):  # the width of the file is built, not the checkpoint's
-        lit_ft("test", "-c", "toy.yaml", "--ckpt_path", last, "--model.width=7")
+    # the width of the file is built, not the checkpoint's
+    assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", last, "--model.width=7") == 2
+    assert "the checkpoint does not fit the network: size mismatch for" in capsys.readouterr().err
 
 
 def test_resume_in_place() -> None:
@@ -197,6 +198,21 @@ WRONG = {
     "unknown section": (["-c", "section.yaml"], ["trainr", "did you mean 'trainer'"]),
     "another kind of batch": (["--data=OtherData"], ["OtherData", "numbers", "images"]),
     "checkpoint": (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
+    "not a checkpoint": (["--ckpt_path", "toy.yaml"], ["toy.yaml: not a checkpoint"]),
+    "a folder as file": (["-c", "."], [".: is a directory"]),
+    "empty file": (["-c", "empty.yaml"], ["--config: given an empty file", "model, data and trainer"]),
+    "not text": (["-c", "binary.yaml"], ["not text in UTF-8"]),
+    "own module": (["--import", "absent_module"], ["--import", "absent_module"]),
+    "number of an optimizer": (
+        ["--model.optimizer=AdamW", "--model.optimizer.lr=fast"],
+        ["model.init_args.optimizer.init_args.lr: given 'fast'; allowed: float"],
+    ),
+    "either of several types": (["--trainer.gradient_clip_val=x"], ["trainer.gradient_clip_val", "int, float, null"]),
+    "what a class needs": (["--trainer.callbacks+=GradientMask"], ["trainer.callbacks: GradientMask needs selection"]),
+    "a mapping": (["--trainer=3"], ["trainer: given '3'; allowed: a mapping"]),
+    "refused by the trainer": (["--trainer.strategy=none_such"], ["trainer: ", "strategy='none_such'"]),
+    "refused by the seed": (["--seed_everything=-1"], ["seed_everything: -1"]),
+    "help of no class": (["--model.help", "Toyy"], ["--model.help: given class 'Toyy'"]),
 }
 
 
@@ -205,13 +221,22 @@ def test_mistakes_are_one_clear_line(case: str, capsys: pytest.CaptureFixture[st
     wrong = {**CONFIG["model"], "init_args": {**CONFIG["model"]["init_args"], "width": 0}}
     write("range.yaml", {"model": wrong})
     write("section.yaml", {"trainr": {"max_steps": 1}})
+    Path("empty.yaml").touch()
+    Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
     arguments, expected = WRONG[case]
     assert lit_ft("fit", "-c", "toy.yaml", *arguments) == 2
     error = capsys.readouterr().err
     for part in expected:
         assert part in error
     assert "Traceback" not in error
+    assert error.count("\n") == 1 + error.count("Seed set to"), "one line"
     assert not Path("runs").exists(), "nothing half-written"
+
+
+def test_a_mistake_in_a_function_is_placed_in_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    write("images.yaml", {**CONFIG, "data": {"class_path": "ImageFolder", "init_args": {"path": "absent"}}})
+    assert lit_ft("fit", "-c", "images.yaml", "--model=ImageClassifier", "--model.network.path=absent") == 2
+    assert "data.init_args.path: given 'absent'; allowed: a path that exists" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback() -> None:
@@ -235,6 +260,18 @@ def test_report_over_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("runs.html").read_text().count("<svg") >= 2
     assert command(["report", "runs", "--keys", "val/los"]) == 2
     assert "val/loss" in capsys.readouterr().err
+
+
+def test_a_report_over_two_folders_tells_runs_of_one_name_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    for place in ("one", "two"):
+        assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", f"{place}/toy/first") == 0
+    capsys.readouterr()
+    assert command(["report", "one", "two", "one/toy/first", "--html", "runs.html"]) == 0
+    table = capsys.readouterr().out
+    assert table.count("one/toy/first") == 1
+    assert table.count("two/toy/first") == 1
+    assert command(["report", "one", "--html", "."]) == 2
+    assert "--html: given '.'; allowed: a file" in capsys.readouterr().err
 
 
 def test_show_batch_without_text(capsys: pytest.CaptureFixture[str]) -> None:
