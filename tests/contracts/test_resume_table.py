@@ -26,6 +26,7 @@ from lit_ft.data import (
     ModelEdits,
     NoisyLinear,
     PermutedLabels,
+    PermutedQuestions,
     Preferences,
     ScoredText,
     StreamedInstructions,
@@ -37,6 +38,7 @@ from lit_ft.methods import (
     ImageClassifier,
     IndependentMembers,
     MaskedThought,
+    OptionScoring,
     PreferencePretraining,
     Regression,
     SentenceEmbedding,
@@ -140,6 +142,10 @@ DATA: dict[str, Row] = {
     "ModelEdits": (sft, lambda path: ModelEdits(edit_table(path), "depth_first", passes=4, batch_size=4)),
     "NoisyLinear": (lambda: Regression(MLP), lambda path: NoisyLinear(rows=60, batch_size=6)),
     "PermutedLabels": (sft, lambda path: PermutedLabels(sequences=40, shots=3, eval_sequences=4, batch_size=4)),
+    "PermutedQuestions": (
+        lambda: OptionScoring(LLAMA),
+        lambda path: PermutedQuestions(shots=3, tasks=2, batch_size=4),
+    ),
     "Preferences": "contracts/test_resume_table.py",
     "RedundantDigits": "methods/images/test_grouped_classifier.py",
     "ScoredText": (

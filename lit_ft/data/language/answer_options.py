@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from string import Formatter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,9 +44,11 @@ class AnswerOptions(TokenData):
         shots: Answered examples before each question.
         separator: Between examples.
         answer_context: Text for the normalisation by ``context``, such as "Answer:"; None has none.
+        task_column: Column with the name of the task; examples are of the question's own task. None is one task.
         shot_seed: Seed of the examples.
-        seen_path: Table whose texts the model was trained on: evaluation rows that share ``seen_words`` successive
-            words with it are left out, and counted.
+        seen_path: Table whose texts the model was trained on: evaluation rows whose columns in ``prompt`` share
+            ``seen_words`` successive words with it are left out, and counted.
+        seen: The same for the training rows of a data module, written as where the model was trained.
         seen_words: Words of such a run. Paper: 13.
         val_path: Table for validation; None takes ``val_fraction`` of ``path``.
         test_path: Table for the test; None takes ``test_fraction`` of ``path``.
@@ -75,8 +78,10 @@ class AnswerOptions(TokenData):
         shots: int = 0,
         separator: str = "\n\n",
         answer_context: str | None = None,
+        task_column: str | None = None,
         shot_seed: int = 0,
         seen_path: str | None = None,
+        seen: TokenData | None = None,
         seen_words: int = 13,
         val_path: str | None = None,
         test_path: str | None = None,
@@ -91,7 +96,7 @@ class AnswerOptions(TokenData):
     ) -> None:
         super().__init__(
             path, val_path, test_path, batch_size, None, max_length, False, val_fraction, test_fraction,
-            max_rows, max_eval_rows, None, seed, num_workers,
+            max_rows, max_eval_rows, task_column, seed, num_workers,
         )  # fmt: skip
         if (options is None) == (options_column is None):
             raise ConfigError("options", options, "exactly one of options and options_column")
@@ -103,7 +108,7 @@ class AnswerOptions(TokenData):
             raise ConfigError("seen_words", seen_words, "at least 1")
         self.prompt, self.options, self.options_column, self.answer = prompt, options, options_column, answer
         self.prefix, self.shots, self.separator, self.answer_context = prefix, shots, separator, answer_context
-        self.shot_seed, self.seen_path, self.seen_words = shot_seed, seen_path, seen_words
+        self.shot_seed, self.seen_path, self.seen, self.seen_words = shot_seed, seen_path, seen, seen_words
         self.questions: dict[str, Questions] = {}
 
     def required_columns(self) -> Sequence[str]:
@@ -123,26 +128,31 @@ class AnswerOptions(TokenData):
         self.examples = self.questions  # type: ignore[assignment]
 
     def _unseen(self, rows: list[Row], split: str) -> list[Row]:
-        if self.seen_path is None or not rows:
+        if not rows or (self.seen_path is None and self.seen is None):
             return rows
-        corpus = [" ".join(str(v) for v in row.values()) for row in read_rows(self.seen_path)]
-        texts = [self._prompt_of(row, n) for n, row in enumerate(rows, start=1)]
-        seen = contaminated(texts, corpus, self.seen_words)
-        if any(seen):
-            rank_zero_warn(f"{sum(seen)} of {len(rows)} {split} rows are left out: {self.seen_path} has their text")
-        return [row for row, was in zip(rows, seen, strict=True) if not was]
+        trained_on = [] if self.seen_path is None else read_rows(self.seen_path)
+        trained_on += [] if self.seen is None else self.seen._tables()["train"]
+        corpus = [" ".join(str(value) for value in row.values()) for row in trained_on]
+        # without the words of the template, which stand in no corpus and would make every run of words another one
+        columns = [name for _, name, _, _ in Formatter().parse(self.prompt) if name]
+        texts = [" ".join(str(row.get(name, "")) for name in columns) for row in rows]
+        was_seen = contaminated(texts, corpus, self.seen_words)
+        unseen = [row for row, was in zip(rows, was_seen, strict=True) if not was]
+        if not unseen:
+            raise ConfigError("seen_words", self.seen_words, f"more: every one of {len(rows)} {split} rows was seen")
+        if len(unseen) < len(rows):
+            rank_zero_warn(f"{len(rows) - len(unseen)} of {len(rows)} {split} rows are left out: they were seen before")
+        return unseen
 
     def _questions(self, rows: list[Row], train: list[Row], split: str, number: int) -> Questions:
         """All options of all rows, tokenised in one call."""
         specials = special_fields(self.tokenizer)
-        if self.shots and len(train) <= self.shots:
-            raise ConfigError("shots", self.shots, f"fewer than the {len(train)} training rows")
         segments: list[list[Segment]] = []
         counts, labels = [], []
         for n, row in enumerate(rows):
             options, right = self._options_of(row, n + 1)
             before = [Segment(specials["start"])] if specials["start"] else []
-            for place in self._drawn(len(train), n if split == "train" else None, (self.shot_seed, number, n)):
+            for place in self._drawn(train, row, n, (self.shot_seed, number, n)):
                 texts, own = self._options_of(train[place], place + 1)
                 shot = self._prompt_of(train[place], place + 1) + texts[own] + self.separator
                 before.append(Segment(shot, tag=f"shot {place}"))
@@ -163,9 +173,15 @@ class AnswerOptions(TokenData):
     def _prompt_of(self, row: Row, number: int) -> str:
         return fill([Segment(self.prompt)], row, {}, number)[0].text
 
-    def _drawn(self, rows: int, itself: int | None, key: tuple[int, ...]) -> list[int]:
-        """Numbers of training rows, other than the question's own."""
-        others = [i for i in range(rows) if i != itself] if self.shots else []
+    def _drawn(self, train: list[Row], row: Row, number: int, key: tuple[int, ...]) -> list[int]:
+        """Places of training rows of the question's task, other than itself."""
+        if not self.shots:
+            return []
+        task = self.task_column
+        others = [i for i, one in enumerate(train) if one is not row and (task is None or one[task] == row[task])]
+        if len(others) < self.shots:
+            allowed = f"no more than the {len(others)} training rows that can stand before row {number + 1}"
+            raise ConfigError("shots", self.shots, allowed)
         return np.random.default_rng(key).permutation(others)[: self.shots].tolist()
 
     def _options_of(self, row: Row, number: int) -> tuple[list[str], int]:

@@ -1,4 +1,4 @@
-"""A generated task that can be done from the context alone."""
+"""Generated tasks that can be done from the context alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Segment
+from lit_ft.data.language.answer_options import AnswerOptions
 from lit_ft.data.language.many_shot import ManyShot
 from lit_ft.data.sources.splits import SPLITS
 from lit_ft.data.sources.tables import Row
@@ -63,3 +64,50 @@ class PermutedLabels(ManyShot):
         labels = draw.permutation(self.classes)
         symbols = draw.integers(self.classes, size=self.shots)
         return [{"prompt": "abcdefghij"[symbol], "completion": str(labels[symbol])} for symbol in symbols]
+
+
+class PermutedQuestions(AnswerOptions):
+    """What a model that learned from ``PermutedLabels`` answers: a symbol behind labelled ones of its task.
+
+    A question is ``b3d0b``, its options are all labels. Each task has its own permutation.
+
+    Args:
+        classes: Symbols, and labels; from 2 to 10.
+        shots: Labelled symbols before the question, at most 19.
+        tasks: Permutations, each with ten questions.
+        batch_size: Questions of a batch.
+        shot_seed: Seed of the examples.
+        seed: Seed of the permutations and of the order.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E83",)
+    batch_kind: ClassVar[str] = "options"
+
+    def __init__(
+        self,
+        classes: int = 4,
+        shots: int = 0,
+        tasks: int = 50,
+        batch_size: int = 100,
+        shot_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if not 2 <= classes <= 10:
+            raise ConfigError("classes", classes, "from 2 to 10")
+        if tasks < 1:
+            raise ConfigError("tasks", tasks, "at least 1")
+        super().__init__(
+            "generated", options={label: label for label in "0123456789"[:classes]}, prefix="", shots=shots,
+            separator="", task_column="task", shot_seed=shot_seed, batch_size=batch_size, seed=seed,
+        )  # fmt: skip
+        self.classes, self.tasks = classes, tasks
+
+    def _tables(self) -> dict[str, list[Row]]:
+        draw = np.random.default_rng(self.seed)
+        permutations = [draw.permutation(self.classes) for _ in range(self.tasks)]
+
+        def rows(count: int) -> list[Row]:
+            drawn = [(task, symbol) for task in range(self.tasks) for symbol in draw.integers(self.classes, size=count)]
+            return [{"task": t, "prompt": "abcdefghij"[s], "answer": str(permutations[t][s])} for t, s in drawn]
+
+        return {"train": rows(20), "val": [], "test": rows(10)}

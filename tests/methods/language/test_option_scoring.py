@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.options import contaminated, option_scores
-from lit_ft.data import AnswerOptions
+from lit_ft.data import AnswerOptions, Instructions, PermutedQuestions
 from lit_ft.methods import OptionScoring
 from lit_ft.testing import assert_resumes
 
@@ -140,8 +140,44 @@ def test_rows_that_were_seen_are_left_out(tmp_path: Path) -> None:
     rows = data(tmp_path, owner)._tables()["val"]
     seen.write_text(json.dumps({"text": f"it says: {rows[0]['prompt'].upper()} and so on"}))
     with pytest.warns(UserWarning, match="1 of 4 val rows"):
-        made = data(tmp_path, owner, seen_path=str(seen))
+        made = data(tmp_path, owner, seen_path=str(seen), prompt="A template has words of its own. {prompt} Answer:")
     assert len(made.questions["val"]) == 3
+    seen.write_text("\n".join(json.dumps({"text": row["prompt"]}) for row in rows))
+    with pytest.raises(ConfigError, match="every one of 4 val rows was seen"):
+        data(tmp_path, owner, seen_path=str(seen))
+
+
+def test_rows_that_another_data_module_trains_on_are_left_out(tmp_path: Path) -> None:
+    def named(split: dict[str, list[Any]], name: str) -> set[str]:
+        return {row["prompt"] for row in split[name]}
+
+    owner, path = method(), str(tmp_path / "rows.jsonl")
+    tables = data(tmp_path, owner)._tables()
+    trained_on = Instructions(path, val_fraction=0.125)  # of the same rows, of which it keeps two for validation
+    both = named(tables, "val") & named(trained_on._tables(), "train")
+    assert 0 < len(both) < len(tables["val"])
+    with pytest.warns(UserWarning, match=f"{len(both)} of 4 val rows"):
+        made = data(tmp_path, owner, seen=trained_on)
+    prompts = {owner.tokenizer.decode(q[0].input_ids[: q[0].weights.index(1.0)]) for q in made.questions["val"].options}
+    assert prompts == named(tables, "val") - both
+
+
+def test_examples_are_of_the_task_of_the_question() -> None:
+    made, owner = PermutedQuestions(shots=19, tasks=6), method()
+    made.trainer = type("T", (), {"lightning_module": owner})()  # type: ignore[assignment]
+    made.setup("test")
+    questions = made.questions["test"]
+    assert len(questions) == 60
+    for options, label in zip(questions.options, questions.labels, strict=True):
+        text = owner.tokenizer.decode(options[label].input_ids)
+        assert len(text) == 40
+        labels = {text[i]: text[i + 1] for i in range(0, 40, 2)}
+        assert all(labels[text[i]] == text[i + 1] for i in range(0, 40, 2))  # one permutation, the answer included
+        assert len(set(labels.values())) == len(labels) > 2
+    with pytest.raises(ConfigError, match="no more than the 19 training rows"):
+        made = PermutedQuestions(shots=20, tasks=2)
+        made.trainer = type("T", (), {"lightning_module": owner})()  # type: ignore[assignment]
+        made.setup("test")
 
 
 def test_resumes_exactly(tmp_path: Path) -> None:
