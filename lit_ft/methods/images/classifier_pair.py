@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lit_ft.core.connectivity import Path, dropout_path, linear_path, losses_along
+from lit_ft.core.connectivity import Path, dropout_path, linear_path, losses_along, unit_layers
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
@@ -18,7 +18,7 @@ from lit_ft.core.schedules import Schedule
 from lit_ft.data.loader import ResumableLoader
 from lit_ft.methods.images.image_classifier import ImageClassifier
 from lit_ft.metrics.barrier import barrier
-from lit_ft.models.small import MLP
+from lit_ft.models.small import MLP, ConvNet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ class ClassifierPair(ImageClassifier):
     r"""Trains two networks that differ in their random weights, :math:`\ell(w_A) + \ell(w_B)` on the same batches.
 
     Each gets the gradient it would get alone. In the test, the loss is measured along the straight line between them
-    and, for an ``mlp`` of d hidden layers, along the path of dropout stability
+    and, for an ``mlp`` or ``cnn`` of d hidden layers, along the path of dropout stability
     (:func:`lit_ft.core.connectivity.dropout_path`), over all rows of one split.
 
     Reads batches ``{images, labels}``. Logs ``loss`` and ``accuracy`` over both networks, and in the test
@@ -121,8 +121,8 @@ class ClassifierPair(ImageClassifier):
         """The paths that are measured, by name."""
         first, last = (dict(end.named_parameters()) for end in (self.ends.first, self.ends.last))
         found = {"linear": linear_path(first, last)}
-        if isinstance(self.ends.first, MLP) and len(self.ends.first.blocks) > 0:
-            found["dropout"] = dropout_path(first, last)
+        if isinstance(self.ends.first, (MLP, ConvNet)) and len(self.ends.first.blocks) > 0:
+            found["dropout"] = dropout_path(first, last, *unit_layers(self.ends.first))
         return found
 
     def _losses(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
@@ -142,7 +142,8 @@ class ClassifierPair(ImageClassifier):
             self.log_dict({f"test/{name}_max": max(losses), f"test/{name}_barrier": height.float()})
             if name == "dropout":
                 ends = len(path.points) - 1
-                corners = losses_along(self.ends.first, path, [k / ends for k in range(ends + 1)], self._losses, rows)
+                knots = [k / ends for k in range(ends + 1)]
+                corners = losses_along(self.ends.first, path, knots, self._losses, rows, train)
                 self.log("test/dropout_bound", max(corners))
 
     def plots(self, history: Mapping[str, Any]) -> dict[str, Figure]:
