@@ -1,11 +1,12 @@
-"""Digests of code: which files a class depends on, and whether they say the same as before."""
+"""Code of classes: which files they depend on, whether those say the same as before, and what they import when used."""
 
 import ast
 import hashlib
 import importlib.util
 import re
+import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,31 @@ def code_digest(paths: tuple[str, ...]) -> str:
 
 def closure_of(paths: tuple[str, ...]) -> set[Path]:
     """Files of classes, and of all that they import of this package."""
+    return _closure([file for path in paths for file in files_of(*path.rpartition(".")[::2]) or _own_file(path)])
+
+
+def late_imports(names: Iterable[str]) -> list[str]:
+    """Modules of other packages that classes of this one import only when they are used.
+
+    Args:
+        names: Names of classes as YAML has them, short or with their module.
+    """
+    defined = [file for name in set(names) if (file := file_of(name.rpartition(".")[2])) is not None]
+    found: set[str] = set()
+    for file in _closure(defined):
+        for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.ImportFrom) and node.module:
+                        found.add(node.module)
+                    elif isinstance(node, ast.Import):
+                        found |= {alias.name for alias in node.names}
+    ours = {*sys.stdlib_module_names, PACKAGE.name}
+    return sorted(module for module in found if module.split(".")[0] not in ours)
+
+
+def _closure(waiting: list[Path]) -> set[Path]:
     files: set[Path] = set()
-    waiting = [file for path in paths for file in files_of(*path.rpartition(".")[::2]) or _own_file(path)]
     while waiting:
         file = waiting.pop()
         if file not in files:

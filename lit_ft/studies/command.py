@@ -13,6 +13,7 @@ import yaml
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.running.files import write_text
 from lit_ft.core.running.processes import warm_up
+from lit_ft.studies.code import late_imports
 from lit_ft.studies.launchers import launcher
 from lit_ft.studies.plan import plan, runs_of, shortened, study_folder
 from lit_ft.studies.probe import measured, probe
@@ -34,6 +35,7 @@ def study_command(argv: Sequence[str]) -> int:
     _shared(parser)
     options = parser.parse_args(list(argv))
     studies = [Study.load(file) for file in options.files]  # all of them are read before the first runs
+    warm_up(late_imports(name for study in studies for name in study.class_names()))
     verdicts = [run_study(study, options, Path(file)) for study, file in zip(studies, options.files, strict=True)]
     wanted = (HOLDS, "") if options.strict else (HOLDS, FAILS, OPEN, NOTHING, "")
     return 0 if all(verdict in wanted for verdict in verdicts) else 1
@@ -67,6 +69,7 @@ def compare_command(argv: Sequence[str]) -> int:
     write_text(file, f"# a comparison\n{yaml.safe_dump(content, sort_keys=False)}")
     print(f"study: {file}")
     options.only, options.quick, options.record = None, False, False
+    warm_up(late_imports(study.class_names()))
     return 1 if run_study(study, options, file) == FAILED else 0
 
 
@@ -88,7 +91,6 @@ def run_study(study: Study, options: argparse.Namespace, file: Path) -> str:
         raise ConfigError("--record", True, "the whole study with its own seeds")
     if options.seeds:
         study = replace(study, seeds=parse_seeds(options.seeds))
-    warm_up()
     root = study_folder(study, Path(options.runs))
     planned = plan(study, Path(options.runs))
     chosen = runs_of(options.only, planned) if options.only else planned

@@ -1,6 +1,6 @@
 """A study: a claim, its arms, its seeds, its measures, and what is expected of them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import yaml
 
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.running.files import existing
+from lit_ft.studies.code import class_paths
 from lit_ft.studies.expression import check
 from lit_ft.studies.measures import Measure
 
@@ -98,6 +99,12 @@ class Study:
         """What is read from the runs of a stage; from the last one unless a measure says otherwise."""
         last = self.stage_names[-1] if self.stages else ""
         return {name: measure for name, measure in self.measure.items() if (measure.stage or last) == stage}
+
+    def class_names(self) -> Iterator[str]:
+        """Names of the classes that its files name, before anything is resolved."""
+        yield from class_paths(self.arms)
+        for file in [*self.base, *(stage["config"] for stage in self.stages if stage["config"])]:
+            yield from class_paths(yaml.safe_load(existing("stages.config", file).read_text(encoding="utf-8")))
 
     @classmethod
     def load(cls, path: str | Path) -> "Study":

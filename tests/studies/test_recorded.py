@@ -10,7 +10,7 @@ import yaml
 
 from lit_ft.catalogue import config_folder
 from lit_ft.core.errors import ConfigError
-from lit_ft.studies.code import PACKAGE, closure_of, files_of, tree_digest
+from lit_ft.studies.code import PACKAGE, closure_of, files_of, late_imports, tree_digest
 from lit_ft.studies.record import verdict_again
 from lit_ft.studies.staleness import stale, study_digest
 from lit_ft.studies.study import Study
@@ -83,6 +83,15 @@ def test_code_of_classes(tmp_path: Path) -> None:
         "core/errors.py",
     } <= closure
     assert "callbacks/flatness/sam.py" not in closure
+
+
+def test_what_classes_import_when_they_are_used() -> None:
+    digits, tables = late_imports(["lit_ft.data.Digits"]), late_imports(["Instructions"])
+    assert "sklearn.datasets" in digits
+    assert "datasets" not in digits
+    assert "datasets" in tables
+    assert not {"lit_ft", "json"} & {module.split(".")[0] for module in tables}
+    assert late_imports(["torch.optim.SGD", "no.such.Thing"]) == []
 
 
 def test_anchors_of_yaml_are_arms_of_their_own(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 _loading: list[str] = []  # the file whose top level a child is running to find its function
-PRELOAD = ["lightning.pytorch", "torchmetrics", "jsonargparse", "lit_ft.run"]
+# what every run imports, also when it saves and draws
+PRELOAD = ["lit_ft.run", "omegaconf", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"]
 
 
 class ProcessFailed(RuntimeError):
@@ -46,11 +47,16 @@ def _context() -> Any:
     return context
 
 
-def warm_up() -> None:
-    """Let the first process begin its heavy imports now, while this one goes on."""
+def warm_up(modules: Sequence[str] = ()) -> None:
+    """Let the first process begin its heavy imports now, while this one goes on.
+
+    Args:
+        modules: What the functions to come will import; without effect when there is a first process already. One that
+            is not installed is passed over.
+    """
     from multiprocessing import forkserver
 
-    _context()
+    _context().set_forkserver_preload([*PRELOAD, *modules])
     forkserver.ensure_running()
 
 

@@ -152,3 +152,23 @@ def runs(process: int) -> bool:
 def test_a_nested_function_is_refused() -> None:
     with pytest.raises(TypeError, match="module-level"):
         start(lambda: None)
+
+
+def test_later_processes_find_what_was_imported_ahead(tmp_path: Path) -> None:
+    """Named modules are imported once, before the first process; one that is not installed does no harm."""
+    script = tmp_path / "ahead.py"
+    script.write_text(
+        """
+import sys
+from lit_ft.core.running.processes import start, warm_up
+
+def there():
+    return "colorsys" in sys.modules, "matplotlib.backends.backend_svg" in sys.modules, "wave" in sys.modules
+
+if __name__ == "__main__":
+    warm_up(["colorsys", "not_installed_anywhere"])
+    print(start(there).result(60))
+"""
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "(True, True, False)", done.stderr
