@@ -4,6 +4,7 @@ from lit_ft.data.images.digits import Digits as Digits
 from lit_ft.data.images.image_folder import ImageFolder as ImageFolder
 from lit_ft.data.images.mnist import MNIST5k as MNIST5k
 from lit_ft.data.images.redundant_digits import RedundantDigits as RedundantDigits
+from lit_ft.data.images.side_by_side import SideBySide as SideBySide
 from lit_ft.data.labelled_text import LabelledText as LabelledText
 from lit_ft.data.language.answer_options import AnswerOptions as AnswerOptions
 from lit_ft.data.language.decomposition import DatasetDecomposition as DatasetDecomposition

@@ -152,6 +152,7 @@ DATA: dict[str, Row] = {
         lambda: PreferencePretraining(LLAMA),
         lambda path: ScoredText(path, threshold=1.0, drop_marks=0.5, batch_size=4),
     ),
+    "SideBySide": "methods/images/test_grouped_classifier.py",
     "StreamedInstructions": (
         sft,
         lambda path: StreamedInstructions(path, epoch_batches=10, buffer=12, batch_size=4, max_length=64),

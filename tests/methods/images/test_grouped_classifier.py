@@ -2,11 +2,31 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-from lit_ft.data import RedundantDigits
+from lit_ft.core.method import Output
+from lit_ft.data import Digits, RedundantDigits, SideBySide
 from lit_ft.methods import GroupedClassifier
 from lit_ft.testing import assert_resumes
 
 MLP = {"config": {"model_type": "mlp", "width": 8, "depth": 1}}
+
+
+def test_who_looks_at_the_easy_image_alone_has_no_right_row_in_the_worst_group(tmp_path):
+    """In closed form: all rows right where the two agree, none where they do not, half of all."""
+    method = GroupedClassifier(MLP)
+
+    def easy(batch):
+        attributes = batch["groups"] % 2
+        logits = torch.nn.functional.one_hot(attributes, 2).float()
+        return Output(logits.sum() * 0, logits, torch.stack([batch["labels"], batch["groups"]], 1))
+
+    method.compute = easy
+    data = SideBySide(Digits(), Digits(), [[0], [1]], [[2, 4], [3, 5]], rows=300, correlation=0.95, batch_size=70)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                         enable_model_summary=False, default_root_dir=tmp_path)  # fmt: skip
+    (found,) = trainer.test(method, data, verbose=False)
+    agree = [group in (0, 3) for _, _, group in data.rows["test"]]
+    assert found["test/worst_group"] == 0
+    assert found["test/accuracy"] == pytest.approx(sum(agree) / 300)
 
 
 def test_test_accuracies_are_those_by_hand(tmp_path):
@@ -25,11 +45,18 @@ def test_test_accuracies_are_those_by_hand(tmp_path):
     assert found["test/worst_group"] < found["test/accuracy"]
 
 
-def test_resumes(tmp_path):
+@pytest.mark.parametrize(
+    "make_data",
+    [
+        lambda: RedundantDigits(rows=80, correlation=0.9, flat=True, batch_size=10),
+        lambda: SideBySide(Digits(), Digits(), [[0], [1]], [[3], [7]], rows=80, correlation=0.9, batch_size=10),
+    ],
+)
+def test_resumes(make_data, tmp_path):
     assert_resumes(
         lambda: pl.Callback(),
         tmp_path,
         make_module=lambda: GroupedClassifier(MLP, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
-        make_data=lambda: RedundantDigits(rows=80, correlation=0.9, flat=True, batch_size=10),
+        make_data=make_data,
         crash_at=11,
     )
