@@ -174,9 +174,9 @@ def test_examples_are_of_the_task_of_the_question() -> None:
         labels = {text[i]: text[i + 1] for i in range(0, 40, 2)}
         assert all(labels[text[i]] == text[i + 1] for i in range(0, 40, 2))  # one permutation, the answer included
         assert len(set(labels.values())) == len(labels) > 2
+    made = PermutedQuestions(shots=20, tasks=2)
+    made.trainer = type("T", (), {"lightning_module": owner})()  # type: ignore[assignment]
     with pytest.raises(ConfigError, match="no more than the 19 training rows"):
-        made = PermutedQuestions(shots=20, tasks=2)
-        made.trainer = type("T", (), {"lightning_module": owner})()  # type: ignore[assignment]
         made.setup("test")
 
 
