@@ -124,8 +124,10 @@ def test_wrong_templates_and_empty_texts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="embed"):
         checked_template([{"text": "{text}"}])
     path = tmp_path / "pairs.jsonl"
-    path.write_text(json.dumps({"anchor": "a", "positive": ""}))
-    made = TextPairs(str(path), template="echo", val_fraction=0.0)
-    made.trainer = type("T", (), {"lightning_module": method()})()
-    with pytest.raises(ConfigError, match="positive of train row 1"):
-        made.setup("fit")
+    for place in range(3):
+        rows = [{"anchor": "a", "positive": "" if i == place else "b"} for i in range(3)]
+        path.write_text("\n".join(map(json.dumps, rows)))
+        made = TextPairs(str(path), template="echo", val_fraction=0.0)
+        made.trainer = type("T", (), {"lightning_module": method()})()
+        with pytest.raises(ConfigError, match=f"positive of train row {place + 1}"):
+            made.setup("fit")

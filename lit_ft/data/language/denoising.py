@@ -168,10 +168,10 @@ class MixtureOfDenoisers(TokenData):
         """Nothing: whole texts are kept, and corrupted afterwards."""
         return []
 
-    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Texts without special tokens."""
         text = [Segment("{text}", weight=1.0)]
-        segments = [fill(text, row, {}, first + n) for n, row in enumerate(rows)]
+        segments = [fill(text, row, {}, n) for row, n in zip(rows, numbers, strict=True)]
         return encode_all(tokenizer, segments, self.max_length)
 
     def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:

@@ -51,10 +51,10 @@ class DocumentPieces(TokenData):
         """Nothing: whole texts are kept, and cut afterwards."""
         return []
 
-    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Whole texts."""
         specials = special_fields(tokenizer)
-        return encode_all(tokenizer, [fill(TEXT, row, specials, first + n) for n, row in enumerate(rows)])
+        return encode_all(tokenizer, [fill(TEXT, row, specials, n) for row, n in zip(rows, numbers, strict=True)])
 
     def setup(self, stage: str) -> None:
         """Read, tokenise and cut; once."""

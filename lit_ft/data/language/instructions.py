@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.tokens.chat import ROLES, encode_chat, message_segments
+from lit_ft.core.tokens.chat import ROLES, checked_messages, encode_chat, message_segments
 from lit_ft.core.tokens.segments import Encoded, Segment, Truncation, encode_all, fill, special_fields, truncated
 from lit_ft.data.sources.tables import Row
 from lit_ft.data.tokens.token_data import TokenData
@@ -108,10 +110,9 @@ class Instructions(TokenData):
         """Template and settings."""
         return [repr((self.template, self.chat, self.train_on, self.weight_column, self.truncation))]
 
-    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Tokens and weights of each row."""
         specials = special_fields(tokenizer)
-        numbers = range(first, first + len(rows))
         filled = [self._segments(row, number, specials) for row, number in zip(rows, numbers, strict=True)]
         chats = [i for i, (_, is_chat) in enumerate(filled) if is_chat]
         plain = [i for i, (_, is_chat) in enumerate(filled) if not is_chat]
@@ -124,10 +125,32 @@ class Instructions(TokenData):
         done |= dict(zip(plain, found, strict=True))
         return [done[i] for i in range(len(rows))]
 
+    def _tables(self) -> dict[str, list[Row]]:
+        tables = super()._tables()
+        for split, rows in tables.items():
+            numbered = zip(self._numbers(split, rows), rows, strict=True)
+            blank = [number for number, row in numbered if self._answers_nothing(row, number)]
+            if blank:
+                some = ", ".join(map(str, blank[:5])) + (" ..." if len(blank) > 5 else "")
+                rank_zero_warn(
+                    f"{len(blank)} of {len(rows)} {split} rows have an empty answer, which is learned: {some}"
+                )
+        return tables
+
+    def _answers_nothing(self, row: Row, number: int) -> bool:
+        if self.template is not None:
+            return False
+        messages = _messages(row, number)
+        if messages is not None:
+            answers = [m.get("content") for m in messages if m.get("role") in self.train_on]
+        else:
+            answers = [row.get("completion", row.get("text"))]
+        return any(isinstance(answer, str) and not answer.strip() for answer in answers)
+
     def _segments(self, row: Row, number: int, specials: dict[str, str]) -> tuple[list[Segment], bool]:
         """The segments of a row, and whether they are messages."""
         scale = 1.0 if self.weight_column is None else _number(row, self.weight_column, number)
-        messages = _messages(row)
+        messages = _messages(row, number)
         if self.template is None and messages is not None:
             return message_segments(messages, self.train_on, number, scale), True
         template: Sequence[Segment] = self.template or ()
@@ -137,7 +160,7 @@ class Instructions(TokenData):
             elif row.get("text") is not None:
                 template = TEXT
             else:
-                known = ", ".join(map(str, row))
+                known = ", ".join(f"{name}{' (empty)' * (row[name] is None)}" for name in row) or "no column"
                 allowed = "rows with messages, with prompt and completion, or with text; or a template"
                 raise ConfigError("path", f"{self.path} (row {number} has {known})", allowed)
         segments = fill(template, row, specials, number)
@@ -146,13 +169,15 @@ class Instructions(TokenData):
         return segments, self.chat and template is not TEXT
 
 
-def _messages(row: Row) -> list[dict[str, Any]] | None:
+def _messages(row: Row, number: int) -> list[dict[str, Any]] | None:
     """The conversation of a row; None where it is none."""
     if row.get("messages") is not None:
-        return row["messages"]
+        return checked_messages(row["messages"], number)
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, list) and isinstance(completion, list):
-        return [{**message, "weight": message.get("weight", 0.0)} for message in prompt] + completion
+        return [
+            {**message, "weight": message.get("weight", 0.0)} for message in checked_messages(prompt, number)
+        ] + completion
     return None
 
 

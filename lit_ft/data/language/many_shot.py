@@ -89,6 +89,7 @@ class ManyShot(TokenData):
     def _tables(self) -> dict[str, list[Row]]:
         """Sequences of each split, made of rows of that split alone."""
         tables = super()._tables()
+        self.numbers = {}  # a sequence is no row of the table
         found: dict[str, list[Row]] = {}
         for number, split in enumerate(SPLITS):
             draw = np.random.default_rng((self.seed, number))
@@ -118,11 +119,13 @@ class ManyShot(TokenData):
     def _sequence(self, examples: list[Row], split: str) -> Row:
         return {"examples": examples, "answers": self.supervise if split == "train" else "last"}
 
-    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Tokens of whole sequences."""
         specials = special_fields(tokenizer)
         shots = [
-            fill(self.template, shot, specials, first + n) for n, row in enumerate(rows) for shot in row["examples"]
+            fill(self.template, shot, specials, number)
+            for number, row in zip(numbers, rows, strict=True)
+            for shot in row["examples"]
         ]
         for number, segments in enumerate(shots):
             place, shot = divmod(number, self.shots)

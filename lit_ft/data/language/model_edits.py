@@ -55,7 +55,7 @@ class ModelEdits(TokenData):
     Refuses rows that lack a column, that are empty or too long, and two targets for one prompt, by their numbers.
 
     Source: "Fine-tuning Done Right in Model Editing" (LocFT-BF). Deviations: depth-first repeats a batch a fixed number
-    of times, not to a loss, so that both orders take the same steps; steps of a small loss are not skipped.
+    of times, so that both orders take the same steps; with ``StopBelowLoss`` an edit is left when it holds.
 
     Args:
         path: Table with the edits: a file, ``packaged:NAME``, or a source of ``datasets``.
@@ -105,11 +105,11 @@ class ModelEdits(TokenData):
         """The template."""
         return [repr(EDIT)]
 
-    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Prompts and targets; none is cut."""
         specials = special_fields(tokenizer)
-        encoded = encode_all(tokenizer, [fill(EDIT, row, specials, n) for n, row in enumerate(rows, start=first)])
-        for number, example in enumerate(encoded, start=first):
+        encoded = encode_all(tokenizer, [fill(EDIT, row, specials, n) for row, n in zip(rows, numbers, strict=True)])
+        for number, example in zip(numbers, encoded, strict=True):
             if len(example) > self.max_length:
                 raise ConfigError("max_length", self.max_length, f"at least the {len(example)} tokens of row {number}")
         return encoded

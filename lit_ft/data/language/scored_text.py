@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import compress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -102,10 +103,12 @@ class ScoredText(TokenData):
         """Parts with their marks; scores are kept aside, by part."""
         tables: dict[str, list[Row]] = {}
         for place, (split, rows) in enumerate(self._scored_rows().items()):
-            parts = [_parts(row, f"{split} row {number}") for number, row in enumerate(rows, start=1)]
+            numbers = self._numbers(split, rows)
+            parts = [_parts(row, f"{split} row {number}") for row, number in zip(rows, numbers, strict=True)]
             if split == "train" and self.keep_below is not None:
                 limit = self.keep_below
-                left = [part for part in parts if sum(part[1]) / len(part[1]) <= limit]
+                low = [sum(scores) / len(scores) <= limit for _, scores in parts]
+                left, self.numbers[split] = list(compress(parts, low)), list(compress(numbers, low))
                 rank_zero_info(f"{len(left)} of {len(parts)} training documents have a mean score of at most {limit}")
                 if not left:
                     raise ConfigError("keep_below", limit, "at least the lowest mean score of a document")
@@ -127,7 +130,7 @@ class ScoredText(TokenData):
             pieces += [mark, text]
         return pieces, [score for score in scores for _ in range(2)]
 
-    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """The weight of a token that counts is the number of its piece, counted from 1; loaders put the score there."""
         specials, documents = special_fields(tokenizer), []
         start = specials["start"] or specials["bos"]  # or the first token of a document would be no target

@@ -95,7 +95,7 @@ class StreamedInstructions(Instructions):
         self.tokenizer = self._tokenizer()
         rows = partial(stream_rows, self.path, self.required_columns())
         first = next(rows())
-        self._encode([first], 1)  # a template that does not fit is an error now
+        self._encode([first], [1])  # a template that does not fit is an error now
         self.stream = TokenStream(rows, self._encode, self.buffer, self.batch_size, self.seed)
         read = partial(read_rows, required=self.required_columns(), max_rows=self.max_eval_rows)
         paths = self.other_paths.items()

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.tokens.chat import encode_chat, message_segments
+from lit_ft.core.tokens.chat import checked_messages, encode_chat, message_segments
 from lit_ft.core.tokens.segments import Encoded, Segment, Truncation, truncated
 from lit_ft.core.tokens.tool_calls import (
     branch_offsets,
@@ -112,9 +112,8 @@ class ToolConversations(TokenData):
         """Weights and filter."""
         return [repr((self.max_weight, self.error_signs, self.list_tools, self.truncation))]
 
-    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Tokens and weights of each conversation."""
-        numbers = range(first, first + len(rows))
         branches = cache(lambda name, names: branch_offsets(tokenizer, name, names))
         found = [self._segments(row, number, branches) for row, number in zip(rows, numbers, strict=True)]
         # whole turns are weighed, then cut
@@ -123,7 +122,7 @@ class ToolConversations(TokenData):
         return [truncated(example, self.max_length, self.truncation) for example in weighed]
 
     def _segments(self, row: Row, number: int, branches: Callable[..., list[int]]) -> list[Segment]:
-        names, messages = tuple(tool_names(row.get("tools"), number)), checked_messages(row, number)
+        names, messages = tuple(tool_names(row.get("tools"), number)), checked_messages(row["messages"], number)
         if self.list_tools and names:
             messages = with_tools(messages, row["tools"])
         failed, segments = failed_turns(messages, self.error_signs), []
@@ -140,14 +139,6 @@ class ToolConversations(TokenData):
             else:
                 segments.append(Segment(text, segment.role, weight, tag=segment.tag))
         return segments
-
-
-def checked_messages(row: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
-    """The messages of a row, numbered from 1 for the error."""
-    messages = row["messages"]
-    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
-        raise ConfigError("messages", messages, f"a list of {{role, content}} in row {number}")
-    return messages
 
 
 def with_tools(messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -57,6 +57,10 @@ class ChesFilter:
             for batch in batches:
                 found = module.ches(trainer.strategy.batch_to_device(batch), self.length_normalize)
                 scores |= dict(zip(batch["rows"][: len(found)].tolist(), found.tolist(), strict=True))
+        if trainer.world_size > 1:  # each has scored its share
+            parts: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, scores)
+            scores = {row: score for part in parts for row, score in part.items()}
         return kept(scores, self.keep, self.side, seed)
 
 

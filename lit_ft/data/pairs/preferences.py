@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -11,18 +12,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.tokens.chat import encode_chat, message_segments
-from lit_ft.core.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
+from lit_ft.core.tokens.segments import Encoded
 from lit_ft.data.batching import Plan, length_buckets
 from lit_ft.data.loader import ResumableLoader, make_loader
+from lit_ft.data.pairs.answers import CHAT, PLAIN, encode_answers, pair_sides
 from lit_ft.data.pairs.ches_filter import ChesFilter
 from lit_ft.data.sources.splits import SPLITS
 from lit_ft.data.sources.tables import Row
 from lit_ft.data.tokens.token_data import TokenData
 from lit_ft.data.tokens.token_table import TokenTable, collate_padded
-
-PLAIN = (Segment("{start}{prompt}", "user"), Segment("{answer}{eos}", "assistant", 1.0))
-CHAT = (Segment("{prompt}", "user"), Segment("{answer}", "assistant", 1.0))
 
 
 class Preferences(TokenData):
@@ -30,8 +28,8 @@ class Preferences(TokenData):
 
     Both answers follow the same prompt: where the longer one makes a pair too long, the oldest tokens of the prompt are
     cut from both alike, then the ends of the answers. Equal answers are an error that names the row; pairs of which an
-    answer is cut off altogether are left out and counted. ``chosen`` and ``rejected`` may also be whole conversations
-    without ``prompt``; what they share at the beginning is the prompt.
+    answer is cut off altogether, or both to the same tokens, are left out and counted. ``chosen`` and ``rejected`` may
+    also be whole conversations without ``prompt``; what they share at the beginning is the prompt.
 
     A batch is ``{input_ids, attention_mask, weights, rows}`` with the chosen answers in the first half of the rows and
     the rejected ones, in the same order, in the second, so that one forward serves both; ``pair_weights`` has shape
@@ -109,7 +107,15 @@ class Preferences(TokenData):
             return
         super().setup(stage)
         for split, table in self.examples.items():
-            self.pairs[split] = PairTable(table, self.pair_weights[split], split)
+            self.pairs[split] = pairs = PairTable(table, self.pair_weights[split])
+            left_out, every = len(pairs.weights) - len(pairs), len(pairs.weights)
+            if left_out == every:
+                raise ConfigError("max_length", self.max_length, f"more tokens: no {split} pair keeps two answers")
+            if left_out:
+                rank_zero_warn(
+                    f"{left_out} of {every} {split} pairs are left out: max_length cuts an answer off altogether, or"
+                    " both to the same tokens"
+                )
 
     def _tables(self) -> dict[str, list[Row]]:
         """Two rows a pair: the chosen answer, then the rejected one."""
@@ -117,8 +123,9 @@ class Preferences(TokenData):
         tables["train"] = self._filtered(tables["train"])
         for split in SPLITS:
             rows = tables.get(split, [])
-            self.pair_weights[split] = [self._weight(row, n) for n, row in enumerate(rows, start=1)]
-            sides[split] = [side for n, row in enumerate(rows, start=1) for side in pair_sides(row, n, split)]
+            numbered = list(zip(rows, super()._numbers(split, rows), strict=True))
+            self.pair_weights[split] = [self._weight(row, n) for row, n in numbered]
+            sides[split] = [side for row, n in numbered for side in pair_sides(row, n, split)]
         return sides
 
     def _pair_rows(self) -> dict[str, list[Row]]:
@@ -129,25 +136,35 @@ class Preferences(TokenData):
             return rows
         column: str = self.filter_column
         dropped = int(self.drop_highest * len(rows))
-        order = sorted(range(len(rows)), key=lambda i: float(rows[i][column]))
+        numbers = super()._numbers("train", rows)
+        scores = [_number(row, column, "filter_column", n) for row, n in zip(rows, numbers, strict=True)]
+        order = sorted(range(len(rows)), key=scores.__getitem__)
         rank_zero_info(f"{dropped} of {len(rows)} training rows with the highest {self.filter_column} are left out")
-        return [rows[i] for i in sorted(order[: len(rows) - dropped])]
+        kept = sorted(order[: len(rows) - dropped])
+        self.numbers["train"] = [numbers[i] for i in kept]
+        return [rows[i] for i in kept]
 
     def _weight(self, row: Row, number: int) -> float:
         if self.weight_column is None:
             return 1.0
-        try:
-            weight = float(row[self.weight_column])
-        except (TypeError, ValueError):
-            weight = -1.0
-        if not weight >= 0:
-            raise ConfigError("weight_column", row[self.weight_column], f"a number of 0 or more in row {number}")
+        weight = _number(row, self.weight_column, "weight_column", number)
+        if weight < 0:
+            raise ConfigError("weight_column", weight, f"a number of 0 or more in row {number}")
         return weight
 
-    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Tokens and weights of both sides of each pair, cut alike."""
-        found = encode_answers(rows, [(first + i + 1) // 2 for i in range(len(rows))], self.chat, tokenizer)
+        found = encode_answers(rows, numbers, self.chat, tokenizer)
+        for i in range(0, len(found), 2):
+            if found[i].input_ids == found[i + 1].input_ids:
+                raise ConfigError(
+                    "path", rows[i]["answer"], f"two different answers; row {numbers[i]} has equal tokens"
+                )
         return [side for i in range(0, len(found), 2) for side in cut_alike(found[i], found[i + 1], self.max_length)]
+
+    def _numbers(self, split: str, rows: Sequence[Row]) -> Sequence[int]:
+        pairs = super()._numbers(split, rows[::2])
+        return [number for number in pairs for _ in range(2)]
 
     def train_dataloader(self) -> ResumableLoader:
         """As for token data; the first call chooses the pairs, with the weights that training starts from."""
@@ -180,55 +197,22 @@ class Preferences(TokenData):
         return make_loader(self.pairs[split], plan, collate, self.seed, self.num_workers, training)
 
 
-def encode_answers(rows: Sequence[Row], numbers: Sequence[int], chat: bool, tokenizer: Any) -> list[Encoded]:
-    """Prompts with one answer each, whole; only tokens of answers have a weight.
-
-    Args:
-        rows: ``prompt`` and ``answer``, both texts or both lists of messages.
-        numbers: Of the rows in their table, for errors.
-        chat: Whether texts are put into the chat template.
-        tokenizer: Makes the tokens.
-    """
-    specials, found = special_fields(tokenizer), [Encoded()] * len(rows)
-    groups: dict[bool, list[int]] = {True: [], False: []}
-    segments = []
-    for i, (row, number) in enumerate(zip(rows, numbers, strict=True)):
-        is_chat = isinstance(row["answer"], list)
-        if is_chat:
-            prompt = [{**said, "weight": 0.0} for said in row["prompt"]]
-            segments.append(message_segments([*prompt, *row["answer"]], ["assistant"], number))
-        else:
-            segments.append(fill(CHAT if chat else PLAIN, row, specials, number))
-        groups[is_chat or chat].append(i)
-    for is_chat, members in groups.items():
-        if members:
-            encode = encode_chat if is_chat else encode_all
-            for i, example in zip(members, encode(tokenizer, [segments[i] for i in members]), strict=True):
-                found[i] = example
-    return found
-
-
 class PairTable:
-    """The pairs of a table of sides, those with a missing side left out.
+    """The pairs of a table of sides, those with a missing side or two equal ones left out.
 
     Args:
         sides: Chosen and rejected answers in turn.
         weights: Weight of each pair.
-        split: What they are for, for the message.
     """
 
-    def __init__(self, sides: TokenTable, weights: Sequence[float], split: str) -> None:
+    def __init__(self, sides: TokenTable, weights: Sequence[float]) -> None:
         self.sides, self.weights = sides, weights
         place = {row: i for i, row in enumerate(sides.rows.tolist())}
-        self.members = [
-            (place[2 * n], place[2 * n + 1], n) for n in range(len(weights)) if 2 * n in place and 2 * n + 1 in place
-        ]
-        if not self.members:
-            raise ConfigError("max_length", f"{split} rows", "at least one pair with tokens left of both answers")
-        if len(self.members) < len(weights):
-            rank_zero_warn(
-                f"{len(weights) - len(self.members)} of {len(weights)} {split} pairs are left out: no answer"
-            )
+        pairs = [(place.get(2 * n), place.get(2 * n + 1), n) for n in range(len(weights))]
+        self.members = [(a, b, n) for a, b, n in pairs if a is not None and b is not None and self._differ(a, b)]
+
+    def _differ(self, first: int, second: int) -> bool:
+        return not torch.equal(self.sides[first]["input_ids"], self.sides[second]["input_ids"])
 
     def __len__(self) -> int:
         return len(self.members)
@@ -261,25 +245,12 @@ def cut_alike(first: Encoded, second: Encoded, max_length: int) -> tuple[Encoded
     return first.take(kept[0]), second.take(kept[1])
 
 
-def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
-    """The prompt with the chosen answer, and with the rejected one."""
-    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
-    if chosen == rejected:
-        raise ConfigError("path", chosen, f"two different answers; those of {split} row {number} are equal")
-    if isinstance(prompt, list):  # messages: a plain answer is the assistant's
-        chosen, rejected = (a if isinstance(a, list) else [message("assistant", a)] for a in (chosen, rejected))
-    elif prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
-        shared = 0
-        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-            shared += 1
-        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-    elif isinstance(prompt, str) and isinstance(chosen, list) and isinstance(rejected, list):
-        prompt = [message("user", prompt)]
-    if prompt is None or type(chosen) is not type(rejected) or not isinstance(chosen, (str, list)):
-        raise ConfigError("path", sorted(row), f"texts or messages in prompt, chosen and rejected; see row {number}")
-    return {"prompt": prompt, "answer": chosen}, {"prompt": prompt, "answer": rejected}
-
-
-def message(role: str, text: str) -> dict[str, str]:
-    """A text as a message."""
-    return {"role": role, "content": text}
+def _number(row: Row, column: str, argument: str, number: int) -> float:
+    """A finite number in a column."""
+    try:
+        value = float(row[column])
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(argument, row[column], f"a column of numbers; see row {number}")
+    return value

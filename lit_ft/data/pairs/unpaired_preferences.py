@@ -14,7 +14,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded, truncated
 from lit_ft.data.batching import Plan, length_buckets
 from lit_ft.data.loader import ResumableLoader, make_loader
-from lit_ft.data.pairs.preferences import CHAT, PLAIN, encode_answers, message, pair_sides
+from lit_ft.data.pairs.answers import CHAT, PLAIN, encode_answers, message, pair_sides
 from lit_ft.data.sources.tables import Row
 from lit_ft.data.tokens.token_data import TokenData
 from lit_ft.data.tokens.token_table import TokenTable, collate_padded
@@ -85,20 +85,28 @@ class UnpairedPreferences(TokenData):
             return
         super().setup(stage)
         for split, table in self.examples.items():
-            self.answers[split] = AnswerTable(table, self.labels[split], self.max_length)
+            self.answers[split] = answers = AnswerTable(table, self.labels[split], self.max_length)
+            if answers.prompts < 2:
+                allowed = f"more tokens: no two prompts of the {split} rows differ in those that are left of them"
+                raise ConfigError("max_length", self.max_length, allowed)
         wanted, every = sum(self.labels["train"]), len(self.labels["train"])
         rank_zero_info(f"{wanted} of {every} training answers are desirable")
 
     def _tables(self) -> dict[str, list[Row]]:
         tables = {}
         for split, rows in super()._tables().items():
-            tables[split] = [side for number, row in enumerate(rows, start=1) for side in _answers(row, number, split)]
+            numbers = self._numbers(split, rows)
+            parts = [(side, n) for row, n in zip(rows, numbers, strict=True) for side in _answers(row, n, split)]
+            tables[split], self.numbers[split] = [side for side, _ in parts], [n for _, n in parts]
+            if len({repr(side["prompt"]) for side in tables[split]}) == 1:
+                allowed = f"at least two prompts among the {split} rows: each borrows another's answer"
+                raise ConfigError("path", self.path, allowed)
             self.labels[split] = [side.pop("label") for side in tables[split]]
         return tables
 
-    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Tokens and weights of each prompt with its answer."""
-        found = encode_answers(rows, range(first, first + len(rows)), self.chat, tokenizer)
+        found = encode_answers(rows, numbers, self.chat, tokenizer)
         return [truncated(example, self.max_length, "prompt") for example in found]
 
     def _buckets(self, split: str) -> Plan:
@@ -119,14 +127,15 @@ class AnswerTable:
         examples: Prompts with answers; the answer begins at the first token with a weight.
         labels: Of the rows that the examples come from.
         max_length: Longest prompt with answer, in tokens.
+
+    ``prompts`` is the number of different ones; with one alone an answer borrows its like.
     """
 
     def __init__(self, examples: TokenTable, labels: Sequence[bool], max_length: int) -> None:
         self.examples, self.labels, self.max_length = examples, labels, max_length
         self._prompts = [int((examples[i]["weights"] != 0).nonzero()[0]) for i in range(len(examples))]
         texts = [examples[i]["input_ids"][:n].numpy().tobytes() for i, n in enumerate(self._prompts)]
-        if len(set(texts)) < 2:
-            raise ConfigError("path", "rows of one prompt alone", "at least two prompts: each borrows another's answer")
+        self.prompts = len(set(texts))
         # from the back, over the table twice: the next row with another prompt, going round at the end
         self.partners, other = [0] * len(texts), 0
         for i in reversed(range(2 * len(texts) - 1)):

@@ -103,10 +103,10 @@ class KnownFacts(TokenData):
         """The template."""
         return [repr(EDIT)]
 
-    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Prompts and answers."""
         specials = special_fields(tokenizer)
-        return encode_all(tokenizer, [fill(EDIT, row, specials, n) for n, row in enumerate(rows, start=first)])
+        return encode_all(tokenizer, [fill(EDIT, row, specials, n) for row, n in zip(rows, numbers, strict=True)])
 
 
 class FactEdits(ModelEdits):

@@ -81,6 +81,7 @@ class TokenData(pl.LightningDataModule):
         self.max_rows, self.max_eval_rows, self.task_column = max_rows, max_eval_rows, task_column
         self.seed, self.num_workers = seed, num_workers
         self.task_names: list[str] = []
+        self.numbers: dict[str, Sequence[int]] = {}  # of rows in their table, from 1; none where rows are made
         self.examples: dict[str, TokenTable] = {}
 
     # what a subclass says
@@ -89,9 +90,9 @@ class TokenData(pl.LightningDataModule):
         """Columns that every row must have."""
         return ()
 
-    def encode_rows(self, rows: Sequence[Row], first: int, tokenizer: Any) -> list[Encoded]:
-        """Examples of some rows, one each, the first of which is row ``first`` of its split, counted from 1."""
-        raise NotImplementedError(f"{type(self).__name__} defines encode_rows(rows, first, tokenizer)")
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
+        """Examples of some rows, one each; ``numbers`` are those of the rows in their table, for messages."""
+        raise NotImplementedError(f"{type(self).__name__} defines encode_rows(rows, numbers, tokenizer)")
 
     def cache_key(self) -> Sequence[str]:
         """Every setting that tokens depend on, besides rows, tokenizer and ``max_length``."""
@@ -121,7 +122,9 @@ class TokenData(pl.LightningDataModule):
     def _encoded(self, tables: Mapping[str, Sequence[Row]]) -> dict[str, TokenTable]:
         key = [type(self).__name__, tokenizer_fingerprint(self.tokenizer), str(self.max_length), *self.cache_key()]
         return {
-            split: token_table(rows, self._encode, key, split, self._tasks(rows))
+            split: token_table(
+                rows, self._encode, key, split, self.max_length, self._numbers(split, rows), self._tasks(rows)
+            )
             for split, rows in tables.items()
             if rows
         }
@@ -131,8 +134,11 @@ class TokenData(pl.LightningDataModule):
             return None
         return [self.task_names.index(str(row[self.task_column])) for row in rows]
 
-    def _encode(self, rows: Sequence[Row], first: int) -> list[Encoded]:
-        return self.encode_rows(rows, first, self.tokenizer)
+    def _encode(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[Encoded]:
+        return self.encode_rows(rows, numbers, self.tokenizer)
+
+    def _numbers(self, split: str, rows: Sequence[Row]) -> Sequence[int]:
+        return self.numbers.get(split, range(1, len(rows) + 1))[: len(rows)]
 
     def _tokenizer(self) -> Any:
         module = getattr(self.trainer, "lightning_module", None)
@@ -149,6 +155,7 @@ class TokenData(pl.LightningDataModule):
         for split, numbers in split_rows(len(rows), parts["val"], parts["test"], self.seed).items():
             if split not in tables:
                 tables[split] = [rows[number] for number in numbers]
+                self.numbers[split] = [number + 1 for number in numbers]
         return {split: tables[split][: self.max_rows if split == "train" else self.max_eval_rows] for split in SPLITS}
 
     @property

@@ -35,7 +35,7 @@ class TokenStream:
 
     Args:
         open_rows: Begins the stream anew.
-        encode: Examples of some rows, the first of which has the given number, counted from 1.
+        encode: Examples of some rows, given with their numbers, which are counted from 1.
         buffer: Rows of a block, a multiple of ``batch_size``.
         batch_size: Rows of a batch at most.
         seed: Of the order.
@@ -44,7 +44,7 @@ class TokenStream:
     def __init__(
         self,
         open_rows: Callable[[], Iterator[Row]],
-        encode: Callable[[Sequence[Row], int], list[Encoded]],
+        encode: Callable[[Sequence[Row], Sequence[int]], list[Encoded]],
         buffer: int,
         batch_size: int,
         seed: int = 0,
@@ -87,7 +87,7 @@ class TokenStream:
         if not rows:
             return
         first = block * self.buffer
-        examples = self.encode(rows, first + 1)
+        examples = self.encode(rows, range(first + 1, first + 1 + len(rows)))
         kept = [number for number, example in enumerate(examples) if example.has_targets]
         batches = -(-len(rows) // self.batch_size)
         self._count(first, len(rows), kept, batches)

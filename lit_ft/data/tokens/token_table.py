@@ -65,47 +65,56 @@ class TokenTable:
 
 def token_table(
     rows: Sequence[Any],
-    make: Callable[[Sequence[Any], int], list[Encoded]],
+    make: Callable[[Sequence[Any], Sequence[int]], list[Encoded]],
     key: Sequence[str],
     split: str,
+    max_length: int,
+    numbers: Sequence[int],
     tasks: Sequence[int] | None = None,
 ) -> TokenTable:
     """Encode rows once and keep them; examples without a target are left out and counted.
 
     Args:
         rows: What is encoded.
-        make: ``make(rows, first)`` encodes some rows, the first of which has the number ``first``, counted from 1.
+        make: ``make(rows, numbers)`` encodes some rows.
         key: Everything besides the rows that the tokens depend on: tokenizer, template, settings.
         split: What the rows are for, for messages.
+        max_length: Longest example in tokens, for messages.
+        numbers: Of the rows, for messages.
         tasks: Number of the task of each row.
     """
     digest = hashlib.sha256("\0".join([str(_FORMAT), *key]).encode("utf-8", "surrogatepass"))
     for row in rows:
         text = json.dumps(row, sort_keys=True, default=str)
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
-    folder = cached(f"examples/{digest.hexdigest()[:32]}", lambda folder: _encode(rows, make, folder))
+    folder = cached(f"examples/{digest.hexdigest()[:32]}", lambda folder: _encode(rows, numbers, make, folder))
     saved = torch.load(folder / "examples.pt", weights_only=True, mmap=True)
     left_out = sorted(set(range(len(rows))) - set(saved["rows"].tolist()))
     if left_out:
-        some = ", ".join(str(number + 1) for number in left_out[:5]) + (" ..." if len(left_out) > 5 else "")
+        named = list(dict.fromkeys(str(numbers[place]) for place in left_out))
+        some = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
         if len(left_out) == len(rows):
-            raise ConfigError(
-                "max_length", f"{split} rows {some}", "rows with a target; all are cut off (max_length) or weigh 0"
-            )
+            allowed = f"rows with a target; those of {split} rows {some} are all cut off by it, or weigh 0"
+            raise ConfigError("max_length", max_length, allowed)
         rank_zero_warn(
-            f"{len(left_out)} of {len(rows)} {split} rows have no target and are left out (cut off by max_length, or"
-            f" all weights are 0): rows {some} of that split"
+            f"{len(left_out)} of {len(rows)} {split} examples have no target and are left out (cut off by max_length,"
+            f" or all weights are 0): rows {some}"
         )
     chosen = None if tasks is None else torch.tensor(tasks)[saved["rows"]]
     return TokenTable(saved["ids"], saved["weights"], saved["starts"], saved["rows"], chosen)
 
 
-def _encode(rows: Sequence[Any], make: Callable[[Sequence[Any], int], list[Encoded]], folder: Path) -> None:
+def _encode(
+    rows: Sequence[Any],
+    numbers: Sequence[int],
+    make: Callable[[Sequence[Any], Sequence[int]], list[Encoded]],
+    folder: Path,
+) -> None:
     examples: list[Encoded] = []
     for start in range(0, len(rows), _AT_ONCE):
         if len(rows) > _AT_ONCE:
             rank_zero_info(f"Tokenising rows {start} to {min(start + _AT_ONCE, len(rows))} of {len(rows)}, once")
-        examples += make(rows[start : start + _AT_ONCE], start + 1)
+        examples += make(rows[start : start + _AT_ONCE], numbers[start : start + _AT_ONCE])
     kept = [number for number, example in enumerate(examples) if example.has_targets]
     table = TokenTable.of([examples[number] for number in kept], kept)
     torch.save({n: getattr(table, n) for n in ("ids", "weights", "starts", "rows")}, folder / "examples.pt")

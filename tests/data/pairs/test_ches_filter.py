@@ -48,6 +48,25 @@ def test_keeps_a_share(side: str, expected: list[int]) -> None:
     assert kept(scores, 0.01, "lowest") == [1]
 
 
+def test_all_processes_keep_the_same_pairs_by_the_scores_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, other = {0: 3.0, 2: 1.0}, {1: 0.0, 3: 2.0}
+
+    class Scores(pl.LightningModule):
+        def ches(self, batch: dict[str, torch.Tensor], length_normalize: bool) -> torch.Tensor:
+            return torch.tensor([own[int(row)] for row in batch["rows"]])
+
+    def gather(parts: list[object], mine: object) -> None:
+        assert mine == own
+        parts[:] = [own, other]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy._lightning_module = Scores()
+    monkeypatch.setattr(type(trainer), "world_size", 2)
+    batches = [{"rows": torch.tensor([0, 2])}]
+    assert ChesFilter(0.5).kept_rows(trainer, batches, seed=0) == [1, 2]
+
+
 @pytest.mark.parametrize("side", ["lowest", "highest"])
 def test_scores_are_those_of_the_start_and_only_kept_pairs_train(side: str) -> None:
     data = EditedPairs(pairs=12, length=4, batch_size=5, ches_filter=ChesFilter(0.25, side))  # type: ignore[arg-type]

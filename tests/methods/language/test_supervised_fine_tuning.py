@@ -198,11 +198,20 @@ def test_rows_without_a_target_are_counted(tmp_path: Path) -> None:
     rows = [*ragged(4), {"prompt": "x" * 80, "completion": "never seen"}]
     data = Instructions(table(tmp_path, rows), max_length=64, val_fraction=0.0)
     order = [int(n) for n in __import__("numpy").random.default_rng(0).permutation(5)]
-    with pytest.warns(UserWarning, match=f"1 of 5 train rows have no target.*rows {order.index(4) + 1} of"):
+    with pytest.warns(UserWarning, match="1 of 5 train examples have no target.*rows 5$"):
         set_up(method(), data)
     assert sorted(data.examples["train"].rows.tolist()) == sorted(i for i in range(5) if order[i] != 4)
     with pytest.raises(ConfigError, match="rows with a target"):
         set_up(method(), Instructions(table(tmp_path, rows[-1:]), max_length=64, val_fraction=0.0))
+
+
+def test_messages_name_rows_of_the_table_and_not_of_the_split(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]} for _ in range(20)]
+    for place in (4, 13):
+        wrong = [dict(row) for row in rows]
+        wrong[place] = {"messages": [{"role": "bot", "content": "a"}]}
+        with pytest.raises(ConfigError, match=f"in row {place + 1}$"):
+            set_up(method(), Instructions(table(tmp_path, wrong), val_fraction=0.5))
 
 
 def test_forms_of_rows(tmp_path: Path) -> None:

@@ -115,6 +115,47 @@ def test_equal_answers_name_the_row(tmp_path: Path) -> None:
         data.setup("fit")
 
 
+def prepared(folder: Path, rows: list[dict[str, Any]], **arguments: Any) -> Preferences:
+    data = Preferences(table(folder, rows), val_fraction=0.0, **arguments)
+    data.trainer = SimpleNamespace(lightning_module=dpo())  # type: ignore[assignment]
+    data.setup("fit")
+    return data
+
+
+def test_answers_with_equal_tokens_are_refused_and_those_cut_equal_are_counted(tmp_path: Path) -> None:
+    said = {"role": "assistant", "content": "a"}
+    alike = {"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": [said]}
+    with pytest.raises(ConfigError, match="two different answers; row 9 has equal tokens"):
+        prepared(tmp_path, [*ROWS, alike])
+    long = {"prompt": "q ", "chosen": "a" * 30 + "b", "rejected": "a" * 30 + "c"}
+    with pytest.warns(UserWarning, match="1 of 9 train pairs are left out"):
+        assert len(prepared(tmp_path, [*ROWS, long], max_length=20).pairs["train"]) == 8
+    with pytest.raises(ConfigError, match=r"max_length: given 20; .* no train pair keeps two answers"):
+        prepared(tmp_path, [long, long], max_length=20)
+    with pytest.raises(ConfigError, match=r"max_length: given 2; .* of train rows (\d, ){4}\d \.\.\. are all cut off"):
+        prepared(tmp_path, ROWS, max_length=2)
+
+
+def test_errors_in_messages_name_the_row_and_not_the_side(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "q"}]
+    rows = [{"prompt": said, "chosen": f"a{i}", "rejected": "b"} for i in range(3)]
+    rows[2] = {**rows[2], "chosen": [{"role": "bot", "content": "a"}]}
+    with pytest.raises(ConfigError, match=r"in row 3$"):
+        prepared(tmp_path, rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "column"),
+    [("high", "filter_column"), (None, "filter_column"), (float("inf"), "weight_column"), (-1, "weight_column")],
+)
+def test_scores_and_weights_that_are_no_numbers_name_the_row(value: Any, column: str, tmp_path: Path) -> None:
+    rows = [{**row, "s": 1.0} for row in ROWS]
+    rows[4]["s"] = value
+    more = {"drop_highest": 0.5} if column == "filter_column" else {}
+    with pytest.raises(ConfigError, match="row 5" if value is not None else "row 5 it is empty"):
+        prepared(tmp_path, rows, **{column: "s"}, **more)
+
+
 def test_the_filter_drops_the_highest(tmp_path: Path) -> None:
     rows = [{**row, "ches": float(i)} for i, row in enumerate(ROWS)]
     data = Preferences(table(tmp_path, rows), val_fraction=0.0, filter_column="ches", drop_highest=0.5, batch_size=8)

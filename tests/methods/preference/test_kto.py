@@ -169,11 +169,18 @@ def test_a_budget_holds_for_both_halves_and_long_answers_are_cut(tmp_path: Path)
         ([*ROWS, {"prompt": "p", "completion": "c", "label": "maybe"}], "label 'maybe'.*train row"),
         ([{**row, "prompt": "same"} for row in ROWS], "at least two prompts"),
         ([{"prompt": "p", "completion": 3, "label": 1}], "see train row 1"),
+        ([*ROWS, {"prompt": "p", "completion": 3, "label": 1}], f"see train row {len(ROWS) + 1}"),
     ],
 )
 def test_bad_rows_are_named(rows: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         prepared(tmp_path, rows)
+
+
+def test_a_length_that_leaves_nothing_to_tell_prompts_apart_is_named(tmp_path: Path) -> None:
+    for length, message in ((2, "rows with a target"), (3, "no two prompts of the train rows differ")):
+        with pytest.raises(ConfigError, match=f"max_length: given {length}; .*{message}"):
+            prepared(tmp_path, ROWS, max_length=length)
 
 
 @pytest.mark.parametrize("reference", [AdapterOff, CachedLogProbs])

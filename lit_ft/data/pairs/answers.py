@@ -1,0 +1,70 @@
+"""Prompts with answers: from rows of a table to tokens of which those of the answer are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.tokens.chat import encode_chat, message_segments
+from lit_ft.core.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
+from lit_ft.data.sources.tables import Row
+
+PLAIN = (Segment("{start}{prompt}", "user"), Segment("{answer}{eos}", "assistant", 1.0))
+CHAT = (Segment("{prompt}", "user"), Segment("{answer}", "assistant", 1.0))
+
+
+def encode_answers(rows: Sequence[Row], numbers: Sequence[int], chat: bool, tokenizer: Any) -> list[Encoded]:
+    """Prompts with one answer each, whole; only tokens of answers have a weight.
+
+    Args:
+        rows: ``prompt`` and ``answer``, both texts or both lists of messages.
+        numbers: Of the rows in their table, for errors.
+        chat: Whether texts are put into the chat template.
+        tokenizer: Makes the tokens.
+    """
+    specials, found = special_fields(tokenizer), [Encoded()] * len(rows)
+    groups: dict[bool, list[int]] = {True: [], False: []}
+    segments = []
+    for i, (row, number) in enumerate(zip(rows, numbers, strict=True)):
+        is_chat = isinstance(row["answer"], list)
+        if is_chat:
+            prompt = [{**said, "weight": 0.0} for said in row["prompt"]]
+            segments.append(message_segments([*prompt, *row["answer"]], ["assistant"], number))
+        else:
+            segments.append(fill(CHAT if chat else PLAIN, row, specials, number))
+        groups[is_chat or chat].append(i)
+    for is_chat, members in groups.items():
+        if members:
+            parts = [segments[i] for i in members]
+            if is_chat:
+                encoded = encode_chat(tokenizer, parts, numbers=[numbers[i] for i in members])
+            else:
+                encoded = encode_all(tokenizer, parts)
+            for i, example in zip(members, encoded, strict=True):
+                found[i] = example
+    return found
+
+
+def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
+    """The prompt with the chosen answer, and with the rejected one."""
+    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    if chosen == rejected:
+        raise ConfigError("path", chosen, f"two different answers; those of {split} row {number} are equal")
+    if isinstance(prompt, list):  # messages: a plain answer is the assistant's
+        chosen, rejected = (a if isinstance(a, list) else [message("assistant", a)] for a in (chosen, rejected))
+    elif prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
+        shared = 0
+        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+            shared += 1
+        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    elif isinstance(prompt, str) and isinstance(chosen, list) and isinstance(rejected, list):
+        prompt = [message("user", prompt)]
+    if prompt is None or type(chosen) is not type(rejected) or not isinstance(chosen, (str, list)):
+        raise ConfigError("path", sorted(row), f"texts or messages in prompt, chosen and rejected; see row {number}")
+    return {"prompt": prompt, "answer": chosen}, {"prompt": prompt, "answer": rejected}
+
+
+def message(role: str, text: str) -> dict[str, str]:
+    """A text as a message."""
+    return {"role": role, "content": text}
