@@ -30,5 +30,6 @@ from lit_ft.callbacks.selective.forward_mask import ForwardMask as ForwardMask
 from lit_ft.callbacks.selective.head_offsets import HeadOffsets as HeadOffsets
 from lit_ft.callbacks.selective.learned_graft import LearnedGraft as LearnedGraft
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket as LotteryTicket
+from lit_ft.callbacks.selective.stop_below_loss import StopBelowLoss as StopBelowLoss
 from lit_ft.callbacks.soft_mask import SoftMask as SoftMask
 from lit_ft.callbacks.warm_start import WarmStart as WarmStart

@@ -27,6 +27,7 @@ from lit_ft.callbacks import (
     LotteryTicket,
     MicroBatchRegularizer,
     SoftMask,
+    StopBelowLoss,
     TrainingFlops,
 )
 from lit_ft.core.selection import Names, TopMagnitude
@@ -67,6 +68,7 @@ ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = 
     ),
     "SWAG": (lambda: SWAG(start=0.5, every_n_steps=2, rank=3), lambda: SWAG(start=0.5, every_n_steps=2, rank=3)),
     "SoftMask": (lambda: SoftMask(HALF), lambda: SoftMask({})),
+    "StopBelowLoss": (lambda: StopBelowLoss(1.0), lambda: StopBelowLoss(1e-9)),
     "TrainingFlops": (lambda: TrainingFlops(every_n_steps=3), lambda: TrainingFlops()),
     "SAM": (lambda: SAM(rho=0.05), lambda: SAM(rho=0.0)),
 }
