@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,16 @@ from typing import Any
 import yaml
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.running.files import write_text
+from lit_ft.core.running.files import existing, write_text
 from lit_ft.core.running.processes import warm_up
 from lit_ft.studies.code import late_imports
 from lit_ft.studies.launchers import launcher
 from lit_ft.studies.plan import plan, runs_of, shortened, study_folder
 from lit_ft.studies.probe import measured, probe
 from lit_ft.studies.progress import progress
-from lit_ft.studies.record import gather, judge_study, result_of
+from lit_ft.studies.record import as_text, confirmed, gather, judge_study, result_of
 from lit_ft.studies.runner import FAILED, make_runs
+from lit_ft.studies.staleness import study_digest
 from lit_ft.studies.study import Study, parse_seeds
 from lit_ft.studies.verdict import FAILS, HOLDS, NOTHING, OPEN
 
@@ -32,6 +33,7 @@ def study_command(argv: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="two steps a run and one seed: does it run at all")
     parser.add_argument("--strict", action="store_true", help="status 1 unless every claim holds")
     parser.add_argument("--record", action="store_true", help="write the result beside the studies, to be committed")
+    parser.add_argument("--confirm", action="store_true", help="one seed again: does the record hold for this code")
     _shared(parser)
     options = parser.parse_args(list(argv))
     studies = [Study.load(file) for file in options.files]  # all of them are read before the first runs
@@ -68,7 +70,7 @@ def compare_command(argv: Sequence[str]) -> int:
     study = Study.of(options.name, content)
     write_text(file, f"# a comparison\n{yaml.safe_dump(content, sort_keys=False)}")
     print(f"study: {file}")
-    options.only, options.quick, options.record = None, False, False
+    options.only, options.quick, options.record, options.confirm = None, False, False, False
     warm_up(late_imports(study.class_names()))
     return 1 if run_study(study, options, file) == FAILED else 0
 
@@ -87,9 +89,19 @@ def run_study(study: Study, options: argparse.Namespace, file: Path) -> str:
     unknown = [arm for arm in options.only or () if arm not in study.arms]
     if unknown:
         raise ConfigError("--only", unknown[0], ", ".join(study.arms))
-    if options.record and (options.only or options.quick or options.seeds):
-        raise ConfigError("--record", True, "the whole study with its own seeds")
-    if options.seeds:
+    for flag in ("record", "confirm"):
+        if getattr(options, flag) and (options.only or options.quick or options.seeds):
+            raise ConfigError(f"--{flag}", True, "the whole study with its own seeds")
+    recorded = file.parent / "results" / f"{study.name}.json"
+    before: dict[str, Any] = {}
+    if options.confirm:
+        before = json.loads(existing("--confirm", recorded).read_text(encoding="utf-8"))
+        if options.record or before["config_digest"] != study_digest(asdict(study)):
+            raise ConfigError(
+                "--confirm", str(file), "a study recorded as it is now, without --record; this one changed"
+            )
+        study = replace(study, seeds=before["seeds"][:1])
+    elif options.seeds:
         study = replace(study, seeds=parse_seeds(options.seeds))
     root = study_folder(study, Path(options.runs))
     planned = plan(study, Path(options.runs))
@@ -112,14 +124,17 @@ def run_study(study: Study, options: argparse.Namespace, file: Path) -> str:
     from lit_ft.studies.report import page, show
 
     values = gather(study, planned)
+    if options.confirm:
+        result = confirmed(before, study, planned, values)
+        write_text(recorded, as_text(result))
+        print(f"confirmed: {recorded}")
+        return result["verdict"]
     result = result_of(study, planned, values, judge_study(study, values))
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    write_text(root / "study.json", text)
+    write_text(root / "study.json", as_text(result))
     write_text(root / "study.html", page(study, result, planned))
     show(result)
     print(f"report: {root / 'study.html'}")
     if options.record:
-        recorded = file.parent / "results" / f"{study.name}.json"
-        write_text(recorded, text)
+        write_text(recorded, as_text(result))
         print(f"recorded: {recorded}")
     return result["verdict"]

@@ -1,5 +1,6 @@
 """Results of a study: gathered from its runs, judged, and written for readers and programs."""
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_ft.core.errors import ConfigError
 from lit_ft.studies.code import PACKAGE, class_paths, file_of, tree_digest
 from lit_ft.studies.expression import Values
 from lit_ft.studies.plan import Planned
@@ -61,11 +63,45 @@ def result_of(study: Study, planned: Sequence[Planned], values: Values, judged: 
     }
 
 
+def as_text(result: Mapping[str, Any]) -> str:
+    """A result as the text of its file."""
+    return json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+
+
 def class_digests(planned: Sequence[Planned]) -> dict[str, str]:
     """Digest of the file of every class of this package that the runs name."""
     ours = {path for run in planned for path in class_paths(run.config) if path.startswith(f"{PACKAGE.name}.")}
     files = {name: file_of(name) for name in sorted(path.rpartition(".")[2] for path in ours)}
     return {name: tree_digest(file) for name, file in files.items() if file is not None}
+
+
+def confirmed(result: Mapping[str, Any], study: Study, planned: Sequence[Planned], values: Values) -> dict[str, Any]:
+    """A recorded result as one of the present code: the runs of its first seed, made again, gave what it says.
+
+    Args:
+        result: What was recorded.
+        study: The study, with that seed alone.
+        planned: Its runs.
+        values: What they gave.
+
+    Raises:
+        ConfigError: A value differs by more than a millionth; the study wants recording again.
+    """
+    from lit_ft.core.running.report import versions
+
+    seed = study.seeds[0]
+    for arm, own in values.items():
+        for name, (value,) in own.items():
+            before = result["values"][arm][name][result["seeds"].index(seed)]
+            if not np.isclose(value, before, rtol=1e-6, atol=1e-9):
+                allowed = f"{before:.8g}, as recorded; another value wants the whole study recorded again"
+                raise ConfigError(f"--confirm {study.name}: {arm}.{name} of seed {seed}", float(value), allowed)
+    said = {"note": study.note, "scale": study.scale, "classes": class_digests(planned)}
+    return {
+        **result,
+        **said,
+        "confirmed": {"seed": seed, "date": date.today().isoformat(), "versions": versions()},
+    }
 
 
 def verdict_again(result: Mapping[str, Any], study: Study) -> str:

@@ -16,6 +16,7 @@ import yaml
 from lit_ft.cli import command
 from lit_ft.core.running.files import write_text
 from lit_ft.core.running.processes import start
+from lit_ft.studies.staleness import stale
 
 BASE: dict[str, Any] = {
     "model": {
@@ -156,6 +157,31 @@ def test_only_and_quick(capsys: pytest.CaptureFixture[str]) -> None:
 def study_in_a_process(folder: str) -> int:
     os.chdir(folder)
     return command(["study", "claim.yaml"])
+
+
+def test_a_record_is_confirmed_by_one_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Equal values make an old record fresh again; another one leaves the file as it was, and says what differs."""
+    assert study("--record") == 0
+    file = Path("results/claim.json")
+    recorded = json.loads(file.read_text())
+    old = {**recorded, "classes": {**recorded["classes"], "Digits": "of other code"}, "date": "2000-01-01"}
+    assert stale(old, STUDY) == ["Digits changed"]
+    file.write_text(json.dumps(old))
+    assert study("--confirm", note="later words") == 0
+    fresh = json.loads(file.read_text())
+    assert stale(fresh, STUDY) == []
+    assert fresh["confirmed"]["seed"] == 0
+    assert (fresh["date"], fresh["note"]) == ("2000-01-01", "later words")
+    kept = ("values", "seeds", "verdict", "expect")
+    assert {key: fresh[key] for key in kept} == {key: recorded[key] for key in kept}
+    fresh["values"]["moving"]["accuracy"][0] += 0.01
+    file.write_text(json.dumps(fresh))
+    capsys.readouterr()
+    assert study("--confirm") == 2
+    assert "moving.accuracy of seed 0" in capsys.readouterr().err
+    assert json.loads(file.read_text()) == fresh
+    assert study("--confirm", expect=["moving.loss < still.loss"]) == 2, "another claim is another study"
+    assert study("--confirm", "--seeds", "0") == 2
 
 
 def test_ctrl_c_leaves_everything_resumable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
