@@ -20,6 +20,13 @@ class _Span:
     segment: Segment
 
 
+def checked_messages(messages: Any, number: int) -> list[dict[str, Any]]:
+    """Messages of a row, numbered from 1 for the error."""
+    if not isinstance(messages, (list, tuple)) or not all(isinstance(message, Mapping) for message in messages):
+        raise ConfigError("messages", str(messages)[:80], f"a list of {{role, content}} in row {number}")
+    return list(messages)
+
+
 def message_segments(
     messages: Sequence[Mapping[str, Any]], train_on: Sequence[str], number: int, scale: float = 1.0
 ) -> list[Segment]:
@@ -32,14 +39,16 @@ def message_segments(
         scale: Weight of the whole example.
     """
     segments = []
-    for message in messages:
+    for message in checked_messages(messages, number):
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise ConfigError("messages.role", role, f"{', '.join(ROLES)} in row {number}{nearest(str(role), ROLES)}")
         if not isinstance(content, str):
             raise ConfigError("messages.content", content, f"text in every message; row {number} has none")
         weight = message.get("weight")
-        weight = float(role in train_on) if weight is None else float(weight)
+        weight = float(role in train_on) if weight is None else weight
+        if not isinstance(weight, (int, float)):
+            raise ConfigError("messages.weight", weight, f"a number, or none, in row {number}")
         segments.append(Segment(content, role=role, weight=scale * weight, tag=role))
     return segments
 

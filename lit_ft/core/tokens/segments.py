@@ -114,6 +114,10 @@ def fill(
                 known = ", ".join(map(str, values))
                 place = f"columns that row {number} has: {known}{nearest(name, map(str, values))}"
                 raise ConfigError("template", f"{{{name}}}", place)
+            if isinstance(values[name], (list, dict)):
+                raise ConfigError(
+                    "path", values[name], f"a text in {name!r}, not a list or an object; see row {number}"
+                )
             pieces.append(str(values[name]))
         filled.append(replace(segment, text="".join(pieces)))
     return filled

@@ -129,7 +129,7 @@ class Instructions(TokenData):
         tables = super()._tables()
         for split, rows in tables.items():
             numbered = zip(self._numbers(split, rows), rows, strict=True)
-            blank = [number for number, row in numbered if self._answers_nothing(row, number)]
+            blank = sorted(number for number, row in numbered if self._answers_nothing(row, number))
             if blank:
                 some = ", ".join(map(str, blank[:5])) + (" ..." if len(blank) > 5 else "")
                 rank_zero_warn(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.data.sources.assets import PREFIX, packaged
@@ -21,9 +23,9 @@ def read_rows(path: str, required: Sequence[str] = (), split: str = "train", max
     """All rows of a table, as dicts.
 
     Args:
-        path: A file (``.jsonl``, ``.ndjson``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``), ``packaged:NAME``, or what
-            ``datasets.load_dataset`` or ``load_from_disk`` takes: a folder or a hub id (``user/name`` or
-            ``user/name:configuration``).
+        path: A file (``.jsonl``, ``.ndjson``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``; those of text also with
+            ``.gz``), ``packaged:NAME``, or what ``datasets.load_dataset`` or ``load_from_disk`` takes: a folder or a
+            hub id (``user/name`` or ``user/name:configuration``).
         required: Columns that every row must have, with a value.
         split: The split of a ``datasets`` source.
         max_rows: Read no more than the first so many.
@@ -33,14 +35,8 @@ def read_rows(path: str, required: Sequence[str] = (), split: str = "train", max
             nearest name that there is).
     """
     file = packaged(path) if path.startswith(PREFIX) else Path(path).expanduser()
-    reader = _READERS.get(file.suffix.lower())
-    if reader and file.is_file():
-        rows = list(reader(file))
-    elif reader:
-        raise ConfigError("path", path, f"a file that exists; nothing is at {file.absolute()}")
-    else:
-        rows = _first_of(_from_datasets(path, split), max_rows)
-    rows = rows[:max_rows]
+    reader = _reader(path, file)
+    rows = (list(reader(file)) if reader else _first_of(_from_datasets(path, split), max_rows))[:max_rows]
     if not rows:
         raise ConfigError("path", path, "a source with at least one row")
     for number, row in enumerate(rows, start=1):
@@ -76,14 +72,52 @@ def _streamed(path: str, split: str) -> Iterator[Row]:
         files = [Path(found) for found in sorted(glob(str(name)))] if not name.exists() else [name]
         files = files or [name]
     for file in files:
-        kind = file.suffix.lower()
-        if kind == ".json":
+        if _kind(file) == ".json":
             raise ConfigError(
                 "path", path, "a file that is read row by row (.jsonl, .csv, .tsv, .parquet), unlike .json"
             )
-        if kind in _READERS and not file.is_file():
-            raise ConfigError("path", path, f"a file that exists; nothing is at {file.absolute()}")
-        yield from _READERS[kind](file) if kind in _READERS else _from_datasets(path, split, streaming=True)
+        reader = _reader(path, file)
+        yield from reader(file) if reader else _from_datasets(path, split, streaming=True)
+
+
+def _kind(file: Path) -> str:
+    """The ending that says how a file is read; that of what is compressed in it."""
+    name = file.name.lower()
+    return Path(name.removesuffix(".gz")).suffix if name.endswith(".gz") else file.suffix.lower()
+
+
+def _reader(path: str, file: Path) -> Any:
+    """What reads a file; None for a source of ``datasets``."""
+    reader = _READERS.get(_kind(file))
+    if file.is_file() and (reader is None or (reader is _parquet and file.suffix.lower() == ".gz")):
+        raise ConfigError("path", path, f"a file that ends in {', '.join(_READERS)}; or in .gz behind one of text")
+    if reader and not file.is_file():
+        raise ConfigError("path", path, f"a file that exists; nothing is at {file.absolute()}")
+    return reader
+
+
+@contextmanager
+def _text(file: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """An open file of text, unpacked where it is compressed."""
+    opened: Any = gzip.open if file.suffix.lower() == ".gz" else open
+    try:
+        with opened(file, "rt", encoding="utf-8-sig", newline=newline) as lines:
+            yield lines
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ConfigError("path", str(file), f"a whole file, compressed by gzip: {error}") from error
+    except UnicodeDecodeError as error:
+        with opened(file, "rb") as content:
+            number = next((n for n, line in enumerate(content, start=1) if not _decodes(line)), 1)
+        allowed = f"text in UTF-8: line {number} has {error.reason} (files of Excel and Windows are saved otherwise)"
+        raise ConfigError("path", str(file), allowed) from error
+
+
+def _decodes(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _check_columns(path: str, number: int, row: Row, required: Sequence[str]) -> None:
@@ -95,7 +129,7 @@ def _check_columns(path: str, number: int, row: Row, required: Sequence[str]) ->
 
 
 def _json_lines(file: Path) -> Iterator[Row]:
-    with file.open(encoding="utf-8-sig") as lines:
+    with _text(file) as lines:
         # a file ends lines at \n, \r\n and \r alone: strings may hold U+2028, at which splitlines() splits
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -107,25 +141,31 @@ def _json_lines(file: Path) -> Iterator[Row]:
             if not isinstance(row, dict):
                 allowed = f"an object in every line: line {number} is a {type(row).__name__}"
                 raise ConfigError("path", str(file), allowed)
+            text = json.dumps(row, ensure_ascii=False) if "\\ud" in line.lower() else ""
+            if not _decodes(text.encode("utf-8", "surrogatepass")):
+                allowed = f"whole characters: line {number} has half of one (\\ud800 to \\udfff alone)"
+                raise ConfigError("path", str(file), allowed)
             yield row
 
 
 def _json(file: Path) -> Iterable[Row]:
     try:
-        rows = json.loads(file.read_text(encoding="utf-8-sig"))
+        with _text(file) as content:
+            rows = json.loads(content.read())
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             return _json_lines(file)  # JSONL under another name
         raise ConfigError("path", str(file), f"valid JSON: line {error.lineno} has {error.msg}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ConfigError("path", str(file), "a list of objects")
+        keys = f", unlike an object with {', '.join(map(str, rows))}" if isinstance(rows, dict) else ""
+        raise ConfigError("path", str(file), f"a list of objects{keys}")
     return rows
 
 
 def _csv(file: Path) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+    with _text(file, newline="") as lines:
+        reader = csv.DictReader(lines, delimiter="\t" if _kind(file) == ".tsv" else ",")
         for row in reader:
             if None in row or None in row.values():
                 columns = len(reader.fieldnames or [])
@@ -136,9 +176,12 @@ def _csv(file: Path) -> Iterator[Row]:
 def _parquet(file: Path) -> Iterator[Row]:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(file) as table:
-        for rows in table.iter_batches(batch_size=_ROWS_AT_ONCE):
-            yield from rows.to_pylist()
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for rows in table.iter_batches(batch_size=_ROWS_AT_ONCE):
+                yield from rows.to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise ConfigError("path", str(file), f"a Parquet file: {error}") from error
 
 
 _READERS = {

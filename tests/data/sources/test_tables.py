@@ -1,9 +1,10 @@
+import gzip
 import json
 
 import pytest
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.data.sources.tables import read_rows
+from lit_ft.data.sources.tables import read_rows, stream_rows
 
 ROWS = [{"text": "one\u2028line", "label": 0}, {"text": 'quoted "comma", and\nnewline', "label": 1}]
 
@@ -67,3 +68,44 @@ def test_what_is_not_there_and_what_is_not_known(tmp_path):
 
 def test_first_rows_only(tmp_path):
     assert read_rows(write(tmp_path / "a.json", json.dumps(ROWS)), max_rows=1) == ROWS[:1]
+
+
+def test_compressed_files_are_read_as_what_they_hold(tmp_path):
+    lines = "\ufeff" + "".join(json.dumps(row) + "\r\n" for row in ROWS)
+    for name, text in (("a.jsonl.gz", lines), ("b.json.gz", json.dumps(ROWS)), ("c.TSV.GZ", "text\tlabel\none\t1\n")):
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
+        expected = [{"text": "one", "label": "1"}] if "TSV" in name else ROWS
+        assert read_rows(str(tmp_path / name)) == expected
+        if ".json." not in name:
+            assert list(stream_rows(str(tmp_path / name))) == expected
+    whole = gzip.compress(lines.encode())
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-20])
+    (tmp_path / "plain.jsonl.gz").write_text(lines)
+    for name in ("cut", "plain"):
+        with pytest.raises(ConfigError, match=f"{name}.jsonl.gz.*a whole file, compressed by gzip"):
+            read_rows(str(tmp_path / f"{name}.jsonl.gz"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("a.jsonl", '{"a": 1}\n{"a": "é"}\n'.encode("latin-1"), "UTF-8: line 2 "),
+        ("a.csv", "a\n1\nü\n".encode("cp1252"), "UTF-8: line 3 "),
+        ("a.jsonl", b'{"a": 1}\n\n{"a": "\\ud83d"}\n', r"line 3 has half of one \(\\ud800"),
+        ("a.parquet", b"PAR1", "a Parquet file: "),
+        ("a.json", b'{"data": []}', "a list of objects, unlike an object with data"),
+        ("a.txt", b'{"a": 1}', r"ends in \.jsonl, .*\.parquet; or in \.gz"),
+        ("a", b'{"a": 1}', r"ends in \.jsonl, "),
+        ("a.parquet.gz", b"", r"ends in \.jsonl, "),
+    ],
+)
+def test_files_that_cannot_be_read_are_named_with_the_line(tmp_path, name, content, complaint):
+    (tmp_path / name).write_bytes(content)
+    for read in (read_rows, lambda path: list(stream_rows(path))):
+        if read is read_rows or not name.endswith(".json"):
+            with pytest.raises(ConfigError, match=complaint):
+                read(str(tmp_path / name))
+
+
+def test_whole_characters_written_in_two_halves_are_read(tmp_path):
+    assert read_rows(write(tmp_path / "a.jsonl", '{"a": "\\ud83c\\udf89"}')) == [{"a": "🎉"}]
