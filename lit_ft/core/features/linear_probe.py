@@ -30,6 +30,7 @@ class LinearProbe:
         return (self.predict(features) == labels.to(self.weight.device)).double().mean().item()
 
 
+@torch.inference_mode(False)  # the trainer validates and tests inside of it, and there nothing has a gradient
 @torch.no_grad()
 def fit_linear_probe(features: Tensor, labels: Tensor, num_classes: int, penalty: float = 1.0) -> LinearProbe:
     r"""Fit :math:`\min_{W, b} \sum_i -\log p(y_i \mid W z_i + b) + \frac{\lambda}{2} \lVert W \rVert^2`.
@@ -44,8 +45,8 @@ def fit_linear_probe(features: Tensor, labels: Tensor, num_classes: int, penalty
         num_classes: Number of classes.
         penalty: :math:`\lambda`, 0 or more; the loss is a sum over rows, so it counts as one row does.
     """
-    x = features.detach().double()
-    y = labels.to(x.device)
+    x = features.detach().to(torch.float64, copy=True)
+    y = labels.to(x.device, copy=True)
     mean, scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-9)
     z = (x - mean) / scale
     weight = torch.zeros(num_classes, z.shape[1], dtype=z.dtype, device=z.device, requires_grad=True)

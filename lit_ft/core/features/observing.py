@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,18 +12,33 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError, nearest
 
 
-def own_loader(trainer: pl.Trainer, module: pl.LightningModule, source: str) -> Any:
-    """A loader that the trainer does not use: how far it has come is part of the run."""
+def own_loader(trainer: pl.Trainer, module: pl.LightningModule, source: str) -> "Handed":
+    """The batches of a loader that the trainer does not use: how far it has come is part of the run.
+
+    Of several loaders the first. The batches are ready for ``trainer.strategy.batch_to_device``.
+    """
     data = getattr(trainer, "datamodule", None)
-    if data is not None:
-        return getattr(data, source)()
     used = {"train_dataloader": trainer.train_dataloader, "val_dataloader": trainer.val_dataloaders}.get(source)
-    if used is None:
-        return getattr(module, source)()
+    if data is not None or used is None:
+        found = getattr(module if data is None else data, source)()
+        return Handed(trainer, found[0] if isinstance(found, list) else found)
     own = copy.copy(used[0] if isinstance(used, list) else used)
     if getattr(own, "_iterator", None) is not None:
         own._iterator = None
-    return own
+    return Handed(trainer, own)
+
+
+@dataclass
+class Handed:
+    """The batches of a loader with what the training loop does to them before their transfer: hooks, precision."""
+
+    trainer: pl.Trainer
+    loader: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in () if self.loader is None else self.loader:
+            batch = self.trainer.precision_plugin.convert_input(batch)
+            yield self.trainer.lightning_module._on_before_batch_transfer(batch)
 
 
 @contextmanager

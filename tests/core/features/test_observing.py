@@ -1,0 +1,81 @@
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor
+
+from lit_ft.callbacks import FeatureProbe, KernelRegime, LayerSimilarity
+from lit_ft.core.features.observing import own_loader
+from lit_ft.core.passes.second_pass import silent
+from lit_ft.testing import ForeignData, ForeignModule, fit_foreign
+
+
+class Doubling(ForeignData):
+    """Data whose rows are doubled on their way to the network."""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [2 * batch[0], batch[1]]
+
+
+class Seeing(ForeignModule):
+    """Keeps the first rows that each validation step gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.seen.append(batch[0][0].clone())
+        super().validation_step(batch, batch_idx)
+
+
+class Own(pl.Callback):
+    """Runs the validation batches of a loader of its own."""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        pl_module.seen.clear()
+        with silent(trainer, pl_module):
+            for number, batch in enumerate(own_loader(trainer, pl_module, "val_dataloader")):
+                pl_module.validation_step(trainer.strategy.batch_to_device(batch), number)
+
+
+def test_batches_are_those_of_the_validation() -> None:
+    own, module = Own(), Seeing()
+    fit_foreign([own], module=module, data=Doubling(), max_epochs=1)
+    found = list(module.seen)
+    plain = Seeing()
+    fit_foreign([], module=plain, data=Doubling(), max_epochs=1)
+    assert torch.equal(torch.stack(found), torch.stack(plain.seen))
+    raw = next(iter(ForeignData().val_dataloader()))[0][0]
+    assert torch.equal(found[0], 2 * raw), "the hook of the data module was applied once"
+
+
+def test_the_first_of_several_loaders() -> None:
+    class Several(ForeignData):
+        def val_dataloader(self) -> Any:
+            return [super().val_dataloader(), super().train_dataloader()]
+
+    class Two(Seeing):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            super().validation_step(batch, batch_idx)
+
+    module = Two()
+    fit_foreign([Own()], module=module, data=Several(), max_epochs=1)
+    expected = [batch[0][0] for batch in ForeignData().val_dataloader()]
+    assert torch.equal(torch.stack(module.seen), torch.stack(expected))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_what_looks_at_a_network_follows_its_precision(precision: Any) -> None:
+    places = ["model.0", "model.4"]
+    probe, similarity = FeatureProbe("model.2", at_validation=True), LayerSimilarity(places, num_rows=8)
+    fit_foreign([probe, similarity, KernelRegime("model", every_n_steps=5)], precision=precision)
+    assert len(probe.measured) == 3
+
+
+def test_a_probe_measures_outside_a_fit_what_it_measured_inside() -> None:
+    probe = FeatureProbe("model.2", at_validation=True)
+    module, trainer = fit_foreign([probe])
+    trainer.validate(module, ForeignData(), verbose=False)
+    assert probe.measured[-1]["accuracy"] == probe.measured[-2]["accuracy"]
