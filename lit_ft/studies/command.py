@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from lit_ft.core.running.files import existing, write_text
 from lit_ft.core.running.processes import warm_up
 from lit_ft.studies.code import late_imports
 from lit_ft.studies.launchers import launcher
-from lit_ft.studies.plan import plan, runs_of, shortened, study_folder
+from lit_ft.studies.plan import Planned, plan, runs_of, shortened, study_folder
 from lit_ft.studies.probe import measured, probe
 from lit_ft.studies.progress import progress
 from lit_ft.studies.record import as_text, confirmed, gather, judge_study, result_of
@@ -84,6 +84,32 @@ def _shared(parser: argparse.ArgumentParser) -> None:
 
 def run_study(study: Study, options: argparse.Namespace, file: Path) -> str:
     """Make the runs of one study, judge, and write what was found; the verdict, or why there is none."""
+    recorded = file.parent / "results" / f"{study.name}.json"
+    before = _checked(study, options, recorded)
+    if options.confirm:
+        study = replace(study, seeds=before["seeds"][:1])
+    elif options.seeds:
+        study = replace(study, seeds=parse_seeds(options.seeds))
+    root = study_folder(study, Path(options.runs))
+    planned = plan(study, Path(options.runs))
+    if not _make(study, planned, options, root):
+        return FAILED
+    if options.only or options.quick:
+        return ""
+    values = gather(study, planned)
+    if options.confirm:
+        result = confirmed(before, study, planned, values)
+    else:
+        result = result_of(study, planned, values, judge_study(study, values))
+        _publish(study, planned, result, root)
+    if options.record or options.confirm:
+        write_text(recorded, as_text(result))
+        print(f"{'confirmed' if options.confirm else 'recorded'}: {recorded}")
+    return result["verdict"]
+
+
+def _checked(study: Study, options: argparse.Namespace, recorded: Path) -> dict[str, Any]:
+    """Refuse options that contradict each other or the study; the record that is to be confirmed."""
     if options.jobs < 1:
         raise ConfigError("--jobs", options.jobs, "a number from 1")
     unknown = [arm for arm in options.only or () if arm not in study.arms]
@@ -92,19 +118,16 @@ def run_study(study: Study, options: argparse.Namespace, file: Path) -> str:
     for flag in ("record", "confirm"):
         if getattr(options, flag) and (options.only or options.quick or options.seeds):
             raise ConfigError(f"--{flag}", True, "the whole study with its own seeds")
-    recorded = file.parent / "results" / f"{study.name}.json"
-    before: dict[str, Any] = {}
-    if options.confirm:
-        before = json.loads(existing("--confirm", recorded).read_text(encoding="utf-8"))
-        if options.record or before["config_digest"] != study_digest(asdict(study)):
-            raise ConfigError(
-                "--confirm", str(file), "a study recorded as it is now, without --record; this one changed"
-            )
-        study = replace(study, seeds=before["seeds"][:1])
-    elif options.seeds:
-        study = replace(study, seeds=parse_seeds(options.seeds))
-    root = study_folder(study, Path(options.runs))
-    planned = plan(study, Path(options.runs))
+    if not options.confirm:
+        return {}
+    before = json.loads(existing("--confirm", recorded).read_text(encoding="utf-8"))
+    if options.record or before["config_digest"] != study_digest(asdict(study)):
+        raise ConfigError("--confirm", study.name, "a study that says what was recorded, without --record")
+    return before
+
+
+def _make(study: Study, planned: Sequence[Planned], options: argparse.Namespace, root: Path) -> bool:
+    """Make the runs that were asked for; False when some failed, which is said."""
     chosen = runs_of(options.only, planned) if options.only else planned
     with launcher(options.launcher) as launch, progress() as update:
         if options.quick:
@@ -118,23 +141,13 @@ def run_study(study: Study, options: argparse.Namespace, file: Path) -> str:
         print(f"failed: {status.planned.label} ({status.planned.folder})\n{status.problem}")
     if failed:
         print(f"no verdict: {len(failed)} of {len(statuses)} runs failed; the others are kept and will be reused")
-        return FAILED
-    if options.only or options.quick:
-        return ""
+    return not failed
+
+
+def _publish(study: Study, planned: Sequence[Planned], result: Mapping[str, Any], root: Path) -> None:
     from lit_ft.studies.report import page, show
 
-    values = gather(study, planned)
-    if options.confirm:
-        result = confirmed(before, study, planned, values)
-        write_text(recorded, as_text(result))
-        print(f"confirmed: {recorded}")
-        return result["verdict"]
-    result = result_of(study, planned, values, judge_study(study, values))
     write_text(root / "study.json", as_text(result))
     write_text(root / "study.html", page(study, result, planned))
     show(result)
     print(f"report: {root / 'study.html'}")
-    if options.record:
-        write_text(recorded, as_text(result))
-        print(f"recorded: {recorded}")
-    return result["verdict"]
