@@ -31,5 +31,6 @@ from lit_ft.callbacks.selective.head_offsets import HeadOffsets as HeadOffsets
 from lit_ft.callbacks.selective.learned_graft import LearnedGraft as LearnedGraft
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket as LotteryTicket
 from lit_ft.callbacks.selective.stop_below_loss import StopBelowLoss as StopBelowLoss
+from lit_ft.callbacks.selective.task_regions import TaskRegions as TaskRegions
 from lit_ft.callbacks.soft_mask import SoftMask as SoftMask
 from lit_ft.callbacks.warm_start import WarmStart as WarmStart

@@ -28,6 +28,7 @@ from lit_ft.callbacks import (
     MicroBatchRegularizer,
     SoftMask,
     StopBelowLoss,
+    TaskRegions,
     TrainingFlops,
 )
 from lit_ft.core.selection import Names, TopMagnitude
@@ -69,6 +70,10 @@ ROWS: dict[str, tuple[Callable[[], Callback], Callable[[], Callback] | None]] = 
     "SWAG": (lambda: SWAG(start=0.5, every_n_steps=2, rank=3), lambda: SWAG(start=0.5, every_n_steps=2, rank=3)),
     "SoftMask": (lambda: SoftMask(HALF), lambda: SoftMask({})),
     "StopBelowLoss": (lambda: StopBelowLoss(1.0), lambda: StopBelowLoss(1e-9)),
+    "TaskRegions": (
+        lambda: TaskRegions({"a": ForeignData(), "b": ForeignData()}, density=0.2, steps=3),
+        lambda: TaskRegions({"a": ForeignData()}, density=0.2, steps=3),
+    ),
     "TrainingFlops": (lambda: TrainingFlops(every_n_steps=3), lambda: TrainingFlops()),
     "SAM": (lambda: SAM(rho=0.05), lambda: SAM(rho=0.0)),
 }
