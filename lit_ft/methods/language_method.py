@@ -5,6 +5,7 @@ from typing import Any
 from lightning.pytorch.plugins import HalfPrecision
 from torch import nn
 
+from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method
 
 
@@ -25,8 +26,17 @@ class LanguageMethod(Method):
         if self.network is not None:
             return
         super().configure_model()
+        self._check_vocabulary()
         if self._trainer is not None and isinstance(self.trainer.precision_plugin, HalfPrecision):
             self.network = self.trainer.precision_plugin.convert_module(self.network)  # type: ignore[arg-type]
+
+    def _check_vocabulary(self) -> None:
+        embedding = getattr(self.network, "get_input_embeddings", lambda: None)()
+        known = getattr(embedding, "num_embeddings", None)
+        if self.spec is not None and known is not None and len(self.tokenizer) > known:
+            given = f"{self.spec.path or self.spec.config}"
+            allowed = f"a tokenizer of at most {known} tokens, the network's; this one has {len(self.tokenizer)}"
+            raise ConfigError("network", given, allowed)
 
     def build_network(self) -> nn.Module:
         """The causal language model."""

@@ -34,7 +34,7 @@ def tokenizer(spec: Network) -> Any:
         if source == "bytes":
             return byte_tokenizer()
     place = locate(str(source))
-    with explained(spec, place), _quiet():
+    with explained(spec, place, "tokenizer"), _quiet():
         found = AutoTokenizer.from_pretrained(place, trust_remote_code=spec.trust_remote_code)
     if found.pad_token is None:
         found.pad_token = found.eos_token
@@ -92,17 +92,17 @@ def _network(
     settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": spec.trust_remote_code}
     if spec.attention is not None:
         settings["attn_implementation"] = spec.attention
-    with _attention_error(spec):
-        if spec.path is None:
-            config = _config(spec, defaults or {}, head)
-            settings["dtype"] = torch.float32 if dtype == "auto" else dtype
+    if spec.path is None:
+        config = _config(spec, defaults or {}, head)
+        settings["dtype"] = torch.float32 if dtype == "auto" else dtype
+        with _attention_error(spec):
             return auto.from_config(config, **settings)
-        place = locate(spec.path)
-        with explained(spec, place), _quiet():
-            config = AutoConfig.from_pretrained(place, trust_remote_code=spec.trust_remote_code, **head)
-            network, info = auto.from_pretrained(
-                place, config=config, output_loading_info=True, ignore_mismatched_sizes=bool(head), **settings
-            )
+    place = locate(spec.path)
+    with explained(spec, place, "network"), _attention_error(spec), _quiet():
+        config = AutoConfig.from_pretrained(place, trust_remote_code=spec.trust_remote_code, **head)
+        network, info = auto.from_pretrained(
+            place, config=config, output_loading_info=True, ignore_mismatched_sizes=bool(head), **settings
+        )
     absent = sorted(info["missing_keys"]) + sorted(str(m[0]) for m in info.get("mismatched_keys", ()))
     surprising = [name for name in absent if not any(part in name.split(".") for part in new)]
     if surprising:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.networks.network import Network
@@ -27,6 +28,8 @@ def locate(path: str) -> str:
     if found.exists():
         if found.is_dir() and not (found / "config.json").exists():
             raise ConfigError("network.path", path, "a model folder: config.json is missing in it")
+        if found.is_file():
+            raise ConfigError("network.path", path, "a folder, or a file .gguf")
         return str(found)
     if not _HUB_ID.fullmatch(path) or path.startswith("."):
         raise ConfigError("network.path", path, f"a path that exists; nothing is at {found.absolute()}")
@@ -34,12 +37,20 @@ def locate(path: str) -> str:
 
 
 @contextmanager
-def explained(spec: Network, path: str) -> Iterator[None]:
-    """Turn the errors of ``from_pretrained`` into one that says what to do."""
+def explained(spec: Network, path: str, what: str) -> Iterator[None]:
+    """Turn the errors of ``from_pretrained`` into one that says what to do.
+
+    Args:
+        spec: The description that is followed.
+        path: The folder or hub id that is loaded.
+        what: What is loaded from there, for the error.
+    """
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError) as error:
-        text = str(error)
+    except (OSError, ValueError, SafetensorError, UnpicklingError) as error:
+        text = " ".join(str(error).split())
         if "trust_remote_code" in text:
             raise ConfigError(
                 "network.trust_remote_code",
@@ -52,8 +63,13 @@ def explained(spec: Network, path: str) -> Iterator[None]:
             raise ConfigError(
                 "network.path",
                 spec.path,
-                "a folder, a .gguf file, a hub id that can be reached or was fetched before, or one of"
-                f" {', '.join(names)}{nearest(path, ASSETS)}.{offline} The reason: {text.strip()[:200]}",
+                f"a folder (nothing is at {Path(path).absolute()}), a .gguf file, a hub id that can be reached or was"
+                f" fetched before, or one of {', '.join(names)}{nearest(path, ASSETS)}.{offline} The reason:"
+                f" {text[:200]}",
+            ) from error
+        if Path(path).is_dir():
+            raise ConfigError(
+                "network.path", spec.path, f"a folder whose {what} can be loaded: {text[:300]}"
             ) from error
         raise
 

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 import transformers
@@ -5,6 +7,7 @@ from torch import nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.network import Network
+from lit_ft.methods import SupervisedFineTuning
 from lit_ft.models import causal_lm, masked_lm, sequence_classifier, tokenizer
 
 BERT = {
@@ -224,3 +227,52 @@ def test_the_packaged_chat_model_answers():
     network.eval()
     answer = network.generate(**prompt, max_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert "Paris" in words.decode(answer)
+
+
+def without(folder, path, *names):
+    """A copy of a model folder that lacks some files."""
+    shutil.copytree(folder, path)
+    for name in names:
+        (path / name).unlink()
+    return str(path)
+
+
+def test_what_a_folder_lacks_is_one_error(folder, tmp_path):
+    bare = without(folder, tmp_path / "bare", "tokenizer.json", "tokenizer_config.json")
+    with pytest.raises(ConfigError, match=r"bare.*a folder whose tokenizer can be loaded"):
+        tokenizer(Network(path=bare))
+    causal_lm(Network(path=bare))
+    empty = without(folder, tmp_path / "empty", "model.safetensors")
+    with pytest.raises(ConfigError, match=r"a folder whose network can be loaded: .*no file named model.safetensors"):
+        causal_lm(Network(path=empty))
+    cut = without(folder, tmp_path / "cut")
+    whole = (tmp_path / "cut" / "model.safetensors").read_bytes()
+    (tmp_path / "cut" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match="a folder whose network can be loaded"):
+        causal_lm(Network(path=cut))
+    (tmp_path / "cut" / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="not a valid JSON file"):
+        causal_lm(Network(path=cut))
+    with pytest.raises(ConfigError, match=r"a folder, or a file \.gguf"):
+        causal_lm(Network(path=f"{folder}/config.json"))
+
+
+def test_weights_in_parts_and_pickled_weights_are_the_same(folder, tmp_path):
+    whole = causal_lm(Network(path=folder))
+    whole.save_pretrained(tmp_path / "parts", max_shard_size="10KB")
+    assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 1
+    pickled = without(folder, tmp_path / "pickled", "model.safetensors")
+    torch.save(whole.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
+    for place in (str(tmp_path / "parts"), pickled):
+        again = causal_lm(Network(path=place))
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    next((tmp_path / "parts").glob("model-00002*")).unlink()
+    with pytest.raises(ConfigError, match="model-00002"):
+        causal_lm(Network(path=str(tmp_path / "parts")))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_network_is_refused():
+    made = SupervisedFineTuning({"config": {**LLAMA, "tokenizer": "bytes", "vocab_size": 100}})
+    with pytest.raises(ConfigError, match="at most 100 tokens, the network's; this one has 263"):
+        made.configure_model()
+    SupervisedFineTuning({"config": {**LLAMA, "tokenizer": "bytes", "vocab_size": 300}}).configure_model()

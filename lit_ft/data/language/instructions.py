@@ -106,6 +106,14 @@ class Instructions(TokenData):
         """The weight, where there is one."""
         return [] if self.weight_column is None else [self.weight_column]
 
+    def _tokenizer(self) -> Any:
+        tokenizer = super()._tokenizer()
+        if tokenizer.eos_token is None:
+            rank_zero_warn(
+                "the tokenizer has no end-of-text token: {eos} is empty, so that no end of a text is learned"
+            )
+        return tokenizer
+
     def cache_key(self) -> Sequence[str]:
         """Template and settings."""
         return [repr((self.template, self.chat, self.train_on, self.weight_column, self.truncation))]

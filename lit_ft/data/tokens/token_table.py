@@ -100,6 +100,9 @@ def token_table(
             f"{len(left_out)} of {len(rows)} {split} examples have no target and are left out (cut off by max_length,"
             f" or all weights are 0): rows {some}"
         )
+    full = int((saved["starts"].diff() >= max_length).sum())
+    if full:
+        rank_zero_warn(f"{full} of {len(rows)} {split} examples fill max_length = {max_length}; what is longer is cut")
     chosen = None if tasks is None else torch.tensor(tasks)[saved["rows"]]
     return TokenTable(saved["ids"], saved["weights"], saved["starts"], saved["rows"], chosen)
 

@@ -17,7 +17,7 @@ _AT_ONCE = 10_000
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """SHA-256 over all that decides how the tokenizer cuts a text, and over its chat template."""
+    """SHA-256 over all that decides how the tokenizer cuts a text, its special tokens and its chat template."""
     core = getattr(tokenizer, "backend_tokenizer", None)
     if core is not None:
         # padding and truncation are set by whoever called last; they are no property of the tokenizer
@@ -31,8 +31,9 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
             core.enable_truncation(**kept[1])
     else:
         parts = repr(sorted(tokenizer.get_vocab().items()))
-    template = getattr(tokenizer, "chat_template", None)
-    return hashlib.sha256(f"{type(tokenizer).__name__} {parts} {template}".encode()).hexdigest()
+    # a base model and its chat model may differ in nothing but which token ends a text, and how a chat is written
+    template, special = getattr(tokenizer, "chat_template", None), sorted(tokenizer.special_tokens_map.items())
+    return hashlib.sha256(f"{type(tokenizer).__name__} {parts} {template} {special}".encode()).hexdigest()
 
 
 class TokenRows:

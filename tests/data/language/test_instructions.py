@@ -19,11 +19,11 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
 
 
-def ready(folder: Path, rows: list[Any], **arguments: Any) -> Instructions:
+def ready(folder: Path, rows: list[Any], words: Any = None, **arguments: Any) -> Instructions:
     path = folder / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))
     made = Instructions(str(path), **{"val_fraction": 0.0, "max_length": 64, **arguments})
-    made.trainer = type("T", (), {"lightning_module": type("M", (), {"tokenizer": byte_tokenizer()})()})()
+    made.trainer = type("T", (), {"lightning_module": type("M", (), {"tokenizer": words or byte_tokenizer()})()})()
     made.setup("fit")
     return made
 
@@ -72,3 +72,25 @@ def test_what_stands_in_the_file_is_what_is_learned(tmp_path: Path) -> None:
         (example,) = ready(tmp_path, [{"prompt": "p: ", "completion": answer}]).examples["train"]
         learned = example["input_ids"][example["weights"] == 1].tolist()
         assert learned == [*tokenizer(str(answer))["input_ids"], tokenizer.eos_token_id]
+
+
+def test_rows_that_are_cut_are_counted(tmp_path: Path) -> None:
+    rows = [{"text": "a" * length} for length in (3, 100, 10, 200)]
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="2 of 4 train examples fill max_length = 64; what is longer is cut"):
+            ready(tmp_path, rows)
+
+
+def test_which_token_ends_a_text_is_part_of_what_is_cached(tmp_path: Path) -> None:
+    """A base model and its chat model may share a vocabulary and differ in their end of text."""
+    rows, words = [{"prompt": "p", "completion": "c"}], byte_tokenizer()
+    ends = []
+    for token in ("</s>", "<sep>", None):
+        words.eos_token = token
+        if token is None:
+            with pytest.warns(UserWarning, match="no end-of-text token"):
+                made = ready(tmp_path, rows, words)
+        else:
+            made = ready(tmp_path, rows, words)
+        ends.append(words.decode(made.examples["train"][0]["input_ids"][1:]))
+    assert ends == ["c</s>", "c<sep>", "c"]
