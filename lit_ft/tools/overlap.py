@@ -1,6 +1,7 @@
 """``lit-ft overlap FILE FILE ...``: how much of the weights of one task are those of another."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def overlap_command(argv: Sequence[str]) -> int:
     files = [existing("FILE", file) for file in parser.parse_args(list(argv)).files]
     if len(set(files)) < 2:
         raise ConfigError("FILE", ", ".join(map(str, files)), "at least two selections")
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # building a run tells its seed
     module = load_run(files[0].parent).model
     regions = {
         label: SavedSelection(str(file)).select(module) for label, file in zip(labels(files), files, strict=True)
@@ -38,8 +40,8 @@ def overlap_command(argv: Sequence[str]) -> int:
 
 
 def labels(files: Sequence[Path]) -> list[str]:
-    """What tells the paths apart: without the end that all share, the fewest last parts that differ."""
-    paths = [file.parts for file in files]
+    """What tells the paths apart: without the end that all share, the fewest last parts that differ, no suffix."""
+    paths = [file.with_suffix("").parts for file in files]
     while len({path[-1] for path in paths}) == 1 and min(map(len, paths)) > 1:
         paths = [path[:-1] for path in paths]
     depth = 1

@@ -1,5 +1,7 @@
 """The table of overlaps, from two runs of the command."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,15 +29,16 @@ trainer:
 """
 
 
-def test_two_tasks_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_tasks_side_by_side(tmp_path: Path) -> None:
     for task, classes in (("low", "[[0], [1]]"), ("high", "[[8], [9]]")):
         (tmp_path / f"{task}.yaml").write_text("# a task" + CONFIG.replace("CLASSES", classes))
         arguments = ["-c", str(tmp_path / f"{task}.yaml"), f"--run_dir={tmp_path / task}", "--seed_everything=0"]
         assert command(["fit", *arguments, "--debug"]) == 0
     files = [tmp_path / task / "graft.safetensors" for task in ("low", "high")]
-    capsys.readouterr()
-    assert overlap_command([str(file) for file in files]) == 0
-    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    asked = "from lit_ft.cli import main; main()"
+    ran = subprocess.run([sys.executable, "-c", asked, "overlap", *map(str, files)], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    shown = [line.split() for line in ran.stdout.splitlines()]
     module = load_run(tmp_path / "low").model
     masks = []
     for file in files:
@@ -56,4 +59,5 @@ def test_labels_are_as_short_as_can_be() -> None:
     assert labels([Path("a/x/m"), Path("b/x/m")]) == ["a", "b"]
     assert labels([Path("a/x/m"), Path("b/x/n")]) == ["m", "n"]
     assert labels([Path("a/m"), Path("b/m"), Path("b/n")]) == ["a/m", "b/m", "b/n"]
+    assert labels([Path("a/m.st"), Path("a/n.st")]) == ["m", "n"]
     assert labels([Path("m"), Path("m")]) == ["m", "m"]
