@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lit_ft.cli import command
 from lit_ft.data.sources.assets import packaged
-from lit_ft.run import load_run
+from lit_ft.run import find_checkpoint, load_run
 
 TEXTS = ["a man plays a guitar", "stocks fell", "someone plays an instrument, loudly, in the middle of the night"]
 
@@ -36,6 +36,42 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.Tens
     assert command(["fit", "-c", str(folder / "config.yaml"), f"--run_dir={run}", "--debug"]) == 0
     assert command(["export", str(run), "--to", str(folder / "encoder"), "--debug"]) == 0
     return folder / "encoder", load_run(run).model.encode(TEXTS)
+
+
+def test_head_offsets_are_a_bias_that_transformers_loads(tmp_path: Path) -> None:
+    """By hand: the projections without their bias, and the offsets of the checkpoint added to what goes into them."""
+    from transformers import AutoModelForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    spec = {"config": {"model_type": "llama", "tokenizer": "bytes", **sizes}, "attention_bias": True}
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.05}}
+    offsets = {"class_path": "HeadOffsets", "init_args": {"first_steps": 4, "density": 0.25}}
+    config = {
+        "model": {"class_path": "SupervisedFineTuning", "init_args": {"network": spec, "optimizer": adam}},
+        "data": {"class_path": "KnownFacts", "init_args": {"facts": 20}},
+        "trainer": {"max_steps": 12, "max_epochs": -1, "limit_val_batches": 0, "callbacks": [offsets]},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    run, folder = tmp_path / "run", tmp_path / "llama"
+    assert command(["fit", "-c", str(tmp_path / "config.yaml"), f"--run_dir={run}", "--debug"]) == 0
+    assert command(["export", str(run), "--to", str(folder), "--debug"]) == 0
+    ids = torch.arange(24).view(2, 12)
+    network = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert network.config.attention_bias
+    trained = load_run(run).model.network.eval()
+    state = torch.load(find_checkpoint("last", run), weights_only=True)["callbacks"]
+    (values,) = [value["values"] for key, value in state.items() if key.startswith("HeadOffsets")]
+    with torch.no_grad():
+        found = network(ids).logits
+        torch.testing.assert_close(found, trained(ids).logits, rtol=0, atol=1e-6)
+        moved = 0
+        for name, value in values.items():
+            projection = network.get_submodule(name.removesuffix(".weight"))
+            projection.bias.zero_()
+            projection.register_forward_pre_hook(lambda _, args, v=value["offsets"]: (args[0] + v,))
+            moved += int(value["offsets"].view(4, 4).any(1).sum())
+        assert moved == 2
+        torch.testing.assert_close(found, network(ids).logits, rtol=0, atol=1e-6)
 
 
 @pytest.mark.real
