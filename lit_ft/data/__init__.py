@@ -30,5 +30,6 @@ from lit_ft.data.synthetic.numbers import GaussianClusters as GaussianClusters
 from lit_ft.data.synthetic.numbers import NoisyLinear as NoisyLinear
 from lit_ft.data.synthetic.permuted_labels import PermutedLabels as PermutedLabels
 from lit_ft.data.synthetic.permuted_labels import PermutedQuestions as PermutedQuestions
+from lit_ft.data.synthetic.sum_chains import SumChains as SumChains
 from lit_ft.data.synthetic.tool_traces import ToolQuestions as ToolQuestions
 from lit_ft.data.synthetic.tool_traces import ToolTraces as ToolTraces

@@ -7,22 +7,26 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
+from lit_ft.core.passes.second_pass import Randomness
 from lit_ft.core.schedules import Schedule
 from lit_ft.core.tokens.rules import ResponseRules
 from lit_ft.methods.language.supervised_fine_tuning import SupervisedFineTuning
+from lit_ft.metrics.answers import AnswerMetric
 
 
 class TextGeneration(SupervisedFineTuning):
-    """Supervised fine-tuning whose ``predict`` writes an answer to each row.
+    """Supervised fine-tuning whose ``predict`` writes an answer to each row, and whose evaluation may judge answers.
 
     The prompt of a row are its tokens before the first one that is learned. ``predictions.jsonl`` gets a line a row:
     ``{row, prompt, expected, answers}``, ``row`` being the number within its split and ``answers`` the samples. The
-    draws follow from ``--seed_everything`` and the order of the batches.
+    draws follow from ``--seed_everything`` and the order of the batches. With ``answers``, validation and test write
+    too, and log ``val/<name>`` and ``test/<name>``; training does not notice.
 
     Args:
         network: A causal language model.
@@ -31,6 +35,8 @@ class TextGeneration(SupervisedFineTuning):
         top_p: Share of probability that is drawn from, in (0, 1].
         samples: Answers a row; more than one needs a temperature above 0.
         rules: Rules on the next token (E89); None has none.
+        answers: Metrics over answers and what was expected, by the name they are logged under (``AnswerAccuracy``,
+            ``ToolCallReward``); None writes nothing in validation and test.
         optimizer: Makes the optimizer from parameters.
         schedule: How the learning rate moves; None keeps it constant.
 
@@ -48,6 +54,7 @@ class TextGeneration(SupervisedFineTuning):
         top_p: float = 1.0,
         samples: int = 1,
         rules: ResponseRules | None = None,
+        answers: dict[str, AnswerMetric] | None = None,
         optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
     ) -> None:
@@ -62,7 +69,37 @@ class TextGeneration(SupervisedFineTuning):
         if samples > 1 and temperature == 0:
             raise ConfigError("samples", samples, "1 at temperature 0: they would all be the same")
         self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p
-        self.samples, self.rules = samples, rules
+        self.samples, self.rules, self.answers = samples, rules, answers or {}
+        for name in self.answers:
+            if name in ("loss", "perplexity"):
+                raise ConfigError("answers", name, "a name other than loss and perplexity")
+
+    def configure_model(self) -> None:
+        """Build the network and the metrics, once."""
+        if self.network is not None:
+            return
+        super().configure_model()
+        clones = {stage: {name: m.clone() for name, m in self.answers.items()} for stage in ("val", "test")}
+        self.answer_metrics = nn.ModuleDict({stage: nn.ModuleDict(each) for stage, each in clones.items()})  # type: ignore[arg-type]
+
+    def _evaluate(self, batch: Mapping[str, Tensor], stage: str) -> Output:
+        output = super()._evaluate(batch, stage)
+        if self.answers:
+            before = Randomness()
+            written = self.predict_step(batch, 0)
+            before.restore()
+            said = [answer for row in written for answer in row["answers"]]
+            expected = [row["expected"] for row in written for _ in row["answers"]]
+            for metric in self.answer_metrics[stage].values():  # type: ignore[operator, union-attr]
+                metric.update(said, expected)
+        return output
+
+    def _finish_evaluation(self, stage: str) -> None:
+        super()._finish_evaluation(stage)
+        for name, metric in self.answer_metrics[stage].items():  # type: ignore[operator, union-attr]
+            if metric.update_called:
+                self.log(f"{stage}/{name}", metric.compute(), prog_bar=True)
+                metric.reset()
 
     @torch.no_grad()
     def generate(self, prompts: list[list[int]]) -> list[list[list[int]]]:

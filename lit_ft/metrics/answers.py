@@ -1,0 +1,62 @@
+"""Numbers over what a language model writes: what an answer is worth beside the one that was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lit_ft.core.errors import ConfigError
+
+
+class AnswerMetric(Metric):
+    """The mean score of written answers, over all processes; a subclass says in ``score`` what one is worth."""
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def score(self, answer: str, expected: str) -> float:
+        """What an answer is worth."""
+        raise NotImplementedError(f"{type(self).__name__} defines score(answer, expected)")
+
+    def update(self, answers: Sequence[str], expected: Sequence[str]) -> None:
+        """Add answers, and what was expected of each."""
+        for answer, right in zip(answers, expected, strict=True):
+            self.total += self.score(answer, right)
+            self.count += 1
+
+    def compute(self) -> Tensor:
+        """The mean, as float32."""
+        return (self.total / self.count).float()
+
+
+class AnswerAccuracy(AnswerMetric):
+    """Share of answers that are the expected one; spaces around them do not count.
+
+    Args:
+        after: Compare only what stands behind the last of this text in each, such as a result behind its derivation;
+            an answer without it is wrong. None compares all.
+    """
+
+    def __init__(self, after: str | None = None) -> None:
+        super().__init__()
+        if after == "":
+            raise ConfigError("after", after, "a text, or null")
+        self.after = after
+
+    def score(self, answer: str, expected: str) -> float:
+        """1 where they are equal, else 0."""
+        if self.after is None:
+            return float(answer.strip() == expected.strip())
+        (_, mark, said), (_, _, right) = answer.rpartition(self.after), expected.rpartition(self.after)
+        return float(bool(mark) and said.strip() == right.strip())
