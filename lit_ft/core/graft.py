@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.networks.weights import Source, weights_of
-from lit_ft.core.selection.base import Choice, Selection, as_mask
+from lit_ft.core.selection.base import Choice, Selection, as_mask, by_own_names
 
 
 @torch.no_grad()
@@ -30,8 +30,10 @@ def graft(base: nn.Module, tuned: Source, selection: Selection | Mapping[str, Ch
     index = ParameterIndex(grafted)
     values = weights_of("tuned", tuned, index)
     if isinstance(selection, Selection):
-        selection = selection.select(tuned if isinstance(tuned, nn.Module) else grafted, base)
-    copy_selected_(index.parameters, values, selection)
+        choices = selection.select(tuned if isinstance(tuned, nn.Module) else grafted, base)
+    else:
+        choices = by_own_names(selection, index)
+    copy_selected_(index.parameters, values, choices)
     return grafted
 
 

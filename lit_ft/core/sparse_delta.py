@@ -14,13 +14,14 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.networks.weights import Source, weights_of
 from lit_ft.core.running.files import existing
-from lit_ft.core.selection.base import Choice, Choices, Selection
+from lit_ft.core.selection.base import Choice, Choices, Selection, by_own_names
 from lit_ft.core.selection.coding import decode_mask, encode_mask
 from lit_ft.core.selection.random_parts import RandomElements, RandomHalf
 
 Mode = Literal["replace", "add"]
 _KEY = "lit_ft.sparse_delta"
-_SAMPLES = 4096
+_SAMPLES, _CHUNK = 4096, 1 << 22
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass
@@ -76,7 +77,7 @@ class SparseDelta:
             recipe = selection.recipe()
             choices = selection.select(tuned if isinstance(tuned, nn.Module) else base, base)
         else:
-            choices = selection
+            choices = by_own_names(selection, index)
         kept = {name: choice for name, choice in choices.items() if isinstance(choice, Tensor) or choice}
         values = {}
         for name, choice in kept.items():
@@ -216,10 +217,11 @@ def _summed(parts: Sequence[tuple[Choice, Tensor]]) -> tuple[Choice, Tensor]:
 
 
 def _fingerprint(tensor: Tensor) -> str:
-    """A digest of shape, type and of values at even distances."""
+    """A digest of shape, type, values at even distances, and the sum of all bits, which any changed entry changes."""
     flat = tensor.detach().reshape(-1)
     sample = flat[:: max(1, flat.numel() // _SAMPLES)].cpu().contiguous()
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    total = sum(int(part.sum(dtype=torch.int64)) for part in flat.view(_BITS[flat.element_size()]).split(_CHUNK))
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} {total}".encode())
     digest.update(sample.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 

@@ -92,6 +92,28 @@ def test_another_base_is_refused() -> None:
         delta.apply_(nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_one_other_entry_of_a_large_base_is_enough(dtype: torch.dtype) -> None:
+    base = nn.Linear(300, 200, bias=False).to(dtype)  # more entries than are looked at one by one
+    delta = SparseDelta.between(base, tuned_from(base), TopChange(0.01))
+    other = copy.deepcopy(base)
+    other.weight.data[77, 5] *= 1.01
+    with pytest.raises(ConfigError, match="other weights in weight"):
+        delta.apply_(other)
+    delta.apply_(base)
+
+
+def test_choices_by_hand_go_by_any_name_of_the_network() -> None:
+    base, tuned = llama(0), llama(1)
+    tied = {"lm_head.weight": True}  # its first name is model.embed_tokens.weight
+    for changed in (graft(base, tuned, tied), SparseDelta.between(base, tuned, tied).apply_(copy.deepcopy(base))):
+        assert torch.equal(changed.lm_head.weight, tuned.lm_head.weight)
+        assert torch.equal(changed.model.norm.weight, base.model.norm.weight)
+    for use in (graft, SparseDelta.between):
+        with pytest.raises(ConfigError, match=r"model\.norm\.weight"):
+            use(base, tuned, {"model.nrom.weight": True})
+
+
 def test_a_fresh_head_that_is_replaced_as_a_whole_may_differ() -> None:
     def network(seed: int) -> nn.Module:
         torch.manual_seed(0)

@@ -70,6 +70,16 @@ def _plain(choice: Choice, parameter: Tensor) -> Choice:
     return True if choice.all() else choice
 
 
+def by_own_names(choices: Mapping[str, Choice], index: ParameterIndex) -> Choices:
+    """Choices by the network's own names; names of a wrapping module and of tied copies are translated.
+
+    Raises:
+        ConfigError: A name is not one of this network; the nearest are listed.
+    """
+    known = index.entries
+    return {name if name in known else index.match(name)[0]: choice for name, choice in choices.items()}
+
+
 def both(a: Choice, b: Choice) -> Choice:
     """What is in a and in b."""
     if isinstance(a, bool):
