@@ -22,7 +22,7 @@ from lit_ft.core.running.processes import run_ranks
 from lit_ft.testing import BATCH, ForeignModule, fit_foreign
 from lit_ft.testing import ROWS as EXAMPLES
 
-ONE_PROCESS = {"ForwardMask", "LayerSimilarity"}  # says so, and says what is allowed
+ONE_PROCESS = {"ForwardMask", "LayerSimilarity", "TaskRegions"}  # says so, and says what is allowed
 
 
 class Apart(Callback):
