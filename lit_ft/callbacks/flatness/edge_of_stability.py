@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lit_ft.core.curvature.eigensolver import Eigenpairs
 from lit_ft.core.curvature.eigenvalues import NonFiniteLoss, measure
 from lit_ft.core.curvature.fixed_batches import fixed_batches
-from lit_ft.core.curvature.objective import Objective
+from lit_ft.core.curvature.objective import NoLoss, Objective
 from lit_ft.core.curvature.operators import NoDoubleBackward, Product
 from lit_ft.core.curvature.stability import Stability, stability
 from lit_ft.core.curvature.warm_subspace import WarmSubspace
@@ -33,6 +33,7 @@ class EdgeOfStability(pl.Callback):
     with D the inverse preconditioner times the group's rate over the largest rate; for plain SGD they are those of H.
 
     Works in any LightningModule with automatic optimisation, on one device and under DDP (each rank its shard).
+    ``training_step`` is called with ``batch_idx`` 0. Where it returns None, that step is not measured.
     Training is bit-identical with and without. Measured at the weights before the step, in float32, in evaluation mode
     unless ``training``. With SAM the eigenvalues are logged and no ratio, as :math:`2/\eta` is not its edge.
 
@@ -132,6 +133,8 @@ class EdgeOfStability(pl.Callback):
             if self._batches or trainer.world_size > 1:
                 try:
                     self._measure(trainer, pl_module, optimizer)
+                except NoLoss:
+                    self._tell("no eigenvalues where training_step returns None")
                 except NonFiniteLoss as error:
                     self._tell(f"{error} (step {trainer.global_step})")
                 except NoDoubleBackward as error:

@@ -32,6 +32,7 @@ class SAM(pl.Callback):
     Requires: automatic optimisation with one optimizer (``sam_step`` serves manual optimisation); a ``training_step``
     that does not write into the batch's tensors. Callbacks that edit gradients in ``on_before_optimizer_step`` must
     come later in the list; masks belong into ``register_post_accumulate_grad_hook``, where they act in both passes.
+    ``on_after_backward`` is not called for the second pass: gradients edited there are replaced.
 
     Refuses: sharded strategies, LBFGS, fused optimizers under an fp16 scaler, sparse gradients, ``dataloader_iter``.
 

@@ -63,6 +63,8 @@ def measure(
         tol = max(tol, HALF_PRECISION_TOL)
     start = gradient[None] if warm is None else warm.rows(gradient)
     pairs = leading_eigenpairs(operator, start, k, tol, which, guards, max_products=max_products, seed=objective.seed)
+    if not bool(pairs.values.isfinite().all()):
+        raise NonFiniteLoss("the loss has no finite curvature here: no eigenvalues to give")
     if warm is not None:
         warm.remember(pairs)
     return pairs, matrix

@@ -1,6 +1,5 @@
 """The function whose curvature is measured: a mean loss over cached batches."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -17,10 +17,14 @@ from lit_ft.core.method import Method
 from lit_ft.core.networks.parameters import unwrapped
 from lit_ft.core.passes.double_backward import differentiable_twice
 from lit_ft.core.passes.means import sum_over_ranks
-from lit_ft.core.passes.second_pass import copied, silent
+from lit_ft.core.passes.second_pass import Kept, copied, loss_of, silent
 from lit_ft.core.passes.window import micro_batch_weight
 
 Loss = Callable[[nn.Module, Any], Tensor]
+
+
+class NoLoss(ConfigError):
+    """A training step skips a batch."""
 
 
 def step_loss(module: nn.Module, batch: Any) -> Tensor:
@@ -33,11 +37,10 @@ def step_loss(module: nn.Module, batch: Any) -> Tensor:
         )
     if not module.automatic_optimization:
         raise ConfigError("loss", None, f"a function loss(module, batch), as {type(module).__name__} optimises by hand")
-    takes_index = len(inspect.signature(module.training_step).parameters) > 1
-    output: Any = module.training_step(batch, 0) if takes_index else module.training_step(batch)
-    loss = output["loss"] if isinstance(output, dict) else output
+    takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+    loss = loss_of(module.training_step(batch, 0) if takes_index else module.training_step(batch))
     if loss is None:
-        raise ConfigError("batches", "a batch for which training_step returns None", "batches that have a loss")
+        raise NoLoss("batches", "a batch for which training_step returns None", "batches that have a loss")
     return loss
 
 
@@ -72,12 +75,15 @@ class Objective:
         given = self.module.parameters() if parameters is None else parameters
         self.parameters = list(dict.fromkeys(p for p in given if p.requires_grad))
         self.training, self.seed = training, seed
+        self._buffers = Kept()
         if not self.parameters:
             raise ConfigError("module", type(self.module).__name__, "a module with parameters that require a gradient")
         if not self.batches and not self.distributed:
             raise ConfigError("batches", [], "at least one batch")
         if any(type(p).__name__ in ("DTensor", "FlatParameter") for p in self.parameters):
             raise ConfigError("module", "sharded parameters", "whole parameters on each rank (one device, or DDP)")
+        if any(p.is_complex() for p in self.parameters):
+            raise ConfigError("module", "complex parameters", "parameters of real numbers")
         self.device = self.parameters[0].device
         self.dtype = torch.float64 if all(p.dtype == torch.float64 for p in self.parameters) else torch.float32
         self.size = sum(p.numel() for p in self.parameters)
@@ -123,6 +129,7 @@ class Objective:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(differentiable_twice())
             self.module.train(self.training)
+            self._buffers = Kept.buffers(self.module)
             yield
 
     def losses(self) -> Iterator[tuple[float, Tensor]]:
@@ -141,15 +148,21 @@ class Objective:
         return [weight / total for weight in weights]
 
     def _batch_loss(self, index: int, batch: Any) -> Tensor:
+        if self.training:  # the same function in every evaluation
+            self._buffers.restore()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.seed + index)
             loss = self.loss(self.module, batch)
-        return loss.double() if self.dtype == torch.float64 else loss.float()
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            shape = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            given = f"{shape} without a gradient" if isinstance(loss, Tensor) and loss.numel() == 1 else shape
+            raise ConfigError("loss", given, "a tensor of one number that depends on the parameters")
+        return loss.to(self.dtype).reshape(())
 
     def flat(self, tensors: Iterable[Tensor | None]) -> Tensor:
         """One row for tensors shaped like the parameters; None counts as zeros."""
         pieces = [
-            torch.zeros(p.numel(), dtype=self.dtype, device=self.device) if t is None else t.detach().reshape(-1)
+            torch.zeros(p.numel(), dtype=self.dtype, device=self.device) if t is None else _dense(t).reshape(-1)
             for t, p in zip(tensors, self.parameters, strict=True)
         ]
         return torch.cat([piece.to(self.dtype) for piece in pieces])
@@ -158,3 +171,7 @@ class Objective:
         """A flat row as tensors shaped and typed like the parameters."""
         pieces = row.split([p.numel() for p in self.parameters])
         return [piece.view_as(p).to(p.dtype) for piece, p in zip(pieces, self.parameters, strict=True)]
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.detach() if gradient.layout == torch.strided else gradient.detach().to_dense()

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ import torch
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torch.nn.modules.batchnorm import _NormBase
+from torchmetrics import Metric, MetricCollection
 
 from lit_ft.core.method import Method
 from lit_ft.core.passes.evaluating import modes_kept, tree
 from lit_ft.core.passes.window import micro_batch_weight, window_starts
 
-_METRIC_BOOKKEEPING = ("_update_count", "_computed", "_forward_cache", "_is_synced", "_cache", "_to_sync")
+_OF_TORCH = frozenset(vars(nn.Module()))
 
 
 class Randomness:
@@ -43,9 +45,11 @@ class Randomness:
 def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
     """Inside, the module may run again; on exit everything that a run leaves behind is as before.
 
-    That is: random generators; buffers (batch-norm statistics and ``num_batches_tracked`` included); the states of all
-    torchmetrics; training flags. ``self.log``, ``self.log_dict`` and the loggers' ``log_metrics`` do nothing inside.
-    Weights and gradients are the caller's business.
+    That is: random generators; buffers (batch-norm statistics and ``num_batches_tracked`` included); all torchmetrics;
+    training flags; what a LightningModule collects in its lists, dictionaries and sets (the outputs of its steps, say),
+    and attributes that are tensors or floating-point numbers (a running mean). Other attributes stay as the run leaves
+    them. ``self.log``, ``self.log_dict`` and the loggers' ``log_metrics`` do nothing inside. Weights and gradients are
+    the caller's business.
 
     Args:
         trainer: The trainer whose loggers are muted; None outside of training.
@@ -55,13 +59,14 @@ def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(Randomness().restore)
         stack.enter_context(modes_kept(module))
-        kept = _Kept()
+        kept = Kept()
         stack.callback(kept.restore)
         for child in children:
             kept.add(child._buffers, child._buffers)
-            if isinstance(child, Metric):
-                kept.add(child.__dict__, (*child._defaults, *_METRIC_BOOKKEEPING))
+            if isinstance(child, (Metric, MetricCollection)):
+                kept.add(child.__dict__, vars(child).keys() - _OF_TORCH)
             if isinstance(child, pl.LightningModule):
+                kept.add_attributes(child)
                 mute = ("log", "log_dict", "_follow_window") if isinstance(child, Method) else ("log", "log_dict")
                 stack.enter_context(_muted(child, mute))
         for logger in trainer.loggers if trainer is not None else ():
@@ -69,34 +74,62 @@ def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
         yield
 
 
-class _Kept:
+class Kept:
     """Objects in dictionaries with their contents; both come back, as others may refer to the same objects."""
 
     def __init__(self) -> None:
         self.values: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = []
-        self.tensors: list[Tensor] = []
-        self.contents: list[Tensor] = []
-        self.lists: list[tuple[list[Any], list[Any]]] = []
+        self.tensors: list[tuple[Tensor, Tensor]] = []
+        self.collections: list[tuple[Any, Any]] = []
+
+    @classmethod
+    def buffers(cls, module: nn.Module) -> "Kept":
+        """Those that a run may read and write; the statistics of batch norm are not read in training."""
+        kept = cls()
+        for child in tree(module):
+            if not isinstance(child, (_NormBase, Metric)):
+                kept.add(child._buffers, child._buffers)
+        return kept
 
     def add(self, owner: MutableMapping[str, Any], names: Iterable[str]) -> None:
-        values = {name: owner[name] for name in names if name in owner}
+        """Entries of a dictionary: which objects they are, and what is in them."""
+        values = {name: owner[name] for name in names}
         if values:
             self.values.append((owner, values))
-        for value in values.values():
-            if isinstance(value, Tensor):
-                self.tensors.append(value)
-                self.contents.append(value.detach().clone())
-            elif isinstance(value, list):
-                self.lists.append((value, list(value)))
+        self.tensors += [(t, t.detach().clone()) for t in values.values() if isinstance(t, Tensor) and _writable(t)]
+        self.add_collections(values.values())
+
+    def add_attributes(self, module: nn.Module) -> None:
+        """What a module has collected and averaged, its tensors by reference."""
+        own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
+        self.values.append((module.__dict__, {n: v for n, v in own.items() if isinstance(v, (Tensor, float))}))
+        self.add_collections(own.values())
+
+    def add_collections(self, values: Iterable[Any]) -> None:
+        """Lists, dictionaries and sets with what they hold; dictionaries of them too."""
+        for value in values:
+            if isinstance(value, (list, dict, set, deque)):
+                self.collections.append((value, value.copy()))
+            if isinstance(value, dict):
+                self.add_collections(value.values())
 
     @torch.no_grad()
     def restore(self) -> None:
+        """Put everything back."""
         for owner, values in self.values:
             owner.update(values)
-        for tensor, content in zip(self.tensors, self.contents, strict=True):
+        for tensor, content in self.tensors:
             tensor.copy_(content)  # always: native batch norm writes its statistics without raising their version
-        for value, items in self.lists:
-            value[:] = items
+        for value, items in self.collections:
+            value.clear()
+            value.update(items) if isinstance(value, (dict, set)) else value.extend(items)
+
+
+def _writable(tensor: Tensor) -> bool:
+    """Whether a tensor can be written to in place, and so could have been: expanded and inference tensors cannot."""
+    strided = tensor.layout == torch.strided
+    repeats = strided and any(n > 1 and step == 0 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return not repeats and not tensor.is_inference()
 
 
 @contextmanager
@@ -122,14 +155,16 @@ class MicroBatch:
     batch: Any
     batch_idx: int
     randomness: Randomness
+    buffers: Kept
 
 
 class Window:
-    """The micro-batches since the last optimizer step, each with the randomness it was run with.
+    """The micro-batches since the last optimizer step, each with the randomness and the buffers it was run with.
 
     A callback calls ``record`` in ``on_train_batch_start`` and may call ``backward`` in ``on_before_optimizer_step``.
     The batches are kept on the device until the next window; their containers are copied, so that a step may pop keys,
-    their tensors are not: a step that writes into them is not repeatable.
+    their tensors are not: a step that writes into them is not repeatable. Buffers are kept because a step may read what
+    it writes (power iterations of a spectral norm, a queue of keys); batch norm does not, and costs nothing.
     """
 
     def __init__(self) -> None:
@@ -139,7 +174,8 @@ class Window:
         """Keep a micro-batch that is about to be run; the first one of a window forgets the window before."""
         if window_starts(trainer, batch_idx):
             self.clear()
-        self.micro_batches.append(MicroBatch(copied(batch), batch_idx, Randomness()))
+        buffers = Kept.buffers(trainer.lightning_module)
+        self.micro_batches.append(MicroBatch(copied(batch), batch_idx, Randomness(), buffers))
 
     def clear(self) -> None:
         """Forget the micro-batches."""
@@ -174,6 +210,7 @@ class Window:
         dtype = torch.float32
         for position, item in enumerate(chosen):
             item.randomness.restore()
+            item.buffers.restore()
             arguments = (copied(item.batch), item.batch_idx) if takes_index else (copied(item.batch),)
             with _gradient_sync(trainer, enabled=sync and position == len(chosen) - 1):
                 loss = loss_of(trainer.strategy.training_step(*arguments))
@@ -185,7 +222,7 @@ class Window:
                 if weights is not None:
                     weight = weights[item.batch_idx]
                     loss = loss * (weight * rescale.to(dtype) if parts == 1 else weight)
-                total += loss.detach()
+                total += loss.detach().reshape(())
                 _backward(module, loss if scale is None else loss * scale)
         if weights is not None and parts > 1:
             total = total * rescale

@@ -368,3 +368,35 @@ def test_bad_input():
         hessian_eigenvalues(network().requires_grad_(False), [batch], 1, loss=cross_entropy)
     with pytest.raises(ConfigError, match="which"):
         hessian_eigenvalues(module, [batch], 1, loss=cross_entropy, which="smallest")
+    with pytest.raises(ConfigError, match="complex"):
+        hessian_eigenvalues(nn.Linear(2, 2, dtype=torch.complex64), [batch], 1, loss=cross_entropy)
+    losses = {
+        r"shape \(12, 3\)": lambda model, batch: model(batch[0]),
+        "a float": lambda model, batch: cross_entropy(model, batch).item(),
+        "without a gradient": lambda model, batch: cross_entropy(model, batch).detach(),
+    }
+    for given, loss in losses.items():
+        with pytest.raises(ConfigError, match=given):
+            hessian_eigenvalues(module, [batch], 1, loss=loss)
+
+
+def test_a_curvature_that_is_not_finite_is_said():
+    """|w|^1.5 at 0 has a loss and a gradient of 0, and no second derivative."""
+    module = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    with pytest.raises(NonFiniteLoss, match="curvature"):
+        hessian_eigenvalues(module, [None], 1, loss=lambda model, _: model.weight.abs().pow(1.5).sum())
+
+
+def test_sparse_gradients_are_measured_by_differences():
+    torch.manual_seed(0)
+    rows = torch.tensor([0, 2, 2])
+
+    def loss(model, batch):
+        return model(batch).square().sum() / 2
+
+    sparse, dense = nn.Embedding(4, 2, sparse=True), nn.Embedding(4, 2)
+    dense.load_state_dict(sparse.state_dict())
+    found = hessian_eigenvalues(sparse, [rows], 3, 1e-3, loss, product="finite_difference").values
+    assert found.tolist() == pytest.approx([2.0, 2.0, 1.0], rel=1e-2)
+    assert hessian_eigenvalues(dense, [rows], 3, 1e-4, loss).values.tolist() == pytest.approx([2.0, 2.0, 1.0], rel=1e-3)
