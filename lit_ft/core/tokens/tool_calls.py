@@ -1,4 +1,4 @@
-"""Tool calls as text, which of their tokens decide for a tool, and which turns went wrong."""
+"""Tool calls as text, which of their tokens decide for a tool or give a value, and which turns went wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lit_ft.core.tokens.segments import Encoded, Segment
 
 OPEN, CLOSE = "<tool_call>\n", "\n</tool_call>"
 _BEFORE_NAME = '{"name": "'
-_BRANCH = " branch"
+_BRANCH, _VALUE = " branch", " value"
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,21 @@ def branch_offsets(tokenizer: Any, name: str, others: Iterable[str]) -> list[int
     return sorted(found)
 
 
+def value_spans(call: ToolCall) -> list[tuple[int, int]]:
+    """Where in the text of a call the values of its arguments begin and end."""
+    cursor, spans = ToolCall(call.name, {}).text.index("{}") + 1, []
+    for name, value in call.arguments.items():
+        begin = cursor + len(f"{json.dumps(name, ensure_ascii=False)}: ")
+        end = begin + len(json.dumps(value, ensure_ascii=False))
+        spans.append((begin, end))
+        cursor = end + len(", ")
+    return spans
+
+
 def turn_segments(
     said: str, calls: Sequence[ToolCall], branches: Mapping[str, Sequence[int]], weight: float, place: int
 ) -> list[Segment]:
-    """A turn of the assistant, cut so that the tokens which choose a tool have a tag of their own.
+    """A turn of the assistant, cut so that tokens which choose a tool, and those of values, have tags of their own.
 
     Args:
         said: Text before the calls.
@@ -139,15 +150,16 @@ def turn_segments(
         place: Of the turn in its conversation.
     """
     other = Segment("", "assistant", weight, tag=f"turn {place}")
-    branch = replace(other, tag=other.tag + _BRANCH, claims=True)
+    branch, value = (replace(other, tag=other.tag + kind, claims=True) for kind in (_BRANCH, _VALUE))
     segments = [replace(other, text=said)] if said else []
     for i, call in enumerate(calls):
-        text = ("\n" if said or i else "") + call.text
-        start, cursor = text.index(_BEFORE_NAME) + len(_BEFORE_NAME), 0
-        for offset in branches[call.name]:
-            at = start + offset
-            segments += [replace(other, text=text[cursor:at]), replace(branch, text=text[at : at + 1])]
-            cursor = at + 1
+        lead = "\n" if said or i else ""
+        text, start, cursor = lead + call.text, len(lead + OPEN + _BEFORE_NAME), 0
+        marked = [(start + offset, start + offset + 1, branch) for offset in branches[call.name]]
+        marked += [(len(lead) + begin, len(lead) + end, value) for begin, end in value_spans(call)]
+        for begin, end, kind in marked:
+            segments += [replace(other, text=text[cursor:begin]), replace(kind, text=text[begin:end])]
+            cursor = end
         segments.append(replace(other, text=text[cursor:]))
     return segments
 
@@ -168,7 +180,16 @@ def weigh_branches(example: Encoded, most: float = 9.0) -> Encoded:
     targets = [tag if weight else "" for tag, weight in zip(example.tags, example.weights, strict=True)]
     for tag in {tag for tag in targets if tag.endswith(_BRANCH)}:
         places = [i for i, own in enumerate(targets) if own == tag]
-        weight = branch_weight(len(places), targets.count(tag.removesuffix(_BRANCH)), most)
+        turn = tag.removesuffix(_BRANCH)
+        weight = branch_weight(len(places), targets.count(turn) + targets.count(turn + _VALUE), most)
         for i in places:
+            example.weights[i] *= weight
+    return example
+
+
+def weigh_values(example: Encoded, weight: float) -> Encoded:
+    """Multiply the weights of the tokens that give the values of arguments."""
+    for i, tag in enumerate(example.tags):
+        if tag.endswith(_VALUE):
             example.weights[i] *= weight
     return example

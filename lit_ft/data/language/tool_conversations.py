@@ -17,6 +17,7 @@ from lit_ft.core.tokens.tool_calls import (
     tool_names,
     turn_segments,
     weigh_branches,
+    weigh_values,
 )
 from lit_ft.data.sources.tables import Row
 from lit_ft.data.tokens.token_data import TokenData
@@ -27,12 +28,13 @@ ERROR_SIGNS = ("is not defined", "unexpected keyword", "400 client error", "inva
 class ToolConversations(TokenData):
     r"""Rows ``{"messages": [...], "tools": [...]}`` with tool calls; the assistant's turns are learned.
 
-    Two things are told apart that plain fine-tuning treats alike:
+    Three things are told apart that plain fine-tuning treats alike:
 
     - Turns after which a tool answers with an error are read and not learned.
     - In a turn with calls, tokens at which the name of the tool parts from that of another tool of the row, and its
       first token, weigh :math:`\min(n_{other}/n_{branch},m)` but no less than 1, with the numbers of these and of the
       other targets of the turn; all others weigh 1.
+    - The values of arguments weigh ``argument_weight``.
 
     Messages are those of chat models: an assistant's may have ``tool_calls`` (``{name, arguments}``, or OpenAI's
     ``{"type": "function", "function": {...}}`` with arguments as an object or as JSON), followed by one message of the
@@ -46,6 +48,8 @@ class ToolConversations(TokenData):
     Args:
         path: Table with the rows.
         max_weight: m, at least 1; 1 weighs all targets alike. Paper: 9.
+        argument_weight: Weight of the tokens that give the values of arguments, 0 or more. The reference finds the ends
+            of arguments and leaves them at 1.
         error_signs: Texts by which the answer of a tool is known to be an error, compared by letters and digits alone;
             an empty list learns every turn. The paper's list has 13; the default has four of them.
         list_tools: Whether tools are written into the system message; false where it lists them already.
@@ -75,6 +79,7 @@ class ToolConversations(TokenData):
         self,
         path: str,
         max_weight: float = 9.0,
+        argument_weight: float = 1.0,
         error_signs: list[str] = list(ERROR_SIGNS),  # noqa: B006  never changed
         list_tools: bool = True,
         val_path: str | None = None,
@@ -98,10 +103,12 @@ class ToolConversations(TokenData):
         truncated(Encoded(), 1, truncation)
         if not max_weight >= 1:
             raise ConfigError("max_weight", max_weight, "at least 1")
+        if not 0 <= argument_weight < float("inf"):
+            raise ConfigError("argument_weight", argument_weight, "0 or more")
         for sign in error_signs:
             if not any(letter.isalnum() for letter in sign):
                 raise ConfigError("error_signs", sign, "texts with a letter or digit: any answer has this one")
-        self.max_weight, self.error_signs = max_weight, list(error_signs)
+        self.max_weight, self.argument_weight, self.error_signs = max_weight, argument_weight, list(error_signs)
         self.list_tools, self.truncation = list_tools, truncation
 
     def required_columns(self) -> Sequence[str]:
@@ -110,7 +117,7 @@ class ToolConversations(TokenData):
 
     def cache_key(self) -> Sequence[str]:
         """Weights and filter."""
-        return [repr((self.max_weight, self.error_signs, self.list_tools, self.truncation))]
+        return [repr((self.max_weight, self.argument_weight, self.error_signs, self.list_tools, self.truncation))]
 
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Tokens and weights of each conversation."""
@@ -118,7 +125,7 @@ class ToolConversations(TokenData):
         found = [self._segments(row, number, branches) for row, number in zip(rows, numbers, strict=True)]
         # whole turns are weighed, then cut
         encoded = encode_chat(tokenizer, found, numbers=numbers)
-        weighed = [weigh_branches(example, self.max_weight) for example in encoded]
+        weighed = [weigh_values(weigh_branches(example, self.max_weight), self.argument_weight) for example in encoded]
         return [truncated(example, self.max_length, self.truncation) for example in weighed]
 
     def _segments(self, row: Row, number: int, branches: Callable[..., list[int]]) -> list[Segment]:

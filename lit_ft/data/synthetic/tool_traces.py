@@ -54,6 +54,7 @@ class ToolTraces(ToolConversations):
         conversations: Of the training; validation has 100, without wrong calls.
         error_share: Share of training conversations with a wrong call, in [0, 1].
         max_weight: As in ``ToolConversations``.
+        argument_weight: As in ``ToolConversations``.
         error_signs: As in ``ToolConversations``.
         list_tools: As in ``ToolConversations``; the tools are always the same here.
         batch_size: Conversations of a batch.
@@ -68,6 +69,7 @@ class ToolTraces(ToolConversations):
         conversations: int = 2000,
         error_share: float = 0.2,
         max_weight: float = 9.0,
+        argument_weight: float = 1.0,
         error_signs: list[str] = list(ERROR_SIGNS),  # noqa: B006  never changed
         list_tools: bool = False,
         batch_size: int = 32,
@@ -77,7 +79,9 @@ class ToolTraces(ToolConversations):
             raise ConfigError("conversations", conversations, "at least 1")
         if not 0 <= error_share <= 1:
             raise ConfigError("error_share", error_share, "a share in [0, 1]")
-        super().__init__("generated", max_weight, error_signs, list_tools, batch_size=batch_size, seed=seed)
+        super().__init__(
+            "generated", max_weight, argument_weight, error_signs, list_tools, batch_size=batch_size, seed=seed
+        )
         self.conversations, self.error_share = conversations, error_share
 
     def _tables(self) -> dict[str, list[Row]]:

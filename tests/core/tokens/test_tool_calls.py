@@ -1,6 +1,7 @@
 """Tool calls: where names part against brute force, weights by hand, failed turns, rewards by enumeration."""
 
-from itertools import product
+import json
+from itertools import groupby, product
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from lit_ft.core.tokens.tool_calls import (
     branch_weight,
     failed_turns,
     turn_segments,
+    value_spans,
     weigh_branches,
+    weigh_values,
 )
 from lit_ft.core.tokens.tool_reward import parsed_call, tool_call_reward
 from lit_ft.models.byte_tokenizer import byte_tokenizer
@@ -60,6 +63,35 @@ def test_tokens_part_where_a_trie_of_whole_conversations_does(make: Any, name: s
     text = tokenizer.decode(ids)
     first = len(tokenizer(text[: text.index(name)], add_special_tokens=False)["input_ids"])
     assert set(found) == expected | {first}
+
+
+def test_values_stand_where_they_are_written() -> None:
+    call = ToolCall("get", {"a": 1, "wörd": 'say "ü", \n', "list": [1, {"b": None}], "": {}})
+    found = [json.loads(call.text[begin:end]) for begin, end in value_spans(call)]
+    assert found == list(call.arguments.values())
+    assert value_spans(ToolCall("get", {})) == []
+
+
+@pytest.mark.parametrize("make", [byte_tokenizer, merging_tokenizer])
+def test_only_tokens_of_values_are_weighed_in_every_call_of_a_turn(make: Any) -> None:
+    tokenizer, calls = make(), [ToolCall("get_user", {"a": 17, "b": "item"}), ToolCall("get_users", {"a": 4})]
+    branches = {call.name: branch_offsets(tokenizer, call.name, NAMES) for call in calls}
+
+    turn = turn_segments("I look.", calls, branches, 1.0, 1)
+    (example,) = encode_chat(tokenizer, [[Segment("do it", "user"), *turn]])
+    before = list(example.weights)
+    ratios = [new / old if old else 0 for new, old in zip(weigh_values(example, 5.0).weights, before, strict=True)]
+    assert set(ratios) == {0, 1, 5}
+    groups = groupby(zip(example.input_ids, ratios, strict=True), key=lambda pair: pair[1])
+    found = [tokenizer.decode([token for token, _ in group]) for ratio, group in groups if ratio == 5]
+    assert [text.strip(' "') for text in found] == ["17", "item", "4"]
+
+
+def test_values_count_among_the_others_of_a_turn() -> None:
+    """Two branch tokens and six others, of which two give values: 6 / 2 = 3 as without values of their own."""
+    tags = ["turn 1 branch"] * 2 + ["turn 1"] * 4 + ["turn 1 value"] * 2
+    example = Encoded(list(range(9)), [0.0] + [1.0] * 8, ["user", *tags], [False] * 9)
+    assert weigh_branches(example).weights == [0, 3, 3, 1, 1, 1, 1, 1, 1]
 
 
 def test_the_merging_tokenizer_is_a_hard_case() -> None:

@@ -70,6 +70,17 @@ def test_weights_by_hand(tmp_path: Path) -> None:
     assert pieces(prepared(tmp_path, [ROW], max_weight=4.0))[1] == ("g", 4)
 
 
+def test_values_of_arguments_have_their_own_weight(tmp_path: Path) -> None:
+    """Not those of a call that failed."""
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "get_a", "arguments": {"x": 12, "y": "z"}}]}
+    said = [{"role": "user", "content": "go"}, call, {"role": "tool", "content": "Invalid API call"}, call,
+            {"role": "tool", "content": "7"}]  # fmt: skip
+    row = {"messages": said, "tools": TWO}
+    found = pieces(prepared(tmp_path, [row], max_weight=1.0, argument_weight=2.5))
+    assert [text for text, weight in found if weight == 2.5] == ["12", '"z"']
+    assert {weight for _, weight in found} == {1.0, 2.5}
+
+
 def test_more_branches_than_a_ninth(tmp_path: Path) -> None:
     """Names that part at each of ten bytes: w = (length - 10) / 10, the end of the turn counted."""
     name = "abcdefghij"
@@ -140,7 +151,11 @@ def test_bad_rows_are_named(rows: list[dict[str, Any]], message: str, tmp_path: 
         prepared(tmp_path, rows)
 
 
-@pytest.mark.parametrize("arguments", [{"max_weight": 0.5}, {"error_signs": ["--"]}, {"truncation": "middle"}])
+@pytest.mark.parametrize(
+    "arguments", [{"max_weight": 0.5}, {"argument_weight": -1.0}, {"error_signs": ["--"]}, {"truncation": "middle"}]
+)
+    "arguments", [{"max_weight": 0.5}, {"argument_weight": -1.0}, {"error_signs": ["--"]}, {"truncation": "middle"}]
+)
 def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(arguments))):
         ToolConversations("rows.jsonl", **arguments)
