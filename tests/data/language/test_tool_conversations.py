@@ -154,8 +154,6 @@ def test_bad_rows_are_named(rows: list[dict[str, Any]], message: str, tmp_path: 
 @pytest.mark.parametrize(
     "arguments", [{"max_weight": 0.5}, {"argument_weight": -1.0}, {"error_signs": ["--"]}, {"truncation": "middle"}]
 )
-    "arguments", [{"max_weight": 0.5}, {"argument_weight": -1.0}, {"error_signs": ["--"]}, {"truncation": "middle"}]
-)
 def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(arguments))):
         ToolConversations("rows.jsonl", **arguments)
