@@ -54,7 +54,9 @@ class EdgeOfStability(pl.Callback):
             batches that pass, where rows cannot be read by number). None: on the batches of the current accumulation
             window, which is exact for full-batch training.
         preconditioned: False measures H whatever the optimizer; then no threshold is logged where it does not apply.
-        training: Measure in training mode: batch-norm by batch, and one fixed dropout mask.
+        training: Measure in training mode: batch-norm by batch, and one fixed dropout mask. Wanted for ratios of Adam
+            with batch norm: biases before a norm get no gradient, so that their preconditioner is about epsilon, and in
+            evaluation mode they have curvature (ratios of some hundred).
         product: ``finite_difference`` for losses and kernels without second derivatives.
         save_vectors: Keep the vectors in checkpoints, so that a resumed run logs the very same numbers; without them
             the first measurement after a resume starts anew and agrees to ``tol``.
@@ -100,7 +102,8 @@ class EdgeOfStability(pl.Callback):
     # where it hooks in
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse what cannot be measured."""
+        """Refuse what cannot be measured; forget the batches of an earlier fit."""
+        self._batches, self._filled, self._waiting = [], False, False
         if not pl_module.automatic_optimization:
             raise ConfigError("EdgeOfStability", "a module that optimises by hand", "automatic optimisation")
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):

@@ -24,7 +24,7 @@ def fixed_batches(loader: Any, count: int, seed: int, rank: int = 0, world_size:
         return None
     generator = torch.Generator().manual_seed(seed)
     plan: Callable[[int], list[list[int]]] | None = getattr(loader.sampler, "batches", None)
-    if plan is not None:
+    if callable(plan):
         planned = plan(0)
         chosen = torch.randperm(len(planned), generator=generator)[:count].tolist()
         return [loader.dataset[(seed, 0, number), planned[number]] for number in chosen[rank::world_size]]

@@ -173,6 +173,24 @@ class Stream(IterableDataset):
         yield from list(data(batch_size=1).dataset)
 
 
+class Listed(torch.utils.data.SequentialSampler):
+    """A sampler with an attribute that our own samplers have, and mean something else by."""
+
+    batches = (1, 2)
+
+
+def test_a_foreign_sampler_and_another_fit():
+    """What is measured are rows of the loader of this fit."""
+    rows = data().dataset
+    tracker, fresh = EdgeOfStability(1, num_batches=4, tol=1e-6), EdgeOfStability(1, num_batches=4, tol=1e-6)
+    fit(Small(), [tracker], steps=1, loader=DataLoader(rows, batch_size=3, sampler=Listed(rows)))
+    other = DataLoader(TensorDataset(3 * rows.tensors[0], rows.tensors[1]), batch_size=3)
+    for callback in (tracker, fresh):
+        fit(Small(), [callback], steps=1, loader=other)
+    assert tracker.measurements[1]["lambda_1"] == pytest.approx(fresh.measurements[0]["lambda_1"], rel=1e-5)
+    assert tracker.measurements[1]["lambda_1"] > 2 * tracker.measurements[0]["lambda_1"]
+
+
 def test_a_stream_is_measured_on_its_first_batches():
     tracker = EdgeOfStability(every_n_steps=1, num_batches=2, tol=1e-6)
     fit(Small(lambda p: torch.optim.SGD(p, lr=1e-12)), [tracker], DataLoader(Stream(), batch_size=3), steps=3)
