@@ -118,7 +118,7 @@ class SAM(pl.Callback):
                 raise ConfigError("optimizer", f"a fused {type(optimizer).__name__}", "fused=False for SAM in fp16")
 
     def _acts(self, trainer: pl.Trainer) -> bool:
-        return trainer.global_step % self.every_n_steps == 0
+        return trainer.global_step % self.every_n_steps == 0 and not trainer.fit_loop._skip_backward
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -147,6 +147,8 @@ class SAM(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Put the sharpness-aware gradient in the place of the plain one. Unscaled, not yet clipped, once a step."""
+        if trainer.fit_loop._skip_backward:  # StochasticWeightAveraging renews batch norms, and no weight is to move
+            return
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         if any(p.grad is not None and p.grad.is_sparse for p in parameters):
             raise ConfigError("network", "sparse gradients", "dense gradients (sparse=False in embeddings), with SAM")

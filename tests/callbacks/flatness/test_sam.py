@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -204,6 +205,18 @@ def test_a_step_may_pop_keys_and_skip_batches() -> None:
     a, _ = fit_foreign([SAM()], None, Popping(norm=False), AsDict())
     b, _ = fit_foreign([SAM()], None, Reading(norm=False))
     assert distance(a, b) == 0
+
+
+@pytest.mark.parametrize("variant", [None, LookSAM()])
+def test_averaged_weights_stay_while_batch_norms_are_renewed(variant: Any) -> None:
+    class Average(StochasticWeightAveraging):
+        def transfer_weights(self, source: Any, target: Any) -> None:
+            super().transfer_weights(source, target)
+            self.average = [parameter.detach().clone() for parameter in target.parameters()]
+
+    average = Average(1e-2, swa_epoch_start=1)
+    module, _ = fit_foreign([average, SAM(variant=variant)], max_epochs=3)
+    assert all(torch.equal(a, b) for a, b in zip(average.average, module.parameters(), strict=True))
 
 
 def test_fp16_scaler_on_cpu(tmp_path: Path) -> None:
