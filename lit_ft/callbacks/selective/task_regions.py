@@ -1,6 +1,6 @@
 """Where each of several tasks lies in a network that does them all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,8 @@ class TaskRegions(Callback):
         trainer: pl.Trainer,
         module: pl.LightningModule,
         task: str,
-        weights: dict[str, Tensor],
-        tuned: dict[str, Tensor],
+        weights: Mapping[str, Tensor],
+        tuned: Mapping[str, Tensor],
     ) -> Choices:
         scores = {name: torch.full_like(weight, -self.bias, dtype=torch.float32) for name, weight in weights.items()}
         nowhere = torch.zeros((), dtype=torch.bool)
