@@ -149,6 +149,21 @@ def test_sum_adds_tasks() -> None:
         SparseDelta.sum([deltas[0], elsewhere])
 
 
+def test_deltas_and_their_sum_are_those_of_peft() -> None:
+    """Pruning by magnitude and the sum of two tasks, as in ``magnitude_prune`` of peft 0.21.2."""
+    from peft.utils.merge_utils import magnitude_prune
+
+    base = llama()
+    tasks = [tuned_from(base, 1e-2), tuned_from(base, -2e-2)]
+    selection = TopChange(0.25, scope="tensor")
+    deltas = [SparseDelta.between(base, task, selection, mode="add") for task in tasks]
+    both = SparseDelta.sum(deltas).apply_(copy.deepcopy(base))
+    for name, start in base.named_parameters():
+        changes = [(task.get_parameter(name) - start).detach() for task in tasks]
+        expected = start + magnitude_prune(changes, torch.ones(2), density=0.25)
+        torch.testing.assert_close(both.get_parameter(name), expected, atol=1e-6, rtol=0)
+
+
 def test_graft_of_all_none_and_some() -> None:
     base, tuned = llama(0), llama(1)
     everything = Names(["*"])
