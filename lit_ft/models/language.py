@@ -37,7 +37,8 @@ def readout(network: nn.Module, batch: Mapping[str, Tensor]) -> Readout:
     if _SPLIT.get(network) is None:
         _SPLIT[network] = _can_split(network, batch["input_ids"])
     if not _SPLIT[network]:
-        return Readout(network(**inputs).logits)
+        # the tokens of a learned prompt stand in front of the batch, and so do their logits
+        return Readout(network(**inputs).logits[:, -batch["input_ids"].shape[1] :])
     body, head = _body_and_head(network)  # type: ignore[misc]
     return Readout(body(**inputs).last_hidden_state, head.weight, head.bias)
 

@@ -95,7 +95,7 @@ def shares(
     Examples and tasks without a target do not count. Negative weights count by their size in the denominator.
 
     Args:
-        weights: Weight of each token as a target, shape (rows, tokens).
+        weights: Weight of each token as a target, shape (rows, tokens); the first of a row is none and counts 0.
         reduction: One of the four.
         documents: Number of the example of each token where several are packed into a row, shape (rows, tokens); else
             a row is an example.
@@ -106,7 +106,7 @@ def shares(
     """
     if reduction not in REDUCTIONS:
         raise ConfigError("reduction", reduction, ", ".join(REDUCTIONS))
-    weights = weights.float()
+    weights = F.pad(weights[:, 1:].float(), (1, 0))  # nothing predicts the first token of a row
     size = weights.abs()
     if reduction == "token":
         total = size.sum()

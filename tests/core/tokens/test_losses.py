@@ -36,6 +36,8 @@ def test_equals_the_loss_of_transformers() -> None:
     labels = torch.where(weights > 0, ids, -100)
     ours = weighted_cross_entropy(logits, ids, (weights > 0).float())
     assert ours.item() == pytest.approx(ForCausalLMLoss(logits, labels, WORDS).item(), rel=1e-6)
+    every = weighted_cross_entropy(logits, ids, torch.ones(ROWS, TOKENS))  # the first token is no target
+    assert every.item() == pytest.approx(ForCausalLMLoss(logits, ids, WORDS).item(), rel=1e-6)
 
 
 def mean(values: list[float]) -> float:

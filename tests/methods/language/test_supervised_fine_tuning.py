@@ -158,6 +158,33 @@ def test_other_networks(model_type: str) -> None:
     assert check_packing(module.network, 200) < 1e-4  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig", "LoraConfig"])
+def test_adapters_say_what_their_network_says(kind: str) -> None:
+    """Those of prompt tuning have more logits than the batch has tokens."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    settings = {"r": 2, "target_modules": "all-linear"} if kind == "LoraConfig" else {"num_virtual_tokens": 3}
+    network = {
+        "config": LLAMA,
+        "peft": {"class_path": f"peft.{kind}", "init_args": {**settings, "task_type": "CAUSAL_LM"}},
+    }
+    made = SupervisedFineTuning(network)  # type: ignore[arg-type]
+    made.configure_model()
+    assert isinstance(made.network, peft.PeftModel)
+    for parameter in made.trainable_parameters().values():
+        parameter.data.normal_()
+    ids = torch.randint(0, 250, (2, 9))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "weights": torch.ones(2, 9)}
+    logits = made.network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    extra = logits.shape[1] - 9
+    assert extra == (3 if kind == "PromptTuningConfig" else 0)
+    expected = torch.nn.functional.cross_entropy(logits[:, extra:-1].flatten(0, 1), ids[:, 1:].flatten())
+    found = made.compute(batch).loss
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert all(p.grad is not None and p.grad.any() for p in made.trainable_parameters().values())
+
+
 def test_a_network_that_leaks_is_refused() -> None:
     class Leaky(torch.nn.Module):
         """Reads the mean of all that came before, whatever the positions say."""
