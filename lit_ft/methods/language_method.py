@@ -31,12 +31,12 @@ class LanguageMethod(Method):
             self.network = self.trainer.precision_plugin.convert_module(self.network)  # type: ignore[arg-type]
 
     def _check_vocabulary(self) -> None:
+        """Data that need the tokenizer have loaded it by now; others may come without one."""
         embedding = getattr(self.network, "get_input_embeddings", lambda: None)()
         known = getattr(embedding, "num_embeddings", None)
-        if self.spec is not None and known is not None and len(self.tokenizer) > known:
-            given = f"{self.spec.path or self.spec.config}"
-            allowed = f"a tokenizer of at most {known} tokens, the network's; this one has {len(self.tokenizer)}"
-            raise ConfigError("network", given, allowed)
+        if self.spec is not None and None not in (known, self._tokenizer) and len(self._tokenizer) > known:
+            allowed = f"a tokenizer of at most {known} tokens, the network's; this one has {len(self._tokenizer)}"
+            raise ConfigError("network", self.spec.path or self.spec.config, allowed)
 
     def build_network(self) -> nn.Module:
         """The causal language model."""

@@ -335,8 +335,9 @@ def test_pain_19_an_adapter_on_tied_embeddings_merges_into_the_same_network(path
     words = byte_tokenizer()
     words.add_tokens(["<new>"])
     words.save_pretrained(tmp_path / "base")
+    grown = SupervisedFineTuning({"path": str(tmp_path / "base"), "peft": LORA})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="at most 263 tokens"):
-        module(network={"path": str(tmp_path / "base"), "peft": LORA})
+        fit(grown, Instructions(path, val_fraction=0.0), max_steps=1)
 
 
 def test_pain_20_the_reference_costs_no_second_network_and_no_second_pass(tmp_path: Path) -> None:

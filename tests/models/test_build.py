@@ -273,6 +273,9 @@ def test_weights_in_parts_and_pickled_weights_are_the_same(folder, tmp_path):
 
 def test_a_tokenizer_with_more_tokens_than_the_network_is_refused():
     made = SupervisedFineTuning({"config": {**LLAMA, "tokenizer": "bytes", "vocab_size": 100}})
+    assert len(made.tokenizer) == 263
     with pytest.raises(ConfigError, match="at most 100 tokens, the network's; this one has 263"):
         made.configure_model()
-    SupervisedFineTuning({"config": {**LLAMA, "tokenizer": "bytes", "vocab_size": 300}}).configure_model()
+    larger = SupervisedFineTuning({"config": {**LLAMA, "tokenizer": "bytes", "vocab_size": 300}})
+    assert len(larger.tokenizer) == 263
+    larger.configure_model()
