@@ -34,7 +34,9 @@ class LanguageMethod(Method):
         """Data that need the tokenizer have loaded it by now; others may come without one."""
         embedding = getattr(self.network, "get_input_embeddings", lambda: None)()
         known = getattr(embedding, "num_embeddings", None)
-        if self.spec is not None and None not in (known, self._tokenizer) and len(self._tokenizer) > known:
+        if self.spec is None or known is None or self._tokenizer is None:
+            return
+        if len(self._tokenizer) > known:
             allowed = f"a tokenizer of at most {known} tokens, the network's; this one has {len(self._tokenizer)}"
             raise ConfigError("network", self.spec.path or self.spec.config, allowed)
 
