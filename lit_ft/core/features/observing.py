@@ -1,7 +1,7 @@
 """Looking at a network in a run of somebody else: its own batches, the output of one of its parts, the labels."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError, nearest
 
 
-def own_loader(trainer: pl.Trainer, module: pl.LightningModule, source: str) -> "Handed":
+def own_loader(trainer: pl.Trainer, module: pl.LightningModule, source: str) -> Iterable[Any]:
     """The batches of a loader that the trainer does not use: how far it has come is part of the run.
 
     Of several loaders the first. The batches are ready for ``trainer.strategy.batch_to_device``.
