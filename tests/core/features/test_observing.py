@@ -38,12 +38,13 @@ class Own(pl.Callback):
         with silent(trainer, pl_module):
             for number, batch in enumerate(own_loader(trainer, pl_module, "val_dataloader")):
                 pl_module.validation_step(trainer.strategy.batch_to_device(batch), number)
+            self.seen = list(pl_module.seen)
 
 
 def test_batches_are_those_of_the_validation() -> None:
-    own, module = Own(), Seeing()
-    fit_foreign([own], module=module, data=Doubling(), max_epochs=1)
-    found = list(module.seen)
+    own = Own()
+    fit_foreign([own], module=Seeing(), data=Doubling(), max_epochs=1)
+    found = own.seen
     plain = Seeing()
     fit_foreign([], module=plain, data=Doubling(), max_epochs=1)
     assert torch.equal(torch.stack(found), torch.stack(plain.seen))
@@ -60,10 +61,10 @@ def test_the_first_of_several_loaders() -> None:
         def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
             super().validation_step(batch, batch_idx)
 
-    module = Two()
-    fit_foreign([Own()], module=module, data=Several(), max_epochs=1)
+    own = Own()
+    fit_foreign([own], module=Two(), data=Several(), max_epochs=1)
     expected = [batch[0][0] for batch in ForeignData().val_dataloader()]
-    assert torch.equal(torch.stack(module.seen), torch.stack(expected))
+    assert torch.equal(torch.stack(own.seen), torch.stack(expected))
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
