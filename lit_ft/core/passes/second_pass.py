@@ -127,9 +127,11 @@ class Kept:
 
 def _writable(tensor: Tensor) -> bool:
     """Whether a tensor can be written to in place, and so could have been: expanded and inference tensors cannot."""
-    strided = tensor.layout == torch.strided
-    repeats = strided and any(n > 1 and step == 0 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return not repeats and not tensor.is_inference()
+    if tensor.is_inference():
+        return False
+    if tensor.layout != torch.strided or tensor.is_contiguous():
+        return True
+    return all(n == 1 or step > 0 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 @contextmanager
