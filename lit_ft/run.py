@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,8 @@ class Build(LightningCLI):
             loggers = loggers if isinstance(loggers, list) else [loggers] if loggers not in (None, True, False) else []
             config["logger"] = [MetricsFile(folder), *loggers]
             config["default_root_dir"] = str(folder)
+        elif config.get("logger") is None:
+            config["logger"] = False  # else lightning_logs/ appears where one stands
         config["enable_checkpointing"] = any(isinstance(c, Checkpoint) for c in given)
         if config.get("enable_progress_bar") is None:
             config["enable_progress_bar"] = sys.stderr.isatty()
@@ -145,7 +148,7 @@ class Build(LightningCLI):
 def check_sections(args: Sequence[str]) -> None:
     """Refuse a section of a YAML file that nothing reads; the parser is silent about an empty one."""
     known = ("seed_everything", "model", "data", "trainer", *RUN_KEYS)
-    for flag, value in zip(args, [*args[1:], ""], strict=True):
+    for flag, value in zip_longest(args, args[1:], fillvalue=""):
         name, _, attached = flag.partition("=")
         if name not in ("-c", "--config"):
             continue
@@ -160,7 +163,7 @@ def check_sections(args: Sequence[str]) -> None:
 def run_name(args: Sequence[str]) -> str:
     """``--name``, or the stem of the last ``-c``."""
     name = "run"
-    for flag, value in zip(args, [*args[1:], ""], strict=True):
+    for flag, value in zip_longest(args, args[1:], fillvalue=""):
         flag, _, attached = flag.partition("=")
         if flag == "--name":
             return attached or value
@@ -176,6 +179,15 @@ def new_folder(runs: Path, name: str) -> Path:
     while folder.exists():
         folder, number = runs / name / f"{stamp}_{number}", number + 1
     return folder
+
+
+def check_unused(folder: Path) -> None:
+    """Refuse to begin a run where another one has left its checkpoints: ``last`` would mean either."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("--run_dir", str(folder), "a folder, there already or not; this is a file")
+    if any((folder / "checkpoints").glob("*.ckpt")):
+        allowed = "a folder without checkpoints; --ckpt_path last goes on with the run that is there"
+        raise ConfigError("--run_dir", str(folder), allowed)
 
 
 def find_run(runs: Path, name: str, finished: bool) -> Path:
@@ -286,6 +298,8 @@ def execute(stage: str, args: Sequence[str]) -> Run:
         checkpoint, folder = find_checkpoint(checkpoint, run), folder or run
     elif checkpoint is not None:
         checkpoint = existing("--ckpt_path", checkpoint)
+        if checkpoint.is_dir():
+            raise ConfigError("--ckpt_path", str(checkpoint), "last, best or a file; of another run with --run")
         if stage != "fit" and checkpoint.parent.name == "checkpoints":
             folder = folder or checkpoint.parent.parent
     elif stage != "fit" and config["run"]:
@@ -295,6 +309,8 @@ def execute(stage: str, args: Sequence[str]) -> Run:
         folder = Path(os.environ["LIT_FT_RUN_DIR"])
     folder = folder or new_folder(runs, name)
     if "LOCAL_RANK" not in os.environ:
+        if stage == "fit" and checkpoint is None:
+            check_unused(folder)
         os.environ["LIT_FT_RUN_DIR"] = str(folder)
     plain = built.plain()
     if checkpoint is not None:
@@ -321,7 +337,9 @@ def saved_config(args: Sequence[str]) -> list[str]:
     if "--run" not in flags or "-c" in flags or "--config" in flags:
         return []
     place = flags.index("--run")
-    run = args[place].partition("=")[2] or args[place + 1]
+    run = args[place].partition("=")[2] or (args[place + 1] if place + 1 < len(args) else "")
+    if not run:
+        raise ConfigError("--run", "nothing", "a run folder")
     return ["-c", str(existing("--run", Path(run) / "config.yaml"))]
 
 

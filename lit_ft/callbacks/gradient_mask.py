@@ -175,6 +175,9 @@ class GradientMask(pl.Callback):
         """Draw anew where it is time; frozen batch norms do not follow the batch."""
         if self.redraw_every_n_steps is not None and trainer.global_step // self.redraw_every_n_steps != self._draw:
             self._redraw(trainer, pl_module)
+        if any(parameter.requires_grad for parameter in self._flags):
+            allowed = "no callback beside GradientMask that unfreezes what it does not select, such as BaseFinetuning"
+            raise ConfigError("trainer.callbacks", "frozen parameters that require a gradient again", allowed)
         if self._buffers is not None:
             self._buffers.freeze()
 

@@ -192,6 +192,21 @@ def test_nothing_selected_is_refused() -> None:
         fit_foreign([GradientMask(Names(["0.wieght"]))])
 
 
+class Unfreeze(pl.Callback):
+    """As Lightning's BaseFinetuning does."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
+        module.requires_grad_(True)
+
+
+def test_what_another_callback_unfreezes_is_refused_before_it_trains() -> None:
+    module = ForeignModule()
+    before = values(module)
+    with pytest.raises(ConfigError, match="unfreezes what it does not select"):
+        fit_foreign([GradientMask(Names(["4.*"])), Unfreeze()], module=module)
+    assert all(torch.equal(before[name], value) for name, value in values(module).items())
+
+
 class InConfigureModel(ForeignModule):
     def __init__(self) -> None:
         super().__init__()

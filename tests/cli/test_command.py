@@ -56,6 +56,7 @@ def test_fit_and_test_leave_one_report() -> None:
     assert report["command"].startswith("lit-ft fit -c toy.yaml")
     assert {"train/loss", "val/loss"} <= set(report["metrics"])
     assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", "last") == 0
+    assert not Path("lightning_logs").exists()
     both = json.loads((run / "report.json").read_text())
     assert both["metrics"]["train/loss"] == report["metrics"]["train/loss"]
     assert both["metrics"]["test/loss"] == pytest.approx(both["metrics"]["val/loss"])
@@ -260,6 +261,31 @@ def test_report_over_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("runs.html").read_text().count("<svg") >= 2
     assert command(["report", "runs", "--keys", "val/los"]) == 2
     assert "val/loss" in capsys.readouterr().err
+
+
+def test_a_run_does_not_begin_in_the_folder_of_another(capsys: pytest.CaptureFixture[str]) -> None:
+    """``last`` would be the checkpoint with more steps, whichever run it is of."""
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "here") == 0
+    before = {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()}
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "here", "--trainer.max_steps=4", "--seed_everything=7") == 2
+    assert "--run_dir: given 'here'; allowed: a folder without checkpoints; --ckpt_path last" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()} == before
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "here", "--ckpt_path=last", "--trainer.max_steps=16") == 0
+    Path("a_file").write_text("")
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "a_file") == 2
+    assert "this is a file" in capsys.readouterr().err
+
+
+def test_halves_of_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        (["test", "--import", "toy_package", "--run"], "--run: given 'nothing'"),
+        (["test", "--import", "toy_package", "-c", "toy.yaml", "--ckpt_path", "."], "last, best or a file"),
+        (["fit"], "model"),
+    ):
+        assert command(arguments) == 2
+        error = capsys.readouterr().err
+        assert said in error, error
+        assert "Traceback" not in error
 
 
 def test_a_report_over_two_folders_tells_runs_of_one_name_apart(capsys: pytest.CaptureFixture[str]) -> None:
