@@ -57,12 +57,14 @@ class RunReport(Callback):
         self._tokens: Any = 0
         self._before: dict[str, Any] = {}
         self._git: dict[str, Any] | None = None
+        self._started = ""
 
     def _begin(self, trainer: pl.Trainer) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         if not trainer.is_global_zero:
             return
         self._before, self._git = read_report(self.folder), git_state()
+        self._started = self._before.get("started") or datetime.now().astimezone().isoformat(timespec="seconds")
         if not (self.folder / "config.yaml").exists() and self.config:
             write_text(self.folder / "config.yaml", self.config)
         if trainer.state.fn == "fit":
@@ -129,7 +131,7 @@ class RunReport(Callback):
             "name": self.name,
             "status": status,
             "command": self.command,
-            "started": before.get("started") or datetime.now().astimezone().isoformat(timespec="seconds"),
+            "started": self._started,
             "seed": self.seed,
             "steps": trainer.global_step,
             "epochs": trainer.current_epoch,

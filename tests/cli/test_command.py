@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,27 @@ def test_a_run_does_not_begin_in_the_folder_of_another(capsys: pytest.CaptureFix
     Path("a_file").write_text("")
     assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "a_file") == 2
     assert "this is a file" in capsys.readouterr().err
+
+
+class Clock(datetime):
+    """An hour later each time that it is read."""
+
+    read = 0
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        cls.read += 1
+        return datetime(2030, 1, 1, cls.read)
+
+
+def test_a_report_says_when_the_run_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_ft.callbacks.run_report.datetime", Clock)
+    for steps in (12, 16):  # the second one goes on
+        arguments = ["--ckpt_path=last"] if steps == 16 else []
+        assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "here", f"--trainer.max_steps={steps}", *arguments) == 0
+        report = json.loads(Path("here/report.json").read_text())
+        assert report["steps"] == steps
+        assert report["started"].startswith("2030-01-01T01")
 
 
 def test_halves_of_options(capsys: pytest.CaptureFixture[str]) -> None:
