@@ -155,6 +155,7 @@ def test_only_and_quick(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def study_in_a_process(folder: str) -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell takes from what it runs in the background
     os.chdir(folder)
     return command(["study", "claim.yaml"])
 
