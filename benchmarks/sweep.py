@@ -3,8 +3,9 @@
 The runs are real ones on handwritten digits, ``--steps`` long, ``--jobs`` at once. Beside the study, ``--jobs``
 processes make the same fits and tests one after another, with everything imported before the clock starts: what no
 study can save. What the study has beyond that is imports, planning, the look at every arm before the first run, a
-process for each run, so that none can take the others down, and the verdict. Said too: the time of the training alone,
-from the first step to the last validation, as the reports have it. It should run alone on the machine.
+process for each run, so that none can take the others down, and the verdict. Said too, of both: the time of the
+training alone, from the first step to the last validation, as the reports have it; where the two differ, the machine
+was not the same for both. It should run alone on the machine.
 
     python benchmarks/sweep.py --steps 4000 --rounds 1 --json sweep.json
 """
@@ -50,8 +51,15 @@ def make_in_a_row(length: str, folder: str, number: int) -> float:
     return time.perf_counter() - began
 
 
+def training_seconds(folder: str, reports: str) -> float:
+    """Mean wall time of the training of all runs below a folder."""
+    own = [json.loads(report.read_text())["wall_seconds"] for report in Path(folder).glob(reports)]
+    assert len(own) == RUNS, f"{len(own)} runs"
+    return statistics.mean(own)
+
+
 def measure(steps: int, jobs: int) -> dict[str, float]:
-    """One study, and then its runs without it, in a folder of their own."""
+    """One study, and then its runs without it, in a folder of their own; seconds."""
     with tempfile.TemporaryDirectory() as folder:
         length = Path(folder, "length.yaml")
         length.write_text(f"trainer: {{max_steps: {steps}, max_epochs: -1, check_val_every_n_epoch: 20}}\n")
@@ -62,16 +70,15 @@ def measure(steps: int, jobs: int) -> dict[str, float]:
         wall = time.perf_counter() - begun
         if done.returncode:
             raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
-        reports = sorted(Path(folder).glob("runs/studies/sweep/[fs]*/seed*/report.json"))
-        own = [json.loads(report.read_text())["wall_seconds"] for report in reports]
-        assert len(own) == RUNS, f"{len(own)} runs"
         shares = [RUNS // jobs + (job < RUNS % jobs) for job in range(jobs)]
         rows = [
             start(make_in_a_row, str(length), f"{folder}/{job}", share, stdout=f"{folder}/{job}.log")
             for job, share in enumerate(shares)
         ]
         bare = max(row.result() for row in rows)
-    return {"wall": wall, "bare": bare, "training": sum(own) / jobs, "each": bare * jobs / RUNS}
+        training = training_seconds(folder, "runs/studies/sweep/[fs]*/seed*/report.json")
+        bare_training = training_seconds(folder, "[0-9]*/[1-9]*/report.json")
+    return {"wall": wall, "bare": bare, "training": training, "bare_training": bare_training}
 
 
 def main() -> None:
@@ -80,10 +87,12 @@ def main() -> None:
     options = parser.parse_args()
     rounds = [measure(options.steps, options.jobs) for _ in range(options.rounds)]
     for run in rounds:
+        trainings = RUNS / options.jobs * run["training"], RUNS / options.jobs * run["bare_training"]
         print(
-            f"{RUNS} runs of {run['each']:.1f} s, {options.jobs} at once: {run['wall']:.1f} s,"
-            f" {100 * (run['wall'] / run['bare'] - 1):+.1f} % over the same runs in a row ({run['bare']:.1f} s),"
-            f" {100 * (run['wall'] / run['training'] - 1):+.1f} % over their training alone"
+            f"{RUNS} runs, {options.jobs} at once: {run['wall']:.1f} s,"
+            f" {100 * (run['wall'] / run['bare'] - 1):+.1f} % over the same runs in a row ({run['bare']:.1f} s);"
+            f" over the training alone {100 * (run['wall'] / trainings[0] - 1):+.1f} % ({trainings[0]:.1f} s),"
+            f" in a row {100 * (run['bare'] / trainings[1] - 1):+.1f} % ({trainings[1]:.1f} s)"
         )
     middle = statistics.median(run["wall"] / run["bare"] for run in rounds)
     print(f"median over the runs in a row: {100 * (middle - 1):+.1f} %")
