@@ -10,6 +10,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import Entry, ParameterIndex
 from lit_ft.core.networks.roles import entries_of
 from lit_ft.core.selection.base import Choices, Selection, either
+from lit_ft.core.selection.top import budgets
 
 Unit = list[tuple[str, Tensor | bool]]
 
@@ -105,7 +106,8 @@ class RandomElements(Selection):
     """Single entries, drawn at random, exactly as many as asked for in each tensor.
 
     Args:
-        density: Share of the entries, in (0, 1]; the number in a tensor is rounded to the nearest.
+        density: Share of the entries, in (0, 1]; the number in a tensor is rounded to the nearest. One that comes to
+            nothing in every tensor is refused.
         seed: Seed of the draw.
         patterns: Shell globs of the parameters that are drawn from. The others are not selected, or all of them
             with ``others``.
@@ -139,13 +141,11 @@ class RandomElements(Selection):
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
         """A mask for each tensor that is drawn from."""
-        drawn = set(index.entries if self.patterns is None else index.match(self.patterns))
-        chosen: Choices = {}
-        for name, parameter in index.parameters.items():
-            if name not in drawn:
-                chosen[name] = self.others
-                continue
-            number = round(self.density * parameter.numel())
+        drawn = list(index.entries if self.patterns is None else index.match(self.patterns))
+        numbers = budgets(self.density, [index[name].parameter.numel() for name in drawn])
+        chosen: Choices = dict.fromkeys(index.entries, self.others)
+        for name, number in zip(drawn, numbers, strict=True):
+            parameter = index[name].parameter
             order = torch.randperm(parameter.numel(), generator=generator(self.seed, self.draw, name))[:number]
             mask = torch.zeros(parameter.numel(), dtype=torch.bool)
             mask[order] = True

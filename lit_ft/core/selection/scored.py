@@ -11,7 +11,7 @@ from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.networks.weights import Source, weights_of
 from lit_ft.core.running.files import existing
 from lit_ft.core.selection.base import Choices, Selection
-from lit_ft.core.selection.top import Score, top_masks
+from lit_ft.core.selection.top import Score, budgets, top_masks
 from lit_ft.core.selection.units import mark, network_units
 
 Scope = Literal["global", "tensor"]
@@ -47,9 +47,7 @@ class Scored(Selection):
         shapes = {name: index[name].parameter.shape for name in names}
         scores = self.scores(index, base)
         groups = [names] if self.scope == "global" else [[name] for name in names]
-        numbers = [round(self.density * sum(shapes[name].numel() for name in group)) for group in groups]
-        if not any(numbers):
-            raise ConfigError("density", self.density, "a share that selects at least one entry")
+        numbers = budgets(self.density, [sum(shapes[name].numel() for name in group) for group in groups])
         chosen: Choices = {}
         for group, number in zip(groups, numbers, strict=True):
             if number:
@@ -192,9 +190,7 @@ class TopUnits(Selection):
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
         """Rows and columns."""
         units = network_units(index, self.unit)
-        number = round(self.density * len(units))
-        if number == 0:
-            raise ConfigError("density", self.density, f"a share that selects at least one of {len(units)} units")
+        (number,) = budgets(self.density, [len(units)], f"units ({self.unit})")
         scores = self.score.scores(index, base)
         sums: dict[tuple[str, int], Tensor] = {}
         totals = torch.zeros(len(units), dtype=torch.float64)

@@ -1,6 +1,6 @@
 """The k largest of many scores, exactly, without sorting and without a copy of the scores."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,26 @@ from lit_ft.core.errors import ConfigError
 Score = Callable[[int, int], Tensor]  # (start, stop) of the flat tensor -> scores of these entries
 
 _CHUNK = 1 << 21
+
+
+def budgets(density: float, sizes: Sequence[int], what: str = "entries") -> list[int]:
+    """How many of each group a density selects: its share, rounded to the nearest.
+
+    Args:
+        density: A share in (0, 1].
+        sizes: The size of each group.
+        what: What the groups consist of, for the error.
+
+    Raises:
+        ConfigError: That is nothing in all of them.
+    """
+    numbers = [round(density * size) for size in sizes]
+    if not any(numbers):
+        largest = max(sizes, default=0)
+        raise ConfigError(
+            "density", density, f"a share that selects something: 1 of {largest} {what} is {1 / max(1, largest):.2g}"
+        )
+    return numbers
 
 
 def top_masks(scores: Mapping[str, Score], shapes: Mapping[str, torch.Size], number: int) -> dict[str, Tensor]:

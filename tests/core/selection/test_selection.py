@@ -289,9 +289,18 @@ def test_budgets_outside_of_zero_and_one_are_refused(density: float) -> None:
             make(density)
 
 
+def test_a_budget_that_rounds_to_nothing_is_refused_and_says_what_one_entry_is() -> None:
+    for make in (RandomElements, TopMagnitude):
+        with pytest.raises(ConfigError, match=r"1 of 27 entries is 0\.037"):
+            make(0.01, patterns=["2.weight"]).select(small())
+    with pytest.raises(ConfigError, match=r"1 of 63 entries is 0\.016"):  # each tensor by itself; this is the largest
+        RandomElements(0.007).select(small())
+    with pytest.raises(ConfigError, match=r"1 of 16 units \(head\)"):
+        TopUnits(TopMagnitude(1.0), 0.01).select(llama())
+    assert count(RandomElements(1 / 63).select(small()), small())[0] == 1
+
+
 def test_bad_input_names_what_is_wrong() -> None:
-    with pytest.raises(ConfigError, match="at least one entry"):
-        TopMagnitude(1e-9).select(small())
     with pytest.raises(ConfigError, match=r"0\.weight of shape"):
         TopChange(0.1, base=nn.Sequential(nn.Linear(7, 8), nn.Tanh(), nn.Linear(8, 3))).select(small())
     with pytest.raises(ConfigError, match="list of repeated blocks"):
