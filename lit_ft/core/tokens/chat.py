@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -11,6 +12,7 @@ from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.tokens.segments import Encoded, Segment, Truncation, encode_all, truncated
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+_MARK = "\ue000content\ue001"  # stands in no text
 
 
 @dataclass(frozen=True)
@@ -88,22 +90,26 @@ def _spans(tokenizer: Any, segments: Sequence[Segment], number: int) -> tuple[st
     turns = [(role, list(parts)) for role, parts in groupby(segments, key=lambda s: s.role)]
     messages = [{"role": role, "content": "".join(part.text for part in parts)} for role, parts in turns]
 
-    def render(upto: int) -> str:
+    def rendered(some: list[dict[str, str]]) -> str:
         try:
-            return tokenizer.apply_chat_template(messages[:upto], tokenize=False)
+            return tokenizer.apply_chat_template(some, tokenize=False)
         except Exception as error:
             raise ConfigError("messages", [m["role"] for m in messages], f"row {number}: {error}") from error
 
-    whole, spans, cursor = render(len(messages)), [], 0
+    def with_mark(position: int) -> str:
+        role = messages[position]["role"]
+        return rendered([*messages[:position], {"role": role, "content": _MARK}, *messages[position + 1 :]])
+
+    whole, spans, cursor = rendered(messages), [], 0
     for position, (message, (role, parts)) in enumerate(zip(messages, turns, strict=True)):
-        region_end = _prefix_end(render, position + 1, len(messages), whole)
-        content = message["content"]
-        start = whole.find(content, cursor, region_end)
+        region_end = _prefix_end(lambda upto: rendered(messages[:upto]), position + 1, len(messages), whole)
+        content, marked = message["content"], partial(with_mark, position)
+        start = _place(content, whole, cursor, region_end, marked)
         skipped = 0
         if start < 0:  # many templates strip it
             skipped = len(content) - len(content.lstrip())
             content = content.strip()
-            start = whole.find(content, cursor, region_end)
+            start = _place(content, whole, cursor, region_end, marked)
         if start < 0:
             if any(part.weight or part.embed for part in parts):
                 allowed = f"a chat template that shows it; that of row {number} leaves it out or changes it"
@@ -119,6 +125,25 @@ def _spans(tokenizer: Any, segments: Sequence[Segment], number: int) -> tuple[st
         spans.append(_Span(end, close, parts[-1]))
         cursor = close
     return whole, spans
+
+
+def _place(content: str, whole: str, cursor: int, end: int | None, marked: Callable[[], str]) -> int:
+    """Where a content stands behind the cursor; -1 where it does not.
+
+    A short one may stand in the words of the template too ("a" in "assistant"), an empty one stands everywhere: then
+    its place is that of a mark in its stead.
+    """
+    first = whole.find(content, cursor, end)
+    if first < 0 or (content and whole.find(content, first + 1, end) < 0):
+        return first
+    try:
+        text = marked()
+    except ConfigError:  # a template that refuses other words there
+        return first if content else -1
+    place = text.find(_MARK, cursor)
+    if place >= 0 and whole.startswith(text[:place] + content):
+        return place
+    return first if content else -1
 
 
 def _prefix_end(render: Any, upto: int, length: int, whole: str) -> int | None:

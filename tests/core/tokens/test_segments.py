@@ -152,3 +152,20 @@ def test_the_packaged_template_of_bytes() -> None:
     tokenizer = byte_tokenizer()
     example = encode_chat(tokenizer, [message_segments(MESSAGES, ["assistant"], 1)])[0]
     assert learned(tokenizer, example) == " ab </s>user</s>"
+
+
+@pytest.mark.parametrize("answer", ["a", "s", "assistant", "user\nq", "", "an", " a ", "</s>"])
+def test_an_answer_that_stands_in_the_template_too_is_learned_in_its_own_place(answer: str, merging: Any) -> None:
+    messages = [{"role": "user", "content": "s"}, {"role": "assistant", "content": answer}]
+    for tokenizer, shown in ((byte_tokenizer(), answer), (merging, answer.strip())):
+        for turns in (messages, [*messages, *messages]):
+            example = encode_chat(tokenizer, [message_segments(turns, ["assistant"], 1)])[0]
+            opening = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True)["input_ids"]
+            ids, closed = (
+                tokenizer(f"{shown}{tokenizer.eos_token}", add_special_tokens=False)["input_ids"],
+                len(opening),
+            )
+            assert example.input_ids[:closed] == opening or tokenizer is merging  # there "\na" is one token
+            assert not any(example.weights[: closed - 1])
+            found = learned(tokenizer, example)
+            assert found.replace("\n", "") == tokenizer.decode(ids).replace("\n", "") * (len(turns) // 2)
