@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from itertools import zip_longest
 from pathlib import Path
 from pickle import UnpicklingError
 from traceback import walk_tb
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.overrides import values_of
 
 
 def complaint(error: BaseException, arguments: Sequence[str] = ()) -> str | None:
@@ -73,10 +73,9 @@ def _placed(owner: str | None, message: str, arguments: Sequence[str], given: ob
 
 
 def _configs(arguments: Sequence[str]) -> Iterator[Any]:
-    for flag, value in zip_longest(arguments, arguments[1:], fillvalue=""):
-        name, _, attached = flag.partition("=")
-        if name in ("-c", "--config") and Path(attached or value).is_file():
-            yield yaml.safe_load(Path(attached or value).read_text(encoding="utf-8"))
+    for file in values_of(arguments, "-c", "--config"):
+        if Path(file).is_file():
+            yield yaml.safe_load(Path(file).read_text(encoding="utf-8"))
 
 
 def _places(node: Any, keys: Sequence[str], value: object, path: str) -> Iterator[str]:
@@ -148,9 +147,8 @@ def _kind(text: str) -> str:
 def _plain_kinds(subtypes: str) -> str:
     """The members of a union, or nothing when a class to be named is among them."""
     kinds = _kind(subtypes).replace(", torch.Tensor", "")
-    return (
-        "" if re.search(r"[A-Za-z_]\.[A-Za-z_]", re.sub(r"Literal\[.*?\]", "", kinds)) else kinds.replace("Any", "any")
-    )
+    dotted = re.search(r"[A-Za-z_]\.[A-Za-z_]", re.sub(r"Literal\[.*?\]", "", kinds))
+    return "" if dotted else kinds.replace("Any", "any")
 
 
 def _unknown_key(name: str, owner: str, classes: list[str]) -> str:

@@ -1,6 +1,7 @@
-"""One callback of several, changed from the command line by its class name."""
+"""What stands on the command line beside the parser: values of a flag, and a callback of several by its class."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import yaml
@@ -8,6 +9,14 @@ import yaml
 from lit_ft.core.errors import ConfigError, nearest
 
 FLAG = "--trainer.callbacks."
+
+
+def values_of(args: Sequence[str], *flags: str) -> Iterator[str]:
+    """What follows each of some flags, as ``--flag value`` or ``--flag=value``; empty where nothing does."""
+    for argument, following in zip_longest(args, args[1:], fillvalue=""):
+        name, given, value = argument.partition("=")
+        if name in flags:
+            yield value if given else following
 
 
 def split_overrides(args: Sequence[str]) -> tuple[list[str], list[tuple[str, str, str]]]:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from lit_ft.core.running.files import existing, write_text
 from lit_ft.core.running.json_rows import json_rows
 from lit_ft.core.running.metrics_file import MetricsFile
 from lit_ft.core.running.report import read_report
-from lit_ft.overrides import override_callbacks, split_overrides
+from lit_ft.overrides import override_callbacks, split_overrides, values_of
 
 # importing a class is what makes its short name known in YAML
 NAMEABLE = (lit_ft.callbacks, lit_ft.core.schedules, lit_ft.core.selection, lit_ft.data, lit_ft.methods, lit_ft.metrics)
@@ -148,13 +147,10 @@ class Build(LightningCLI):
 def check_sections(args: Sequence[str]) -> None:
     """Refuse a section of a YAML file that nothing reads; the parser is silent about an empty one."""
     known = ("seed_everything", "model", "data", "trainer", *RUN_KEYS)
-    for flag, value in zip_longest(args, args[1:], fillvalue=""):
-        name, _, attached = flag.partition("=")
-        if name not in ("-c", "--config"):
-            continue
-        sections = yaml.safe_load(existing("--config", attached or value).read_text(encoding="utf-8")) or {}
+    for file in values_of(args, "-c", "--config"):
+        sections = yaml.safe_load(existing("--config", file).read_text(encoding="utf-8")) or {}
         if not isinstance(sections, dict):
-            raise ConfigError("--config", attached or value, f"a mapping with the keys {', '.join(known)}")
+            raise ConfigError("--config", file, f"a mapping with the keys {', '.join(known)}")
         for section in sections:
             if section not in known:
                 raise ConfigError("--config", f"the key {section}", f"{', '.join(known)}{nearest(str(section), known)}")
@@ -162,14 +158,8 @@ def check_sections(args: Sequence[str]) -> None:
 
 def run_name(args: Sequence[str]) -> str:
     """``--name``, or the stem of the last ``-c``."""
-    name = "run"
-    for flag, value in zip_longest(args, args[1:], fillvalue=""):
-        flag, _, attached = flag.partition("=")
-        if flag == "--name":
-            return attached or value
-        if flag in ("-c", "--config"):
-            name = Path(attached or value).stem
-    return name
+    *_, last = "run", *values_of(args, "-c", "--config")
+    return next(values_of(args, "--name"), Path(last).stem)
 
 
 def new_folder(runs: Path, name: str) -> Path:
@@ -333,11 +323,9 @@ def execute(stage: str, args: Sequence[str]) -> Run:
 
 def saved_config(args: Sequence[str]) -> list[str]:
     """With ``--run DIR`` and no ``-c``, the configuration of that run."""
-    flags = [flag.partition("=")[0] for flag in args]
-    if "--run" not in flags or "-c" in flags or "--config" in flags:
+    run = next(values_of(args, "--run"), None)
+    if run is None or [*values_of(args, "-c", "--config")]:
         return []
-    place = flags.index("--run")
-    run = args[place].partition("=")[2] or (args[place + 1] if place + 1 < len(args) else "")
     if not run:
         raise ConfigError("--run", "nothing", "a run folder")
     return ["-c", str(existing("--run", Path(run) / "config.yaml"))]

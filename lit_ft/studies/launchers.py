@@ -12,6 +12,7 @@ from typing import Any
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.running.processes import ProcessFailed
+from lit_ft.overrides import values_of
 from lit_ft.studies.runner import Job, Launch, is_complete, launch_here
 
 
@@ -109,8 +110,7 @@ def _ray() -> Iterator[Launch]:
     task = ray.remote(max_retries=0)(make_away)
 
     def launch(job: Job, threads: int) -> RayRun:
-        paths = [value for flag, value in zip(job.fit, job.fit[1:], strict=False) if flag == "-c"]
-        files = {path: Path(path).read_text(encoding="utf-8") for path in paths}
+        files = {path: Path(path).read_text(encoding="utf-8") for path in values_of(job.fit, "-c")}
         return RayRun(ray, task.options(num_cpus=threads).remote(job, threads, home, files), Path(job.folder))
 
     try:

@@ -8,7 +8,7 @@ import yaml
 
 from lit_ft.cli import command
 from lit_ft.core.errors import ConfigError
-from lit_ft.overrides import override_callbacks, split_overrides
+from lit_ft.overrides import override_callbacks, split_overrides, values_of
 from lit_ft.run import resolve
 
 SAM = {"class_path": "SAM", "init_args": {"rho": 0.2, "adaptive": True, "every_n_steps": 3}}
@@ -69,3 +69,10 @@ def test_mistakes_are_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None
     for written in (SAM, [SAM]):
         error = refused(capsys, written, "--trainer.callbacks.rho=-1")
         assert "rho: given -1.0; allowed" in error
+
+
+def test_values_of_flags() -> None:
+    args = ["-c", "a.yaml", "--config=b.yaml", "--name", "-c", "--trainer.x=-c", "--run"]
+    assert list(values_of(args, "-c", "--config")) == ["a.yaml", "b.yaml", "--trainer.x=-c"]
+    assert list(values_of(args, "--run")) == [""]
+    assert list(values_of([], "-c")) == []
