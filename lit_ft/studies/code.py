@@ -50,15 +50,14 @@ def late_imports(names: Iterable[str]) -> list[str]:
         names: Names of classes as YAML has them, short or with their module.
     """
     defined = [file for name in set(names) if (file := file_of(name.rpartition(".")[2])) is not None]
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in _closure(defined)]
+    functions = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     found: set[str] = set()
-    for file in _closure(defined):
-        for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                for node in ast.walk(function):
-                    if isinstance(node, ast.ImportFrom) and node.module:
-                        found.add(node.module)
-                    elif isinstance(node, ast.Import):
-                        found |= {alias.name for alias in node.names}
+    for node in (node for function in functions for node in ast.walk(function)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
     ours = {*sys.stdlib_module_names, PACKAGE.name}
     return sorted(module for module in found if module.split(".")[0] not in ours)
 
