@@ -20,8 +20,8 @@ class StopBelowLoss(Callback):
     until the next one's turn; breadth-first (with ``passes: 1``, so that an epoch is one pass over all edits), training
     ends when they hold together.
 
-    The loss is that of the window of accumulation, over all ranks, in training mode. Works in any module; costs
-    nothing but waiting for the loss.
+    The loss is that of the window of accumulation, over all ranks, in training mode; a window without one is neither
+    skipped nor counted. Works in any module; costs nothing but waiting for the loss.
 
     Source: "Fine-tuning Done Right in Model Editing" (LocFT-BF).
 
@@ -60,7 +60,9 @@ class StopBelowLoss(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Optimizers leave weights without a gradient alone."""
-        _, means = self._window.total(lambda total: trainer.strategy.reduce(total, reduce_op="sum"))  # type: ignore
+        weight, means = self._window.total(lambda total: trainer.strategy.reduce(total, reduce_op="sum"))  # type: ignore
+        if not weight > 0:  # no micro-batch of this window has a loss
+            return
         loss = float(means["loss"])
         self._sum, self._steps = self._sum + loss, self._steps + 1
         if loss < self.loss:
@@ -75,7 +77,7 @@ class StopBelowLoss(Callback):
         """At the end of an epoch: before others ask, in theirs, whether training ends."""
         if not trainer.is_last_batch:
             return
-        self.ended = self._sum / self._steps < self.loss
+        self.ended = self._steps > 0 and self._sum / self._steps < self.loss
         trainer.should_stop = trainer.should_stop or self.ended
         self._sum, self._steps = 0.0, 0
 

@@ -99,6 +99,24 @@ def test_the_loss_is_that_of_the_window() -> None:
     assert callback.report() == {"skipped": 1, "ended": True}
 
 
+class Skips(Line):
+    """Has no loss for the first row, or for none."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor | None:  # type: ignore[override]
+        return None if int(batch) < self.rows else super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_step_without_a_loss_is_not_counted(rows: int) -> None:
+    callback = StopBelowLoss(1e-6)
+    fit_foreign([callback], module=Skips(rows), data=Edits("breadth_first", 2), limit_val_batches=0, max_epochs=1)
+    assert callback.report() == {"skipped": 0, "ended": False}
+
+
 def test_bad_input() -> None:
     for loss in (0.0, -1.0, float("nan")):
         with pytest.raises(ConfigError, match="above 0"):
