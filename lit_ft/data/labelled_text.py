@@ -127,8 +127,10 @@ class LabelledText(pl.LightningDataModule):
     def _tables(self) -> dict[str, list[dict[str, Any]]]:
         """The rows of each split, uncut."""
         required = (self.text, self.label)
-        tables = {split: read_rows(path, required) for split, path in self.other_paths.items() if path is not None}
-        rows = read_rows(self.path, required)
+        tables = {
+            split: read_rows(path, required, plain=True) for split, path in self.other_paths.items() if path is not None
+        }
+        rows = read_rows(self.path, required, plain=True)
         shares = {split: 0.0 if split in tables else fraction for split, fraction in self.fractions.items()}
         for split, numbers in split_rows(len(rows), shares["val"], shares["test"], self.seed).items():
             if split not in tables:

@@ -114,6 +114,17 @@ def test_useless_data_and_settings_are_refused(tmp_path, rows, arguments, compla
         data(tmp_path, rows, **arguments)
 
 
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_a_list_is_neither_a_text_nor_a_label(tmp_path, column):
+    for name in ("path", "val_path"):
+        rows = [ROWS[0], {**ROWS[1], column: ["a"]}, *ROWS[2:]]
+        good, bad = table(tmp_path / "good.jsonl", ROWS), table(tmp_path / "bad.jsonl", rows)
+        module = LabelledText(**{"path": good, name: bad})
+        module.trainer = Trainer()
+        with pytest.raises(ConfigError, match=f"a text in '{column}', not a list or an object; see row 2 of .*bad"):
+            module.setup("fit")
+
+
 def test_a_model_without_tokenizer_is_refused(tmp_path):
     module = LabelledText(table(tmp_path / "rows.jsonl", ROWS))
     module.trainer = Trainer()

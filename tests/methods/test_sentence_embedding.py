@@ -95,10 +95,6 @@ def test_encode_equals_one_by_one() -> None:
     torch.testing.assert_close(found, single, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
     assert owner.encode([]).shape == (0, 16)
-    for none in ([""], ["a", ""]):  # no token at all, alone or beside others
-        with pytest.raises(ConfigError, match=f"number {len(none)}"):
-            owner.encode(none)
-    assert owner.encode([]).shape == (0, 16)
     for none in ([""], ["a", ""]):  # no token at all, beside others or not
         with pytest.raises(ConfigError, match=f"number {len(none)}"):
             owner.encode(none)
@@ -131,3 +127,20 @@ def test_wrong_templates_and_empty_texts_are_refused(tmp_path: Path) -> None:
         made.trainer = type("T", (), {"lightning_module": method()})()
         with pytest.raises(ConfigError, match=f"positive of train row {place + 1}"):
             made.setup("fit")
+
+
+@pytest.mark.parametrize("column", ["anchor", "positive", "negative", "label"])
+@pytest.mark.parametrize("wrong", [["a", "b"], {"text": "a"}, []])
+def test_a_list_is_no_text_and_a_number_is_one(column: str, wrong: Any, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    for value in (wrong, 3):
+        rows = [{"anchor": "a", "positive": "b", "negative": "c", "label": "d"} for _ in range(4)]
+        rows[2][column] = value
+        path.write_text("\n".join(map(json.dumps, rows)))
+        made = TextPairs(str(path), negatives=["negative"], label="label", val_fraction=0.0)
+        made.trainer = type("T", (), {"lightning_module": method()})()
+        if value == 3:
+            made.setup("fit")
+        else:
+            with pytest.raises(ConfigError, match=f"a text in '{column}', not a list or an object; see row 3 of"):
+                made.setup("fit")

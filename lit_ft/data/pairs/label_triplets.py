@@ -64,7 +64,7 @@ class LabelTriplets(TextPairs):
 
     def _tables(self) -> dict[str, list[Row]]:
         self.columns = ["anchor", "positive", "negative"]
-        rows = read_rows(self.path, [self.text, self.target, *([self.near] if self.near else [])])
+        rows = read_rows(self.path, [self.text, self.target, *([self.near] if self.near else [])], plain=True)
         parts = split_rows(len(rows), self.val_fraction, 0.0, self.seed)
         return {split: self._triplets([rows[i] for i in parts[split]], number) for number, split in enumerate(SPLITS)}
 

@@ -127,12 +127,12 @@ class TextPairs(pl.LightningDataModule):
         second = self.positive or next((name for name in POSITIVES if name in table[0]), POSITIVES[0])
         self.columns = [first, second, *self.negatives]
         required = [*self.columns, *([self.label] if self.label else [])]
-        table = read_rows(self.path, required)
+        table = read_rows(self.path, required, plain=True)
         parts = split_rows(len(table), 0.0 if self.val_path else self.val_fraction, 0.0, self.seed)
         tables = {split: [table[i] for i in parts[split]] for split in SPLITS}
         self.numbers = {split: [i + 1 for i in parts[split]] for split in SPLITS}
         if self.val_path:
-            tables["val"] = read_rows(self.val_path, required)
+            tables["val"] = read_rows(self.val_path, required, plain=True)
             del self.numbers["val"]
         return tables
 

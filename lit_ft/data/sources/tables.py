@@ -19,7 +19,9 @@ Row = dict[str, Any]
 _ROWS_AT_ONCE = 256  # of Parquet, whose columns are decoded in pieces
 
 
-def read_rows(path: str, required: Sequence[str] = (), split: str = "train", max_rows: int | None = None) -> list[Row]:
+def read_rows(
+    path: str, required: Sequence[str] = (), split: str = "train", max_rows: int | None = None, plain: bool = False
+) -> list[Row]:
     """All rows of a table, as dicts.
 
     Args:
@@ -29,10 +31,11 @@ def read_rows(path: str, required: Sequence[str] = (), split: str = "train", max
         required: Columns that every row must have, with a value.
         split: The split of a ``datasets`` source.
         max_rows: Read no more than the first so many.
+        plain: Whether the required columns hold texts or numbers, never lists or objects.
 
     Raises:
-        ConfigError: No such file, no row, a broken line (with its number), or a column that is missing (with the
-            nearest name that there is).
+        ConfigError: No such file, no row, a broken line (with its number), a column that is missing (with the nearest
+            name that there is), or a list where a text is due.
     """
     file = packaged(path) if path.startswith(PREFIX) else Path(path).expanduser()
     reader = _reader(path, file)
@@ -41,6 +44,10 @@ def read_rows(path: str, required: Sequence[str] = (), split: str = "train", max
         raise ConfigError("path", path, "a source with at least one row")
     for number, row in enumerate(rows, start=1):
         _check_columns(path, number, row, required)
+        for column in required if plain else ():
+            if isinstance(row[column], (list, dict)):
+                allowed = f"a text in {column!r}, not a list or an object; see row {number} of {path}"
+                raise ConfigError("path", row[column], allowed)
     return rows
 
 

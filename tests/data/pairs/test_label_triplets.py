@@ -65,6 +65,12 @@ def test_texts_without_a_partner_are_left_out_and_counted(tmp_path: Path) -> Non
         texts(written(tmp_path, ROWS[:6]), val_fraction=0.0)
 
 
+def test_a_list_is_no_text(tmp_path: Path) -> None:
+    for column in ("text", "kind"):
+        with pytest.raises(ConfigError, match=f"a text in '{column}', not a list or an object; see row 2 of"):
+            texts(written(tmp_path, [ROWS[0], {**ROWS[1], column: ["a"]}, *ROWS[2:]]))
+
+
 def test_triplet_accuracy_by_hand() -> None:
     """The first negative is nearer than the positive, the second one farther, the third one as far: 1.5 of 3."""
     anchor, positive = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]])
