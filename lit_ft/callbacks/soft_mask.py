@@ -1,5 +1,6 @@
 """Training some weights less than others."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -36,7 +37,7 @@ class SoftMask(pl.Callback):
 
     def __init__(
         self,
-        importance: str | UnitImportance | dict[str, Tensor],
+        importance: str | Path | UnitImportance | dict[str, Tensor],
         apply_to: Literal["update", "gradient"] = "update",
     ) -> None:
         if apply_to not in ("update", "gradient"):
@@ -54,7 +55,7 @@ class SoftMask(pl.Callback):
                     self.importance.data.trainer = trainer
                 self._measured = self.importance.measure(module)
             return self._measured
-        if not isinstance(self.importance, str):
+        if not isinstance(self.importance, (str, Path)):
             return self.importance
         from safetensors.torch import load_file
 

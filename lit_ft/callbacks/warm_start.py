@@ -1,5 +1,7 @@
 """Start a run from the weights of another one."""
 
+from pathlib import Path
+
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -20,7 +22,7 @@ class WarmStart(Callback):
 
     papers = ()
 
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, checkpoint: str | Path) -> None:
         self.checkpoint = str(existing("checkpoint", checkpoint))
         self._counts: dict[str, int] = {}
 

@@ -52,6 +52,14 @@ def test_a_scaled_gradient_is_refused_where_it_does_nothing() -> None:
         fit_foreign([SoftMask({"0.weight": ROWS}, apply_to="gradient")], module=Plain("adamw"))
 
 
+def test_a_file_is_named_by_a_string_or_a_path(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"0.weight": ROWS.expand(12, 6).contiguous()}, tmp_path / "importance.safetensors")
+    for file in (str(tmp_path / "importance.safetensors"), tmp_path / "importance.safetensors"):
+        assert torch.equal(first_update([SoftMask(file)], "sgd"), first_update([SoftMask({"0.weight": ROWS})], "sgd"))
+
+
 def test_bad_importance_is_refused() -> None:
     for name, value, message in (
         ("0.weight", ROWS * 2, r"\[0, 1\]"),

@@ -10,7 +10,7 @@ from torch import nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.graft import graft
-from lit_ft.core.selection import Names, Not, RandomElements, RandomHalf, TopChange
+from lit_ft.core.selection import Names, Not, RandomElements, RandomHalf, TopChange, as_mask
 from lit_ft.core.sparse_delta import SparseDelta
 
 
@@ -197,8 +197,10 @@ def test_tuned_weights_from_files(tmp_path: Path) -> None:
     tuned.save_pretrained(tmp_path / "hf")
     state = {f"network.{k}": v for k, v in tuned.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "last.ckpt")
-    for source in (str(tmp_path / "hf"), str(tmp_path / "last.ckpt"), str(tmp_path)):
+    for source in (str(tmp_path / "hf"), tmp_path / "hf", tmp_path / "last.ckpt", tmp_path):
         assert equal(graft(base, source, Names(["*"])), tuned)
+    by_file, by_module = TopChange(0.1, tuned=tmp_path / "hf").select(base), TopChange(0.1).select(tuned, base)
+    assert all(torch.equal(as_mask(by_file[n], p), as_mask(by_module[n], p)) for n, p in base.named_parameters())
     with pytest.raises(ConfigError, match="weights without"):
         graft(base, {"other": torch.ones(1)}, Names(["*"]))  # type: ignore[arg-type]
 

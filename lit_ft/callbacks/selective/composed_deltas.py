@@ -1,6 +1,7 @@
 """Start from a network and what several sparse fine-tunings of it changed."""
 
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -29,7 +30,7 @@ class ComposedDeltas(Callback):
 
     papers = ("E43",)
 
-    def __init__(self, files: list[str]) -> None:
+    def __init__(self, files: list[str | Path]) -> None:
         self.files = [str(existing("files", file)) for file in files]
         self._report: dict[str, Any] = {}
 

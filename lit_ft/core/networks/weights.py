@@ -10,7 +10,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.running.files import existing
 
-Source = nn.Module | str
+Source = nn.Module | str | Path
 
 
 def weights_of(argument: str, source: Source | Mapping[str, Tensor], index: ParameterIndex) -> dict[str, Tensor]:
@@ -30,7 +30,7 @@ def weights_of(argument: str, source: Source | Mapping[str, Tensor], index: Para
             name: entry.parameter.detach() for entry in ParameterIndex(source).values() for name in entry.names
         }
     else:
-        tensors = _read(argument, source) if isinstance(source, str) else source
+        tensors = _read(argument, source) if isinstance(source, (str, Path)) else source
     found: dict[str, Tensor] = {}
     for entry in index.values():
         names = [prefix + name for prefix in ("", "network.", "model.") for name in entry.names]
@@ -44,13 +44,13 @@ def weights_of(argument: str, source: Source | Mapping[str, Tensor], index: Para
     return found
 
 
-def _read(argument: str, source: str) -> dict[str, Tensor]:
+def _read(argument: str, source: str | Path) -> dict[str, Tensor]:
     path = existing(argument, source)
     if path.is_dir():
         path = _newest_checkpoint(path) or path
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files:
-        raise ConfigError(argument, source, "a folder with .safetensors files or checkpoints, or one such file")
+        raise ConfigError(argument, str(source), "a folder with .safetensors files or checkpoints, or one such file")
     tensors: dict[str, Tensor] = {}
     for file in files:
         if file.suffix == ".safetensors":

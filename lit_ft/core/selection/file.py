@@ -54,8 +54,8 @@ class SavedSelection(Selection):
 
     papers = ()
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
         """What the file says."""

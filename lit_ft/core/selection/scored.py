@@ -1,6 +1,7 @@
 """Selections of the entries or tensors with the largest scores."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -139,9 +140,11 @@ class LearnedScore(Scored):
 
     papers = ("E29", "E52")
 
-    def __init__(self, path: str, density: float, scope: Scope = "global", patterns: list[str] | None = None) -> None:
+    def __init__(
+        self, path: str | Path, density: float, scope: Scope = "global", patterns: list[str] | None = None
+    ) -> None:
         super().__init__(density, scope, patterns)
-        self.path = path
+        self.path = str(path)
 
     def _read(self) -> dict[str, Tensor]:
         from safetensors.torch import load_file

@@ -268,7 +268,7 @@ def test_a_saved_selection_comes_back_and_another_network_is_refused(tmp_path: P
     path = save_selection(tmp_path / "half.safetensors", selection.select(network), network)
     assert torch.equal(flat(SavedSelection(str(path)), llama(5)), flat(selection, network))
     with pytest.raises(ConfigError, match="another network"):
-        SavedSelection(str(path)).select(llama(layers=3))
+        SavedSelection(path).select(llama(layers=3))
 
 
 def test_learned_scores_of_a_file(tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_learned_scores_of_a_file(tmp_path: Path) -> None:
     network = small()
     scores = {"0.weight": torch.randn(9, 7), "2.bias": torch.tensor([-1.0, 9.0, -5.0])}
     save_file(scores, tmp_path / "scores.safetensors")
-    chosen = LearnedScore(str(tmp_path / "scores.safetensors"), 1 / 66).select(network)
+    chosen = LearnedScore(tmp_path / "scores.safetensors", 1 / 66).select(network)
     assert chosen["2.bias"].tolist() == [False, True, False]
     assert not any(choice for name, choice in chosen.items() if name != "2.bias")
 
