@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.chat import encode_chat, message_segments
@@ -62,7 +64,26 @@ def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
         prompt = [message("user", prompt)]
     if prompt is None or type(chosen) is not type(rejected) or not isinstance(chosen, (str, list)):
         raise ConfigError("path", sorted(row), f"texts or messages in prompt, chosen and rejected; see row {number}")
+    for side, answer in (("chosen", chosen), ("rejected", rejected)):
+        if answer == []:
+            allowed = f"at least one message behind the prompt in {side!r}; {split} row {number} has none"
+            raise ConfigError("path", row[side], allowed)
     return {"prompt": prompt, "answer": chosen}, {"prompt": prompt, "answer": rejected}
+
+
+def warn_of_empty_answers(sides: Sequence[Row], numbers: Sequence[int], split: str) -> None:
+    """Count answers without a word: all that is learned of them is that they end, which is rarely meant."""
+    blank = list(dict.fromkeys(n for side, n in zip(sides, numbers, strict=True) if _is_empty(side["answer"])))
+    if blank:
+        some = ", ".join(map(str, blank[:5])) + (" ..." if len(blank) > 5 else "")
+        rank_zero_warn(
+            f"{len(blank)} {split} rows have an empty answer, of which the end alone is learned: rows {some}"
+        )
+
+
+def _is_empty(answer: str | list[Any]) -> bool:
+    said = [m.get("content") for m in answer if isinstance(m, Mapping)] if isinstance(answer, list) else [answer]
+    return all(isinstance(text, str) and not text.strip() for text in said)
 
 
 def message(role: str, text: str) -> dict[str, str]:

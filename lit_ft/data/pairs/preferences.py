@@ -15,7 +15,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded
 from lit_ft.data.batching import Plan, length_buckets
 from lit_ft.data.loader import ResumableLoader, make_loader
-from lit_ft.data.pairs.answers import CHAT, PLAIN, encode_answers, pair_sides
+from lit_ft.data.pairs.answers import CHAT, PLAIN, encode_answers, pair_sides, warn_of_empty_answers
 from lit_ft.data.pairs.ches_filter import ChesFilter
 from lit_ft.data.sources.splits import SPLITS
 from lit_ft.data.sources.tables import Row
@@ -28,8 +28,9 @@ class Preferences(TokenData):
 
     Both answers follow the same prompt: where the longer one makes a pair too long, the oldest tokens of the prompt are
     cut from both alike, then the ends of the answers. Equal answers are an error that names the row; pairs of which an
-    answer is cut off altogether, or both to the same tokens, are left out and counted. ``chosen`` and ``rejected`` may
-    also be whole conversations without ``prompt``; what they share at the beginning is the prompt.
+    answer is cut off altogether, or both to the same tokens, are left out and counted. An empty answer is kept, since
+    to end at once may be meant, and counted. ``chosen`` and ``rejected`` may also be whole conversations without
+    ``prompt``; what they share at the beginning is the prompt.
 
     A batch is ``{input_ids, attention_mask, weights, rows}`` with the chosen answers in the first half of the rows and
     the rejected ones, in the same order, in the second, so that one forward serves both; ``pair_weights`` has shape
@@ -126,6 +127,7 @@ class Preferences(TokenData):
             numbered = list(zip(rows, super()._numbers(split, rows), strict=True))
             self.pair_weights[split] = [self._weight(row, n) for row, n in numbered]
             sides[split] = [side for row, n in numbered for side in pair_sides(row, n, split)]
+            warn_of_empty_answers(sides[split], [n for _, n in numbered for _ in range(2)], split)
         return sides
 
     def _pair_rows(self) -> dict[str, list[Row]]:

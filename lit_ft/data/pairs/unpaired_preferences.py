@@ -14,7 +14,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded, truncated
 from lit_ft.data.batching import Plan, length_buckets
 from lit_ft.data.loader import ResumableLoader, make_loader
-from lit_ft.data.pairs.answers import CHAT, PLAIN, encode_answers, message, pair_sides
+from lit_ft.data.pairs.answers import CHAT, PLAIN, encode_answers, message, pair_sides, warn_of_empty_answers
 from lit_ft.data.sources.tables import Row
 from lit_ft.data.tokens.token_data import TokenData
 from lit_ft.data.tokens.token_table import TokenTable, collate_padded
@@ -30,7 +30,8 @@ class UnpairedPreferences(TokenData):
     divergence of policy and reference is estimated. Whose answer that is depends on the table alone (the next row with
     another prompt), not on batch or epoch, so batches of one row will do and log-probabilities can be cached.
 
-    Where an answer makes an example too long, the oldest tokens of its prompt are cut, then its end.
+    Where an answer makes an example too long, the oldest tokens of its prompt are cut, then its end. An empty answer is
+    kept, since to end at once may be meant, and counted.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
@@ -98,6 +99,7 @@ class UnpairedPreferences(TokenData):
             numbers = self._numbers(split, rows)
             parts = [(side, n) for row, n in zip(rows, numbers, strict=True) for side in _answers(row, n, split)]
             tables[split], self.numbers[split] = [side for side, _ in parts], [n for _, n in parts]
+            warn_of_empty_answers(tables[split], self.numbers[split], split)
             if len({repr(side["prompt"]) for side in tables[split]}) == 1:
                 allowed = f"at least two prompts among the {split} rows: each borrows another's answer"
                 raise ConfigError("path", self.path, allowed)
@@ -180,7 +182,7 @@ def _answers(row: Row, number: int, split: str) -> list[Row]:
         answer = [message("assistant", answer)]
     elif isinstance(prompt, str) and isinstance(answer, list):
         prompt = [message("user", prompt)]
-    if type(prompt) is not type(answer) or not isinstance(answer, (str, list)):
+    if type(prompt) is not type(answer) or not isinstance(answer, (str, list)) or answer == []:
         raise ConfigError("path", sorted(row), f"texts or messages in prompt and completion, and label; see {place}")
     label = {"true": True, "1": True, "false": False, "0": False}.get(str(row.get("label")).lower())
     if label is None:

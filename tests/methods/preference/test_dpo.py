@@ -144,6 +144,30 @@ def test_errors_in_messages_name_the_row_and_not_the_side(tmp_path: Path) -> Non
         prepared(tmp_path, rows)
 
 
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize("empty", ["", "\n", [{"role": "assistant", "content": ""}]])
+def test_an_empty_answer_is_counted_and_its_end_is_learned(side: str, chat: bool, empty: Any, tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "q"}] if isinstance(empty, list) else "q"
+    rows = [*ROWS, {"prompt": said, "chosen": "yes", "rejected": "no", side: empty}]
+    with pytest.warns(UserWarning, match="1 train rows have an empty answer.*: rows 9"):
+        data = prepared(tmp_path, rows, chat=chat)
+    pairs = data.pairs["train"]
+    example = min((pairs[i][side == "rejected"] for i in range(9)), key=lambda e: int(e["weights"].sum()))
+    text = data.tokenizer.decode(example["input_ids"][example["weights"] != 0])
+    assert text.strip() == "</s>"
+    assert example["input_ids"].tolist().count(data.tokenizer.eos_token_id) == (2 if chat or said != "q" else 1)
+    assert example["weights"][-3:].any()  # the end of the answer, not that of the user's turn
+
+
+def test_an_answer_without_a_message_names_the_row(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "q"}]
+    reply = [{"role": "assistant", "content": "a"}]
+    for row in ({"prompt": said, "chosen": "a", "rejected": []}, {"chosen": said + reply, "rejected": said}):
+        with pytest.raises(ConfigError, match="at least one message behind the prompt in 'rejected'; train row 9"):
+            prepared(tmp_path, [*ROWS, row])
+
+
 @pytest.mark.parametrize(
     ("value", "column"),
     [("high", "filter_column"), (None, "filter_column"), (float("inf"), "weight_column"), (-1, "weight_column")],

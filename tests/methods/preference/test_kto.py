@@ -177,6 +177,14 @@ def test_bad_rows_are_named(rows: list[dict[str, Any]], message: str, tmp_path: 
         prepared(tmp_path, rows)
 
 
+def test_empty_answers_are_counted_and_kept(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=f"1 train rows have an empty answer.*rows {len(ROWS) + 1}$"):
+        data = prepared(tmp_path, [*ROWS, {"prompt": "p", "completion": " ", "label": 0}])
+    assert len(data.answers["train"]) == len(ROWS) + 1
+    with pytest.raises(ConfigError, match="see train row 1"):
+        prepared(tmp_path, [{"prompt": [{"role": "user", "content": "q"}], "completion": [], "label": 0}])
+
+
 def test_a_length_that_leaves_nothing_to_tell_prompts_apart_is_named(tmp_path: Path) -> None:
     for length, message in ((2, "rows with a target"), (3, "no two prompts of the train rows differ")):
         with pytest.raises(ConfigError, match=f"max_length: given {length}; .*{message}"):
