@@ -15,6 +15,7 @@ from lit_ft.core.features.observing import output_of
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.networks.weight_bits import save_bits
 from lit_ft.core.passes.second_pass import copied, silent
+from lit_ft.core.running.companions import refuse_other_weights
 from lit_ft.core.selection.base import Selection
 from lit_ft.core.selection.buffers import HeldBuffers
 
@@ -69,7 +70,7 @@ class ForwardMask(pl.Callback):
     its learning rate.
 
     Refuses: more than one device; tensors that are selected in part, or tied: the other module would go on with the
-    whole weight. Memory: scores as large as the masked weights.
+    whole weight; callbacks that average, prune or unfreeze weights. Memory: scores as large as the masked weights.
 
     Source: "Regularized Mask Tuning: Uncovering Hidden Knowledge in Pre-trained Vision-Language Models" (R-AMT);
     reference implementation github.com/wuw2019/R-AMT at 6187d31, whose penalty (part of the task's loss, so dropout
@@ -115,6 +116,11 @@ class ForwardMask(pl.Callback):
         self._batch: Any = None
         self._buffers: HeldBuffers | None = None
         self._left: dict[str, dict[str, Tensor]] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse callbacks that would pair scores with weights."""
+        if stage == "fit":
+            refuse_other_weights(trainer, self)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put masks on, after other weights were read, and make the optimizer anew."""

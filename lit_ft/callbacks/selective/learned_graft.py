@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from lit_ft.callbacks.selective.two_phases import TwoPhases
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.running.companions import refuse_clipping_by_value
 from lit_ft.core.running.last_epoch import training_ends
 from lit_ft.core.selection.base import Choices, Selection, as_mask
 from lit_ft.core.selection.file import save_selection
@@ -38,7 +39,8 @@ class LearnedGraft(TwoPhases):
     :math:`\tau = \theta_1 - \theta_0`, by gradient descent with the closed gradient of ``score_gradient``; it starts
     from the entries with the largest change. At the end the mask is rounded: an entry is the tuned one or that of the
     start, bit by bit. The module's optimizer does nothing in the second phase. Fine-tune with SGD: after Adam every
-    weight has moved by about the same amount, and no small graft is enough.
+    weight has moved by about the same amount, and no small graft is enough. Clipping by norm does not reach the scores,
+    and clipping by value is refused.
 
     Memory: three copies of the weights. Cost of a step: that of training.
 
@@ -88,6 +90,12 @@ class LearnedGraft(TwoPhases):
         self.scores: dict[str, Tensor] = {}
         self.seeds: dict[str, Tensor] = {}
         self.rounded: dict[str, Tensor] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a clipping that fails in the second phase, and start anew."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            refuse_clipping_by_value(trainer, self)
 
     def begin(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
         """Keep what was learned, choose the first mask, and graft it softly."""

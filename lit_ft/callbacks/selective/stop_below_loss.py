@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.means import WeightedMeans
 from lit_ft.core.passes.window import micro_batch_weight, window_starts
+from lit_ft.core.running.companions import refuse_clipping_by_value
 
 
 class StopBelowLoss(Callback):
@@ -22,6 +23,7 @@ class StopBelowLoss(Callback):
 
     The loss is that of the window of accumulation, over all ranks, in training mode; a window without one is neither
     skipped nor counted. Works in any module; costs nothing but waiting for the loss.
+    Refuses clipping by value, which fails where a step is skipped.
 
     Source: "Fine-tuning Done Right in Model Editing" (LocFT-BF).
 
@@ -42,6 +44,7 @@ class StopBelowLoss(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start anew."""
         if stage == "fit":
+            refuse_clipping_by_value(trainer, self)
             self.skipped, self.ended, self._sum, self._steps = 0, False, 0.0, 0
 
     def on_train_batch_start(

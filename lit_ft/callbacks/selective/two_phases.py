@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.running.companions import refuse_other_weights
 
 
 class TwoPhases(pl.Callback):
@@ -19,6 +20,7 @@ class TwoPhases(pl.Callback):
     ``begin`` (once, at the turn), ``resume`` (at the start of a run that stopped in the second phase) and ``memory``.
 
     Memory: a copy of the weights; it is in every checkpoint, too, because a resumed run must know where it began.
+    Refuses callbacks that average, prune or unfreeze weights: what is promised of the result would not hold.
 
     Args:
         first_steps: Optimizer steps of the first phase, at least 1; or a share of all steps, in (0, 1).
@@ -45,11 +47,12 @@ class TwoPhases(pl.Callback):
         return {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse strategies that do not hold whole weights, and start anew."""
+        """Refuse strategies that do not hold whole weights, and callbacks that mix them; start anew."""
         if stage != "fit":
             return
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise ConfigError("trainer.strategy", type(trainer.strategy).__name__, "one device, or ddp")
+        refuse_other_weights(trainer, self)
         self.second, self.base = False, {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -167,6 +168,12 @@ def test_a_checkpoint_after_an_exception_goes_on(tmp_path: Path) -> None:
     assert set(resumed) == set(kept)
     for name, state in resumed.items():  # still the whole weights below
         assert torch.equal(state["weight"], start[f"model.{name}"])
+
+
+@pytest.mark.parametrize("other", [lambda: StochasticWeightAveraging(1e-2), EMAWeightAveraging])
+def test_callbacks_that_pair_weights_by_position_are_refused(other: Any) -> None:
+    with pytest.raises(ConfigError, match=r"beside ForwardMask.*averages"):
+        fit_foreign([other(), ForwardMask(Names(["model.0.weight"]))])
 
 
 def test_bad_input() -> None:

@@ -5,15 +5,25 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import BackboneFinetuning, EMAWeightAveraging, ModelPruning, StochasticWeightAveraging
 from torch import nn
 
+from lit_ft.callbacks.selective.head_offsets import HeadOffsets
 from lit_ft.callbacks.selective.learned_graft import LearnedGraft, score_gradient, soft_mask
 from lit_ft.callbacks.selective.lottery_ticket import LotteryTicket
+from lit_ft.callbacks.selective.stop_below_loss import StopBelowLoss
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.selection import RandomElements, SavedSelection, as_mask
 from lit_ft.core.sparse_delta import SparseDelta
 from lit_ft.testing import ForeignModule, check_callback, fit_foreign
+
+OTHERS = [
+    lambda: StochasticWeightAveraging(1e-2),
+    EMAWeightAveraging,
+    lambda: ModelPruning("l1_unstructured", amount=0.5),
+    BackboneFinetuning,
+]
 
 
 class Module(ForeignModule):
@@ -87,6 +97,20 @@ def test_a_run_without_a_second_phase_says_so() -> None:
             LotteryTicket(wrong)
     with pytest.raises(ConfigError, match=r"\(0, 1\]"):
         LotteryTicket(4, density=0)
+
+
+@pytest.mark.parametrize("make", [lambda: LotteryTicket(4), lambda: LearnedGraft(4), lambda: HeadOffsets(4)])
+@pytest.mark.parametrize("other", OTHERS)
+def test_callbacks_that_mix_weights_are_refused(make: Any, other: Any) -> None:
+    with pytest.raises(ConfigError, match="averages, prunes or unfreezes"):
+        fit_foreign([make(), other()], module=Module())
+
+
+def test_clipping_by_value_is_refused_where_there_is_nothing_to_clip() -> None:
+    for callback in (LearnedGraft(4, density=0.1), StopBelowLoss(100.0)):
+        fit_foreign([callback], module=Module(), gradient_clip_val=0.1)
+        with pytest.raises(ConfigError, match="norm, beside"):
+            fit_foreign([callback], module=Module(), gradient_clip_val=0.1, gradient_clip_algorithm="value")
 
 
 def test_a_share_of_the_steps_is_the_same_as_their_number() -> None:
