@@ -48,6 +48,18 @@ def encode_answers(rows: Sequence[Row], numbers: Sequence[int], chat: bool, toke
     return found
 
 
+def cut_alike(answers: Sequence[Encoded], max_length: int) -> list[Encoded]:
+    """Answers to one prompt with the same part of it: its oldest tokens go first, then the ends of the answers.
+
+    The very first token stays, which may mark the beginning; and half of ``max_length`` stays the prompt's, or what
+    follows it would be learned as an answer to nothing.
+    """
+    longest = max(map(len, answers))
+    prompt = min(next((i for i, w in enumerate(e.weights) if w), len(e)) for e in answers)
+    surplus = min(max(0, longest - max_length), max(0, prompt - max(2, max_length // 2)))
+    return [e.take([0, *range(1 + surplus, len(e))][:max_length] if len(e) else []) for e in answers]
+
+
 def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
     """The prompt with the chosen answer, and with the rejected one."""
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]

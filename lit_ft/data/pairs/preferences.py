@@ -15,7 +15,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded
 from lit_ft.data.batching import Plan, length_buckets
 from lit_ft.data.loader import ResumableLoader, make_loader
-from lit_ft.data.pairs.answers import CHAT, PLAIN, encode_answers, pair_sides, warn_of_empty_answers
+from lit_ft.data.pairs.answers import CHAT, PLAIN, cut_alike, encode_answers, pair_sides, warn_of_empty_answers
 from lit_ft.data.pairs.ches_filter import ChesFilter
 from lit_ft.data.sources.splits import SPLITS
 from lit_ft.data.sources.tables import Row
@@ -27,10 +27,10 @@ class Preferences(TokenData):
     """Rows ``{"prompt", "chosen", "rejected"}``: texts, or lists of messages.
 
     Both answers follow the same prompt: where the longer one makes a pair too long, the oldest tokens of the prompt are
-    cut from both alike, then the ends of the answers. Equal answers are an error that names the row; pairs of which an
-    answer is cut off altogether, or both to the same tokens, are left out and counted. An empty answer is kept, since
-    to end at once may be meant, and counted. ``chosen`` and ``rejected`` may also be whole conversations without
-    ``prompt``; what they share at the beginning is the prompt.
+    cut from both alike, down to half of ``max_length``, then the ends of the answers. Equal answers are an error that
+    names the row; pairs of which an answer is cut off altogether, or both to the same tokens, are left out and counted.
+    An empty answer is kept, since to end at once may be meant, and counted. ``chosen`` and ``rejected`` may also be whole
+    conversations without ``prompt``; what they share at the beginning is the prompt.
 
     A batch is ``{input_ids, attention_mask, weights, rows}`` with the chosen answers in the first half of the rows and
     the rejected ones, in the same order, in the second, so that one forward serves both; ``pair_weights`` has shape
@@ -162,7 +162,7 @@ class Preferences(TokenData):
                 raise ConfigError(
                     "path", rows[i]["answer"], f"two different answers; row {numbers[i]} has equal tokens"
                 )
-        return [side for i in range(0, len(found), 2) for side in cut_alike(found[i], found[i + 1], self.max_length)]
+        return [side for i in range(0, len(found), 2) for side in cut_alike(found[i : i + 2], self.max_length)]
 
     def _numbers(self, split: str, rows: Sequence[Row]) -> Sequence[int]:
         pairs = super()._numbers(split, rows[::2])
@@ -236,15 +236,6 @@ def collate_pairs(pairs: Sequence[tuple[Any, Any, float]], padding: int) -> dict
     """Chosen answers, then rejected ones, padded on the right together."""
     batch = collate_padded([pair[0] for pair in pairs] + [pair[1] for pair in pairs], padding)
     return {**batch, "pair_weights": torch.tensor([pair[2] for pair in pairs])}
-
-
-def cut_alike(first: Encoded, second: Encoded, max_length: int) -> tuple[Encoded, Encoded]:
-    """Both answers with the same part of their prompt: its oldest tokens go (never the very first), then the ends."""
-    longest = max(len(first), len(second))
-    prompt = min(next((i for i, w in enumerate(e.weights) if w), len(e)) for e in (first, second))
-    surplus = min(max(0, longest - max_length), max(0, prompt - 2))
-    kept = [[0, *range(1 + surplus, len(e))][:max_length] if len(e) else [] for e in (first, second)]
-    return first.take(kept[0]), second.take(kept[1])
 
 
 def _number(row: Row, column: str, argument: str, number: int) -> float:

@@ -11,10 +11,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.tokens.segments import Encoded, truncated
+from lit_ft.core.tokens.segments import Encoded
 from lit_ft.data.batching import Plan, length_buckets
 from lit_ft.data.loader import ResumableLoader, make_loader
-from lit_ft.data.pairs.answers import CHAT, PLAIN, encode_answers, message, pair_sides, warn_of_empty_answers
+from lit_ft.data.pairs.answers import CHAT, PLAIN, cut_alike, encode_answers, message, pair_sides, warn_of_empty_answers
 from lit_ft.data.sources.tables import Row
 from lit_ft.data.tokens.token_data import TokenData
 from lit_ft.data.tokens.token_table import TokenTable, collate_padded
@@ -30,8 +30,8 @@ class UnpairedPreferences(TokenData):
     divergence of policy and reference is estimated. Whose answer that is depends on the table alone (the next row with
     another prompt), not on batch or epoch, so batches of one row will do and log-probabilities can be cached.
 
-    Where an answer makes an example too long, the oldest tokens of its prompt are cut, then its end. An empty answer is
-    kept, since to end at once may be meant, and counted.
+    Where an answer makes an example too long, the oldest tokens of its prompt are cut, down to half of ``max_length``,
+    then its end. An empty answer is kept, since to end at once may be meant, and counted.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
@@ -109,7 +109,7 @@ class UnpairedPreferences(TokenData):
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Tokens and weights of each prompt with its answer."""
         found = encode_answers(rows, numbers, self.chat, tokenizer)
-        return [truncated(example, self.max_length, "prompt") for example in found]
+        return [cut_alike([example], self.max_length)[0] for example in found]
 
     def _buckets(self, split: str) -> Plan:
         lengths = self.answers[split].lengths

@@ -17,6 +17,7 @@ from lit_ft.core.running.processes import run_ranks
 from lit_ft.data import Preferences
 from lit_ft.methods import DPO, AdapterOff, CachedLogProbs, FrozenCopy
 from lit_ft.methods.preference.reference import row_keys, sequence_log_probs
+from lit_ft.models.byte_tokenizer import byte_tokenizer
 from lit_ft.testing import assert_resumes
 
 CONFIG = {
@@ -92,7 +93,7 @@ def test_equals_trl_from_tokens_to_loss(loss: PreferenceLoss | None, value: floa
 
 def test_chosen_and_rejected_of_a_pair_share_their_prompt_when_cut(tmp_path: Path) -> None:
     rows = [{"prompt": "abcdefghij", "chosen": "XY", "rejected": "UVWXYZ"}] * 2
-    data = Preferences(table(tmp_path, rows), max_length=10, val_fraction=0.0)
+    data = Preferences(table(tmp_path, rows), max_length=14, val_fraction=0.0)
     data.trainer = type("T", (), {"lightning_module": dpo()})()
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
@@ -100,11 +101,20 @@ def test_chosen_and_rejected_of_a_pair_share_their_prompt_when_cut(tmp_path: Pat
         data.tokenizer.decode(ids[mask.bool()])
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
-    assert text[0] == "aijXY</s>"
-    assert text[2] == "aijUVWXYZ</s>"
+    assert text[0] == "aefghijXY</s>"
+    assert text[2] == "aefghijUVWXYZ</s>"
     targets = [data.tokenizer.decode(ids[w > 0]) for ids, w in zip(batch["input_ids"], batch["weights"], strict=True)]
     assert targets[0] == "XY</s>"
     assert targets[2] == "UVWXYZ</s>"
+
+
+def test_a_long_answer_leaves_the_prompt_half_of_the_room(tmp_path: Path) -> None:
+    """It took all of it, so that half of real pairs at 512 tokens were answers to nothing."""
+    rows = [{"prompt": prompt, "chosen": "X" * 30, "rejected": "Y"} for prompt in ("abcdefghijklm", "abc")]
+    pairs = prepared(tmp_path, rows, max_length=10).pairs["train"]
+    decode = byte_tokenizer().decode
+    found = {tuple(decode(side["input_ids"]) for side in pairs[i][:2]) for i in range(2)}
+    assert found == {("ajklmXXXXX", "ajklmY</s>"), ("abcXXXXXXX", "abcY</s>")}
 
 
 def test_equal_answers_name_the_row(tmp_path: Path) -> None:
