@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -242,11 +243,17 @@ def start(
     return Handle(process, receiver)
 
 
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port of the loopback address that nobody else is given meanwhile; a store of torch may listen on it.
+
+    Ranks take seconds to import what they need, and longer on a busy machine; a port that is free but not held may be
+    another's by then.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the store does: they may share, if one listens
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, timeout: float = 300) -> list[Any]:
@@ -265,25 +272,26 @@ def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, ti
     Raises:
         ProcessFailed: A rank failed; the others are killed.
     """
-    group = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(world_size),
-        "NODE_RANK": "0",
-        "GROUP_RANK": "0",
-    }
     handles: list[Handle] = []
-    try:
-        for rank in range(world_size):
-            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world_size)}
-            handles.append(start(function, *arguments, env={**group, **place}))
-        _wait(handles, timeout)
-        return [handle.result(0) for handle in handles]
-    finally:
-        for handle in handles:
-            if handle.exit_code is None:
-                handle.kill()
-                handle.join()
+    with held_port() as port:
+        group = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(world_size),
+            "NODE_RANK": "0",
+            "GROUP_RANK": "0",
+        }
+        try:
+            for rank in range(world_size):
+                place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world_size)}
+                handles.append(start(function, *arguments, env={**group, **place}))
+            _wait(handles, timeout)
+            return [handle.result(0) for handle in handles]
+        finally:
+            for handle in handles:
+                if handle.exit_code is None:
+                    handle.kill()
+                    handle.join()
 
 
 def _wait(handles: Sequence[Handle], timeout: float) -> None:

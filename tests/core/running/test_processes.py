@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -38,6 +39,15 @@ def summed() -> float:
     torch.distributed.all_reduce(value)
     torch.distributed.destroy_process_group()
     return value.item()
+
+
+def the_port_is_taken() -> bool:
+    with socket.socket() as other:
+        try:
+            other.bind((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])))
+        except OSError:
+            return True
+    return False
 
 
 def one_rank_fails() -> None:
@@ -91,6 +101,10 @@ def test_output_goes_to_a_file(tmp_path: Path) -> None:
 
 def test_ranks_find_each_other() -> None:
     assert run_ranks(summed, 2) == [3.0, 3.0]
+
+
+def test_nobody_else_is_given_the_port_while_ranks_start() -> None:
+    assert run_ranks(the_port_is_taken, 1) == [True]
 
 
 def test_one_failing_rank_ends_all() -> None:
