@@ -13,6 +13,7 @@ from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.networks.network import Network
 from lit_ft.data.sources.asset_table import ASSETS
 from lit_ft.data.sources.assets import PREFIX, packaged
+from lit_ft.data.sources.places import absent_place
 from lit_ft.models.gguf import expanded
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -31,9 +32,19 @@ def locate(path: str) -> str:
         if found.is_file():
             raise ConfigError("network.path", path, "a folder, or a file .gguf")
         return str(found)
-    if not _HUB_ID.fullmatch(path) or path.startswith("."):
-        raise ConfigError("network.path", path, f"a path that exists; nothing is at {found.absolute()}")
+    absent = absent_place(path)
+    if absent is None and not _HUB_ID.fullmatch(path):
+        absent = f"nothing is at {found.absolute()}"
+    if absent is not None and not _was_fetched(path):
+        raise ConfigError("network.path", path, f"a path that exists, or a hub id; {absent}")
     return path
+
+
+def _was_fetched(path: str) -> bool:
+    """Whether a hub id is at hand, whatever folders have its name."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return bool(_HUB_ID.fullmatch(path)) and isinstance(try_to_load_from_cache(path, "config.json"), str)
 
 
 @contextmanager

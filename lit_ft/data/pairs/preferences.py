@@ -29,8 +29,8 @@ class Preferences(TokenData):
     Both answers follow the same prompt: where the longer one makes a pair too long, the oldest tokens of the prompt are
     cut from both alike, down to half of ``max_length``, then the ends of the answers. Equal answers are an error that
     names the row; pairs of which an answer is cut off altogether, or both to the same tokens, are left out and counted.
-    An empty answer is kept, since to end at once may be meant, and counted. ``chosen`` and ``rejected`` may also be whole
-    conversations without ``prompt``; what they share at the beginning is the prompt.
+    An empty answer is kept, since to end at once may be meant, and counted. ``chosen`` and ``rejected`` may also be
+    whole conversations without ``prompt``; what they share at the beginning is the prompt.
 
     A batch is ``{input_ids, attention_mask, weights, rows}`` with the chosen answers in the first half of the rows and
     the rejected ones, in the same order, in the second, so that one forward serves both; ``pair_weights`` has shape

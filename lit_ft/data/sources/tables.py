@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.data.sources.assets import PREFIX, packaged
+from lit_ft.data.sources.places import absent_place
 
 Row = dict[str, Any]
 
@@ -205,8 +206,9 @@ def _from_datasets(path: str, split: str, streaming: bool = False) -> Any:
     from datasets import DatasetDict, load_dataset, load_from_disk
 
     folder = Path(path).expanduser()
-    if not folder.exists() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise ConfigError("path", path, f"a file, a folder or a hub id; nothing is at {folder.absolute()}")
+    absent = None if folder.exists() else absent_place(path)
+    if absent is not None:
+        raise ConfigError("path", path, f"a file, a folder or a hub id; {absent}")
     try:
         if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
             found = load_from_disk(str(folder))
