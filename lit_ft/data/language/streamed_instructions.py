@@ -96,7 +96,7 @@ class StreamedInstructions(Instructions):
         rows = partial(stream_rows, self.path, self.required_columns())
         first = next(rows())
         self._encode([first], [1])  # a template that does not fit is an error now
-        self.stream = TokenStream(rows, self._encode, self.buffer, self.batch_size, self.seed)
+        self.stream = TokenStream(rows, self._encode, self.buffer, self.batch_size, self.max_length, self.seed)
         read = partial(read_rows, required=self.required_columns(), max_rows=self.max_eval_rows)
         paths = self.other_paths.items()
         self.examples = self._encoded({split: read(path) for split, path in paths if path is not None})

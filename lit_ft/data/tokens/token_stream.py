@@ -38,6 +38,7 @@ class TokenStream:
         encode: Examples of some rows, given with their numbers, which are counted from 1.
         buffer: Rows of a block, a multiple of ``batch_size``.
         batch_size: Rows of a batch at most.
+        max_length: Longest example in tokens, for messages.
         seed: Of the order.
     """
 
@@ -47,10 +48,11 @@ class TokenStream:
         encode: Callable[[Sequence[Row], Sequence[int]], list[Encoded]],
         buffer: int,
         batch_size: int,
+        max_length: int,
         seed: int = 0,
     ) -> None:
         self.open_rows, self.encode = open_rows, encode
-        self.buffer, self.batch_size, self.seed = buffer, batch_size, seed
+        self.buffer, self.batch_size, self.max_length, self.seed = buffer, batch_size, max_length, seed
         self._source: Iterator[Row] | None = None
         self._pass, self._read = 0, 0
         self._pass_batches: int | None = None  # known once a pass has come to its end
@@ -107,9 +109,11 @@ class TokenStream:
     def _count(self, first: int, rows: int, kept: Sequence[int], batches: int) -> None:
         """Say once that rows are left out; refuse where batches would be empty."""
         if len(kept) < batches:
-            given = f"{len(kept)} of rows {first + 1} to {first + rows}"
-            allowed = f"rows with a target, at least {batches} of these; others are cut off (max_length) or weigh 0"
-            raise ConfigError("max_length", given, allowed)
+            allowed = (
+                f"rows with a target, at least {batches} of rows {first + 1} to {first + rows}: {len(kept)} have one,"
+                " others are cut off by it, or weigh 0"
+            )
+            raise ConfigError("max_length", self.max_length, allowed)
         if len(kept) < rows and not self._warned:
             self._warned = True
             rank_zero_warn(

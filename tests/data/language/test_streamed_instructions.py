@@ -56,7 +56,7 @@ def counted(rows: int, **settings: Any) -> TokenStream:
     def encode(some: Any, first: int) -> list[Encoded]:
         return [Encoded([1, row["n"]], [0.0, row.get("weight", 1.0)]) for row in some]
 
-    return TokenStream(lambda: iter([{"n": n} for n in range(rows)]), encode, **settings)
+    return TokenStream(lambda: iter([{"n": n} for n in range(rows)]), encode, max_length=64, **settings)
 
 
 def flat(lists: Any) -> list[Any]:
@@ -134,14 +134,14 @@ def test_no_more_than_a_block_is_in_memory() -> None:
         tables.append(len(some))
         return [Encoded([1, row["n"]], [0.0, 1.0]) for row in some]
 
-    stream = TokenStream(rows, encode, buffer=12, batch_size=4)
+    stream = TokenStream(rows, encode, buffer=12, batch_size=4, max_length=64)
     for batch in range(40):
         stream.batch(batch)
         assert len(Counted.alive) <= 1, "of a block only tokens are kept, and the row that the source stands at"
     assert most == 12
     assert max(tables) == 12
     before = len(tables)
-    stream = TokenStream(rows, encode, buffer=12, batch_size=4)
+    stream = TokenStream(rows, encode, buffer=12, batch_size=4, max_length=64)
     stream.batch(20)
     assert len(tables) == before + 1, "skipped rows are not encoded"
     assert most <= 12
@@ -218,7 +218,10 @@ def test_a_run_dies_in_an_epoch_and_goes_on_bit_for_bit(path: str, tmp_path: Pat
         ('{"prompt": "a"}', "row 1 has prompt"),
         ('{"prompt": "a", "completion": "b"}\n\n{"prompt": oh}', "line 3 has"),
         ('{"prompt": "a", "completion": "b"}\n[1]', "line 2 is a list"),
-        ('{"prompt": "a", "completion": ""}\n' * 3, "rows with a target"),
+        (
+            '{"prompt": "a", "completion": ""}\n' * 3,
+            r"max_length: given 512; .*rows with a target, at least 1 of rows 1 to 3: 0",
+        ),
     ],
 )
 def test_bad_sources_are_named(path: str, text: str, match: str) -> None:
