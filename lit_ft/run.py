@@ -292,7 +292,10 @@ def execute(stage: str, args: Sequence[str]) -> Run:
             raise ConfigError("--ckpt_path", str(checkpoint), "last, best or a file; of another run with --run")
         if stage != "fit" and checkpoint.parent.name == "checkpoints":
             folder = folder or checkpoint.parent.parent
-    elif stage != "fit" and config["run"]:
+    elif config["run"]:
+        if stage == "fit":
+            allowed = "together with --ckpt_path last (or best), to go on with that run; --from RUN takes its weights alone"
+            raise ConfigError("--run", config["run"], allowed)
         run = existing("--run", config["run"])
         checkpoint, folder = find_checkpoint("last", run), folder or run
     if "LOCAL_RANK" in os.environ and "LIT_FT_RUN_DIR" in os.environ:  # a rank that Lightning started

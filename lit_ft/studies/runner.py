@@ -98,7 +98,7 @@ def is_complete(folder: Path) -> bool:
 
 def job_of(planned: Planned, test: bool) -> Job:
     """The commands of a run; fit goes on from a checkpoint when there is one."""
-    place = [f"--run_dir={planned.folder}", f"--run={planned.folder}", f"--name={planned.arm}"]
+    place = [f"--run_dir={planned.folder}", f"--name={planned.arm}"]
     interrupted = any((planned.folder / "checkpoints").glob("step=*.ckpt"))
     resume = ["--ckpt_path=last"] if interrupted else []
     begin = [f"--from={planned.after}"] if planned.after is not None and not interrupted else []
