@@ -1,5 +1,6 @@
 """Weights of tasks that follow how each of them converges."""
 
+from itertools import islice
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
@@ -8,6 +9,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.features.observing import own_loader
 from lit_ft.core.passes.second_pass import silent
 
 
@@ -135,13 +137,11 @@ class CoBa(Callback):
     def _task_losses(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[float]:
         names = trainer.datamodule.task_names  # type: ignore[attr-defined]
         sums = torch.zeros(2, len(names), dtype=torch.float64)
-        with silent(trainer, module), torch.no_grad(), trainer.precision_plugin.forward_context():
+        with silent(trainer, module), torch.no_grad():
             module.eval()
-            for number, batch in enumerate(trainer.datamodule.val_dataloader()):  # type: ignore[attr-defined]
-                if number == self.num_batches:
-                    break
-                batch = trainer.strategy.batch_to_device(batch)
-                found = torch.stack([-module.predict_step(batch, number), batch["weights"].sum(1)])
+            for number, batch in enumerate(islice(own_loader(trainer, module, "val_dataloader"), self.num_batches)):
+                with trainer.precision_plugin.forward_context():
+                    found = torch.stack([-module.predict_step(batch, number), batch["weights"].sum(1)])
                 sums.index_add_(1, batch["tasks"].cpu(), found.double().cpu())
         if trainer.world_size > 1:
             sums = trainer.strategy.reduce(sums.to(module.device), reduce_op="sum").cpu()  # type: ignore[union-attr]

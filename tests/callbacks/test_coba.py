@@ -122,6 +122,28 @@ def test_losses_are_means_over_the_tokens_of_a_task(tmp_path: Path) -> None:
     assert losses == pytest.approx([total / count for total, count in sums.values()], rel=1e-5)
 
 
+class Swapped(Instructions):
+    """Each row is of the other task once a batch is on its way."""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return {**batch, "tasks": 1 - batch["tasks"]}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
+def test_batches_are_those_of_a_validation(tmp_path: Path, precision: Any) -> None:
+    found = []
+    for kind in (Instructions, Swapped):
+        callback, rows = CoBa(every_n_steps=9), data(tmp_path)
+        rows.__class__ = kind
+        pl.Trainer(
+            max_steps=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            enable_checkpointing=False, callbacks=[callback], limit_val_batches=0, precision=precision,
+        ).fit(method(), datamodule=rows)  # fmt: skip
+        found.append(callback._losses[0])
+    assert found[0] == pytest.approx(found[1][::-1])
+    assert found[0][0] != pytest.approx(found[0][1])
+
+
 def method_state() -> dict[str, torch.Tensor]:
     fresh = method()
     fresh.configure_model()

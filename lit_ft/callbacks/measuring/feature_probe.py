@@ -7,13 +7,12 @@ from typing import Any, ClassVar, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor
 
 from lit_ft.core.embedding.gathering import gather_rows
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.features.linear_probe import fit_linear_probe
-from lit_ft.core.features.observing import labels_of, output_of, own_loader
+from lit_ft.core.features.observing import labels_of, output_of, own_loader, set_up
 from lit_ft.core.method import Method
 from lit_ft.core.passes.second_pass import silent
 
@@ -76,13 +75,8 @@ class FeatureProbe(Callback):
         probes: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(probe, FeatureProbe) and probe.name == self.name for probe in probes) > 1:
             raise ConfigError("name", self.name, "a name for each probe")
-        if stage != "fit" or self.data is None:
-            return
-        self.data.trainer = trainer
-        if trainer.local_rank == 0:
-            self.data.prepare_data()
-        trainer.strategy.barrier()
-        self.data.setup("fit")
+        if stage == "fit" and self.data is not None:
+            set_up(self.data, trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -123,15 +117,13 @@ class FeatureProbe(Callback):
         """Features and labels of the first rows of a loader of our own, on every process those of all."""
         found: list[tuple[Tensor, Tensor]] = []
         rows = 0
-        loader = own_loader(trainer, module, source) if self.data is None else getattr(self.data, source)()
-        for batch in loader:
-            batch = move_data_to_device(batch, module.device)
+        for batch in own_loader(trainer, module, source, self.data):
             found.append((self._features(module, batch).float(), labels_of(batch)))
             rows += len(found[-1][1])
             if limit is not None and rows * trainer.world_size >= limit:
                 break
         if not found:
-            raise ConfigError("FeatureProbe", source, "a loader with at least one batch")
+            raise ConfigError("callbacks", "FeatureProbe", f"data whose {source} has at least one batch")
         features, labels = (gather_rows(torch.cat(parts))[0].cpu()[:limit] for parts in zip(*found, strict=True))
         return features, labels
 

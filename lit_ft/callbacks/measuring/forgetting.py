@@ -1,6 +1,7 @@
 """How well old tasks are still done while a new one is learned."""
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -10,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.features.observing import Handed, set_up
 from lit_ft.core.method import Method
 from lit_ft.core.passes.means import WeightedMeans
 from lit_ft.core.passes.second_pass import silent
@@ -27,9 +29,9 @@ class Forgetting(pl.Callback):
     What learns slower also forgets less: compare two runs at the same loss on the new data, with
     ``lit_ft.metrics.continual.at_matched_loss``; give the new data here too, and the report has both curves.
 
-    Logs ``forgetting/<name>/loss`` and ``forgetting/<name>/<metric>``, the newest values, with ``every_n_steps``; the
-    report has every evaluation, the first and last one included. Cost: one forward pass over the data (or
-    ``limit_batches``) each time.
+    Logs ``forgetting/<name>/loss`` and ``forgetting/<name>/<metric>`` with ``every_n_steps``: the newest values in
+    every row, and the last ones at the end. The report has every evaluation, the first and last one included. Cost: one
+    forward pass over the data (or ``limit_batches``) each time.
 
     Args:
         data: Data modules by name of the task; of the batch kind that the module reads.
@@ -69,11 +71,7 @@ class Forgetting(pl.Callback):
             kinds = getattr(pl_module, "batch_kind", ""), getattr(data, "batch_kind", "")
             if all(kinds) and kinds[0] != kinds[1]:
                 raise ConfigError(f"data.{name}", type(data).__name__, f"a data module of {kinds[0]}, not {kinds[1]}")
-            data.trainer = trainer  # a data module asks its trainer for the tokenizer
-            if trainer.local_rank == 0:
-                data.prepare_data()
-            trainer.strategy.barrier()
-            data.setup("test" if self.stage == "test" else "fit")
+            set_up(data, trainer, "test" if self.stage == "test" else "fit")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Where the tasks stand before the first step; not again after a resume."""
@@ -104,16 +102,16 @@ class Forgetting(pl.Callback):
         self.steps.append(trainer.global_step)
 
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule, name: str) -> dict[str, float]:
-        with silent(trainer, module), torch.no_grad(), trainer.precision_plugin.val_step_context():
+        with silent(trainer, module), torch.no_grad():
             if name not in self._loaders:
                 data = self.data[name]
                 self._loaders[name] = data.test_dataloader() if self.stage == "test" else data.val_dataloader()
             module.eval()
             evaluator = _OfMethod(module) if isinstance(module, Method) else _OfForeign(module)
-            for number, batch in enumerate(self._loaders[name]):
-                if number == self.limit_batches:
-                    break
-                evaluator.add(trainer.strategy.batch_to_device(batch), number)
+            batches = Handed(trainer, self._loaders[name], self.data[name])
+            for number, batch in enumerate(islice(batches, self.limit_batches)):
+                with trainer.precision_plugin.val_step_context():
+                    evaluator.add(batch, number)
 
             def over_ranks(tensor: Tensor) -> Tensor:
                 if trainer.world_size == 1:
@@ -124,7 +122,8 @@ class Forgetting(pl.Callback):
             results = {key: float(value) for key, value in means.items()}
             results |= {key: float(metric.compute()) for key, metric in evaluator.metrics.items()}
         if not results:
-            raise ConfigError(f"data.{name}", type(module).__name__, "a module whose validation_step logs or returns")
+            allowed = f"{self.stage} rows that count, and a module whose validation_step logs or returns"
+            raise ConfigError(f"data.{name}", type(self.data[name]).__name__, allowed)
         return results
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

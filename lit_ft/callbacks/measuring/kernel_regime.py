@@ -137,8 +137,7 @@ class KernelRegime(Callback):
 
     def _own_rows(self, trainer: pl.Trainer, module: pl.LightningModule, source: str) -> tuple[list[Any], Tensor]:
         """Batches of one row each, and their labels."""
-        loader = own_loader(trainer, module, source)
-        batches = [trainer.strategy.batch_to_device(batch) for batch in islice(iter(loader or ()), self.num_batches)]
+        batches = list(islice(own_loader(trainer, module, source), self.num_batches))
         if not batches:
             return [], torch.zeros(0, dtype=torch.int64)
         labels = [labels_of(batch) for batch in batches]

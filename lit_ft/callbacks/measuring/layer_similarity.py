@@ -108,7 +108,6 @@ class LayerSimilarity(Callback):
         with silent(trainer, module), torch.no_grad():
             module.eval()
             for batch in own_loader(trainer, module, "val_dataloader"):
-                batch = trainer.strategy.batch_to_device(batch)
                 with ExitStack() as stack:
                     outputs = {layer: stack.enter_context(output_of(module, at)) for layer, at in places.items()}
                     module.compute(batch) if isinstance(module, Method) else module.validation_step(batch, 0)
@@ -120,7 +119,7 @@ class LayerSimilarity(Callback):
                 if rows >= self.num_rows:
                     break
         if rows < 3:
-            raise ConfigError("LayerSimilarity", "val_dataloader", "a loader with at least 3 rows")
+            raise ConfigError("callbacks", "LayerSimilarity", "data whose val_dataloader has at least 3 rows")
         features = {layer: torch.cat(parts)[: self.num_rows] for layer, parts in found.items()}
         return features, torch.cat(labels)[: self.num_rows] if labels else torch.zeros(0)
 

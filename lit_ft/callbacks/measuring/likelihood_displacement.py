@@ -10,7 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.features.observing import own_loader
+from lit_ft.core.passes.second_pass import copied, silent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,9 +59,10 @@ class LikelihoodDisplacement(Callback):
         data = getattr(trainer, "datamodule", None)
         if data is None:
             raise ConfigError("callbacks", "LikelihoodDisplacement", "a data module of preference pairs")
-        for split in SPLITS:
-            loader = getattr(data, f"{split}_dataloader")()
-            self._batches[split] = list(islice(iter(loader), self.num_batches)) if loader else []
+        with silent(trainer, pl_module):  # a loader may draw random numbers
+            for split in SPLITS:
+                batches = own_loader(trainer, pl_module, f"{split}_dataloader")
+                self._batches[split] = list(islice(batches, self.num_batches))
         if not self._start:
             self._start = self._log_probs(trainer, pl_module)
         self._measured = trainer.global_step
@@ -86,7 +88,7 @@ class LikelihoodDisplacement(Callback):
         return found
 
     def _pairs(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, number: int) -> Tensor:
-        result = pl_module.predict_step(trainer.strategy.batch_to_device(batch), number)
+        result = pl_module.predict_step(copied(batch), number)
         if not isinstance(result, Tensor) or result.dim() != 2 or result.shape[1] != 2:
             given = type(pl_module).__name__
             raise ConfigError("callbacks", given, "a module whose predict_step gives log-probabilities (pairs, 2)")

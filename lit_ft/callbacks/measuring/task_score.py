@@ -1,5 +1,6 @@
 """Validation of a language model by what it can do: the share of questions that it answers rightly."""
 
+from itertools import islice
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
@@ -8,6 +9,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.features.observing import own_loader, set_up
 from lit_ft.core.passes.second_pass import silent
 from lit_ft.core.tokens.options import Normalization, checked_normalization, option_rows, option_scores
 
@@ -51,11 +53,7 @@ class TaskScore(Callback):
             kind = getattr(data, "batch_kind", "")
             if kind != "options":
                 raise ConfigError(f"tasks.{name}", type(data).__name__, "a data module of options")
-            data.trainer = trainer
-            if trainer.local_rank == 0:
-                data.prepare_data()
-            trainer.strategy.barrier()
-            data.setup("fit")
+            set_up(data, trainer)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ask all questions."""
@@ -69,14 +67,12 @@ class TaskScore(Callback):
         counts = torch.zeros(2, dtype=torch.float64)
         with silent(trainer, module), torch.no_grad():
             module.eval()
-            for number, batch in enumerate(data.val_dataloader()):
-                if number == self.limit_batches:
-                    break
-                batch = trainer.strategy.batch_to_device(batch)
+            questions = own_loader(trainer, module, "val_dataloader", data)
+            for number, batch in enumerate(islice(questions, self.limit_batches)):
                 prior = None
                 if self.normalize == "context" and "context_input_ids" in batch:
-                    prior = self._log_probs(module, batch, number, "context_")
-                log_probs = self._log_probs(module, batch, number)
+                    prior = self._log_probs(trainer, module, batch, number, "context_")
+                log_probs = self._log_probs(trainer, module, batch, number)
                 scores = option_scores(log_probs, batch["weights"].sum(-1), self.normalize, prior)
                 right = scores.argmax(1) == batch["labels"]
                 counts += torch.tensor([float(right.sum()), len(right)])
@@ -84,9 +80,12 @@ class TaskScore(Callback):
             counts = trainer.strategy.reduce(counts.to(module.device), reduce_op="sum")  # type: ignore[assignment]
         return float(counts[0] / counts[1])
 
-    def _log_probs(self, module: pl.LightningModule, batch: Any, number: int, prefix: str = "") -> Tensor:
+    def _log_probs(
+        self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, number: int, prefix: str = ""
+    ) -> Tensor:
         rows = option_rows(batch, prefix)
-        found = module.predict_step(rows, number)
+        with trainer.precision_plugin.val_step_context():
+            found = module.predict_step(rows, number)
         if not isinstance(found, Tensor) or found.shape != (len(rows["input_ids"]),):
             given = type(module).__name__
             raise ConfigError("callbacks", given, "a module whose predict_step gives log-probabilities (rows,)")

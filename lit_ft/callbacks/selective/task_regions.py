@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lit_ft.callbacks.selective.learned_graft import score_gradient, soft_mask
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.features.observing import Handed, set_up
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.running.last_epoch import training_ends
 from lit_ft.core.selection.base import Choices
@@ -154,10 +155,7 @@ class TaskRegions(Callback):
 
 def _again_and_again(trainer: pl.Trainer, data: pl.LightningDataModule) -> Iterator[Any]:
     """Training batches as the trainer would give them, for as many epochs as it takes."""
-    data.trainer = trainer  # a data module asks its trainer for the tokenizer
-    data.prepare_data()
-    data.setup("fit")
+    set_up(data, trainer)
     loader = data.train_dataloader()
     while len(loader):
-        for batch in loader:
-            yield trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
+        yield from Handed(trainer, loader, data)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -70,6 +71,31 @@ def test_values_are_those_of_all_rows_together() -> None:
         assert report["old"][moment]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
     assert len(report["old"]["curves"]["loss"]) == 5
     assert float(trainer.callback_metrics["forgetting/old/loss"]) == pytest.approx(report["old"]["curves"]["loss"][3])
+
+
+class Far(Ragged):
+    """Rows are moved once a batch is on its way."""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch[0] + 1, batch[1]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
+@pytest.mark.parametrize("make", [lambda: Classifier(network()), ForeignModule])
+def test_values_are_those_of_a_validation_run(make: Any, precision: Any) -> None:
+    """The hooks of the old data, and not of the new; and the precision of the run."""
+
+    class Validated(Far):
+        def val_dataloader(self) -> Any:
+            return DataLoader(super().val_dataloader(), batch_size=None)  # type: ignore[arg-type]
+
+    callback = Forgetting({"old": Far(), "new": ForeignData()})
+    module, trainer = fit_foreign([callback], module=make(), precision=precision, max_epochs=1)
+    for name, data in (("old", Validated()), ("new", ForeignData())):
+        expected = trainer.validate(module, data, verbose=False)[0]
+        assert callback.report()[name]["end"]["loss"] == pytest.approx(expected["val/loss"], rel=1e-2)
+        if precision != "bf16-true":
+            assert callback.report()[name]["end"]["loss"] == pytest.approx(expected["val/loss"], rel=1e-5)
 
 
 class LogsMetric(ForeignModule):

@@ -22,15 +22,28 @@ CONFIG = {
 ROWS = [{"prompt": f"q{i} ", "chosen": "good" + "a" * i, "rejected": "good" + "b" * i} for i in range(1, 13)]
 
 
-def run(folder: Path, callbacks: list[Any]) -> tuple[DPO, Preferences]:
+class Turned(Preferences):
+    """What was chosen is rejected once a batch is on its way; and a hook draws a random number."""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        torch.rand(1)
+        return {
+            k: v.roll(len(v) // 2, 0) if k in ("input_ids", "attention_mask", "weights") else v
+            for k, v in batch.items()
+        }
+
+
+def run(
+    folder: Path, callbacks: list[Any], kind: Any = Preferences, precision: Any = "32-true"
+) -> tuple[DPO, Preferences]:
     path = folder / "pairs.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in ROWS))
     torch.manual_seed(0)
     method = DPO({"config": dict(CONFIG)}, optimizer=lambda params: torch.optim.SGD(params, lr=0.5))
-    data = Preferences(str(path), batch_size=4, val_fraction=0.25)
+    data = kind(str(path), batch_size=4, val_fraction=0.25)
     trainer = pl.Trainer(
         max_steps=6, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, callbacks=callbacks, num_sanity_val_steps=0,
+        enable_checkpointing=False, callbacks=callbacks, num_sanity_val_steps=0, precision=precision,
     )  # fmt: skip
     trainer.fit(method, datamodule=data)
     return method, data
@@ -54,6 +67,15 @@ def test_changes_are_those_of_the_network(tmp_path: Path, monkeypatch: pytest.Mo
     again = LikelihoodDisplacement()
     again.load_state_dict(watch.state_dict())
     assert again.report() == watch.report()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
+def test_pairs_are_those_that_training_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any) -> None:
+    """With the answers of all pairs turned round, training raises what it saw as chosen, and that is what is said."""
+    monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
+    watch = LikelihoodDisplacement(every_n_steps=3)
+    run(tmp_path, [watch], Turned, precision)
+    assert watch.report()["verdict"] == "not displaced"
 
 
 @pytest.mark.parametrize(

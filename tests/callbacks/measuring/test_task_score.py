@@ -62,6 +62,23 @@ def test_equals_the_scoring_method_and_leaves_no_trace(path: str, tmp_path: Path
     assert float(MetricsFile(tmp_path / "with").read()[-1]["val/parity"]) == pytest.approx(found[0]["val/accuracy"])
 
 
+class Turned(AnswerOptions):
+    """What was right is wrong once a batch is on the device."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return {**batch, "labels": 1 - batch["labels"]}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true"])
+def test_questions_are_handed_over_by_the_hooks_of_their_data(path: str, precision: Any) -> None:
+    turned = questions(path)
+    turned.__class__ = Turned
+    callback = TaskScore({"parity": questions(path), "turned": turned})
+    fit_foreign([callback], module=learner(), data=lessons(path), precision=precision, max_epochs=1)
+    shares = callback.report()
+    assert shares["parity"] + shares["turned"] == pytest.approx(1)
+
+
 class Careless(SupervisedFineTuning):
     """Draws random numbers when it predicts, counts in a buffer that training reads, switches its mode, and logs."""
 

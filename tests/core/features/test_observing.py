@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_ft.callbacks import FeatureProbe, KernelRegime, LayerSimilarity
+from lit_ft.core.errors import ConfigError
 from lit_ft.core.features.observing import own_loader
 from lit_ft.core.passes.second_pass import silent
 from lit_ft.testing import ForeignData, ForeignModule, fit_foreign
@@ -33,11 +34,14 @@ class Seeing(ForeignModule):
 class Own(pl.Callback):
     """Runs the validation batches of a loader of its own."""
 
+    def __init__(self, other: Any = None) -> None:
+        self.other = other
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         pl_module.seen.clear()
         with silent(trainer, pl_module):
-            for number, batch in enumerate(own_loader(trainer, pl_module, "val_dataloader")):
-                pl_module.validation_step(trainer.strategy.batch_to_device(batch), number)
+            for number, batch in enumerate(own_loader(trainer, pl_module, "val_dataloader", self.other)):
+                pl_module.validation_step(batch, number)
             self.seen = list(pl_module.seen)
 
 
@@ -50,6 +54,64 @@ def test_batches_are_those_of_the_validation() -> None:
     assert torch.equal(torch.stack(found), torch.stack(plain.seen))
     raw = next(iter(ForeignData().val_dataloader()))[0][0]
     assert torch.equal(found[0], 2 * raw), "the hook of the data module was applied once"
+
+
+class Hooked(ForeignData):
+    """Data whose rows are changed at each place where that is possible, in an order that shows."""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [2 * batch[0], batch[1]]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return super().transfer_batch_to_device([batch[0] + 1, batch[1]], device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [3 * batch[0], batch[1]]
+
+
+class Centred(Seeing):
+    """A module with a hook of its own, which is asked where the data have none."""
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return [batch[0] - 1, batch[1]]
+
+
+@pytest.mark.parametrize("other", [Hooked, ForeignData])
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_batches_of_other_data_are_handed_over_by_their_own_hooks(other: Any, precision: Any) -> None:
+    own = Own(other())
+    module, trainer = fit_foreign([own], module=Centred(), data=Doubling(), max_epochs=1, precision=precision)
+    module.seen.clear()
+    trainer.validate(module, other(), verbose=False)
+    assert own.seen[0].dtype == {"32-true": torch.float32, "64-true": torch.float64}[precision]
+    assert torch.equal(torch.stack(own.seen), torch.stack(module.seen))
+
+
+class OnlyTraining(ForeignData):
+    """Data without a validation loader."""
+
+    val_dataloader = pl.LightningDataModule.val_dataloader
+
+
+class Empty(ForeignData):
+    """Data with no validation loader in the list of them."""
+
+    def val_dataloader(self) -> Any:
+        return []
+
+
+@pytest.mark.parametrize("data", [OnlyTraining, Empty])
+@pytest.mark.parametrize("probe", [FeatureProbe("model.2"), LayerSimilarity(["model.0"])])
+def test_what_needs_validation_rows_says_so(data: Any, probe: Any) -> None:
+    with pytest.raises(ConfigError, match="data whose val_dataloader has at least"):
+        fit_foreign([probe], data=data(), limit_val_batches=0)
+
+
+@pytest.mark.parametrize("data", [OnlyTraining, Empty])
+def test_the_kernel_regime_goes_without_validation_rows(data: Any) -> None:
+    regime = KernelRegime("model", every_n_steps=5)
+    fit_foreign([regime], data=data(), limit_val_batches=0)
+    assert set(regime.report()) == {"verdict", "linearization_error", "feature_drift"}
 
 
 def test_the_first_of_several_loaders() -> None:
