@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,6 +18,13 @@ def values_of(args: Sequence[str], *flags: str) -> Iterator[str]:
         name, given, value = argument.partition("=")
         if name in flags:
             yield value if given else following
+
+
+def folder_name(name: str) -> str:
+    """The value of ``--name``, which may not lead out of the folder of all runs."""
+    if name in ("", "..") or name != Path(name).name:
+        raise ConfigError("--name", name, "the name of a folder in runs/, not empty; --runs says where else")
+    return name
 
 
 def split_overrides(args: Sequence[str]) -> tuple[list[str], list[tuple[str, str, str]]]:

@@ -32,7 +32,7 @@ from lit_ft.core.running.files import existing, write_text
 from lit_ft.core.running.json_rows import json_rows
 from lit_ft.core.running.metrics_file import MetricsFile
 from lit_ft.core.running.report import read_report
-from lit_ft.overrides import override_callbacks, split_overrides, values_of
+from lit_ft.overrides import folder_name, override_callbacks, split_overrides, values_of
 
 # importing a class is what makes its short name known in YAML
 NAMEABLE = (lit_ft.callbacks, lit_ft.core.schedules, lit_ft.core.selection, lit_ft.data, lit_ft.methods, lit_ft.metrics)
@@ -159,7 +159,7 @@ def check_sections(args: Sequence[str]) -> None:
 def run_name(args: Sequence[str]) -> str:
     """``--name``, or the stem of the last ``-c``."""
     *_, last = "run", *values_of(args, "-c", "--config")
-    return next(values_of(args, "--name"), Path(last).stem)
+    return folder_name(next(values_of(args, "--name"), Path(last).stem))
 
 
 def new_folder(runs: Path, name: str) -> Path:

@@ -13,6 +13,7 @@ import yaml
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.running.files import existing, write_text
 from lit_ft.core.running.processes import warm_up
+from lit_ft.overrides import folder_name
 from lit_ft.studies.code import late_imports
 from lit_ft.studies.launchers import launcher
 from lit_ft.studies.plan import Planned, plan, runs_of, shortened, study_folder
@@ -66,7 +67,7 @@ def compare_command(argv: Sequence[str]) -> int:
         key, _, take = text.partition("@")
         content["measure"][key.replace("/", "_").replace(".", "_")] = {"key": key, "take": take or "last"}
     content |= {"expect": options.expect, "test": not options.no_test}
-    file = Path(options.runs) / "studies" / f"{options.name}.yaml"
+    file = Path(options.runs) / "studies" / f"{folder_name(options.name)}.yaml"
     study = Study.of(options.name, content)
     write_text(file, f"# a comparison\n{yaml.safe_dump(content, sort_keys=False)}")
     print(f"study: {file}")

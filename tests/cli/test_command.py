@@ -200,6 +200,7 @@ WRONG = {
     "unknown section": (["-c", "section.yaml"], ["trainr", "did you mean 'trainer'"]),
     "another kind of batch": (["--data=OtherData"], ["OtherData", "numbers", "images"]),
     "checkpoint": (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
+    "a name that leads out": (["--name", "../up"], ["--name: given '../up'", "the name of a folder in runs/"]),
     "a run that says nothing": (["--run", "nonsense"], ["--run: given 'nonsense'", "together with --ckpt_path last"]),
     "not a checkpoint": (["--ckpt_path", "toy.yaml"], ["toy.yaml: not a checkpoint"]),
     "a folder as file": (["-c", "."], [".: is a directory"]),

@@ -8,7 +8,7 @@ import yaml
 
 from lit_ft.cli import command
 from lit_ft.core.errors import ConfigError
-from lit_ft.overrides import override_callbacks, split_overrides, values_of
+from lit_ft.overrides import folder_name, override_callbacks, split_overrides, values_of
 from lit_ft.run import resolve
 
 SAM = {"class_path": "SAM", "init_args": {"rho": 0.2, "adaptive": True, "every_n_steps": 3}}
@@ -76,3 +76,10 @@ def test_values_of_flags() -> None:
     assert list(values_of(args, "-c", "--config")) == ["a.yaml", "b.yaml", "--trainer.x=-c"]
     assert list(values_of(args, "--run")) == [""]
     assert list(values_of([], "-c")) == []
+
+
+def test_a_name_stays_among_the_runs() -> None:
+    assert folder_name("a name.v2") == "a name.v2"
+    for name in ("", ".", "..", "../up", "up/", "/up"):
+        with pytest.raises(ConfigError, match="--name"):
+            folder_name(name)
