@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -119,6 +119,7 @@ class Build(LightningCLI):
     def make_trainer(self, callbacks: list[Callback], folder: Path | None) -> pl.Trainer:
         """The trainer of the configuration, with further callbacks in front and ``metrics.csv`` in ``folder``."""
         config = dict(self.config_init["trainer"])
+        check_counts(config)
         given = config.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         config["callbacks"] = [*callbacks, *given]
@@ -142,6 +143,14 @@ class Build(LightningCLI):
         """The resolved configuration as plain data, without what belongs to one command only."""
         text = self.parser.dump(self.config, skip_none=False, format="yaml")
         return {key: value for key, value in yaml.safe_load(text).items() if key not in RUN_KEYS}
+
+
+def check_counts(trainer: Mapping[str, Any]) -> None:
+    """Refuse what the trainer would divide by after the first step."""
+    for key in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
+        value = trainer.get(key)
+        if isinstance(value, (int, float)) and value <= 0:
+            raise ConfigError(f"trainer.{key}", value, "above 0")
 
 
 def check_sections(args: Sequence[str]) -> None:

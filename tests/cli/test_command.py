@@ -214,6 +214,12 @@ WRONG = {
     "either of several types": (["--trainer.gradient_clip_val=x"], ["trainer.gradient_clip_val", "int, float, null"]),
     "what a class needs": (["--trainer.callbacks+=GradientMask"], ["trainer.callbacks: GradientMask needs selection"]),
     "a mapping": (["--trainer=3"], ["trainer: given '3'; allowed: a mapping"]),
+    "no batches at all": (
+        ["--trainer.accumulate_grad_batches=0"],
+        ["lit-ft: trainer.accumulate_grad_batches: given 0; allowed: above 0"],
+    ),
+    "validation never": (["--trainer.val_check_interval=0"], ["trainer.val_check_interval: given 0"]),
+    "validation every no epoch": (["--trainer.check_val_every_n_epoch=0"], ["trainer.check_val_every_n_epoch: given 0"]),
     "refused by the trainer": (["--trainer.strategy=none_such"], ["trainer: ", "strategy='none_such'"]),
     "refused by the seed": (["--seed_everything=-1"], ["seed_everything: -1"]),
     "help of no class": (["--model.help", "Toyy"], ["--model.help: given class 'Toyy'"]),
