@@ -21,7 +21,7 @@ class EditingScores(pl.Callback):
     ``generality``: it does so after the paraphrase. ``locality``: after a prompt that has nothing to do with the edit,
     it writes what it wrote before the first step (``locality_tokens`` tokens, or fewer to the end of text).
 
-    Logs ``editing/<kind>``: with ``every_n_steps`` the newest values in every row, else at the end. The report has all
+    Logs ``editing/<kind>`` at the end, with ``every_n_steps`` the newest values in every row. The report has all
     evaluations, the first one included. Training does not notice. Cost of an evaluation: a forward pass over
     prompts, paraphrases and prompts for locality; at the start ``locality_tokens`` passes over the last ones.
 
@@ -84,8 +84,8 @@ class EditingScores(pl.Callback):
             return
         if trainer.global_step % self.every_n_steps == 0 and trainer.global_step > self.steps[-1]:
             self._evaluate(trainer, pl_module)
-        for kind, values in self.history.items():  # Lightning repeats the last value in every row; so after a resume
-            pl_module.log(f"editing/{kind}", values[-1], on_step=True, on_epoch=False, batch_size=1)
+        # Lightning repeats the last value in every row; so after a resume
+        pl_module.log_dict(self._newest(), on_step=True, on_epoch=False, batch_size=1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """After the last step."""
@@ -93,8 +93,10 @@ class EditingScores(pl.Callback):
             return
         if trainer.global_step > self.steps[-1]:
             self._evaluate(trainer, pl_module)
-        if self.every_n_steps is None:
-            pl_module.log_dict({f"editing/{kind}": values[-1] for kind, values in self.history.items()}, batch_size=1)
+        pl_module.log_dict(self._newest(), batch_size=1)
+
+    def _newest(self) -> dict[str, float]:
+        return {f"editing/{kind}": values[-1] for kind, values in self.history.items()}
 
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         with silent(trainer, module), torch.no_grad(), trainer.precision_plugin.val_step_context():

@@ -86,14 +86,21 @@ class Forgetting(pl.Callback):
             return
         if trainer.global_step % self.every_n_steps == 0 and trainer.global_step > self.steps[-1]:
             self._evaluate_all(trainer, pl_module)
-        for name, curves in self.history.items():  # Lightning repeats the last value in every row; so after a resume
-            for key, values in curves.items():
-                pl_module.log(f"forgetting/{name}/{key}", values[-1], on_step=True, on_epoch=False, batch_size=1)
+        # Lightning repeats the last value in every row; so after a resume
+        pl_module.log_dict(self._newest(), on_step=True, on_epoch=False, batch_size=1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Where they stand after the last step."""
-        if training_ends(trainer) and trainer.global_step > self.steps[-1]:
+        if not training_ends(trainer):
+            return
+        if trainer.global_step > self.steps[-1]:
             self._evaluate_all(trainer, pl_module)
+        if self.every_n_steps is not None:
+            pl_module.log_dict(self._newest(), batch_size=1)
+
+    def _newest(self) -> dict[str, float]:
+        tasks = self.history.items()
+        return {f"forgetting/{name}/{key}": values[-1] for name, curves in tasks for key, values in curves.items()}
 
     def _evaluate_all(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         for name in self.data:

@@ -1,5 +1,6 @@
 """Reliability, generality and locality, counted over texts that transformers writes; what moves; what resumes."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,16 @@ def test_training_does_not_notice(tmp_path: Path) -> None:
         module, _ = fit_foreign(callbacks, None, learner(), edits(), max_steps=6)  # type: ignore[arg-type]
         weights.append(list(module.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_the_last_scores_are_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fit ends two steps after an evaluation that is due; each of them finds other shares here."""
+    found = itertools.count()
+    monkeypatch.setattr(EditingScores, "_share", lambda *_: float(next(found)))
+    scores = EditingScores(every_n_steps=4)
+    fit_foreign([scores], tmp_path, learner(), edits(), max_steps=6)
+    assert scores.steps == [0, 4, 6]
+    assert float(MetricsFile(tmp_path).read()[-1]["editing/locality"]) == scores.history["locality"][-1]
 
 
 @pytest.mark.parametrize("order", ["breadth_first", "depth_first"])
