@@ -49,6 +49,9 @@ class TaskScore(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Set up the questions, with the tokenizer of the module."""
+        if hasattr(pl_module, "generate"):  # its predict_step writes
+            allowed = "a module whose predict_step gives log-probabilities, such as SupervisedFineTuning"
+            raise ConfigError("callbacks", f"TaskScore beside {type(pl_module).__name__}", allowed)
         for name, data in self.tasks.items():
             kind = getattr(data, "batch_kind", "")
             if kind != "options":

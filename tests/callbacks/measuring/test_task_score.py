@@ -12,7 +12,7 @@ from lit_ft.callbacks import TaskScore
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.running.metrics_file import MetricsFile
 from lit_ft.data import AnswerOptions, Instructions
-from lit_ft.methods import OptionScoring, SupervisedFineTuning
+from lit_ft.methods import OptionScoring, SupervisedFineTuning, TextGeneration
 from lit_ft.testing import assert_resumes, fit_foreign
 
 LLAMA = {
@@ -129,5 +129,7 @@ def test_what_cannot_be_asked_is_refused(path: str) -> None:
         TaskScore({})
     with pytest.raises(ConfigError, match="limit_batches"):
         TaskScore({"a": questions(path)}, limit_batches=0)
+    with pytest.raises(ConfigError, match="TaskScore beside TextGeneration"):
+        fit_foreign([TaskScore({"a": questions(path)})], module=TextGeneration({"config": LLAMA}), data=lessons(path))
     with pytest.raises(ConfigError, match="a data module of options"):
         fit_foreign([TaskScore({"parity": lessons(path)})], module=learner(), data=lessons(path))
