@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader, set_loader
 
 from lit_ft.core.errors import ConfigError, nearest
 
 FLAG = "--trainer.callbacks."
+YAML = "yaml of lit_ft"  # a mode of the parser
 
 
 def values_of(args: Sequence[str], *flags: str) -> Iterator[str]:
@@ -18,6 +20,14 @@ def values_of(args: Sequence[str], *flags: str) -> Iterator[str]:
         name, given, value = argument.partition("=")
         if name in flags:
             yield value if given else following
+
+
+def read_value(text: str) -> Any:
+    """YAML, in which None is null: the parser writes so what it hands on to the parser of a class."""
+    return None if text.strip() == "None" else get_loader("yaml")(text)
+
+
+set_loader(YAML, read_value)
 
 
 def folder_name(name: str) -> str:

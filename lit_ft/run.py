@@ -32,7 +32,7 @@ from lit_ft.core.running.files import existing, write_text
 from lit_ft.core.running.json_rows import json_rows
 from lit_ft.core.running.metrics_file import MetricsFile
 from lit_ft.core.running.report import read_report
-from lit_ft.overrides import folder_name, override_callbacks, split_overrides, values_of
+from lit_ft.overrides import YAML, folder_name, override_callbacks, split_overrides, values_of
 
 # importing a class is what makes its short name known in YAML
 NAMEABLE = (lit_ft.callbacks, lit_ft.core.schedules, lit_ft.core.selection, lit_ft.data, lit_ft.methods, lit_ft.metrics)
@@ -87,7 +87,7 @@ class Build(LightningCLI):
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
                 trainer_defaults={"log_every_n_steps": 10},
-                parser_kwargs={"exit_on_error": False, "prog": "lit-ft"},
+                parser_kwargs={"exit_on_error": False, "prog": "lit-ft", "parser_mode": YAML},
                 args=list(args),
                 run=False,
             )

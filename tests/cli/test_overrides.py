@@ -83,3 +83,16 @@ def test_a_name_stays_among_the_runs() -> None:
     for name in ("", ".", "..", "../up", "up/", "/up"):
         with pytest.raises(ConfigError, match="--name"):
             folder_name(name)
+
+
+def test_null_is_no_value() -> None:
+    config = '--model.network.config={"model_type": "mlp", "width": 4}'
+    args = ["--model=ImageClassifier", config, "--data=Digits", "--model.optimizer=SGD", "--model.optimizer.lr=1"]
+    arguments = resolve(
+        [*args, "--model.network.path=null", "--model.network.config.width=null", "--model.optimizer.foreach=null"]
+    )["model"]["init_args"]
+    assert arguments["network"]["path"] is None, "it was the text None"
+    assert arguments["network"]["config"] == {"model_type": "mlp", "width": None}
+    assert arguments["optimizer"]["init_args"]["foreach"] is None
+    other = resolve([*args, "--model.network.config=null", "--model.network.path=here"])
+    assert other["model"]["init_args"]["network"]["config"] is None
