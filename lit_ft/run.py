@@ -317,6 +317,7 @@ def execute(stage: str, args: Sequence[str]) -> Run:
     plain = built.plain()
     if checkpoint is not None:
         warn_differences(checkpoint, plain["model"])
+    name = next(values_of(args, "--name"), None) or read_report(folder).get("name", name)  # a run keeps its own
     callbacks = default_callbacks(stage, args, built, name, folder, plain)
     trainer = built.make_trainer(callbacks, folder if stage == "fit" else None)
     kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint}

@@ -285,6 +285,16 @@ def test_a_run_does_not_begin_in_the_folder_of_another(capsys: pytest.CaptureFix
     assert "this is a file" in capsys.readouterr().err
 
 
+def test_a_run_that_goes_on_keeps_its_name() -> None:
+    assert lit_ft("fit", "-c", "toy.yaml") == 0
+    run, steps = the_run(), 12
+    for given, name in (([], "toy"), (["-c", str(run / "config.yaml")], "toy"), (["--name", "other"], "other")):
+        steps += 2
+        assert lit_ft("fit", *given, "--run", str(run), "--ckpt_path=last", f"--trainer.max_steps={steps}") == 0
+        report = json.loads((run / "report.json").read_text())
+        assert (report["name"], report["steps"]) == (name, steps)
+
+
 class Clock(datetime):
     """An hour later each time that it is read."""
 
