@@ -17,8 +17,8 @@ lit-ft: a modular trainer for fine-tuning research
   lit-ft validate | test | predict -c FILE --ckpt_path last | best | FILE
   lit-ft methods [--json]                                what there is, by kind and by batch shape
   lit-ft report RUN ...                                  a table over runs, and their curves as one page
-  lit-ft show-batch -c FILE                              one batch, tokens coloured by target and weight
-  lit-ft estimate -c FILE                                the memory that a step needs, measured on one batch
+  lit-ft show-batch -c FILE | --run DIR                  one batch, tokens coloured by target and weight
+  lit-ft estimate -c FILE | --run DIR                    the memory that a step needs, measured on one batch
   lit-ft study FILE ...                                  arms x seeds as real runs, then the verdict
   lit-ft compare -c FILE --arm NAME[:OVERLAY] ...        a study of your own, without a paper
   lit-ft export RUN --to DIR                             a folder that from_pretrained loads

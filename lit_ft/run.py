@@ -238,12 +238,13 @@ def build(args: Sequence[str]) -> Build:
     """Model and data module from the arguments of a command, for a notebook.
 
     Args:
-        args: As on the command line, without the stage: ``["-c", "configs/demo.yaml", "--trainer.max_steps=10"]``.
+        args: As on the command line, without the stage: ``["-c", "configs/demo.yaml", "--trainer.max_steps=10"]``;
+            ``["--run", DIR]`` takes the configuration of a run.
 
     Returns:
         An object with ``model`` and ``datamodule``; ``make_trainer([], None)`` gives the trainer.
     """
-    return Build(args)
+    return Build([*saved_config(args), *args])
 
 
 class Resolved(Build):
@@ -285,7 +286,7 @@ def execute(stage: str, args: Sequence[str]) -> Run:
         raise ConfigError("stage", stage, ", ".join(STAGES))
     args = [*saved_config(args), *args]
     torch.set_float32_matmul_precision("high")
-    built = build(args)
+    built = Build(args)
     config = built.config
     name, runs = run_name(args), Path(config["runs"])
     checkpoint, folder = config["ckpt_path"], config["run_dir"] and Path(config["run_dir"])

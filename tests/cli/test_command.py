@@ -342,7 +342,14 @@ def test_a_report_over_two_folders_tells_runs_of_one_name_apart(capsys: pytest.C
 
 def test_show_batch_without_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert lit_ft("show-batch", "-c", "toy.yaml") == 0
-    assert "batch[0]: float32 [4, 4]" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "batch[0]: float32 [4, 4]" in shown
+    assert lit_ft("fit", "-c", "toy.yaml", "--trainer.max_steps=1") == 0
+    capsys.readouterr()
+    assert lit_ft("show-batch", "--run", str(the_run())) == 0
+    assert capsys.readouterr().out == shown
+    assert lit_ft("show-batch", "--run", "nowhere") == 2
+    assert "--run: given 'nowhere/config.yaml'" in capsys.readouterr().err
 
 
 def test_help_imports_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
