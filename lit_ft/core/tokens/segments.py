@@ -106,10 +106,12 @@ def fill(
     filled = []
     for segment in template:
         pieces = []
-        for literal, name, _, _ in string.Formatter().parse(segment.text):
+        for literal, name, form, conversion in _fields(segment.text):
             pieces.append(literal)
             if name is None:
                 continue
+            if form or conversion:
+                raise ConfigError("template", segment.text, f"{{{name}}} alone, without a format")
             if values.get(name) is None:
                 known = ", ".join(map(str, values))
                 place = f"columns that row {number} has: {known}{nearest(name, map(str, values))}"
@@ -121,6 +123,13 @@ def fill(
             pieces.append(str(values[name]))
         filled.append(replace(segment, text="".join(pieces)))
     return filled
+
+
+def _fields(text: str) -> Iterable[tuple[str, str | None, str | None, str | None]]:
+    try:
+        return list(string.Formatter().parse(text))
+    except ValueError as error:
+        raise ConfigError("template", text, f"{{column}}, and {{{{ for a brace: {error}") from error
 
 
 def encode(

@@ -80,7 +80,7 @@ class ManyShot(TokenData):
         if supervise not in ("all", "last"):
             raise ConfigError("supervise", supervise, "all or last")
         self.shots, self.supervise, self.sequences = shots, supervise, sequences
-        self.template = list(SHOT) if template is None else template
+        self.template = [s if isinstance(s, Segment) else Segment(**s) for s in template or SHOT]
 
     def cache_key(self) -> Sequence[str]:
         """The template; the sequences are the rows, and say which answers count."""
@@ -88,7 +88,10 @@ class ManyShot(TokenData):
 
     def _tables(self) -> dict[str, list[Row]]:
         """Sequences of each split, made of rows of that split alone."""
-        tables = super()._tables()
+        tables, specials = super()._tables(), special_fields(self.tokenizer)
+        for split, rows in tables.items():
+            for row, row_number in zip(rows, self._numbers(split, rows), strict=True):
+                fill(self.template, row, specials, row_number)  # what is wrong is said with the number of its row
         self.numbers = {}  # a sequence is no row of the table
         found: dict[str, list[Row]] = {}
         for number, split in enumerate(SPLITS):

@@ -71,6 +71,10 @@ def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
         shared = 0
         while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
             shared += 1
+        if not shared:
+            raise ConfigError(
+                "path", chosen[:1], f"conversations that begin alike; those of {split} row {number} do not"
+            )
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     elif isinstance(prompt, str) and isinstance(chosen, list) and isinstance(rejected, list):
         prompt = [message("user", prompt)]
@@ -95,7 +99,7 @@ def warn_of_empty_answers(sides: Sequence[Row], numbers: Sequence[int], split: s
 
 def _is_empty(answer: str | list[Any]) -> bool:
     said = [m.get("content") for m in answer if isinstance(m, Mapping)] if isinstance(answer, list) else [answer]
-    return all(isinstance(text, str) and not text.strip() for text in said)
+    return bool(said) and all(isinstance(text, str) and not text.strip() for text in said)
 
 
 def message(role: str, text: str) -> dict[str, str]:

@@ -184,7 +184,7 @@ def _answers(row: Row, number: int, split: str) -> list[Row]:
         prompt = [message("user", prompt)]
     if type(prompt) is not type(answer) or not isinstance(answer, (str, list)) or answer == []:
         raise ConfigError("path", sorted(row), f"texts or messages in prompt and completion, and label; see {place}")
-    label = {"true": True, "1": True, "false": False, "0": False}.get(str(row.get("label")).lower())
+    label = {"true": True, "1": True, "false": False, "0": False}.get(str(row.get("label")).lower().removesuffix(".0"))
     if label is None:
         raise ConfigError("path", f"label {row.get('label')!r}", f"true or false, 1 or 0, in {place}")
     return [{"prompt": prompt, "answer": answer, "label": label}]

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.tokens.segments import Encoded
 from lit_ft.data.sources.tables import Row
-from lit_ft.data.tokens.token_table import TokenTable
+from lit_ft.data.tokens.token_table import TokenTable, checked_weights
 
 _LENGTH_CLASS = 8  # tokens; among rows of one class the order is drawn
 
@@ -89,7 +89,8 @@ class TokenStream:
         if not rows:
             return
         first = block * self.buffer
-        examples = self.encode(rows, range(first + 1, first + 1 + len(rows)))
+        numbers = range(first + 1, first + 1 + len(rows))
+        examples = checked_weights(self.encode(rows, numbers), numbers)
         kept = [number for number, example in enumerate(examples) if example.has_targets]
         batches = -(-len(rows) // self.batch_size)
         self._count(first, len(rows), kept, batches)

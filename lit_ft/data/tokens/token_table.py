@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -117,10 +118,20 @@ def _encode(
     for start in range(0, len(rows), _AT_ONCE):
         if len(rows) > _AT_ONCE:
             rank_zero_info(f"Tokenising rows {start} to {min(start + _AT_ONCE, len(rows))} of {len(rows)}, once")
-        examples += make(rows[start : start + _AT_ONCE], numbers[start : start + _AT_ONCE])
+        some = numbers[start : start + _AT_ONCE]
+        examples += checked_weights(make(rows[start : start + _AT_ONCE], some), some)
     kept = [number for number, example in enumerate(examples) if example.has_targets]
     table = TokenTable.of([examples[number] for number in kept], kept)
     torch.save({n: getattr(table, n) for n in ("ids", "weights", "starts", "rows")}, folder / "examples.pt")
+
+
+def checked_weights(examples: list[Encoded], numbers: Sequence[int]) -> list[Encoded]:
+    """The examples, unless a weight of one is no finite number."""
+    for example, number in zip(examples, numbers, strict=True):
+        if not math.isfinite(sum(example.weights)):
+            wrong = next(weight for weight in example.weights if not math.isfinite(weight))
+            raise ConfigError("weight", wrong, f"a finite number; see row {number}")
+    return examples
 
 
 def collate_padded(examples: Sequence[dict[str, Tensor]], padding: int) -> dict[str, Tensor]:

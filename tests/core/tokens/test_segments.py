@@ -96,6 +96,12 @@ MESSAGES = [
 ]
 
 
+@pytest.mark.parametrize("text", ["{prompt", "prompt}", "{prompt:>9}", "{prompt!r}"])
+def test_a_template_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"template: given '.?prompt"):
+        fill([Segment(text)], {"prompt": "q"}, {}, 1)
+
+
 def test_chat_has_the_ids_of_the_template_and_our_weights(merging: Any) -> None:
     example = encode_chat(merging, [message_segments(MESSAGES, ["assistant"], 1)])[0]
     assert example.input_ids == merging.apply_chat_template(MESSAGES, tokenize=True, return_dict=False)

@@ -1,6 +1,7 @@
 """Rows of a user's own file as they come: every row that cannot be learned from is named, nothing is silent."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,11 @@ def test_which_token_ends_a_text_is_part_of_what_is_cached(tmp_path: Path) -> No
             made = ready(tmp_path, rows, words)
         ends.append(words.decode(made.examples["train"][0]["input_ids"][1:]))
     assert ends == ["c</s>", "c<sep>", "c"]
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, "nan", "-inf"])
+def test_a_weight_that_is_no_finite_number_names_the_row(weight: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "completion": "a", "w": 1.0} for _ in range(4)]
+    rows[2]["w"] = weight
+    with pytest.raises(ConfigError, match=r"weight: given .*; allowed: a finite number; see row 3"):
+        ready(tmp_path, rows, weight_column="w")

@@ -128,3 +128,12 @@ def test_response_tuning_is_instruction_tuning_without_the_question(module: Any,
         without = words.decode(b["input_ids"]).split("\n", 1)[1].split("</s>", 1)[1]
         assert words.decode(a["input_ids"]) == "<s>user\n</s>" + without
     assert len(encode(words, [Segment("x")])) == 1
+
+
+def test_what_is_wrong_in_a_row_is_said_with_its_number(module: Any, tmp_path: Path) -> None:
+    """It was the number of a sequence."""
+    template = [{"text": "{prompt}"}, {"text": "{completion}", "weight": 1}]
+    given = rows(9)
+    del given[6]["completion"]
+    with pytest.raises(ConfigError, match="row 7 has: prompt, task"):
+        ready(module, ManyShot(str(tmp_path / "r.jsonl"), template=template, shots=2, val_fraction=0.0), given)  # type: ignore[arg-type]

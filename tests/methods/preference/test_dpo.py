@@ -170,6 +170,15 @@ def test_an_empty_answer_is_counted_and_its_end_is_learned(side: str, chat: bool
     assert example["weights"][-3:].any()  # the end of the answer, not that of the user's turn
 
 
+def test_conversations_that_begin_differently_name_the_row(tmp_path: Path) -> None:
+    row = {
+        side: [{"role": "user", "content": side}, {"role": "assistant", "content": "a"}]
+        for side in ("chosen", "rejected")
+    }
+    with pytest.raises(ConfigError, match="conversations that begin alike; those of train row 9 do not"):
+        prepared(tmp_path, [*ROWS, row])
+
+
 def test_an_answer_without_a_message_names_the_row(tmp_path: Path) -> None:
     said = [{"role": "user", "content": "q"}]
     reply = [{"role": "assistant", "content": "a"}]
