@@ -216,7 +216,8 @@ class Method(pl.LightningModule):
             self.log(f"{stage}/{key}", value.float(), prog_bar=key == "loss", rank_zero_only=False, sync_dist=False)
         for name, metric in self.stage_metrics[stage].items():  # type: ignore[operator, union-attr]
             if metric.update_called:
-                self.log(f"{stage}/{name}", metric.compute(), prog_bar=True)
+                if means:  # else no row counted
+                    self.log(f"{stage}/{name}", metric.compute(), prog_bar=True)
                 metric.reset()
 
     def on_validation_epoch_start(self) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchmetrics import MeanSquaredError, Metric
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
@@ -146,6 +147,37 @@ def test_a_batch_without_targets_has_no_say() -> None:
                          enable_model_summary=False)  # fmt: skip
     trainer.fit(alone, DataLoader(batches[:1], batch_size=None))  # type: ignore[arg-type]
     torch.testing.assert_close(module.network.weight, alone.network.weight)
+
+
+class Masked(Weighted):
+    """A batch may have no row that counts; there is a metric too."""
+
+    def compute(self, batch: Any) -> Output:
+        output = super().compute(batch)
+        loss = output.loss if batch[2].any() else 0.0 * self.network(batch[0]).sum()
+        return Output(loss, loss.detach()[None], torch.zeros(1), output.scalars)
+
+    def configure_metrics(self) -> dict[str, Metric]:
+        return {"distance": MeanSquaredError()}
+
+
+def test_where_no_row_counts_nothing_is_logged() -> None:
+    x, y, weight = rows()
+    empty, full = (x[:4], y[:4], torch.zeros(4)), (x[4:8], y[4:8], weight[4:8])
+    logged: list[dict[str, float]] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            logged.append({key: float(value) for key, value in trainer.callback_metrics.items()})
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_epochs=1, accumulate_grad_batches=2, callbacks=[Watch()], **quiet)  # type: ignore[arg-type]
+    trainer.fit(Masked(), DataLoader([empty, empty, full, empty], batch_size=None))  # type: ignore[arg-type]
+    assert [sorted(values) for values in logged] == [[], [], [], ["train/error", "train/loss"]]
+    assert logged[-1]["train/loss"] > 0
+    for batches, keys in (([empty, empty], []), ([empty, full], ["test/distance", "test/error", "test/loss"])):
+        found = trainer.test(Masked(), DataLoader(batches, batch_size=None), verbose=False)  # type: ignore[arg-type]
+        assert sorted(found[0]) == keys
 
 
 def test_evaluation_weighs_ragged_batches() -> None:

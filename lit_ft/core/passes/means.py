@@ -26,13 +26,13 @@ class WeightedMeans:
             self.sums[key] = self.sums[key] + term if key in self.sums else term
 
     def total(self, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The summed weight and the means; ``reduce`` sums a tensor over ranks (one call)."""
+        """The summed weight, and the means where it is not 0; ``reduce`` sums a tensor over ranks (one call)."""
         if self.weight is None:
             return torch.zeros((), dtype=torch.float64), {}
         keys = sorted(self.sums)
         packed = reduce(torch.stack([self.weight, *(self.sums[key] for key in keys)]))
         weight = packed[0]
-        return weight, {key: packed[i + 1] / weight for i, key in enumerate(keys)}
+        return weight, {key: packed[i + 1] / weight for i, key in enumerate(keys)} if weight else {}
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
