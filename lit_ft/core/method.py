@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.mixins import HyperparametersMixin
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.plugins import DoublePrecision, HalfPrecision
 from lightning.pytorch.utilities.parsing import collect_init_args
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -138,10 +139,16 @@ class Method(pl.LightningModule):
             raise ConfigError("data", data, f"a data module of {self.batch_kind} for {type(self).__name__}, not {kind}")
 
     def configure_model(self) -> None:
-        """Build the network and the metrics, once."""
+        """Build the network and the metrics, once.
+
+        A network that is trained in another type is of it from here on, so that the fingerprint of a frozen base is of
+        the weights that train: Lightning converts them after a checkpoint has been looked at.
+        """
         if self.network is not None:
             return
         self.network = self._ready.pop() if self._ready else self.build_network()
+        if self._trainer is not None and isinstance(self.trainer.precision_plugin, (HalfPrecision, DoublePrecision)):
+            self.network = self.trainer.precision_plugin.convert_module(self.network)
         metrics = {stage: nn.ModuleDict(self.configure_metrics()) for stage in ("val", "test")}  # type: ignore[arg-type]
         self.stage_metrics = nn.ModuleDict(metrics)
         if self.spec is not None and self.spec.path is not None:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from lightning.pytorch.plugins import HalfPrecision
 from torch import nn
 
 from lit_ft.core.errors import ConfigError
@@ -19,16 +18,11 @@ class LanguageMethod(Method):
     """
 
     def configure_model(self) -> None:
-        """Build the network; under bf16-true in bf16 from here on, so that a fingerprint is of the weights that train.
-
-        Lightning converts it after a checkpoint has been looked at.
-        """
+        """Build the network, and refuse one that does not know all words of the tokenizer."""
         if self.network is not None:
             return
         super().configure_model()
         self._check_vocabulary()
-        if self._trainer is not None and isinstance(self.trainer.precision_plugin, HalfPrecision):
-            self.network = self.trainer.precision_plugin.convert_module(self.network)  # type: ignore[arg-type]
 
     def _check_vocabulary(self) -> None:
         """Data that need the tokenizer have loaded it by now; others may come without one."""

@@ -240,6 +240,20 @@ def test_another_base_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         FromPath.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_run_in_another_type_resumes_on_its_base(tmp_path: Path, precision: Any) -> None:
+    """Lightning converts the weights after the checkpoint was looked at; the base is that of the checkpoint."""
+    trainer = fit(FromPath(Network(path="somewhere")), 8, 1, max_epochs=1, precision=precision)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    x, y, weight = rows()
+    again = FromPath(Network(path="somewhere"))
+    runner = pl.Trainer(max_epochs=2, precision=precision, logger=False, enable_checkpointing=False,
+                        enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    batches = DataLoader([(x, y, weight)], batch_size=None)  # type: ignore[arg-type]
+    runner.fit(again, batches, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert again.network[0].weight.dtype == {"bf16-true": torch.bfloat16, "64-true": torch.float64}[precision]
+
+
 def test_a_changed_frozen_weight_is_kept(tmp_path: Path) -> None:
     """What was written into a frozen weight after it was built is not in the base, so it is in the checkpoint."""
     module = FromPath(Network(path="somewhere"))
