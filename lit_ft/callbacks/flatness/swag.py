@@ -65,7 +65,8 @@ class SWAG(pl.Callback):
         with swag.sampled(module, seed=0, batches=batches):
             ...  # predict with the sampled weights; average over seeds
 
-    Covers the trainable parameters; with ``batches``, batch-norm statistics are those of the sampled weights.
+    Covers the parameters that are trainable at the first collection; with ``batches``, batch-norm statistics are those
+    of the sampled weights.
 
     Cost: one pass over the weights a collection; memory ``rank + 2`` copies of the trainable weights, which also go
     into checkpoints.
@@ -92,6 +93,7 @@ class SWAG(pl.Callback):
             raise ConfigError("rank", rank, "a whole number of at least 2")
         self.start, self.every_n_steps, self.rank = start, every_n_steps, rank
         self.weights = WeightGaussian(rank)
+        self.names: list[str] = []
         self._last_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -115,8 +117,18 @@ class SWAG(pl.Callback):
     def _collect(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._last_step = trainer.global_step
         start = self.start if self.start >= 1 else self.start * trainer.estimated_stepping_batches
-        if trainer.global_step >= start:
-            self.weights.add(_flat(module))
+        if trainer.global_step < start:
+            return
+        if not self.names:
+            self.names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        self.weights.add(torch.cat([parameter.detach().flatten() for parameter in self._parameters(module)]))
+
+    def _parameters(self, module: nn.Module) -> list[nn.Parameter]:
+        present = dict(module.named_parameters())
+        absent = next((name for name in self.names if name not in present), None)
+        if absent is not None:
+            raise ConfigError("module", f"one without {absent}", "the module whose weights were collected")
+        return [present[name] for name in self.names]
 
     @contextmanager
     def sampled(
@@ -136,8 +148,8 @@ class SWAG(pl.Callback):
             batches: Training batches for the batch-norm statistics; none keeps those of training.
             forward: How the module is run on a batch for that.
         """
-        parameters = [p for p in module.parameters() if p.requires_grad]
         weights = self.weights.sample(torch.Generator().manual_seed(seed), scale)
+        parameters = self._parameters(module)
         kept = {name: value.clone() for name, value in module.state_dict().items()}
         with torch.no_grad():
             for parameter, piece in zip(parameters, weights.split([p.numel() for p in parameters]), strict=True):
@@ -156,14 +168,11 @@ class SWAG(pl.Callback):
         """The moments and deviations."""
         g = self.weights
         moments = {"count": g.count, "mean": g.mean, "squares": g.squares, "deviations": g.deviations}
-        return moments | {"step": self._last_step}
+        return moments | {"step": self._last_step, "names": self.names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from them."""
         g = self.weights
         g.count, g.mean, g.squares = state_dict["count"], state_dict["mean"], state_dict["squares"]
         g.deviations, self._last_step = list(state_dict["deviations"]), state_dict["step"]
-
-
-def _flat(module: nn.Module) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in module.parameters() if p.requires_grad])
+        self.names = list(state_dict["names"])

@@ -13,7 +13,8 @@ Gradients = list[Tensor]
 class SAMVariant:
     """Where SAM climbs to, and what it makes of the gradients g (at the weights) and s (at the perturbed weights).
 
-    Gradients are lists of tensors, one for each optimised parameter. This base class is SAM itself.
+    Gradients are lists of tensors, one for each optimised parameter; what is remembered of others is forgotten.
+    This base class is SAM itself.
     """
 
     needs_gradient: ClassVar[bool] = False
@@ -93,7 +94,7 @@ class LookSAM(SAMVariant):
 
     def between(self, gradient: Gradients) -> Gradients:
         """The plain gradient and what was new, as long as it."""
-        if not self._new:
+        if not _fits(self._new, gradient):
             return gradient
         self._new = [v.to(g) for g, v in zip(gradient, self._new, strict=True)]  # a checkpoint brings it on the CPU
         length = (_dot(gradient, gradient) / (_dot(self._new, self._new) + 1e-24)).sqrt() * self.alpha
@@ -132,7 +133,7 @@ class FriendlySAM(SAMVariant):
 
     def direction(self, gradient: Gradients) -> Gradients:
         """The gradient without the mean of the gradients before it."""
-        if not self._mean:
+        if not _fits(self._mean, gradient):
             self._mean = [g.clone() for g in gradient]
             return gradient
         self._mean = [m.to(g) for g, m in zip(gradient, self._mean, strict=True)]  # a checkpoint brings it on the CPU
@@ -147,6 +148,11 @@ class FriendlySAM(SAMVariant):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The mean gradient."""
         self._mean = list(state["mean"])
+
+
+def _fits(memory: Gradients, gradient: Gradients) -> bool:
+    """Whether there is a memory, of these parameters: a callback may have frozen some meanwhile, or set some free."""
+    return [m.shape for m in memory] == [g.shape for g in gradient]
 
 
 def _dot(a: Gradients, b: Gradients) -> Tensor:

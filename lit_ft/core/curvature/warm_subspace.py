@@ -28,7 +28,8 @@ class WarmSubspace:
 
     def rows(self, gradient: Tensor) -> Tensor:
         """Rows that span the start of the next measurement: a known subspace and the gradient."""
-        if not self.subspaces:
+        if not self.subspaces or self.subspaces[0].shape[1] != len(gradient):  # parameters were frozen or set free
+            self.subspaces, self.leading = [], []
             return gradient[None]
         newest = 0
         if len(self.leading) == 3:

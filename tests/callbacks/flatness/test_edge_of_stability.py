@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lit_ft.callbacks import SAM, EdgeOfStability
+from lit_ft.core.curvature import hessian_eigenvalues
 from lit_ft.core.curvature.stability import stability
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
@@ -147,6 +148,21 @@ def test_bit_identical_under_accumulation_clipping_and_bfloat16(tmp_path):
         [{"accumulate_grad_batches": 3, "gradient_clip_val": 0.1}, {"precision": "bf16-mixed"}]
     ):
         assert_no_op(lambda: EdgeOfStability(every_n_steps=2), tmp_path / str(i), **trainer)
+
+
+class SetFree(pl.Callback):
+    """Trains the last layer alone for a while; knows the sharpness without a warm start."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        pl_module.net[0].requires_grad_(trainer.global_step >= 2)
+        self.sharpness = float(hessian_eigenvalues(pl_module, [batch]).values[0])
+
+
+def test_parameters_that_are_set_free_start_a_new_subspace():
+    tracker, free = EdgeOfStability(every_n_steps=1), SetFree()
+    fit(Small(), [free, tracker], data(), steps=4)
+    assert len(tracker.measurements) == 4
+    assert tracker.measurements[-1]["lambda_1"] == pytest.approx(free.sharpness, rel=1e-3)
 
 
 def test_a_resumed_run_logs_the_same_numbers(tmp_path):

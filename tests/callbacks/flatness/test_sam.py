@@ -147,6 +147,22 @@ def test_variants_resume(variant: type, tmp_path: Path) -> None:
     check_callback(lambda: SAM(rho=0.1, every_n_steps=2, variant=variant()), tmp_path)
 
 
+class SetFree(pl.Callback):
+    """Trains all but the first layer for a while."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        module.model[0].requires_grad_(trainer.global_step >= 6)
+
+
+@pytest.mark.parametrize("variant", [LookSAM, FriendlySAM])
+def test_variants_forget_what_was_of_other_parameters(variant: type) -> None:
+    sam = SAM(rho=0.1, every_n_steps=2, variant=variant())
+    module, trainer = fit_foreign([SetFree(), sam])
+    assert trainer.global_step > 8
+    (memory,) = sam.state_dict()["variant"].values()
+    assert [m.shape for m in memory] == [p.shape for p in module.parameters()]
+
+
 # the failures of closure optimizers and of callbacks that keep the last batch
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_ft.callbacks import SWAG
+from lit_ft.callbacks import SWAG, GradientMask
 from lit_ft.callbacks.flatness.swag import WeightGaussian
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.batch_norm import update_batch_norm
+from lit_ft.core.selection import Names
 from lit_ft.testing import ForeignModule, check_callback, fit_foreign
 
 
@@ -85,6 +86,33 @@ def test_sampled_weights_go_and_come_back() -> None:
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.equal(outputs[0], outputs[2])
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_weights_that_were_frozen_in_training_are_not_sampled() -> None:
+    swag = SWAG(start=0.0, every_n_steps=1)
+    module, _ = fit_foreign([swag, GradientMask(Names(["4.*"]))])  # lets go of the flags when the fit ends
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    with swag.sampled(module, 0):
+        moved = {name for name, value in module.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {"model.4.weight", "model.4.bias"}
+
+
+class SetFree(pl.Callback):
+    """Trains the last layer, and after an epoch all of them."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: Any) -> None:
+        module.model[0].requires_grad_(trainer.current_epoch > 0)
+
+
+def test_weights_that_are_set_free_after_the_first_collection_are_left_out(tmp_path: Path) -> None:
+    swag = SWAG(start=0.0, every_n_steps=1)
+    module, trainer = fit_foreign([SetFree(), swag])
+    assert swag.weights.count == trainer.global_step
+    assert "model.0.weight" not in swag.names
+    last = torch.cat([module.get_parameter(name).detach().flatten() for name in swag.names])
+    assert swag.weights.mean.shape == last.shape
+    with pytest.raises(ConfigError, match=r"one without model\.1\.weight"), swag.sampled(nn.Linear(1, 1), 0):
+        pass
 
 
 def test_batch_norm_statistics_are_a_plain_mean() -> None:
