@@ -101,9 +101,10 @@ class EditingScores(pl.Callback):
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         with silent(trainer, module), torch.no_grad(), trainer.precision_plugin.val_step_context():
             module.eval()
-            for kind in KINDS:
-                examples = self._before if kind == "locality" else self._examples[kind]
-                self.history.setdefault(kind, []).append(self._share(module, examples))
+            examples = {**self._examples, "locality": self._before}
+            found = {kind: self._share(module, examples[kind]) for kind in KINDS}  # all of them or none, if stopped
+        for kind, share in found.items():
+            self.history.setdefault(kind, []).append(share)
         self.steps.append(trainer.global_step)
 
     def _share(self, module: Any, examples: Examples) -> float:

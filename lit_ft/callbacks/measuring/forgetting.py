@@ -103,8 +103,9 @@ class Forgetting(pl.Callback):
         return {f"forgetting/{name}/{key}": values[-1] for name, curves in tasks for key, values in curves.items()}
 
     def _evaluate_all(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        for name in self.data:
-            for key, value in self._evaluate(trainer, module, name).items():
+        found = {name: self._evaluate(trainer, module, name) for name in self.data}  # all of them or none, if stopped
+        for name, values in found.items():
+            for key, value in values.items():
                 self.history.setdefault(name, {}).setdefault(key, []).append(value)
         self.steps.append(trainer.global_step)
 

@@ -17,6 +17,7 @@ from lit_ft.core.features.similarity import linear_cka, representational_similar
 from lit_ft.core.method import Method
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.running.last_epoch import training_ends
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,9 +80,9 @@ class LayerSimilarity(Callback):
         for layer, value in self._found["cka"].items():
             pl_module.log(f"layer_similarity/{layer}", value)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare with the end, where no validation did."""
-        if self._start and self._measured != trainer.global_step:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare with the end, where no validation did; in time for the last checkpoint and the report."""
+        if training_ends(trainer) and self._start and self._measured != trainer.global_step:
             self._measure(trainer, pl_module)
 
     def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -146,6 +146,21 @@ def test_limits_and_refusals() -> None:
         fit_foreign([Forgetting({"old": Images()})], module=Classifier(network()))
 
 
+def test_an_evaluation_that_is_stopped_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else steps and values of the checkpoint that is then saved would not belong together."""
+    callback, evaluate = Forgetting({"old": Ragged(), "new": ForeignData()}, every_n_steps=3), Forgetting._evaluate
+
+    def stopped(self: Forgetting, trainer: pl.Trainer, module: Any, name: str) -> dict[str, float]:
+        if name == "new" and trainer.global_step == 6:
+            raise RuntimeError("crash on purpose")
+        return evaluate(self, trainer, module, name)
+
+    monkeypatch.setattr(Forgetting, "_evaluate", stopped)
+    fit_foreign([callback], module=Classifier(network()))
+    assert callback.steps == [0, 3]
+    assert {len(values) for curves in callback.history.values() for values in curves.values()} == {2}
+
+
 def fit_rank() -> dict[str, Any]:
     callback = Forgetting({"old": ForeignData()}, every_n_steps=2)
     fit_foreign([callback], module=Classifier(network()), devices=2, strategy="ddp", max_epochs=1)

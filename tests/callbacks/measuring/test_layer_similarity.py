@@ -1,5 +1,6 @@
 """What changes in which layer, on a small BERT whose lower blocks are frozen."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -8,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lit_ft.callbacks import GradientMask, LayerSimilarity
+from lit_ft.callbacks.run_checkpoint import newest_whole
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.features.similarity import linear_cka
 from lit_ft.core.selection import Layers
@@ -81,6 +83,17 @@ def test_the_features_are_hidden_states_without_padding() -> None:
     module.eval()
     assert similarity.report()["cka"]["1"] == pytest.approx(linear_cka(before, hidden()), abs=1e-5)
     assert similarity.report()["cka"]["1"] < 0.999
+
+
+def test_the_end_is_in_the_last_checkpoint(tmp_path: Path) -> None:
+    """Also where there is no validation; a checkpoint and the report are written before later callbacks' turn."""
+    similarity = LayerSimilarity(["model.0", "model.4"], num_rows=8)
+    fit_foreign([similarity], tmp_path, limit_val_batches=0, max_epochs=1)
+    last, _ = newest_whole(tmp_path / "checkpoints")
+    assert last is not None
+    saved = torch.load(last, weights_only=True)["callbacks"]["LayerSimilarity"]["found"]
+    assert saved["cka"] == similarity.report()["cka"]
+    assert saved["cka"]["model.0"] < 1
 
 
 def test_bad_input() -> None:
