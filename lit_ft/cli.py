@@ -46,6 +46,7 @@ TOOLS = {
     "study": ("lit_ft.studies.command", "study_command"),
     "compare": ("lit_ft.studies.command", "compare_command"),
 }
+BUILDERS = ("show-batch", "estimate", "export", "overlap")  # tools that build what a run is made of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -95,6 +96,8 @@ def quiet() -> None:
     import logging
     import warnings
 
+    import lightning.pytorch  # noqa: F401  (its import sets the levels)
+
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
@@ -125,7 +128,13 @@ def tool(name: str) -> Any:
     from importlib import import_module
 
     module, function = TOOLS[name]
-    return lambda arguments: getattr(import_module(module), function)(import_own(arguments))
+
+    def run(arguments: list[str]) -> Any:
+        if name in BUILDERS:
+            quiet()
+        return getattr(import_module(module), function)(import_own(arguments))
+
+    return run
 
 
 def import_own(arguments: list[str]) -> list[str]:

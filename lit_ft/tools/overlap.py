@@ -1,7 +1,6 @@
 """``lit-ft overlap FILE FILE ...``: how much of the weights of one task are those of another."""
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +23,6 @@ def overlap_command(argv: Sequence[str]) -> int:
     files = [existing("FILE", file) for file in parser.parse_args(list(argv)).files]
     if len(set(files)) < 2:
         raise ConfigError("FILE", ", ".join(map(str, files)), "at least two selections")
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # building a run tells its seed
     module = load_run(files[0].parent).model
     regions = {
         label: SavedSelection(str(file)).select(module) for label, file in zip(labels(files), files, strict=True)

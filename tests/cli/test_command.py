@@ -1,8 +1,10 @@
 """The command as a person uses it: fit, test, resume, errors. In one process, but for the ones that must be killed."""
 
 import json
+import logging
 import re
 import sys
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -350,6 +352,21 @@ def test_show_batch_without_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == shown
     assert lit_ft("show-batch", "--run", "nowhere") == 2
     assert "--run: given 'nowhere/config.yaml'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", ["show-batch", "estimate", "export", "overlap"])
+def test_tools_leave_out_what_every_start_says(
+    tool: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert lit_ft("fit", "-c", "toy.yaml", "--trainer.max_steps=1") == 0
+    arguments = {"export": [str(the_run()), "--to", "out"], "overlap": [str(the_run() / "config.yaml"), "toy.yaml"]}
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        logging.getLogger(name).setLevel(logging.INFO)
+    caplog.clear()
+    with suppress(Exception):  # neither is a selection
+        lit_ft(tool, *arguments.get(tool, ["-c", "toy.yaml"]))
+    assert caplog.messages == []
 
 
 def test_help_imports_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
