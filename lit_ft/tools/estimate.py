@@ -1,9 +1,12 @@
 """``lit-ft estimate -c FILE``: the memory that a training step needs, measured on one batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
+from lightning.pytorch.core.optimizer import _configure_optimizers
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
@@ -19,8 +22,6 @@ def estimate_command(argv: Sequence[str]) -> int:
     from lit_ft.run import build
 
     built = build(argv)
-    if not isinstance(built.model, Method):
-        raise ConfigError("model", type(built.model).__name__, "a method of this package or a subclass of Method")
     batch = first_batch(built)
     found = measured(built.model, batch)
     grid = Table("memory of", "MiB", box=None)
@@ -35,7 +36,7 @@ def estimate_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def measured(module: Method, batch: Any) -> dict[str, int]:
+def measured(module: pl.LightningModule, batch: Any) -> dict[str, int]:
     """Bytes of one training step.
 
     Args:
@@ -46,10 +47,15 @@ def measured(module: Method, batch: Any) -> dict[str, int]:
         Bytes of ``weights`` (buffers included), ``gradients``, ``optimizer`` state and ``activations``: what autograd
         keeps between forward and backward pass, each storage once, weights not counted again.
     """
+    if not module.automatic_optimization:
+        raise ConfigError("model", type(module).__name__, "a module whose optimizer steps are Lightning's")
+    if isinstance(module, Method):
+        module.schedule = None  # it would ask for the length of a run
+    else:
+        module.setup("fit")
+        module.log = lambda *_, **__: None  # type: ignore[method-assign]  # no loop runs that takes it
     module.configure_model()
-    module.schedule = None  # it would ask for the length of a run
-    optimizer = module.configure_optimizers()
-    assert isinstance(optimizer, torch.optim.Optimizer)
+    (optimizer, *_), *_ = _configure_optimizers(module.configure_optimizers())  # type: ignore[arg-type]
     module.train()
     owned = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
     kept: dict[int, Tensor] = {}  # the tensor is held, so that no other storage takes its address
@@ -60,7 +66,7 @@ def measured(module: Method, batch: Any) -> dict[str, int]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = module.compute(batch).loss
+        loss = _loss(module, batch)
     activations = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     loss.backward()
     gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
@@ -72,6 +78,14 @@ def measured(module: Method, batch: Any) -> dict[str, int]:
         "optimizer": _bytes(states),
         "activations": activations,
     }
+
+
+def _loss(module: pl.LightningModule, batch: Any) -> Tensor:
+    if isinstance(module, Method):
+        return module.compute(batch).loss
+    arguments = (batch, 0)[: len(signature(module.training_step).parameters)]
+    found: Any = module.training_step(*arguments)
+    return found["loss"] if isinstance(found, Mapping) else found
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
