@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +12,8 @@ from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.networks.network import Network
 from lit_ft.data.sources.asset_table import ASSETS
 from lit_ft.data.sources.assets import PREFIX, packaged
-from lit_ft.data.sources.places import absent_place
+from lit_ft.data.sources.places import absence, may_be_id, silent_hub
 from lit_ft.models.gguf import expanded
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def locate(path: str) -> str:
@@ -32,19 +29,28 @@ def locate(path: str) -> str:
         if found.is_file():
             raise ConfigError("network.path", path, "a folder, or a file .gguf")
         return str(found)
-    absent = absent_place(path)
-    if absent is None and not _HUB_ID.fullmatch(path):
-        absent = f"nothing is at {found.absolute()}"
-    if absent is not None and not _was_fetched(path):
-        raise ConfigError("network.path", path, f"a path that exists, or a hub id; {absent}")
+    if not may_be_id(path):
+        raise ConfigError("network.path", path, f"a path that exists; {absence(path)}")
+    if not _offline() and not _was_fetched(path):
+        reason = silent_hub()
+        if reason is not None:
+            raise ConfigError("network.path", path, _choices(path, f"The hub cannot be asked: {reason}"))
     return path
 
 
 def _was_fetched(path: str) -> bool:
-    """Whether a hub id is at hand, whatever folders have its name."""
+    """Whether what a hub id means is at hand."""
     from huggingface_hub import try_to_load_from_cache
 
-    return bool(_HUB_ID.fullmatch(path)) and isinstance(try_to_load_from_cache(path, "config.json"), str)
+    return isinstance(try_to_load_from_cache(path, "config.json"), str)
+
+
+def _choices(path: str, reason: str) -> str:
+    names = [PREFIX + name for name, asset in ASSETS.items() if asset.is_network]
+    return (
+        f"a folder ({absence(path)}), a .gguf file, a hub id that can be reached or was fetched"
+        f" before, or one of {', '.join(names)}{nearest(path, ASSETS)}. {reason}"
+    )
 
 
 @contextmanager
@@ -69,14 +75,9 @@ def explained(spec: Network, path: str, what: str) -> Iterator[None]:
                 f"true: {path} brings Python files of its own, which would run here with your rights. Read them first",
             ) from error
         if isinstance(error, OSError) and not Path(path).exists():
-            offline = " HF_HUB_OFFLINE is set, so only models fetched before are found." if _offline() else ""
-            names = [PREFIX + name for name, asset in ASSETS.items() if asset.is_network]
+            offline = "HF_HUB_OFFLINE is set, so only models fetched before are found. " if _offline() else ""
             raise ConfigError(
-                "network.path",
-                spec.path,
-                f"a folder (nothing is at {Path(path).absolute()}), a .gguf file, a hub id that can be reached or was"
-                f" fetched before, or one of {', '.join(names)}{nearest(path, ASSETS)}.{offline} The reason:"
-                f" {text[:200]}",
+                "network.path", spec.path, _choices(path, f"{offline}The reason: {text[:200]}")
             ) from error
         if Path(path).is_dir():
             raise ConfigError(

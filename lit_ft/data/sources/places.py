@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from lit_ft.core.errors import nearest
 
+_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
-def absent_place(path: str) -> str | None:
-    """Where nothing is, with the nearest name there is; None where a hub may have what is meant.
 
-    ``user/name`` is an id, unless a folder ``user`` is here: then ``name`` is looked for in it alone, and a slip does
-    not wait for a hub. What is meant to be fetched by that id is fetched from another working folder.
+def may_be_id(path: str) -> bool:
+    """Whether it has the form of a hub id: ``name``, ``user/name`` or ``user/name:configuration``."""
+    return _ID.fullmatch(path) is not None
+
+
+def begins_here(path: str) -> bool:
+    """Whether the folder before the last slash is here, so that the rest of the path is likely a slip."""
+    return "/" in path and Path(path).expanduser().parent.is_dir()
+
+
+def absence(path: str) -> str:
+    """Where nothing is, with the nearest name that there is.
 
     Args:
         path: Leads to no file and no folder.
     """
-    place = Path(path).expanduser()
-    is_place = path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1 or "\\" in path
-    if not is_place and not ("/" in path and place.parent.is_dir()):
-        return None
-    known = next(folder for folder in place.absolute().parents if folder.is_dir())
-    missing = place.absolute().relative_to(known).parts[0]
+    place = Path(path).expanduser().absolute()
+    known = next(folder for folder in place.parents if folder.is_dir())
     names = [entry.name for entry in known.iterdir()] if known != known.parent else []
-    return f"nothing is at {place.absolute()}{nearest(missing, names)}"
+    return f"nothing is at {place}{nearest(place.relative_to(known).parts[0], names)}"
+
+
+def silent_hub() -> str | None:
+    """Why the hub does not answer, told by one question: the libraries ask for most of a minute; None where it does."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10.0)
+    except Exception as error:  # of the HTTP library that huggingface_hub has chosen
+        return str(error) or type(error).__name__
+    return None

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.data.sources.assets import PREFIX, packaged
-from lit_ft.data.sources.places import absent_place
+from lit_ft.data.sources.places import absence, begins_here, may_be_id, silent_hub
 
 Row = dict[str, Any]
 
@@ -206,9 +206,8 @@ def _from_datasets(path: str, split: str, streaming: bool = False) -> Any:
     from datasets import DatasetDict, load_dataset, load_from_disk
 
     folder = Path(path).expanduser()
-    absent = None if folder.exists() else absent_place(path)
-    if absent is not None:
-        raise ConfigError("path", path, f"a file, a folder or a hub id; {absent}")
+    if not folder.exists() and (not may_be_id(path) or (begins_here(path) and silent_hub())):
+        raise ConfigError("path", path, f"a file, a folder or a hub id; {absence(path)}")
     try:
         if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
             found = load_from_disk(str(folder))

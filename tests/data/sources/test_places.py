@@ -1,4 +1,4 @@
-"""A slip in a path fails at once; ids of a hub are left to it."""
+"""A slip in a path fails at once with the nearest name; ids of a hub are left to it."""
 
 from pathlib import Path
 
@@ -6,52 +6,71 @@ import pytest
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.network import Network
-from lit_ft.data.sources.places import absent_place
+from lit_ft.data.sources.places import absence, may_be_id
 from lit_ft.data.sources.tables import read_rows
 from lit_ft.models import causal_lm, tokenizer
+from lit_ft.models.source import locate
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     (tmp_path / "models" / "smol").mkdir(parents=True)
 
 
-@pytest.mark.parametrize("path", ["gpt2", "user/name", "modles/smol", "user/name:part"])
-def test_what_may_be_an_id_is_left_to_the_hub(path: str) -> None:
-    assert absent_place(path) is None
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What the hub, which does not answer, was asked."""
+    found: list[object] = []
+
+    class Session:
+        def head(self, *args: object, **kwargs: object) -> None:
+            found.append(args)
+            raise OSError("no route")
+
+    monkeypatch.setattr("huggingface_hub.utils.get_session", Session)
+    return found
+
+
+@pytest.mark.parametrize("path", ["./models/smoll", "./modles/smol", "modles/smol/", "~/no such", "a/b/c", "/a", "a b"])
+def test_what_must_be_a_place_is_never_asked_for(path: str, asked: list[object]) -> None:
+    for read in (lambda: causal_lm(Network(path=path)), lambda: read_rows(path)):
+        with pytest.raises(ConfigError, match="nothing is at /"):
+            read()
+    assert not asked
 
 
 @pytest.mark.parametrize(
-    "path", ["models/smoll", "./models/smoll", "./modles/smol", "modles/smol/", "~/no such", "a/b/c"]
+    ("path", "guess"), [("models/smoll", "smol"), ("modles/smol", "models"), ("models/a/b", None), ("/no/such", None)]
 )
-def test_what_must_be_a_place_is_named(path: str) -> None:
-    said = absent_place(path)
-    assert said is not None
-    assert said.startswith("nothing is at /")
-    nearest = "smol" if "smoll" in path else "models" if "modles" in path else None
-    assert nearest is None or said.endswith(f"(did you mean {nearest!r}?)")
+def test_the_nearest_name_is_that_of_the_part_that_is_missing(path: str, guess: str | None) -> None:
+    assert absence(path) == f"nothing is at {Path(path).absolute()}" + (f" (did you mean {guess!r}?)" if guess else "")
 
 
-def test_a_slip_never_asks_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked(*args: object, **kwargs: object) -> None:
-        raise AssertionError("the hub was asked")
-
-    monkeypatch.setattr("socket.socket.connect", asked)
-    monkeypatch.setattr("socket.getaddrinfo", asked)
+@pytest.mark.parametrize("path", ["models/smoll", "user/name"])
+def test_a_hub_that_does_not_answer_is_asked_once(path: str, asked: list[object]) -> None:
+    guess = r" \(did you mean 'smol'\?\)" if "smoll" in path else ""
     for read in (causal_lm, tokenizer):
-        with pytest.raises(ConfigError, match=r"models/smoll \(did you mean 'smol'\?\)"):
-            read(Network(path="models/smoll"))
-    with pytest.raises(ConfigError, match=r"models/smoll \(did you mean 'smol'\?\)"):
-        read_rows("models/smoll")
+        with pytest.raises(
+            ConfigError, match=rf"{path}{guess}\), .*or one of packaged:.*The hub cannot be asked: no route"
+        ):
+            read(Network(path=path))
+    assert len(asked) == 2
+    if guess:
+        with pytest.raises(ConfigError, match=f"nothing is at .*{path}{guess}"):
+            read_rows(path)
+        assert len(asked) == 3
 
 
-def test_an_id_that_was_fetched_is_found_beside_a_folder_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lit_ft.models.source import locate
-
-    asked = []
-    monkeypatch.setattr(
-        "huggingface_hub.try_to_load_from_cache", lambda name, file: asked.append((name, file)) or "file"
-    )
-    assert locate("models/other") == "models/other"
-    assert asked == [("models/other", "config.json")]
+@pytest.mark.parametrize("path", ["gpt2", "user/name", "models/other", "user-1/name.of_2"])
+def test_an_id_is_left_to_a_hub_that_answers_or_to_what_was_fetched(
+    path: str, asked: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert may_be_id(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("lit_ft.models.source.silent_hub", lambda: None)
+        assert locate(path) == path
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"{name}/{file}")
+    assert locate(path) == path
+    assert not asked
