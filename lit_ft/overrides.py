@@ -27,7 +27,7 @@ def read_value(text: str) -> Any:
     return None if text.strip() == "None" else get_loader("yaml")(text)
 
 
-set_loader(YAML, read_value)
+set_loader(YAML, read_value, (yaml.YAMLError,))  # a text that is no YAML is a text
 
 
 def folder_name(name: str) -> str:

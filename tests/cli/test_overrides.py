@@ -85,6 +85,14 @@ def test_a_name_stays_among_the_runs() -> None:
             folder_name(name)
 
 
+def test_a_text_that_is_no_yaml_is_a_text() -> None:
+    template = '[{text: "{text}{eos}", weight: 1}]'
+    data = resolve(
+        ["--model=SupervisedFineTuning", "--data=Instructions", "--data.path=x", f"--data.template={template}"]
+    )
+    assert data["data"]["init_args"]["template"][0]["text"] == "{text}{eos}"
+
+
 def test_null_is_no_value() -> None:
     config = '--model.network.config={"model_type": "mlp", "width": 4}'
     args = ["--model=ImageClassifier", config, "--data=Digits", "--model.optimizer=SGD", "--model.optimizer.lr=1"]
