@@ -10,6 +10,7 @@ from torch.optim import SGD, Optimizer
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.networks.weights import tensors_in
 from lit_ft.core.running.files import existing
 from lit_ft.core.selection.unit_importance import UnitImportance
 
@@ -57,9 +58,7 @@ class SoftMask(pl.Callback):
             return self._measured
         if not isinstance(self.importance, (str, Path)):
             return self.importance
-        from safetensors.torch import load_file
-
-        return load_file(existing("importance", self.importance))
+        return tensors_in("importance", existing("importance", self.importance))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Match the file with the parameters, and refuse optimizers that undo a scaled gradient."""

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import Callback
 
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.networks.weights import tensors_in
 from lit_ft.core.running.files import existing
 
 
@@ -17,7 +17,7 @@ class WarmStart(Callback):
     checkpoint has are left out; both are logged by number in ``report()``. At least one must fit. Works in any module.
 
     Args:
-        checkpoint: A Lightning checkpoint.
+        checkpoint: A checkpoint of Lightning or torch, or a ``.safetensors`` file.
     """
 
     papers = ()
@@ -28,11 +28,11 @@ class WarmStart(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the weights in place."""
-        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        saved = tensors_in("checkpoint", Path(self.checkpoint))
         own = pl_module.state_dict()
         fitting = {name: tensor for name, tensor in saved.items() if name in own}
         if not fitting:
-            first = next(iter(saved), "nothing")
+            first = next(iter(saved))
             raise ConfigError(
                 "checkpoint", self.checkpoint, f"weights of this module; it has {first!r}{nearest(first, own)}"
             )

@@ -124,6 +124,11 @@ class SparseDelta:
                 wanted is None and self.values[name].numel() != shape.numel()
             ):
                 raise ConfigError("module", f"{name} of shape {tuple(shape)}", "the base of this delta")
+        for name in index.entries.keys() - self.base.keys() - self.choices.keys():
+            copies = (n for n in self.choices if _same_matrix(index[n].parameter, index[name].parameter))
+            twin = next(copies, None)
+            if twin is not None:
+                raise ConfigError("module", f"{name}, a copy of {twin}", "the base of this delta, where they are tied")
         for name, known in self.base.items():
             if _fingerprint(index[name].parameter) != known:
                 raise ConfigError("module", f"other weights in {name}", "the base of this delta, unchanged")
@@ -185,7 +190,7 @@ class SparseDelta:
             with safe_open(file, framework="pt") as opened:
                 note = json.loads((opened.metadata() or {}).get(_KEY, "null"))
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except SafetensorError:
+        except (SafetensorError, OSError):
             note, tensors = None, {}
         if note is None:
             raise ConfigError("path", str(path), "a file written by SparseDelta.save")
@@ -214,6 +219,10 @@ def _summed(parts: Sequence[tuple[Choice, Tensor]]) -> tuple[Choice, Tensor]:
         total[mask] += value
         union |= mask
     return union, total[union]
+
+
+def _same_matrix(a: Tensor, b: Tensor) -> bool:
+    return a.ndim > 1 and a.shape == b.shape and torch.equal(a, b)
 
 
 def _fingerprint(tensor: Tensor) -> str:

@@ -10,7 +10,16 @@ from torch import nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.graft import graft
-from lit_ft.core.selection import Names, Not, RandomElements, RandomHalf, TopChange, as_mask
+from lit_ft.core.selection import (
+    LearnedScore,
+    Names,
+    Not,
+    RandomElements,
+    RandomHalf,
+    SavedSelection,
+    TopChange,
+    as_mask,
+)
 from lit_ft.core.sparse_delta import SparseDelta
 
 
@@ -206,6 +215,31 @@ def test_tuned_weights_from_files(tmp_path: Path) -> None:
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(ConfigError, match=r"SparseDelta\.save"):
-        SparseDelta.load(tmp_path / "x.safetensors")
+    broken = tmp_path / "x.safetensors", tmp_path / "x.ckpt"
+    for file in broken:
+        file.write_bytes(b"nothing of the kind")
+    for file in (broken[0], tmp_path):
+        with pytest.raises(ConfigError, match=r"SparseDelta\.save"):
+            SparseDelta.load(file)
+        with pytest.raises(ConfigError, match="save_selection"):
+            SavedSelection(file).select(llama())
+    torch.save({"epoch": 3}, tmp_path / "other.ckpt")
+    for file in (*broken, tmp_path / "other.ckpt"):
+        for source in (TopChange(0.1, tuned=file), LearnedScore(file, 0.1)):
+            with pytest.raises(ConfigError, match=r"a whole \.safetensors file, or a checkpoint"):
+                source.select(llama())
+
+
+def test_a_copy_of_what_was_tied_is_refused() -> None:
+    """The head would go on with the old embedding."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    base = llama()
+    delta = SparseDelta.between(base, tuned_from(base), Names(["model.embed_tokens.*"]))
+    untied = LlamaForCausalLM(LlamaConfig(**base.config.to_dict() | {"tie_word_embeddings": False}))
+    untied.load_state_dict(base.state_dict())
+    with pytest.raises(ConfigError, match=r"lm_head\.weight, a copy of model\.embed_tokens\.weight"):
+        delta.apply_(untied)
+    with torch.no_grad():
+        untied.lm_head.weight.add_(1)
+    delta.apply_(untied)  # a head of its own is not the delta's business

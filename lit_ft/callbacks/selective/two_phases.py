@@ -27,7 +27,7 @@ class TwoPhases(pl.Callback):
     """
 
     def __init__(self, first_steps: int | float) -> None:
-        if first_steps <= 0 or (first_steps > 1 and first_steps != int(first_steps)):
+        if not first_steps > 0 or (first_steps > 1 and first_steps != int(first_steps)):
             raise ConfigError("first_steps", first_steps, "a whole number of at least 1, or a share in (0, 1)")
         self.first_steps = first_steps
         self._turn = 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +54,29 @@ def _read(argument: str, source: str | Path) -> dict[str, Tensor]:
         raise ConfigError(argument, str(source), "a folder with .safetensors files or checkpoints, or one such file")
     tensors: dict[str, Tensor] = {}
     for file in files:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
+        tensors |= tensors_in(argument, file)
+    return tensors
 
-            tensors |= load_file(file)
-        else:
-            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            tensors |= loaded.get("state_dict", loaded)
+
+def tensors_in(argument: str, file: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file, or the weights in a checkpoint of Lightning or torch, mapped into memory.
+
+    Raises:
+        ConfigError: It is no such file, or not a whole one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, OSError, RuntimeError, UnpicklingError, EOFError):
+        loaded = None
+    found = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ConfigError(argument, str(file), "a whole .safetensors file, or a checkpoint with weights")
     return tensors
 
 

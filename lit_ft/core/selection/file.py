@@ -66,7 +66,7 @@ class SavedSelection(Selection):
             with safe_open(file, framework="pt") as opened:
                 note = json.loads((opened.metadata() or {}).get(_KEY, "null"))
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except SafetensorError:
+        except (SafetensorError, OSError):
             note, tensors = None, {}
         if note is None:
             raise ConfigError("path", self.path, "a file written by save_selection")

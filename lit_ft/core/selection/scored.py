@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
-from lit_ft.core.networks.weights import Source, weights_of
+from lit_ft.core.networks.weights import Source, tensors_in, weights_of
 from lit_ft.core.running.files import existing
 from lit_ft.core.selection.base import Choices, Selection
 from lit_ft.core.selection.top import Score, budgets, top_masks
@@ -147,9 +147,7 @@ class LearnedScore(Scored):
         self.path = str(path)
 
     def _read(self) -> dict[str, Tensor]:
-        from safetensors.torch import load_file
-
-        return load_file(existing("path", self.path))
+        return tensors_in("path", existing("path", self.path))
 
     def compared(self, index: ParameterIndex) -> list[str]:
         """What the file holds and the patterns match."""

@@ -92,7 +92,7 @@ def test_the_delta_of_a_run_brings_its_weights_back(tmp_path: Path) -> None:
 def test_a_run_without_a_second_phase_says_so() -> None:
     with pytest.warns(UserWarning, match="22 steps are not more than first_steps = 100"):
         fit_foreign([LotteryTicket(first_steps=100)], module=Module())
-    for wrong in (0, -1, 2.5):
+    for wrong in (0, -1, 2.5, float("nan")):
         with pytest.raises(ConfigError, match="a share in"):
             LotteryTicket(wrong)
     with pytest.raises(ConfigError, match=r"\(0, 1\]"):
