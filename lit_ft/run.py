@@ -304,7 +304,7 @@ def execute(stage: str, args: Sequence[str]) -> Run:
             folder = folder or checkpoint.parent.parent
     elif config["run"]:
         if stage == "fit":
-            allowed = "together with --ckpt_path last (or best), to go on with that run; --from RUN takes its weights alone"
+            allowed = "together with --ckpt_path last, to go on with that run; --from RUN takes its weights alone"
             raise ConfigError("--run", config["run"], allowed)
         run = existing("--run", config["run"])
         checkpoint, folder = find_checkpoint("last", run), folder or run

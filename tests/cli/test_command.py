@@ -221,7 +221,7 @@ WRONG = {
         ["lit-ft: trainer.accumulate_grad_batches: given 0; allowed: above 0"],
     ),
     "validation never": (["--trainer.val_check_interval=0"], ["trainer.val_check_interval: given 0"]),
-    "validation every no epoch": (["--trainer.check_val_every_n_epoch=0"], ["trainer.check_val_every_n_epoch: given 0"]),
+    "validation after no epoch": (["--trainer.check_val_every_n_epoch=0"], ["trainer.check_val_every_n_epoch: given"]),
     "refused by the trainer": (["--trainer.strategy=none_such"], ["trainer: ", "strategy='none_such'"]),
     "refused by the seed": (["--seed_everything=-1"], ["seed_everything: -1"]),
     "help of no class": (["--model.help", "Toyy"], ["--model.help: given class 'Toyy'"]),
