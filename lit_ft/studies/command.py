@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -60,12 +61,16 @@ def compare_command(argv: Sequence[str]) -> int:
     content["arms"] = {}
     for arm in options.arm:
         name, _, file = arm.partition(":")
+        if name in content["arms"]:
+            raise ConfigError("--arm", arm, "a name that no arm before it has")
         content["arms"][name] = yaml.safe_load(Path(file).read_text(encoding="utf-8")) if file else {}
-    content["seeds"] = parse_seeds(options.seeds or "0")
+    content["seeds"] = parse_seeds("0" if options.seeds is None else options.seeds)
     content["measure"] = {}
     for text in options.measure:
         key, _, take = text.partition("@")
-        content["measure"][key.replace("/", "_").replace(".", "_")] = {"key": key, "take": take or "last"}
+        name = re.sub(r"\W", "_", key)
+        name = re.sub(r"\W+", "_", text).strip("_") if name in content["measure"] else name
+        content["measure"][name] = {"key": key, "take": take or "last"}
     content |= {"expect": options.expect, "test": not options.no_test}
     file = Path(options.runs) / "studies" / f"{folder_name(options.name)}.yaml"
     study = Study.of(options.name, content)
@@ -89,7 +94,7 @@ def run_study(study: Study, options: argparse.Namespace, file: Path) -> str:
     before = _checked(study, options, recorded)
     if options.confirm:
         study = replace(study, seeds=before["seeds"][:1])
-    elif options.seeds:
+    elif options.seeds is not None:
         study = replace(study, seeds=parse_seeds(options.seeds))
     root = study_folder(study, Path(options.runs))
     planned = plan(study, Path(options.runs))

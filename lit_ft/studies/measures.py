@@ -33,15 +33,17 @@ class Measure:
 
     def __post_init__(self) -> None:
         """Refuse a way of taking that is not known."""
-        found = re.fullmatch(r"last|first|min|max|best|mean|(late|at)\(([\d.]+)\)", self.take)
+        found = re.fullmatch(r"last|first|min|max|best|mean|(late|at)\((\d*\.?\d+)\)", self.take)
         if not found or (found[2] and not 0 <= float(found[2]) <= 1):
-            raise ConfigError("measure.take", self.take, f"{TAKES} with a fraction from 0 to 1")
+            raise ConfigError("take", self.take, f"{TAKES} with a fraction from 0 to 1")
 
     @classmethod
     def of(cls, spec: "str | Mapping[str, Any]") -> "Measure":
         """From YAML: a key, or ``{key: ..., take: ..., stage: ...}``."""
         if isinstance(spec, str):
             return cls(spec)
+        if "key" not in spec:
+            raise ConfigError("measure", spec, "a key that runs log, or {key: ..., take: ..., stage: ...}")
         for key in spec:
             if key not in (known := [field.name for field in fields(cls)]):
                 raise ConfigError("measure", key, f"{', '.join(known)}{nearest(str(key), known)}")
@@ -67,7 +69,7 @@ class Measure:
         if isinstance(value, (int, float)):
             return float(value)
         known = sorted({*history, *report.get("metrics", {}), *_paths(report.get("callbacks", {}), "callbacks")})
-        raise ConfigError("measure.key", self.key, f"{', '.join(known)}{nearest(self.key, known)}")
+        raise ConfigError("key", self.key, f"{', '.join(known)}{nearest(self.key, known)}")
 
     def _from_curve(self, history: "History") -> float:
         steps, values = history[self.key]

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from inspect import formatannotation
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -12,6 +13,8 @@ from lit_ft.core.running.files import existing
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.expression import check
 from lit_ft.studies.measures import Measure
+
+PARTS = ("model", "data", "trainer", "stages")  # what an arm may override
 
 
 @dataclass
@@ -54,22 +57,32 @@ class Study:
         """Refuse what could only fail after hours."""
         if not self.arms:
             raise ConfigError("arms", self.arms, "at least one arm")
+        for what, given in (("arms", self.arms), ("measure", self.measure)):
+            for name in given:
+                if not name.isidentifier():
+                    raise ConfigError(what, name, "names of letters, digits and _, so that expressions can use them")
         for arm, overrides in self.arms.items():
-            if not arm.isidentifier():
-                raise ConfigError("arms", arm, "names of letters, digits and _, so that expressions can use them")
-            if overrides is not None and not isinstance(overrides, dict):
-                raise ConfigError(f"arms.{arm}", overrides, "a mapping of overrides in the form of a config")
+            for key in overrides:
+                if key not in PARTS:  # the seed and the folder of a run are the study's
+                    raise ConfigError(f"arms.{arm}", key, f"the keys {', '.join(PARTS)}{nearest(key, PARTS)}")
         empty = [arm for arm, overrides in self.arms.items() if not overrides]
         if len(empty) > 1:
             raise ConfigError(f"arms.{empty[1]}", {}, f"overrides; only one arm can be the base, and {empty[0]} is")
         twice = {seed for seed in self.seeds if self.seeds.count(seed) > 1}
-        if twice or not self.seeds:
-            raise ConfigError("seeds", self.seeds, "different whole numbers, at least one")
+        if twice or not self.seeds or min(self.seeds) < 0:
+            raise ConfigError("seeds", self.seeds, "different whole numbers from 0, at least one")
         for text in self.expect:
             check(text, self.arms, self.measure)
         for file in self.base:
             existing("base", file)
+        for number, stage in enumerate(self.stages):
+            if not {"name", "config"} <= set(stage) <= {"name", "config", "from"}:
+                raise ConfigError(
+                    f"stages[{number}]", stage, "the keys name, config and, if it has one before it, from"
+                )
         names = self.stage_names
+        if len(set(names)) < len(names):
+            raise ConfigError("stages", names, "different names")
         for measure in self.measure.values():
             if measure.stage is not None and measure.stage not in names:
                 raise ConfigError("measure.stage", measure.stage, f"a stage: {', '.join(names) or 'there is none'}")
@@ -126,11 +139,26 @@ class Study:
             if key not in content:
                 raise ConfigError(key, None, "a value; every study has claim, base, arms, seeds, measure, expect")
         given = dict(content)
-        given["base"] = [given["base"]] if isinstance(given["base"], str) else list(given["base"])
-        given["arms"] = {arm: overrides or {} for arm, overrides in (given["arms"] or {}).items()}
-        given["expect"] = [given["expect"]] if isinstance(given["expect"], str) else list(given["expect"])
+        for key in ("base", "expect"):
+            given[key] = [given[key]] if isinstance(given[key], str) else given[key]
+        if isinstance(given["arms"], dict):
+            given["arms"] = {arm: overrides or {} for arm, overrides in given["arms"].items()}
+        kinds = {**get_type_hints(cls), "measure": dict[str, str | dict[str, str]]}
+        for key, value in given.items():
+            if not fits(value, kinds[key]):
+                raise ConfigError(key, value, formatannotation(kinds[key]))
         given["measure"] = {key: Measure.of(spec) for key, spec in given["measure"].items()}
         return cls(name=name, **given)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether plain data is what an annotation says; a truth is no number."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is list:
+        return isinstance(value, list) and all(fits(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items())
+    return any(fits(value, part) for part in parts) if parts else kind is Any or type(value) is kind
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -138,7 +166,7 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()):
+        if not low.isdigit() or (dash and not (high.isdigit() and int(low) <= int(high))):
             raise ConfigError("--seeds", text, "numbers and ranges, such as 0-2,7")
         seeds += range(int(low), int(high or low) + 1)
     return seeds

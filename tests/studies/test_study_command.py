@@ -123,6 +123,17 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "missing file": ({"base": ["bse.yaml"]}, "bse.yaml"),
     "wrong override": ({"arms": {"a": {"trainer": {"max_stps": 3}}}, "expect": []}, "did you mean 'max_steps'"),
     "no arms": ({"arms": {}}, "at least one arm"),
+    "a seed alone": ({"seeds": 0}, "seeds: given 0; allowed: list[int]"),
+    "no seed": ({"seeds": [-1]}, "whole numbers from 0"),
+    "a truth for a number": ({"seeds": [True]}, "seeds: given [True]"),
+    "a list of measures": ({"measure": ["train/loss"]}, "measure: given ['train/loss']; allowed: dict"),
+    "a measure without a key": ({"measure": {"loss": {"take": "last"}}}, "a key that runs log"),
+    "a measure that no expression can name": ({"measure": {"a-b": "train/loss"}}, "measure: given 'a-b'"),
+    "an arm without a name": ({"arms": ["a"]}, "arms: given ['a']; allowed: dict"),
+    "the seed of an arm": ({"arms": {"a": {"seed_everything": 3}}}, "arms.a: given 'seed_everything'"),
+    "no list of claims": ({"expect": {"a": 1}}, "expect: given {'a': 1}; allowed: list[str]"),
+    "half a stage": ({"stages": [{"name": "a"}], "expect": []}, "stages[0]: given {'name': 'a'}"),
+    "stages of one name": ({"stages": [{"name": "a", "config": ""}] * 2, "expect": []}, "different names"),
     "stage of an arm": (
         {"arms": {"a": {"stages": {"befor": {}}}}, "expect": []},
         "a stage before the last: there is none",
@@ -266,6 +277,21 @@ def test_classes_of_the_user(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     result = json.loads(Path("runs/studies/compare/study.json").read_text())
     assert len(result["values"]["wide"]["train_loss"]) == 2
     assert result["verdict"] == "nothing expected"
+
+
+def test_compare_tells_what_it_was_given_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    write("hot.yaml", {"model": {"init_args": {"optimizer": {"init_args": {"lr": 0.5}}}}})
+    compare = ["compare", "-c", "base.yaml", "--arm", "cold", "--no-test"]
+    measures = [part for key in ("lr-SGD", "train/loss@first", "train/loss@last") for part in ("--measure", key)]
+    assert command([*compare, "--arm", "hot:hot.yaml", *measures]) == 0
+    values = json.loads(Path("runs/studies/compare/study.json").read_text())["values"]["hot"]
+    assert set(values) == {"lr_SGD", "train_loss", "train_loss_last"}
+    assert values["train_loss"] != values["train_loss_last"]
+    assert command([*compare, "--arm", "cold:hot.yaml", *measures]) == 2
+    assert "--arm: given 'cold:hot.yaml'" in capsys.readouterr().err
+    for seeds in ("", "3-1"):
+        assert command([*compare, "--arm", "hot:hot.yaml", *measures, "--seeds", seeds]) == 2
+        assert f"--seeds: given {seeds!r}" in capsys.readouterr().err
 
 
 @pytest.mark.skipif("ray" in sys.modules, reason="ray was imported before")
