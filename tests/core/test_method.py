@@ -242,11 +242,16 @@ def test_another_base_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_a_run_in_another_type_resumes_on_its_base(tmp_path: Path, precision: Any) -> None:
-    """Lightning converts the weights after the checkpoint was looked at; the base is that of the checkpoint."""
-    trainer = fit(FromPath(Network(path="somewhere")), 8, 1, max_epochs=1, precision=precision)
+    """Lightning converts the weights after the checkpoint was looked at; those of a file are float32 until then."""
+
+    class FromFile(FromPath):
+        def build_network(self) -> nn.Module:
+            return super().build_network().float()
+
+    trainer = fit(FromFile(Network(path="somewhere")), 8, 1, max_epochs=1, precision=precision)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     x, y, weight = rows()
-    again = FromPath(Network(path="somewhere"))
+    again = FromFile(Network(path="somewhere"))
     runner = pl.Trainer(max_epochs=2, precision=precision, logger=False, enable_checkpointing=False,
                         enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
     batches = DataLoader([(x, y, weight)], batch_size=None)  # type: ignore[arg-type]
