@@ -108,3 +108,16 @@ def test_half_of_the_pairs_are_alike() -> None:
 def test_bad_settings(arguments: dict) -> None:
     with pytest.raises(ConfigError):
         ChesFilter(**arguments)
+
+
+def test_a_batch_is_shown_before_there_are_weights(tmp_path: Path) -> None:
+    from lit_ft.cli import command
+
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "model: {class_path: DPO, init_args: {network: {config: {model_type: llama, hidden_size: 16,"
+        " num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 16, tokenizer: bytes}}}}\n"
+        "data: {class_path: EditedPairs, init_args: {pairs: 8, length: 4, ches_filter: {class_path: ChesFilter}}}\n"
+    )
+    with pytest.warns(UserWarning, match="there is no CHES: all pairs are kept"):
+        assert command(["show-batch", "-c", str(file)]) == 0
