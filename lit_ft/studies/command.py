@@ -18,7 +18,7 @@ from lit_ft.overrides import folder_name
 from lit_ft.studies.code import late_imports
 from lit_ft.studies.launchers import launcher
 from lit_ft.studies.plan import Planned, plan, runs_of, shortened, study_folder
-from lit_ft.studies.probe import measured, probe
+from lit_ft.studies.probe import measured, probe, readable
 from lit_ft.studies.progress import progress
 from lit_ft.studies.record import as_text, confirmed, gather, judge_study, result_of
 from lit_ft.studies.runner import FAILED, make_runs
@@ -147,6 +147,9 @@ def _make(study: Study, planned: Sequence[Planned], options: argparse.Namespace,
         print(f"failed: {status.planned.label} ({status.planned.folder})\n{status.problem}")
     if failed:
         print(f"no verdict: {len(failed)} of {len(statuses)} runs failed; the others are kept and will be reused")
+    for status in statuses if options.quick else ():
+        if status not in failed:
+            readable(study, status.planned)
     return not failed
 
 

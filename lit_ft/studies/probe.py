@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.studies.code import class_paths
+from lit_ft.studies.measures import Measure
 from lit_ft.studies.plan import Planned, shortened
 from lit_ft.studies.runner import DONE, FAILED, Launch, is_complete, make_runs
 from lit_ft.studies.study import Study
@@ -38,17 +39,20 @@ def probe(study: Study, planned: Sequence[Planned], root: Path, jobs: int, launc
         statuses = make_runs(short, jobs, study.test, launch)
         for status in statuses:
             if status.state == DONE:
-                _readable(study, status.planned)
+                readable(study, status.planned)
         if statuses and all(status.state == FAILED for status in statuses):
-            raise ConfigError("arms", f"runs that fail:\n{statuses[0].problem}", "a configuration that fit accepts")
+            print(f"failed: {statuses[0].planned.label}\n{statuses[0].problem}")
+            raise ConfigError("arms", "runs that all fail, as above", "a configuration that fit accepts")
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _readable(study: Study, run: Planned) -> None:
+def readable(study: Study, run: Planned) -> None:
+    """Refuse a short run that lacks a measure, or what is to be plotted, unless one of its callbacks may report it."""
     callbacks = {path.rpartition(".")[2] for path in class_paths(run.config.get("trainer") or {})}
     later = {*callbacks, *map(snake, callbacks)}
-    for measure in study.measures_of(run.stage).values():
+    plotted = [Measure(study.plot)] if study.plot and run.final else []
+    for measure in [*study.measures_of(run.stage).values(), *plotted]:
         family = re.split(r"[/.]", measure.key.removeprefix("callbacks."))[0]
         if family not in later:
             measure.read(run.folder)

@@ -1,6 +1,7 @@
 """Results of a study: gathered from its runs, judged, and written for readers and programs."""
 
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -56,11 +57,19 @@ def result_of(study: Study, planned: Sequence[Planned], values: Values, judged: 
         "note": study.note,
         "scale": study.scale,
         "date": date.today().isoformat(),
-        "hardware": f"{platform.machine()}, {platform.system()}",
+        "hardware": hardware(),
         "versions": versions(),
         "config_digest": study_digest(asdict(study)),
         "classes": class_digests(planned),
     }
+
+
+def hardware() -> str:
+    """What the runs of this machine run on, in one line."""
+    import torch
+
+    devices = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    return ", ".join([platform.machine(), platform.system(), f"{os.cpu_count()} cores", *devices])
 
 
 def as_text(result: Mapping[str, Any]) -> str:

@@ -68,19 +68,29 @@ class Status:
     problem: str = ""
 
 
+class WrongInput(Exception):
+    """What the user can mend in the configuration of a run, in one line."""
+
+
 def make_run(job: Job) -> None:
     """What a process does: the code path of ``lit-ft fit`` and ``lit-ft test``."""
     from lit_ft.cli import quiet
+    from lit_ft.complaint import complaint
     from lit_ft.core.running.report import read_report
     from lit_ft.run import execute
 
     quiet()
     for module in job.modules:
         import_module(module)
-    if read_report(Path(job.folder)).get("status") != "finished":
-        execute("fit", job.fit)
-    if job.test is not None:
-        execute("test", job.test)
+    try:
+        if read_report(Path(job.folder)).get("status") != "finished":
+            execute("fit", job.fit)
+        if job.test is not None:
+            execute("test", job.test)
+    except Exception as error:
+        if (message := complaint(error, job.fit)) is None:
+            raise
+        raise WrongInput(message) from error
     write_text(Path(job.folder) / "complete", "")
 
 
@@ -177,7 +187,9 @@ def _finish(status: Status, running: Running) -> None:
         running.result(10)
         status.state = DONE
     except ProcessFailed as error:
-        status.state, status.problem = FAILED, "\n".join(str(error).strip().splitlines()[-6:])
+        lines = str(error).strip().splitlines()
+        told = lines[0].removeprefix(f"{WrongInput.__name__}: ")
+        status.state, status.problem = FAILED, "\n".join(lines[-6:]) if told == lines[0] else told
 
 
 def _stop(active: Sequence[tuple[Status, Running, float]]) -> None:

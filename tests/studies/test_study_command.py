@@ -97,7 +97,7 @@ def test_a_failed_run_does_not_stop_the_others(capsys: pytest.CaptureFixture[str
     assert study("--seeds", "0", arms={"broken": broken, "moving": {}}, expect=["moving.loss < broken.loss"]) == 1
     printed = capsys.readouterr().out
     assert "failed: broken seed 0" in printed
-    assert "max_rows" in printed, "the last lines of the run"
+    assert "\ndata.init_args.max_rows: given 0; allowed: at least 1" in printed, "as fit says it"
     assert "no verdict: 1 of 2 runs failed" in printed
     assert len(runs("moving")) == 1
 
@@ -118,6 +118,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "unknown test measure": (
         {"measure": {"x": "test/acuracy"}, "expect": [], "arms": {"moving": {}}},
         "did you mean 'test/accuracy'",
+    ),
+    "unknown plot": (
+        {"plot": "train/lss", "arms": {"moving": {}}, "measure": {"x": "train/loss"}, "expect": []},
+        "did you mean 'train/loss'",
     ),
     "wrong take": ({"measure": {"loss": {"key": "train/loss", "take": "lat(0.2)"}}}, "late(FRACTION)"),
     "missing file": ({"base": ["bse.yaml"]}, "bse.yaml"),
@@ -157,6 +161,7 @@ def test_mistakes_are_errors_before_the_first_run(mistake: str, capsys: pytest.C
 
 def test_only_and_quick(capsys: pytest.CaptureFixture[str]) -> None:
     assert study("--quick") == 0
+    assert study("--quick", measure={"loss": "train/lss"}, expect=[]) == 2, "a measure that no run reports"
     assert "verdict" not in capsys.readouterr().out
     assert study("--only", "moving", "--seeds", "0") == 0
     assert len(runs("moving")) == 1, "a quick run is not taken for a real one"
