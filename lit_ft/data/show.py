@@ -18,25 +18,41 @@ def render_batch(batch: Mapping[str, Tensor], tokenizer: Any, colour: bool = Tru
     line of the text. Runs of one weight other than 0 and 1 are followed by it, as ``{0.25}``. A document of a packed
     row begins with ``▌``; padding is left out.
 
+    Of texts to be embedded, what is pooled takes the place of what is learned. Questions with options show one option a
+    row, of which the answer is scored.
+
     Args:
-        batch: ``input_ids``, and where there are any ``weights``, ``attention_mask`` or ``position_ids``.
+        batch: ``input_ids``, and where there are any ``weights``, ``pool_mask``, ``attention_mask``, ``position_ids``.
         tokenizer: Turns ids into text.
         colour: Whether to colour; else learned tokens stand in brackets.
         rows: How many rows to show.
     """
-    ids, weights = batch["input_ids"], batch.get("weights")
+    used = "learned" if "pool_mask" not in batch else "pooled"
+    ids, weights = batch["input_ids"], batch.get("weights", batch.get("pool_mask"))
     weights = ids.new_zeros(ids.shape).float() if weights is None else weights
-    real = _real(batch, ids)
+    if ids.dim() == 3:  # options: those that a question lacks have no weight, and what follows the answer is padding
+        names, used = _options(batch["labels"], weights), "scored"
+        ids, weights = ids[weights.any(-1)], weights[weights.any(-1)]
+        real = (weights != 0).flip(1).cumsum(1).flip(1) > 0
+    else:
+        names, real = [f"row {number}" for number in range(len(ids))], _real(batch, ids)
     learned, total = int((weights != 0).sum()), int(real.sum())
-    share = f"{learned} of {total} tokens are learned, {1 - total / max(1, ids.numel()):.0%} of the batch is padding"
+    share = f"{learned} of {total} tokens are {used}, {1 - total / max(1, ids.numel()):.0%} of the batch is padding"
     lines = [f"{next(iter(ids.shape))} rows of {ids.shape[1]} tokens; {share}"]
     for number in range(min(rows, len(ids))):
         starts = batch["position_ids"][number] == 0 if "position_ids" in batch else None
-        lines.append(f"--- row {number}")
+        lines.append(f"--- {names[number]}")
         lines.append(_row(ids[number], weights[number], real[number], starts, tokenizer, colour))
     if len(ids) > rows:
         lines.append(f"... and {len(ids) - rows} more rows")
     return "\n".join(lines)
+
+
+def _options(labels: Tensor, weights: Tensor) -> list[str]:
+    return [
+        f"question {question}, option {option}{' (right)' * (option == labels[question].item())}"
+        for question, option in weights.any(-1).nonzero().tolist()
+    ]
 
 
 def _real(batch: Mapping[str, Tensor], ids: Tensor) -> Tensor:
