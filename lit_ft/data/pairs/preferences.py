@@ -170,7 +170,8 @@ class Preferences(TokenData):
 
     def train_dataloader(self) -> ResumableLoader:
         """As for token data; the first call chooses the pairs, with the weights that training starts from."""
-        if self.ches_filter is not None and getattr(self.trainer.lightning_module, "network", None) is None:
+        module = getattr(self.trainer, "lightning_module", None)
+        if self.ches_filter is not None and getattr(module, "network", module) is None:
             rank_zero_warn("without weights, as here, there is no CHES: all pairs are kept")
         elif self.ches_filter is not None:
             pairs = self.pairs["train"]
