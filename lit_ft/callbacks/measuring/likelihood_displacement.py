@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from lit_ft.core.embedding.gathering import gather_rows
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.features.observing import own_loader
 from lit_ft.core.passes.second_pass import copied, silent
@@ -36,7 +37,7 @@ class LikelihoodDisplacement(Callback):
 
     Args:
         every_n_steps: Optimizer steps between measurements, at least 1.
-        num_batches: Batches of each split that are followed, at least 1; always the same ones.
+        num_batches: Batches of each split that are followed, on each process, at least 1; always the same ones.
 
     Source: N. Razin et al., Unintentional Unalignment: Likelihood Displacement in Direct Preference Optimization, 2024,
     arXiv:2410.08847 (C1).
@@ -84,7 +85,7 @@ class LikelihoodDisplacement(Callback):
             for split, batches in self._batches.items():
                 if batches:
                     each = [self._pairs(trainer, pl_module, batch, i) for i, batch in enumerate(batches)]
-                    found[split] = torch.cat(each).float().cpu()
+                    found[split] = gather_rows(torch.cat(each).float())[0].cpu()
         return found
 
     def _pairs(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, number: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from lit_ft.callbacks.measuring.likelihood_displacement import LikelihoodDisplacement
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.running.metrics_file import MetricsFile
+from lit_ft.core.running.processes import run_ranks
 from lit_ft.data import Preferences
 from lit_ft.methods import DPO
 from lit_ft.testing import ForeignData, ForeignModule, assert_resumes
@@ -34,7 +35,7 @@ class Turned(Preferences):
 
 
 def run(
-    folder: Path, callbacks: list[Any], kind: Any = Preferences, precision: Any = "32-true"
+    folder: Path, callbacks: list[Any], kind: Any = Preferences, precision: Any = "32-true", devices: int = 1
 ) -> tuple[DPO, Preferences]:
     path = folder / "pairs.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in ROWS))
@@ -44,6 +45,7 @@ def run(
     trainer = pl.Trainer(
         max_steps=6, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=False, callbacks=callbacks, num_sanity_val_steps=0, precision=precision,
+        devices=devices, strategy="ddp" if devices > 1 else "auto",
     )  # fmt: skip
     trainer.fit(method, datamodule=data)
     return method, data
@@ -76,6 +78,22 @@ def test_pairs_are_those_that_training_sees(tmp_path: Path, monkeypatch: pytest.
     watch = LikelihoodDisplacement(every_n_steps=3)
     run(tmp_path, [watch], Turned, precision)
     assert watch.report()["verdict"] == "not displaced"
+
+
+def follow(folder: str, devices: int) -> tuple[dict[str, Any], torch.Tensor]:
+    watch = LikelihoodDisplacement(every_n_steps=1, num_batches=10)
+    run(Path(folder), [watch], devices=devices)
+    return watch.report(), watch._start["val"].sort(0).values
+
+
+def test_ranks_follow_all_pairs_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint holds what the first rank knows; were that its own pairs, the other one would go on from them."""
+    monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
+    _, alone = follow(str(tmp_path), 1)
+    first, second = run_ranks(follow, 2, str(tmp_path), 2)
+    assert first[0] == second[0]
+    for _, together in (first, second):
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
