@@ -314,6 +314,8 @@ def execute(stage: str, args: Sequence[str]) -> Run:
     if "LOCAL_RANK" not in os.environ:
         if stage == "fit" and checkpoint is None:
             check_unused(folder)
+            for left in ("metrics.csv", "report.json"):  # of a run that ended before its first checkpoint
+                (folder / left).unlink(missing_ok=True)
         os.environ["LIT_FT_RUN_DIR"] = str(folder)
     plain = built.plain()
     if checkpoint is not None:

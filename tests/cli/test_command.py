@@ -297,6 +297,17 @@ def test_a_run_that_goes_on_keeps_its_name() -> None:
         assert (report["name"], report["steps"]) == (name, steps)
 
 
+def test_what_a_run_without_a_checkpoint_left_is_not_gone_on_with() -> None:
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "whole") == 0
+    Path("dead").mkdir()
+    rows = Path("whole/metrics.csv").read_text()
+    Path("dead/metrics.csv").write_text("".join(rows.splitlines(keepends=True)[:6]))
+    Path("dead/report.json").write_text(json.dumps({"status": "running", "wall_seconds": 1e6}))
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "dead") == 0
+    assert Path("dead/metrics.csv").read_text() == rows
+    assert json.loads(Path("dead/report.json").read_text())["wall_seconds"] < 1e6
+
+
 class Clock(datetime):
     """An hour later each time that it is read."""
 
