@@ -88,7 +88,7 @@ class RayRun:
         try:
             packed = self.ray.get(self.reference, timeout=timeout)
         except self.ray.exceptions.RayError as error:
-            raise ProcessFailed(str(error)) from error
+            raise ProcessFailed(str(getattr(error, "cause", error))) from error  # as the process there said it
         if not is_complete(self.folder):
             unpack(packed, self.folder)
 
@@ -107,9 +107,11 @@ def _ray() -> Iterator[Launch]:
     if started:  # RAY_ADDRESS names a cluster; without it one is started here
         ray.init(log_to_driver=False)
     home = os.getcwd()
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     task = ray.remote(max_retries=0)(make_away)
 
     def launch(job: Job, threads: int) -> RayRun:
+        threads = min(threads, max(1, largest))  # what no machine has would be waited for without end
         files = {path: Path(path).read_text(encoding="utf-8") for path in values_of(job.fit, "-c")}
         return RayRun(ray, task.options(num_cpus=threads).remote(job, threads, home, files), Path(job.folder))
 

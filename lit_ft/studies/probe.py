@@ -3,20 +3,21 @@
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.measures import Measure
 from lit_ft.studies.plan import Planned, shortened
-from lit_ft.studies.runner import DONE, FAILED, Launch, is_complete, make_runs
+from lit_ft.studies.runner import DONE, FAILED, Launch, Status, is_complete, make_runs
 from lit_ft.studies.study import Study
 
 
 def probe(study: Study, planned: Sequence[Planned], root: Path, jobs: int, launch: Launch) -> None:
-    """Make two steps of each arm that has no finished run (one of those that name the same classes); read the measures.
+    """Make two steps of each arm that has no finished run, and read the measures.
 
-    A value that a callback reports only later in a run is let pass when the callback is there.
+    Of arms that name the same classes, one that works is enough. A value that a callback reports only later in a run is let pass when the callback is there.
 
     Args:
         study: The study.
@@ -31,20 +32,29 @@ def probe(study: Study, planned: Sequence[Planned], root: Path, jobs: int, launc
     read = [run for run in planned if run.final or study.measures_of(run.stage)]
     finished = {(run.arm, run.stage) for run in read if is_complete(run.folder)}
     first = {(run.arm, run.stage): run for run in reversed(read) if (run.arm, run.stage) not in finished}
-    alike = {(run.stage, frozenset(class_paths(run.config))): run for run in reversed(first.values())}
-    short = [shortened(run, root) for run in alike.values()]
-    for run in short:
-        run.after = None  # the stages before do not decide what is reported
+    waiting, statuses = list(first.values()), list[Status]()
     try:
-        statuses = make_runs(short, jobs, study.test, launch)
-        for status in statuses:
-            if status.state == DONE:
-                readable(study, status.planned)
+        while waiting:
+            chosen = {_kind(run): run for run in waiting}
+            # the stages before do not decide what is reported
+            short = [replace(shortened(run, root), after=None) for run in chosen.values()]
+            made = make_runs(short, jobs, study.test, launch)
+            worked = {_kind(status.planned) for status in made if status.state == DONE}
+            for status in made:
+                if status.state == DONE:
+                    readable(study, status.planned)
+            statuses += made
+            waiting = [run for run in waiting if _kind(run) not in worked and run is not chosen[_kind(run)]]
         if statuses and all(status.state == FAILED for status in statuses):
             print(f"failed: {statuses[0].planned.label}\n{statuses[0].problem}")
             raise ConfigError("arms", "runs that all fail, as above", "a configuration that fit accepts")
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+def _kind(run: Planned) -> tuple[str, frozenset[str]]:
+    """What runs have in common that report the same keys."""
+    return run.stage, frozenset(class_paths(run.config))
 
 
 def readable(study: Study, run: Planned) -> None:
