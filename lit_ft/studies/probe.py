@@ -17,7 +17,8 @@ from lit_ft.studies.study import Study
 def probe(study: Study, planned: Sequence[Planned], root: Path, jobs: int, launch: Launch) -> None:
     """Make two steps of each arm that has no finished run, and read the measures.
 
-    Of arms that name the same classes, one that works is enough. A value that a callback reports only later in a run is let pass when the callback is there.
+    Of arms that name the same classes, one that works is enough. A value that a callback reports only later in a run is
+    let pass when the callback is there.
 
     Args:
         study: The study.
