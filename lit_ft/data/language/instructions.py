@@ -183,9 +183,8 @@ def _messages(row: Row, number: int) -> list[dict[str, Any]] | None:
         return checked_messages(row["messages"], number)
     prompt, completion = row.get("prompt"), row.get("completion")
     if isinstance(prompt, list) and isinstance(completion, list):
-        return [
-            {**message, "weight": message.get("weight", 0.0)} for message in checked_messages(prompt, number)
-        ] + completion
+        asked = [{**message, "weight": message.get("weight", 0.0)} for message in checked_messages(prompt, number)]
+        return asked + checked_messages(completion, number)
     return None
 
 

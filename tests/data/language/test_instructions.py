@@ -35,6 +35,7 @@ def ready(folder: Path, rows: list[Any], words: Any = None, **arguments: Any) ->
         ({"prompt": "a", "completion": "b"}, {"prompt": "a"}, r"row 57 has prompt\)"),
         ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": None}, r"has prompt, completion \(empty"),
         ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": ["b"]}, "'completion', not a list.* row 57"),
+        (ANSWERED, {"prompt": [QUESTION], "completion": ["b"]}, "a list of {role, content} in row 57"),
         ({"text": "a"}, {}, "row 57 has no column"),
         ({"text": "a"}, {"text": {"a": 1}}, "a text in 'text', .* row 57"),
         (ANSWERED, {"messages": "hello"}, "a list of {role, content} in row 57"),
