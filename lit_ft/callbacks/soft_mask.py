@@ -27,7 +27,7 @@ class SoftMask(pl.Callback):
     Args:
         importance: A ``.safetensors`` file with a tensor in [0, 1] for each parameter that is held back, by its name; 0
             trains as usual, 1 does not move. A tensor may have fewer dimensions (one number a row: shape (rows, 1)). Or
-            ``UnitImportance``, which measures it when training starts. In Python also a mapping.
+            ``UnitImportance``, which measures it when training starts. In Python also a Path or a mapping.
         apply_to: ``update`` or ``gradient``.
 
     Source: CoFiTune, H. Zhang et al., "Balancing Speciality and Versatility", 2024, arXiv 2404.10306. Deviation: the
@@ -38,7 +38,7 @@ class SoftMask(pl.Callback):
 
     def __init__(
         self,
-        importance: str | Path | UnitImportance | dict[str, Tensor],
+        importance: str | UnitImportance | dict[str, Tensor],
         apply_to: Literal["update", "gradient"] = "update",
     ) -> None:
         if apply_to not in ("update", "gradient"):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from lit_ft.core.selection.base import Choice, Selection, as_mask, by_own_names
 
 
 @torch.no_grad()
-def graft(base: nn.Module, tuned: Source, selection: Selection | Mapping[str, Choice]) -> nn.Module:
+def graft(base: nn.Module, tuned: Source | Path, selection: Selection | Mapping[str, Choice]) -> nn.Module:
     r"""A copy of ``base`` with :math:`\theta = m\,\theta_{tuned} + (1-m)\,\theta_{base}`, values copied, not added.
 
     All of it gives the tuned weights bit by bit, none of it those of the base. Tied weights stay tied. Buffers are

@@ -54,7 +54,7 @@ class SparseDelta:
     def between(
         cls,
         base: nn.Module,
-        tuned: Source,
+        tuned: Source | Path,
         selection: Selection | Mapping[str, Choice] | None = None,
         mode: Mode = "replace",
     ) -> Self:

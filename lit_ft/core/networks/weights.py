@@ -11,10 +11,10 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.running.files import existing
 
-Source = nn.Module | str | Path
+Source = nn.Module | str  # in Python also a Path, which a configuration would make of anything
 
 
-def weights_of(argument: str, source: Source | Mapping[str, Tensor], index: ParameterIndex) -> dict[str, Tensor]:
+def weights_of(argument: str, source: Source | Path | Mapping[str, Tensor], index: ParameterIndex) -> dict[str, Tensor]:
     """A tensor for every parameter of ``index``; nothing is copied, and files are mapped into memory.
 
     Args:
