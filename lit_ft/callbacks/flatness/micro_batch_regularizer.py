@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lit_ft.callbacks.flatness.perturbation import perturbation, perturbed
+from lit_ft.core.curvature.operators import NoDoubleBackward, explained, refuse_once_differentiable
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.passes.double_backward import differentiable_twice, double_backward_wanted
 from lit_ft.core.passes.second_pass import Randomness, copied, loss_of, silent
@@ -88,7 +89,8 @@ class MicroBatchRegularizer(pl.Callback):
     so that the penalty is part of the loss for SAM and for clipping, and not for what the module logs. Curvature is
     that of the loss without penalty.
 
-    Refuses: manual optimisation, an fp16 scaler (the inner gradients are not scaled), an unknown ``head``.
+    Refuses: manual optimisation, an fp16 scaler (the inner gradients are not scaled), an unknown ``head``, and in its
+    exact form, at the first loss, a module that cannot be differentiated twice.
 
     Cost: ``double_backward`` about two more backward passes and a graph of the backward pass in memory;
     ``finite_difference`` one more forward and backward pass (two backward passes more where S is not the loss), and one
@@ -133,6 +135,7 @@ class MicroBatchRegularizer(pl.Callback):
         self.head, self.seed = head, seed
         self._logits: Tensor | None = None
         self._restore: Callable[[], None] | None = None
+        self._looked = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot be done exactly."""
@@ -219,6 +222,7 @@ class MicroBatchRegularizer(pl.Callback):
 
         with torch.autocast(module.device.type, enabled=False):
             if exact:
+                self._look_once(scalar, parameters)
                 penalty = squared_gradient_norm(scalar.float(), parameters)
                 total = loss + self.weight * penalty
             else:
@@ -227,6 +231,22 @@ class MicroBatchRegularizer(pl.Callback):
         if every and (trainer.global_step + 1) % every == 0:
             module.log("micro_batch_regularizer/penalty", penalty.detach(), on_step=True, on_epoch=False)
         return {**output, "loss": total} if isinstance(output, Mapping) else total
+
+    def _look_once(self, scalar: Tensor, parameters: list[nn.Parameter]) -> None:
+        """At the first loss: some kernels fail in the backward pass without a hint, some functions go on, wrong."""
+        if self._looked:
+            return
+        one = torch.ones_like(scalar, requires_grad=True)  # marks what is differentiable once
+        try:
+            with explained():
+                gradients = torch.autograd.grad(scalar, parameters, one, create_graph=True, allow_unused=True)
+                refuse_once_differentiable(gradients)
+                norm = torch.stack([g.square().sum() for g in gradients if g is not None]).sum()
+                torch.autograd.grad(norm, parameters, retain_graph=True, allow_unused=True)
+        except NoDoubleBackward as error:
+            lacks = str(error.__cause__).partition("\n")[0]
+            raise ConfigError("form", self.form, f"finite_difference, for a module that lacks this: {lacks}") from error
+        self._looked = True
 
     def _linearised(
         self,

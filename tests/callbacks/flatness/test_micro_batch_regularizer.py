@@ -185,3 +185,36 @@ def test_refuses() -> None:
             MicroBatchRegularizer(**arguments)
     with pytest.raises(ConfigError, match=r"did you mean 'model\.4'"):
         fit_foreign([MicroBatchRegularizer("fisher_trace", head="modle.4")])
+
+
+class _Once(torch.autograd.Function):
+    """The square, which forms its gradient for one backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        ctx.save_for_backward(value)
+        return value.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * upstream * ctx.saved_tensors[0]
+
+
+class Once(ForeignModule):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return _Once.apply(self.model(batch[0])).mean()
+
+
+class Distances(ForeignModule):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return torch.cdist(self.model(batch[0]), torch.zeros(2, 3), p=3.0).mean()
+
+
+@pytest.mark.parametrize(("module", "lacks"), [(Once, "once_differentiable"), (Distances, "not implemented")])
+def test_a_module_without_double_backward_is_told_of_the_other_form(module: type[ForeignModule], lacks: str) -> None:
+    """The first would go on, its penalty without a gradient; the second would fail in the backward pass of training."""
+    with pytest.raises(ConfigError, match=f"form: given 'double_backward'; allowed: finite_difference, .*{lacks}"):
+        fit_foreign([MicroBatchRegularizer()], module=module())
+    trainer, _ = fit_foreign([MicroBatchRegularizer(form="finite_difference")], module=module())
+    assert trainer.global_step > 0
