@@ -308,6 +308,8 @@ def execute(stage: str, args: Sequence[str]) -> Run:
             raise ConfigError("--run", config["run"], allowed)
         run = existing("--run", config["run"])
         checkpoint, folder = find_checkpoint("last", run), folder or run
+    if stage != "fit" and config["from"] and checkpoint is None:
+        raise ConfigError("--from", config["from"], f"what fit starts from; {stage} takes a run with --run RUN")
     if "LOCAL_RANK" in os.environ and "LIT_FT_RUN_DIR" in os.environ:  # a rank that Lightning started
         folder = Path(os.environ["LIT_FT_RUN_DIR"])
     folder = folder or new_folder(runs, name)

@@ -333,6 +333,7 @@ def test_halves_of_options(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, said in (
         (["test", "--import", "toy_package", "--run"], "--run: given 'nothing'"),
         (["test", "--import", "toy_package", "-c", "toy.yaml", "--ckpt_path", "."], "last, best or a file"),
+        (["test", "--import", "toy_package", "-c", "toy.yaml", "--from", "."], "--from: given '.'; allowed: what fit"),
         (["fit"], "model"),
     ):
         assert command(arguments) == 2
