@@ -1,11 +1,9 @@
 """Build, fit, validate, test and predict from YAML: what the command does, callable from Python."""
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ import lit_ft.core.selection
 import lit_ft.data
 import lit_ft.methods
 import lit_ft.metrics
-from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
+from lit_ft.callbacks.run_checkpoint import RunCheckpoint
 from lit_ft.callbacks.run_report import RunReport
 from lit_ft.callbacks.warm_start import WarmStart
 from lit_ft.core.errors import ConfigError, nearest
@@ -32,7 +30,8 @@ from lit_ft.core.running.files import existing, write_text
 from lit_ft.core.running.json_rows import json_rows
 from lit_ft.core.running.metrics_file import MetricsFile
 from lit_ft.core.running.report import read_report
-from lit_ft.overrides import YAML, folder_name, override_callbacks, split_overrides, values_of
+from lit_ft.overrides import YAML, override_callbacks, split_overrides, values_of
+from lit_ft.run_folders import find_checkpoint, place, run_name, saved_config
 
 # importing a class is what makes its short name known in YAML
 NAMEABLE = (lit_ft.callbacks, lit_ft.core.schedules, lit_ft.core.selection, lit_ft.data, lit_ft.methods, lit_ft.metrics)
@@ -165,56 +164,6 @@ def check_sections(args: Sequence[str]) -> None:
                 raise ConfigError("--config", f"the key {section}", f"{', '.join(known)}{nearest(str(section), known)}")
 
 
-def run_name(args: Sequence[str]) -> str:
-    """``--name``, or the stem of the last ``-c``."""
-    *_, last = "run", *values_of(args, "-c", "--config")
-    return folder_name(next(values_of(args, "--name"), Path(last).stem))
-
-
-def new_folder(runs: Path, name: str) -> Path:
-    """A folder that does not exist yet: ``runs/<name>/<time>``, with a suffix for starts in the same second."""
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, number = runs / name / stamp, 2
-    while folder.exists():
-        folder, number = runs / name / f"{stamp}_{number}", number + 1
-    return folder
-
-
-def check_unused(folder: Path) -> None:
-    """Refuse to begin a run where another one has left its checkpoints: ``last`` would mean either."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError("--run_dir", str(folder), "a folder, there already or not; this is a file")
-    if any((folder / "checkpoints").glob("*.ckpt")):
-        allowed = "a folder without checkpoints; --ckpt_path last goes on with the run that is there"
-        raise ConfigError("--run_dir", str(folder), allowed)
-
-
-def find_run(runs: Path, name: str, finished: bool) -> Path:
-    """The newest run of a name that has checkpoints (and has finished)."""
-    found = sorted((runs / name).glob("*/checkpoints"), key=lambda p: p.parent.name, reverse=True)
-    for checkpoints in found:
-        if not finished or read_report(checkpoints.parent).get("status") == "finished":
-            return checkpoints.parent
-    kind = "finished run" if finished else "run with a checkpoint"
-    raise ConfigError(
-        "--ckpt_path", "last or best", f"a {kind} of the name {name!r} in {runs}/ (or --run DIR); there is none"
-    )
-
-
-def find_checkpoint(which: str, run: Path) -> Path:
-    """The file that ``last``, ``best`` or a path means."""
-    if which == "best":
-        return existing("--ckpt_path best", run / "checkpoints" / "best.ckpt")
-    if which != "last":
-        return existing("--ckpt_path", which)
-    newest, damaged = newest_whole(run / "checkpoints")
-    for path in damaged:
-        rank_zero_warn(f"{path} is damaged (its digest does not match); falling back to the checkpoint before it")
-    if newest is None:
-        raise ConfigError("--ckpt_path", "last", f"a run with a whole checkpoint; {run}/checkpoints has none")
-    return newest
-
-
 def warn_differences(checkpoint: Path, model: dict[str, Any]) -> None:
     """Say once which hyper-parameters of a checkpoint the configuration overrules."""
     if not checkpoint.is_file():
@@ -287,43 +236,11 @@ def execute(stage: str, args: Sequence[str]) -> Run:
     args = [*saved_config(args), *args]
     torch.set_float32_matmul_precision("high")
     built = Build(args)
-    config = built.config
-    name, runs = run_name(args), Path(config["runs"])
-    checkpoint, folder = config["ckpt_path"], config["run_dir"] and Path(config["run_dir"])
-    if checkpoint in ("last", "best"):
-        if config["run"]:
-            run = existing("--run", config["run"])
-        else:
-            run = folder or find_run(runs, name, finished=stage != "fit")
-        checkpoint, folder = find_checkpoint(checkpoint, run), folder or run
-    elif checkpoint is not None:
-        checkpoint = existing("--ckpt_path", checkpoint)
-        if checkpoint.is_dir():
-            raise ConfigError("--ckpt_path", str(checkpoint), "last, best or a file; of another run with --run")
-        if stage != "fit" and checkpoint.parent.name == "checkpoints":
-            folder = folder or checkpoint.parent.parent
-    elif config["run"]:
-        if stage == "fit":
-            allowed = "together with --ckpt_path last, to go on with that run; --from RUN takes its weights alone"
-            raise ConfigError("--run", config["run"], allowed)
-        run = existing("--run", config["run"])
-        checkpoint, folder = find_checkpoint("last", run), folder or run
-    if stage != "fit" and config["from"] and checkpoint is None:
-        raise ConfigError("--from", config["from"], f"what fit starts from; {stage} takes a run with --run RUN")
-    if "LOCAL_RANK" in os.environ and "LIT_FT_RUN_DIR" in os.environ:  # a rank that Lightning started
-        folder = Path(os.environ["LIT_FT_RUN_DIR"])
-    folder = folder or new_folder(runs, name)
-    if "LOCAL_RANK" not in os.environ:
-        if stage == "fit" and checkpoint is None:
-            check_unused(folder)
-            for left in ("metrics.csv", "report.json"):  # of a run that ended before its first checkpoint
-                (folder / left).unlink(missing_ok=True)
-        os.environ["LIT_FT_RUN_DIR"] = str(folder)
+    checkpoint, folder = place(stage, args, built.config)
     plain = built.plain()
     if checkpoint is not None:
         warn_differences(checkpoint, plain["model"])
-    name = next(values_of(args, "--name"), None) or read_report(folder).get("name", name)  # a run keeps its own
-    callbacks = default_callbacks(stage, args, built, name, folder, plain)
+    callbacks = default_callbacks(stage, args, built, folder, plain)
     trainer = built.make_trainer(callbacks, folder if stage == "fit" else None)
     kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint}
     if checkpoint is not None:
@@ -339,23 +256,15 @@ def execute(stage: str, args: Sequence[str]) -> Run:
     return Run(folder, trainer, built.model, built.datamodule)
 
 
-def saved_config(args: Sequence[str]) -> list[str]:
-    """With ``--run DIR`` and no ``-c``, the configuration of that run."""
-    run = next(values_of(args, "--run"), None)
-    if run is None or [*values_of(args, "-c", "--config")]:
-        return []
-    if not run:
-        raise ConfigError("--run", "nothing", "a run folder")
-    return ["-c", str(existing("--run", Path(run) / "config.yaml"))]
-
-
 def default_callbacks(
-    stage: str, args: Sequence[str], built: Build, name: str, folder: Path, plain: dict[str, Any]
+    stage: str, args: Sequence[str], built: Build, folder: Path, plain: dict[str, Any]
 ) -> list[Callback]:
     """What every run has unless its configuration brings its own."""
     command = " ".join(["lit-ft", stage, *args])
     seed = built.config["seed_everything"]
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    known = read_report(folder).get("name", run_name(args))  # a run that goes on keeps its name
+    name = next(values_of(args, "--name"), known)
     report = RunReport(str(folder), name, text, command, int(seed) if seed is not False else None)
     if stage != "fit":
         return [report]

@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from lit_ft.cli import build, command, load_run
-from lit_ft.run import find_run, resolve
+from lit_ft.run import resolve
+from lit_ft.run_folders import find_run
 
 CONFIG: dict[str, Any] = {
     "model": {"class_path": "Toy", "init_args": {"network": {"path": "here"}, "width": 5}},
@@ -303,9 +304,16 @@ def test_what_a_run_without_a_checkpoint_left_is_not_gone_on_with() -> None:
     rows = Path("whole/metrics.csv").read_text()
     Path("dead/metrics.csv").write_text("".join(rows.splitlines(keepends=True)[:6]))
     Path("dead/report.json").write_text(json.dumps({"status": "running", "wall_seconds": 1e6}))
+    Path("dead/config.yaml").write_text("of: the dead one")
     assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "dead") == 0
+    assert Path("dead/config.yaml").read_text() == Path("whole/config.yaml").read_text()
     assert Path("dead/metrics.csv").read_text() == rows
     assert json.loads(Path("dead/report.json").read_text())["wall_seconds"] < 1e6
+    Path("mine").mkdir()
+    own = "# my words\n" + Path("toy.yaml").read_text()
+    Path("mine/config.yaml").write_text(own)
+    assert lit_ft("fit", "-c", "mine/config.yaml", "--run_dir", "mine") == 0
+    assert Path("mine/config.yaml").read_text() == own
 
 
 class Clock(datetime):

@@ -13,7 +13,7 @@ from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
 from lit_ft.core.method import Method, Output
 from lit_ft.core.running.files import is_whole
 from lit_ft.core.schedules import Cosine
-from lit_ft.run import find_checkpoint
+from lit_ft.run_folders import find_checkpoint
 from lit_ft.testing import ForeignData, ForeignModule, assert_equal_runs, fit_foreign
 
 

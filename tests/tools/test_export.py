@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from lit_ft.cli import command
 from lit_ft.data.sources.assets import packaged
-from lit_ft.run import find_checkpoint, load_run
+from lit_ft.run import load_run
+from lit_ft.run_folders import find_checkpoint
 
 TEXTS = ["a man plays a guitar", "stocks fell", "someone plays an instrument, loudly, in the middle of the night"]
 
