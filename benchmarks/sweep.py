@@ -43,7 +43,7 @@ def make_in_a_row(length: str, folder: str, number: int) -> float:
     began = 0.0
     for run in range(number + 1):
         place = f"{folder}/{run}"
-        args = ["-c", str(CONFIG), "-c", length, f"--seed_everything={run}", f"--run_dir={place}", f"--run={place}"]
+        args = ["-c", str(CONFIG), "-c", length, f"--seed_everything={run}", f"--run_dir={place}"]
         if run == 1:
             began = time.perf_counter()
         execute("fit", [*args, *(["--trainer.max_steps=2"] if run == 0 else [])])
