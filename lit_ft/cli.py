@@ -75,6 +75,7 @@ def command(argv: list[str]) -> int:
             return 0
 
         def stage(arguments: list[str]) -> int:
+            import lit_ft.preload  # noqa: F401
             from lit_ft.run import execute
 
             quiet()
@@ -131,6 +132,8 @@ def tool(name: str) -> Any:
 
     def run(arguments: list[str]) -> Any:
         if name in BUILDERS:
+            import lit_ft.preload  # noqa: F401
+
             quiet()
         return getattr(import_module(module), function)(import_own(arguments))
 

@@ -64,6 +64,7 @@ def plan(study: Study, runs: Path) -> list[Planned]:
     Raises:
         ConfigError: Two arms have the same resolved configuration.
     """
+    import lit_ft.preload  # noqa: F401
     from lit_ft.run import resolve
 
     root = study_folder(study, runs)

@@ -25,7 +25,7 @@ from typing import Any
 
 _loading: list[str] = []  # the file whose top level a child is running to find its function
 # what every run imports, also when it saves and draws
-PRELOAD = ["lit_ft.run", "omegaconf", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"]
+PRELOAD = ["lit_ft.preload", "omegaconf", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"]
 
 
 class ProcessFailed(RuntimeError):

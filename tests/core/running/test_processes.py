@@ -1,5 +1,6 @@
 """Processes that start quickly, fail loudly and leave nothing behind."""
 
+import gc
 import os
 import signal
 import socket
@@ -22,6 +23,10 @@ def double(x: Any) -> Any:
 
 def place() -> tuple[int, str, int]:
     return os.getpid(), os.environ["OMP_NUM_THREADS"], torch.get_num_threads()
+
+
+def collector() -> tuple[bool, int]:
+    return gc.isenabled(), gc.get_freeze_count()
 
 
 def fail() -> None:
@@ -75,6 +80,12 @@ def test_a_second_process_starts_quickly() -> None:
     begin = time.monotonic()
     start(double, 1).result(60)
     assert time.monotonic() - begin < 3, "importing lightning again would take longer"
+
+
+def test_what_was_imported_ahead_is_not_looked_through_again() -> None:
+    collects, left_alone = start(collector).result(60)
+    assert collects
+    assert left_alone > 100_000
 
 
 def test_failure_carries_the_remote_traceback() -> None:
