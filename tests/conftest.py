@@ -21,8 +21,9 @@ warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
 @pytest.fixture(autouse=True)
 def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the run folder of another one."""
+    """No test sees the run folder of another one, nor the seed, which Lightning sets again in every rank."""
     monkeypatch.delenv("LIT_FT_RUN_DIR", raising=False)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
