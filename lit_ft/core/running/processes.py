@@ -108,6 +108,7 @@ def _child(
 ) -> None:
     os.setsid()  # so that what the function starts itself dies with it
     _end_with_parent(connection)
+    os.environ.clear()  # it is that of the first process, and of the time when that began
     os.environ.update(environment)
     os.chdir(folder)
     if output is not None:
@@ -205,7 +206,7 @@ def start(
     stdout: str | Path | None = None,
     threads: int = 1,
 ) -> Handle:
-    """Run a function in a process of its own, in the present folder.
+    """Run a function in a process of its own, in the present folder and environment.
 
     Args:
         function: Defined at the top of a module (also of a test file or a script).
@@ -222,7 +223,7 @@ def start(
             f"{_loading[-1]} starts a process when it is imported; put that under if __name__ == '__main__'"
         )
     receiver, sender = _context().Pipe(duplex=False)
-    environment = {"OMP_NUM_THREADS": str(threads), **(env or {})}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **(env or {})}
     output = None if stdout is None else str(stdout)
     address = _address(function)
     process = _context().Process(

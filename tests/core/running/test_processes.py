@@ -25,6 +25,10 @@ def place() -> tuple[int, str, int]:
     return os.getpid(), os.environ["OMP_NUM_THREADS"], torch.get_num_threads()
 
 
+def variable() -> str | None:
+    return os.environ.get("LIT_FT_TEST")
+
+
 def collector() -> tuple[bool, int]:
     return gc.isenabled(), gc.get_freeze_count()
 
@@ -73,6 +77,14 @@ def test_result_and_environment() -> None:
     assert pid != os.getpid()
     assert threads == "2"
     assert in_torch == 2
+
+
+def test_the_environment_is_that_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("one", "two"):
+        monkeypatch.setenv("LIT_FT_TEST", value)
+        assert start(variable).result(60) == value
+    monkeypatch.delenv("LIT_FT_TEST")
+    assert start(variable).result(60) is None
 
 
 def test_a_second_process_starts_quickly() -> None:
