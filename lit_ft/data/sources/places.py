@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from lit_ft.core.errors import nearest
 
-_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-
 
 def may_be_id(path: str) -> bool:
-    """Whether it has the form of a hub id: ``name``, ``user/name`` or ``user/name:configuration``."""
-    return _ID.fullmatch(path) is not None
+    """Whether it has the form of a hub id, ``name`` or ``user/name``, as the hub's own library sees it."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return False
+    return True
 
 
 def begins_here(path: str) -> bool:

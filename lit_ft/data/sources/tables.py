@@ -206,7 +206,8 @@ def _from_datasets(path: str, split: str, streaming: bool = False) -> Any:
     from datasets import DatasetDict, load_dataset, load_from_disk
 
     folder = Path(path).expanduser()
-    if not folder.exists() and (not may_be_id(path) or (begins_here(path) and silent_hub())):
+    hub_id, _, configuration = path.partition(":")
+    if not folder.exists() and (not may_be_id(hub_id) or (begins_here(path) and silent_hub())):
         raise ConfigError("path", path, f"a file, a folder or a hub id; {absence(path)}")
     try:
         if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
@@ -215,7 +216,6 @@ def _from_datasets(path: str, split: str, streaming: bool = False) -> Any:
         elif folder.exists():
             found = load_dataset(str(folder), split=split, streaming=streaming)
         else:
-            hub_id, _, configuration = path.partition(":")
             found = load_dataset(hub_id, configuration or None, split=split, streaming=streaming)
     except Exception as error:  # the library raises many kinds, among them those of the network
         reason = str(error).strip().split("\n")[0][:300]

@@ -41,6 +41,13 @@ def test_what_must_be_a_place_is_never_asked_for(path: str, asked: list[object])
     assert not asked
 
 
+@pytest.mark.parametrize("path", ["name:configuration", "a--b", "a..b", ".a", "a" * 97])
+def test_what_the_hub_takes_for_no_id_is_no_model(path: str, asked: list[object]) -> None:
+    with pytest.raises(ConfigError, match=r"network\.path: given .*nothing is at /"):
+        locate(path)
+    assert not asked
+
+
 @pytest.mark.parametrize(
     ("path", "guess"), [("models/smoll", "smol"), ("modles/smol", "models"), ("models/a/b", None), ("/no/such", None)]
 )
