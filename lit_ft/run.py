@@ -236,11 +236,12 @@ def execute(stage: str, args: Sequence[str]) -> Run:
     args = [*saved_config(args), *args]
     torch.set_float32_matmul_precision("high")
     built = Build(args)
-    checkpoint, folder = place(stage, args, built.config)
     plain = built.plain()
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    checkpoint, folder = place(stage, args, built.config, text)
     if checkpoint is not None:
         warn_differences(checkpoint, plain["model"])
-    callbacks = default_callbacks(stage, args, built, folder, plain)
+    callbacks = default_callbacks(stage, args, built, folder, text)
     trainer = built.make_trainer(callbacks, folder if stage == "fit" else None)
     kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint}
     if checkpoint is not None:
@@ -256,13 +257,10 @@ def execute(stage: str, args: Sequence[str]) -> Run:
     return Run(folder, trainer, built.model, built.datamodule)
 
 
-def default_callbacks(
-    stage: str, args: Sequence[str], built: Build, folder: Path, plain: dict[str, Any]
-) -> list[Callback]:
+def default_callbacks(stage: str, args: Sequence[str], built: Build, folder: Path, text: str) -> list[Callback]:
     """What every run has unless its configuration brings its own."""
     command = " ".join(["lit-ft", stage, *args])
     seed = built.config["seed_everything"]
-    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
     known = read_report(folder).get("name", run_name(args))  # a run that goes on keeps its name
     name = next(values_of(args, "--name"), known)
     report = RunReport(str(folder), name, text, command, int(seed) if seed is not False else None)

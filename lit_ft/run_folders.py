@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.callbacks.run_checkpoint import newest_whole
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.running.files import existing
+from lit_ft.core.running.files import existing, write_text
 from lit_ft.core.running.report import read_report
 from lit_ft.overrides import folder_name, values_of
 
@@ -31,8 +31,15 @@ def saved_config(args: Sequence[str]) -> list[str]:
     return ["-c", str(existing("--run", Path(run) / "config.yaml"))]
 
 
-def place(stage: str, args: Sequence[str], config: Mapping[str, Any]) -> tuple[Path | None, Path]:
-    """The checkpoint that a stage begins from, if any, and the folder that it writes to, made ready for it."""
+def place(stage: str, args: Sequence[str], config: Mapping[str, Any], text: str) -> tuple[Path | None, Path]:
+    """The checkpoint that a stage begins from, if any, and the folder that it writes to, made ready for it.
+
+    Args:
+        stage: What is to be run.
+        args: As on the command line.
+        config: The parsed configuration.
+        text: The resolved configuration, as it is written into a run folder.
+    """
     checkpoint, folder = chosen(stage, config, run_name(args))
     if "LOCAL_RANK" in os.environ and "LIT_FT_RUN_DIR" in os.environ:  # a rank that Lightning started
         folder = Path(os.environ["LIT_FT_RUN_DIR"])
@@ -40,7 +47,7 @@ def place(stage: str, args: Sequence[str], config: Mapping[str, Any]) -> tuple[P
     if "LOCAL_RANK" not in os.environ:
         if stage == "fit" and checkpoint is None:
             check_unused(folder)
-            clear_dead(folder, [Path(file) for file in values_of(args, "-c", "--config")])
+            clear_dead(folder, text)
         os.environ["LIT_FT_RUN_DIR"] = str(folder)
     return checkpoint, folder
 
@@ -89,10 +96,10 @@ def check_unused(folder: Path) -> None:
         raise ConfigError("--run_dir", str(folder), allowed)
 
 
-def clear_dead(folder: Path, read: Sequence[Path]) -> None:
-    """Remove what a run left that ended before its first checkpoint; its config, too, unless it is read again."""
-    if (folder / "report.json").exists() and folder / "config.yaml" not in read:
-        (folder / "config.yaml").unlink(missing_ok=True)
+def clear_dead(folder: Path, text: str) -> None:
+    """Remove what a run left that ended before its first checkpoint; its config becomes that of the run to come."""
+    if (folder / "report.json").exists():
+        write_text(folder / "config.yaml", text)
     for left in ("metrics.csv", "report.json"):
         (folder / left).unlink(missing_ok=True)
 

@@ -309,6 +309,10 @@ def test_what_a_run_without_a_checkpoint_left_is_not_gone_on_with() -> None:
     assert Path("dead/config.yaml").read_text() == Path("whole/config.yaml").read_text()
     assert Path("dead/metrics.csv").read_text() == rows
     assert json.loads(Path("dead/report.json").read_text())["wall_seconds"] < 1e6
+    for left in Path("dead/checkpoints").iterdir():
+        left.unlink()
+    assert lit_ft("fit", "-c", "dead/config.yaml", "--run_dir", "dead", "--trainer.max_steps=2") == 0
+    assert "max_steps: 2" in Path("dead/config.yaml").read_text(), "also where it is what was read"
     Path("mine").mkdir()
     own = "# my words\n" + Path("toy.yaml").read_text()
     Path("mine/config.yaml").write_text(own)
