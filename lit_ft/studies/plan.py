@@ -79,9 +79,10 @@ def plan(study: Study, runs: Path) -> list[Planned]:
             if last or study.overrides(arm, stage["name"]):
                 files.append(str(_overlay(study, arm, stage["name"], root / "arms")))
             layers = [part for file in files for part in ("-c", file)]
-            resolved = resolve([*layers, "--seed_everything=0"])  # once for all seeds: parsing is not free
+            resolved = resolve([*layers, *study.seeding(0)])  # once for all seeds where that will do: it is not free
             for seed in study.seeds:
-                config = {**resolved, "seed_everything": seed}
+                again = resolve([*layers, *study.seeding(seed)]) if study.seeded else resolved
+                config = {**again, "seed_everything": seed}
                 after = folders.get((stage.get("from", ""), seed))
                 key = run_key(config, after)
                 name = _name(seed, stage["name"], key)
@@ -89,7 +90,7 @@ def plan(study: Study, runs: Path) -> list[Planned]:
                 if last and (same := arm_of.setdefault(name, arm)) != arm:
                     raise ConfigError(f"arms.{arm}", overrides, f"overrides that make it differ from arm {same}")
                 folders[stage["name"], seed] = folder
-                args = [*layers, f"--seed_everything={seed}"]
+                args = [*layers, *study.seeding(seed)]
                 planned.setdefault(folder, Planned(arm, seed, stage["name"], args, folder, key, config, after, last))
     return list(planned.values())
 

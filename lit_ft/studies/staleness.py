@@ -23,6 +23,7 @@ def study_digest(content: Mapping[str, Any], root: Path = Path()) -> str:
     said = {
         "arms": {arm: overrides or {} for arm, overrides in content["arms"].items()},
         "stages": stages,
+        **({"seeded": content["seeded"]} if content.get("seeded") else {}),
         "base": [_content(root / file) for file in files],
         "expect": [expect] if isinstance(expect, str) else expect,
         "measure": {

@@ -28,6 +28,8 @@ class Study:
         arms: Overrides by arm, in the form of a config; ``{}`` is the base itself, at most once. They apply to the last
             stage; ``stages: {NAME: {...}}`` among them overrides an earlier one for this arm.
         seeds: Seeds that every arm runs with.
+        seeded: Keys that take the seed as ``seed_everything`` does, in every stage: with ``data.seed`` each seed splits
+            the rows anew, and intervals over seeds are over rows too.
         measure: What is read from each run.
         expect: Expressions over arms and measures; all must hold.
         paper: ``{id, title, authors, year, url}``; empty for a comparison of your own.
@@ -47,6 +49,7 @@ class Study:
     measure: dict[str, Measure]
     expect: list[str]
     paper: dict[str, Any] = field(default_factory=dict)
+    seeded: list[str] = field(default_factory=list)
     stages: list[dict[str, str]] = field(default_factory=list)
     test: bool = True
     plot: str | None = None
@@ -107,6 +110,10 @@ class Study:
         if stage in self.stage_names[:-1]:
             return given.get("stages", {}).get(stage) or {}
         return {key: value for key, value in given.items() if key != "stages"}
+
+    def seeding(self, seed: int) -> list[str]:
+        """The arguments that give a run its seed."""
+        return [f"--{key}={seed}" for key in ("seed_everything", *self.seeded)]
 
     def measures_of(self, stage: str) -> dict[str, Measure]:
         """What is read from the runs of a stage; from the last one unless a measure says otherwise."""

@@ -137,6 +137,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a measure that no expression can name": ({"measure": {"a-b": "train/loss"}}, "measure: given 'a-b'"),
     "an arm without a name": ({"arms": ["a"]}, "arms: given ['a']; allowed: dict"),
     "the seed of an arm": ({"arms": {"a": {"seed_everything": 3}}}, "arms.a: given 'seed_everything'"),
+    "a seed for what has none": ({"seeded": ["data.sed"]}, "data.init_args.sed: unknown key"),
     "no list of claims": ({"expect": {"a": 1}}, "expect: given {'a': 1}; allowed: list[str]"),
     "half a stage": ({"stages": [{"name": "a"}], "expect": []}, "stages[0]: given {'name': 'a'}"),
     "stages of one name": ({"stages": [{"name": "a", "config": ""}] * 2, "expect": []}, "different names"),
@@ -226,6 +227,22 @@ def test_ctrl_c_leaves_everything_resumable(tmp_path: Path, capsys: pytest.Captu
     assert folder.name == whole.name
     first = Path("first/studies/claim/moving") / folder.name / "metrics.csv"
     assert first.read_text() == (whole / "metrics.csv").read_text(), "as if it had not been interrupted"
+
+
+def test_a_seed_draws_the_data_too() -> None:
+    """Each seed has a split of its own, and only there: a run is that of the same seeds by hand."""
+    first = {"arms": {"moving": {}}, "measure": {"first": {"key": "train/loss", "take": "first"}}, "expect": []}
+    assert study(**first, seeded=["data.seed"]) == 0
+    seeds = [yaml.safe_load((run / "config.yaml").read_text()) for run in runs("moving")]
+    assert [(run["seed_everything"], run["data"]["init_args"]["seed"]) for run in seeds] == [(0, 0), (1, 1)]
+
+    assert command(["fit", "-c", "base.yaml", "--seed_everything=1", "--data.seed=1", "--name=hand"]) == 0
+    rows = (runs("moving")[1] / "metrics.csv").read_text()
+    assert next(Path("runs/hand").glob("*/metrics.csv")).read_text() == rows
+    plain = json.loads(Path("runs/studies/claim/study.json").read_text())["values"]["moving"]["first"]
+    assert study(**first) == 0
+    other = json.loads(Path("runs/studies/claim/study.json").read_text())["values"]["moving"]["first"]
+    assert plain[0] == other[0] and plain[1] != other[1], "seed 1 without its split"
 
 
 def test_stages_share_their_beginning(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,10 +55,20 @@ def warm_up(modules: Sequence[str] = ()) -> None:
         modules: What the functions to come will import; without effect when there is a first process already. One that
             is not installed is passed over.
     """
+    _context().set_forkserver_preload([*PRELOAD, *modules])
+    _ensure_first()
+
+
+def _ensure_first() -> None:
+    """Start the first process in a folder that stays: what it imports for seconds asks where it is."""
     from multiprocessing import forkserver
 
-    _context().set_forkserver_preload([*PRELOAD, *modules])
-    forkserver.ensure_running()
+    here = os.getcwd()
+    os.chdir(Path(__file__).parent)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.chdir(here)
 
 
 def _address(function: Callable[..., Any]) -> tuple[str, str, str]:
@@ -235,6 +245,7 @@ def start(
     kept = main.__dict__.pop("__file__", None), main.__dict__.pop("__spec__", None)
     try:  # multiprocessing would run the main script again in the child
         main.__spec__ = None
+        _ensure_first()
         process.start()
     finally:
         if kept[0] is not None:

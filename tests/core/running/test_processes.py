@@ -209,3 +209,25 @@ if __name__ == "__main__":
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "(True, True, False)", done.stderr
+
+
+BELOW = """
+import os
+from lit_ft.core.running.processes import start, warm_up
+def where():
+    return os.getcwd()
+if __name__ == "__main__":
+    os.mkdir("below")
+    os.chdir("below")
+    warm_up()
+    os.chdir("..")
+    os.rmdir("below")
+    print(start(where).result(100) == os.getcwd())
+"""
+
+
+def test_the_folder_of_the_first_process_may_go(tmp_path: Path) -> None:
+    script = tmp_path / "below.py"
+    script.write_text(BELOW)
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "True", done.stderr
