@@ -16,8 +16,9 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
     """The euclidean norm of all tensors together, in float32 or better."""
     if not tensors:
         return torch.zeros(())
-    wide = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
-    norms = torch._foreach_norm(list(tensors), 2, dtype=wide)
+    real = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in tensors]
+    wide = torch.float64 if any(t.dtype == torch.float64 for t in real) else torch.float32
+    norms = torch._foreach_norm(real, 2, dtype=wide)
     return torch.linalg.vector_norm(torch.stack(list(norms)))
 
 

@@ -56,7 +56,8 @@ class SAM(pl.Callback):
         alpha: Step with :math:`(1-\alpha) g + \alpha s`. 1 is SAM, smaller is a penalty :math:`\lambda\|g\|` with
             :math:`\alpha = \lambda / \rho`, and :math:`\gamma/(1-\gamma)` is WSAM with its weight :math:`\gamma`.
         group_size: m-SAM inside a rank: this many micro-batches of the window climb together; None takes the window.
-        rho_follows_lr: Scale the radius with the learning rate: ``rho`` at its peak (GSAM's schedule).
+        rho_follows_lr: Scale the radius with the learning rate (of the group with the highest): ``rho`` at its peak
+            (GSAM's schedule).
         variant: ``GSAM``, ``LookSAM`` or ``FriendlySAM``.
     """
 
@@ -180,9 +181,10 @@ class SAM(pl.Callback):
     def _radius(self, optimizer: Optimizer) -> float:
         if not self.rho_follows_lr:
             return self.rho
-        group = optimizer.param_groups[0]
-        peak = group.get("max_lr", group.get("initial_lr", group["lr"]))
-        return self.rho * float(group["lr"] / peak)
+        groups = optimizer.param_groups
+        rates = [(float(g["lr"]), float(g.get("max_lr", g.get("initial_lr", g["lr"])))) for g in groups]
+        rate, peak = max(rates, key=lambda pair: pair[1])
+        return self.rho * rate / peak if peak else 0.0
 
     def _replace_gradient(
         self, trainer: pl.Trainer, module: pl.LightningModule, parameters: list[nn.Parameter], rho: float

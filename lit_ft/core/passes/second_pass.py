@@ -5,7 +5,7 @@ import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -164,9 +164,10 @@ class Window:
     """The micro-batches since the last optimizer step, each with the randomness and the buffers it was run with.
 
     A callback calls ``record`` in ``on_train_batch_start`` and may call ``backward`` in ``on_before_optimizer_step``.
-    The batches are kept on the device until the next window; their containers are copied, so that a step may pop keys,
-    their tensors are not: a step that writes into them is not repeatable. Buffers are kept because a step may read what
-    it writes (power iterations of a spectral norm, a queue of keys); batch norm does not, and costs nothing.
+    The batches are kept on the device until the next window; their containers are copied, so that a step may pop keys
+    and set attributes, their tensors are not: a step that writes into them is not repeatable. Buffers are kept because a
+    step may read what it writes (power iterations of a spectral norm, a queue of keys); batch norm does not, and costs
+    nothing.
     """
 
     def __init__(self) -> None:
@@ -280,4 +281,13 @@ def copied(batch: Any) -> Any:
     if isinstance(batch, tuple):
         items = [copied(item) for item in batch]
         return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
-    return [copied(item) for item in batch] if isinstance(batch, list) else batch
+    if isinstance(batch, list):
+        return [copied(item) for item in batch]
+    if is_dataclass(batch) and not isinstance(batch, type):
+        new = copy.copy(batch)
+        for field in fields(batch):
+            if hasattr(batch, field.name):
+                object.__setattr__(new, field.name, copied(getattr(batch, field.name)))
+        return new
+    own = hasattr(batch, "__dict__") and not isinstance(batch, (Tensor, nn.Module))
+    return copy.copy(batch) if own else batch  # an object with attributes, such as a graph

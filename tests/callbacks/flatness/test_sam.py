@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lit_ft.callbacks import GSAM, SAM, FriendlySAM, LookSAM, sam_step
-from lit_ft.callbacks.flatness.perturbation import perturbation
+from lit_ft.callbacks.flatness.perturbation import perturbation, total_norm
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
 from lit_ft.testing import ForeignData, ForeignModule, check_callback, fit_foreign
@@ -538,3 +538,16 @@ def test_radius_follows_the_learning_rate() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.2)
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.25)
     assert sam._radius(optimizer) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.0), (0.0, 0.2)])
+def test_radius_follows_the_learning_rate_where_that_of_the_first_group_is_0(rates: tuple[float, float]) -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(1))], "lr": rate} for rate in rates]
+    expected = 0.4 if any(rates) else 0.0
+    assert SAM(rho=0.4, rho_follows_lr=True)._radius(torch.optim.SGD(groups)) == pytest.approx(expected)
+
+
+def test_norm_of_tensors_of_several_types() -> None:
+    single, double, complex_ = torch.tensor([3.0]), torch.tensor([4.0]).double(), torch.tensor([5.0 + 12.0j])
+    for tensors in ([single, double, complex_], [complex_.conj(), double, single]):
+        assert total_norm(tensors).item() == pytest.approx((9 + 16 + 169) ** 0.5, rel=1e-12)

@@ -3,6 +3,7 @@
 import copy
 import random
 from collections import UserDict, namedtuple
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -121,3 +122,26 @@ def test_containers_are_copied_and_tensors_are_not() -> None:
     assert batch["d"]["e"] is tensor
     assert again["a"][0] is tensor
     assert type(again["b"]) is point
+
+
+def test_a_step_may_set_attributes_of_its_batch() -> None:
+    @dataclass(frozen=True)
+    class Frozen:
+        parts: dict[str, Tensor]
+
+    @dataclass
+    class Pair:
+        x: Tensor
+        inner: Frozen
+
+    class Graph:
+        def __init__(self, x: Tensor) -> None:
+            self.x = x
+
+    tensor = torch.ones(1)
+    pair, graph = Pair(tensor, Frozen({"y": tensor})), Graph(tensor)
+    again, other = copied([pair, graph])
+    again.x, other.x = 2 * tensor, 2 * tensor
+    again.inner.parts.pop("y")
+    assert pair.x is graph.x is pair.inner.parts["y"] is tensor
+    assert copied(pair).inner.parts["y"] is tensor
