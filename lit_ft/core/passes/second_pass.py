@@ -165,9 +165,9 @@ class Window:
 
     A callback calls ``record`` in ``on_train_batch_start`` and may call ``backward`` in ``on_before_optimizer_step``.
     The batches are kept on the device until the next window; their containers are copied, so that a step may pop keys
-    and set attributes, their tensors are not: a step that writes into them is not repeatable. Buffers are kept because a
-    step may read what it writes (power iterations of a spectral norm, a queue of keys); batch norm does not, and costs
-    nothing.
+    and set attributes, their tensors are not: a step that writes into them is not repeatable. Buffers are kept because
+    a step may read what it writes (power iterations of a spectral norm, a queue of keys); batch norm does not, and
+    costs nothing.
     """
 
     def __init__(self) -> None:
@@ -284,10 +284,10 @@ def copied(batch: Any) -> Any:
     if isinstance(batch, list):
         return [copied(item) for item in batch]
     if is_dataclass(batch) and not isinstance(batch, type):
-        new = copy.copy(batch)
+        other: Any = copy.copy(batch)
         for field in fields(batch):
             if hasattr(batch, field.name):
-                object.__setattr__(new, field.name, copied(getattr(batch, field.name)))
-        return new
+                object.__setattr__(other, field.name, copied(getattr(batch, field.name)))
+        return other
     own = hasattr(batch, "__dict__") and not isinstance(batch, (Tensor, nn.Module))
     return copy.copy(batch) if own else batch  # an object with attributes, such as a graph
