@@ -87,6 +87,19 @@ class ForeignData(pl.LightningDataModule):
         return self._loader(False)
 
 
+class _Logged(Callback):
+    """The values that are known after each batch and each validation."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.rows.append({key: float(value) for key, value in trainer.callback_metrics.items()})
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.on_train_batch_end(trainer)
+
+
 class _Crash(Callback):
     def __init__(self, at: int) -> None:
         self.at = at
@@ -184,6 +197,32 @@ def assert_resumes(make: MakeCallback, folder: Path, crash_at: int = 13, **fit: 
     assert_equal_runs(folder / "whole", folder / "broken", ignore=("start_time", "/timer"))
 
 
+def assert_begins_anew(make: MakeCallback, **fit: Any) -> None:
+    """An object that has served in a fit of other weights, whether it came to its end or died, serves like a new one.
+
+    Weights, logged values, its state and its report are the same, bit by bit.
+    """
+    makers = {name: fit.pop(name) for name in ("make_module", "make_data") if name in fit}
+
+    def run(callback: Callback, module: pl.LightningModule, **more: Any) -> dict[str, Any]:
+        logged, data = _Logged(), makers.get("make_data", ForeignData)()
+        fit_foreign([callback, logged], None, module, data, **fit, **more)
+        told = {name: getattr(callback, name)() for name in ("state_dict", "report") if hasattr(callback, name)}
+        return {"weights": dict(module.state_dict()), "logged": logged.rows, **told}
+
+    make_module = makers.get("make_module", ForeignModule)
+    new = run(make(), make_module())
+    for earlier in ({}, {"crash_at": 7, "accumulate_grad_batches": 2}):
+        used, other = make(), make_module()
+        other.configure_model()
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)
+        run(used, other, **earlier)
+        places = difference(run(used, make_module()), new)
+        assert not places, f"of a fit {earlier or 'that ended'} there is left {places[:5]}"
+
+
 def assert_no_op(make: MakeCallback, folder: Path, **fit: Any) -> None:
     """With this callback a run has the weights and the logged values of a run without it, bit by bit.
 
@@ -213,7 +252,7 @@ def check_callback(make: MakeCallback, folder: Path, no_op: MakeCallback | None 
 
     Trains plainly, with accumulation and clipping, and in bf16-mixed; crashes and resumes bit-exactly (also inside an
     epoch with accumulation); with ``no_op``, equals training without it bit by bit; leaves no hook and no changed
-    ``requires_grad`` behind; survives ``copy.deepcopy`` and ``pickle`` before use.
+    ``requires_grad`` behind; survives ``copy.deepcopy`` and ``pickle`` before use; begins anew in every fit.
 
     Args:
         make: Makes the callback.
@@ -230,6 +269,7 @@ def check_callback(make: MakeCallback, folder: Path, no_op: MakeCallback | None 
         assert not any(hooks), f"hooks are left on {name or 'the module'}"
     fit_foreign([make()], accumulate_grad_batches=3, gradient_clip_val=0.1, **fit)
     fit_foreign([make()], precision="bf16-mixed", **fit)
+    assert_begins_anew(make, **fit)
     assert_resumes(make, folder / "resume", **fit)
     assert_resumes(make, folder / "resume_accumulated", crash_at=17, accumulate_grad_batches=3, **fit)
     if no_op is not None:

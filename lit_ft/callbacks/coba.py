@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.features.observing import own_loader
 from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.running.anew import begins_anew
 
 
 def slope(values: Tensor) -> Tensor:
@@ -91,8 +92,13 @@ class CoBa(Callback):
         self.num_batches = num_batches
         self._losses: list[list[float]] = []
         self._slopes: list[list[float]] = []
-        self._chosen: dict[str, float] | None = None
         self._measured = -1
+        self._given: dict[str, float] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget the losses of another fit."""
+        if begins_anew(trainer, stage):
+            self._losses, self._slopes = [], []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the start; a resumed run goes on with its weights."""
@@ -101,7 +107,7 @@ class CoBa(Callback):
         if len(getattr(trainer.datamodule, "task_names", [])) < 2:  # type: ignore[attr-defined]
             raise ConfigError("callbacks", "CoBa", "data with a task_column of at least two tasks")
         weights: Any = pl_module.task_weights
-        if weights is not None and weights is not self._chosen:
+        if weights is not None:
             raise ConfigError("task_weights", weights, "null beside CoBa, which sets them itself")
         if not self._losses:
             self._losses.append(self._task_losses(trainer, pl_module))
@@ -131,8 +137,8 @@ class CoBa(Callback):
         if len(self._slopes) >= self.warmup:
             kept = torch.tensor(self._slopes[-self.window :], dtype=torch.float64)
             weights = len(names) * coba_weights(kept[:, :-1], kept[:, -1], self.tau)
-        module.task_weights = self._chosen = dict(zip(names, weights.tolist(), strict=True))
-        return self._chosen
+        module.task_weights = self._given = dict(zip(names, weights.tolist(), strict=True))
+        return self._given
 
     def _task_losses(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[float]:
         names = trainer.datamodule.task_names  # type: ignore[attr-defined]
@@ -151,6 +157,15 @@ class CoBa(Callback):
                 "callbacks", "CoBa", f"validation rows of every task; there are none of {', '.join(empty)}"
             )
         return (sums[0] / sums[1]).tolist()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the weights from the module again."""
+        if self._given is not None:
+            pl_module.task_weights = self._given = None  # type: ignore[assignment]
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Take the weights from the module again."""
+        self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
         """Losses and slopes so far."""

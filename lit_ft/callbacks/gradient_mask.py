@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.selection.base import Choices, Selection, count
 from lit_ft.core.selection.buffers import HeldBuffers
 from lit_ft.core.selection.file import choices_of, plain_choices
@@ -76,9 +77,10 @@ class GradientMask(pl.Callback):
             trainer.precision_plugin.module_init_context(),
         ):
             pl_module.configure_model()
-        self._draw, self.choices = 0, {}
+        if begins_anew(trainer, stage):
+            self._draw, self.choices = 0, {}
         if next(pl_module.parameters(), None) is not None:
-            self._choose(trainer.strategy, pl_module)
+            self._choose(trainer.strategy, pl_module, self.choices or None)
 
     def _choose(self, strategy: Strategy, module: nn.Module, choices: Choices | None = None) -> None:
         self._index = ParameterIndex(module)

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.window import window_starts
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.running.files import commit, digest_file, is_whole
 from lit_ft.core.running.metrics_file import MetricsFile
 from lit_ft.core.running.randomness import randomness_state, restore_randomness
@@ -69,6 +70,8 @@ class RunCheckpoint(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Stand first, so that a checkpoint is taken before any other callback has touched the next batch."""
+        if begins_anew(trainer, stage):
+            self.best, self._saved_step, self._loader_states, self._resumed = None, 0, None, None
         others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
         trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
 
@@ -203,7 +206,7 @@ class RunCheckpoint(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep what is needed once training starts."""
-        if "run_checkpoint" not in checkpoint:
+        if "run_checkpoint" not in checkpoint or trainer.state.fn != "fit":
             return
         loop = checkpoint["loops"]["fit_loop"]
         self._resumed = {

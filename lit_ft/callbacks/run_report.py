@@ -59,6 +59,10 @@ class RunReport(Callback):
         self._git: dict[str, Any] | None = None
         self._started = ""
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Nothing of this run has begun."""
+        self._wall, self._samples, self._tokens = 0.0, 0, 0
+
     def _begin(self, trainer: pl.Trainer) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         if not trainer.is_global_zero:

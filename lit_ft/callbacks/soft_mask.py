@@ -11,6 +11,7 @@ from torch.optim import SGD, Optimizer
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.networks.weights import tensors_in
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.running.files import existing
 from lit_ft.core.selection.unit_importance import UnitImportance
 
@@ -48,6 +49,11 @@ class SoftMask(pl.Callback):
         self._scales: dict[nn.Parameter, Tensor] = {}
         self._before: dict[nn.Parameter, Tensor] = {}
         self._handles: list[Any] = []
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Measure anew."""
+        if begins_anew(trainer, stage):
+            self._measured = {}
 
     def _read(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Tensor]:
         if isinstance(self.importance, UnitImportance):
@@ -107,6 +113,10 @@ class SoftMask(pl.Callback):
         for handle in self._handles:
             handle.remove()
         self._handles, self._scales, self._before = [], {}, {}
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
         """What was measured."""

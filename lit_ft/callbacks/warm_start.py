@@ -27,7 +27,9 @@ class WarmStart(Callback):
         self._counts: dict[str, int] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Copy the weights in place."""
+        """Copy the weights in place, where the fit does not go on."""
+        if trainer.ckpt_path is not None or trainer.global_step:
+            return
         saved = tensors_in("checkpoint", Path(self.checkpoint))
         own = pl_module.state_dict()
         fitting = {name: tensor for name, tensor in saved.items() if name in own}

@@ -20,6 +20,7 @@ from lit_ft.core.curvature.warm_subspace import WarmSubspace
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.second_pass import copied, silent
 from lit_ft.core.passes.window import window_starts
+from lit_ft.core.running.anew import begins_anew
 
 
 class EdgeOfStability(pl.Callback):
@@ -100,6 +101,12 @@ class EdgeOfStability(pl.Callback):
         self._told: set[str] = set()
 
     # where it hooks in
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget what another fit has measured."""
+        if begins_anew(trainer, stage):
+            self.measurements, self._values, self._warm = [], {}, WarmSubspace()
+            self._stopped, self._told = False, set()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what cannot be measured; forget the batches of an earlier fit."""
@@ -213,6 +220,11 @@ class EdgeOfStability(pl.Callback):
             rank_zero_warn(f"EdgeOfStability: {message}")
 
     # what is left behind
+
+    @property
+    def state_key(self) -> str:
+        """One state for each of the modes, which may be measured side by side."""
+        return self._generate_state_key(training=self.training)
 
     def state_dict(self) -> dict[str, Any]:
         """The numbers so far, and the vectors when asked for."""

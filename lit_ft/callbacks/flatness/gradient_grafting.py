@@ -11,6 +11,7 @@ from lit_ft.callbacks.flatness.perturbation import total_norm
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method
 from lit_ft.core.passes.window import micro_batch_weight, window_ends, window_starts
+from lit_ft.core.running.companions import refuse_another
 
 
 class GradientGrafting(pl.Callback):
@@ -50,9 +51,11 @@ class GradientGrafting(pl.Callback):
         self._alone = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what cannot be done exactly."""
+        """Refuse a second one, and what cannot be done exactly; forget a window that another fit did not finish."""
         if stage != "fit":
             return
+        refuse_another(trainer, self)
+        self._first, self._norm, self._alone = None, None, False
         if not pl_module.automatic_optimization:
             raise ConfigError("GradientGrafting", "manual optimisation", "automatic optimisation")
         if getattr(trainer.precision_plugin, "scaler", None) is not None:

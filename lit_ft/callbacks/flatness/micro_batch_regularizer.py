@@ -18,6 +18,7 @@ from lit_ft.core.curvature.operators import NoDoubleBackward, explained, refuse_
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.passes.double_backward import differentiable_twice, double_backward_wanted
 from lit_ft.core.passes.second_pass import Randomness, copied, loss_of, silent
+from lit_ft.core.running.companions import refuse_another
 
 Penalty = Literal["gradient_norm", "fisher_trace", "average_jacobian", "unit_jacobian"]
 Form = Literal["double_backward", "finite_difference"]
@@ -138,7 +139,9 @@ class MicroBatchRegularizer(pl.Callback):
         self._looked = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what cannot be done exactly."""
+        """Refuse a second one, and what cannot be done exactly."""
+        refuse_another(trainer, self)
+        self._looked = False
         if stage == "fit" and not pl_module.automatic_optimization:
             raise ConfigError("MicroBatchRegularizer", "manual optimisation", "automatic optimisation")
         if stage == "fit" and getattr(trainer.precision_plugin, "scaler", None) is not None:

@@ -1,5 +1,6 @@
 """Sharpness-aware minimisation of any loss."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -17,6 +18,7 @@ from lit_ft.callbacks.flatness.variants import SAMVariant
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.second_pass import Window, silent
 from lit_ft.core.passes.window import window_ends
+from lit_ft.core.running.anew import begins_anew
 
 Gradients = list[Tensor]
 
@@ -87,6 +89,7 @@ class SAM(pl.Callback):
         self.rho, self.adaptive, self.sync, self.every_n_steps = rho, adaptive, sync, every_n_steps
         self.alpha, self.group_size, self.rho_follows_lr = alpha, group_size, rho_follows_lr
         self.variant = variant or SAMVariant()
+        self._new = copy.deepcopy(self.variant.state_dict())
         self._align = variant is not None
         self._window = Window()
         self._unsynced = ExitStack()
@@ -96,7 +99,10 @@ class SAM(pl.Callback):
     # when
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what cannot be done exactly."""
+        """Refuse what cannot be done exactly; forget the gradients of another fit."""
+        if begins_anew(trainer, stage):
+            self.variant.load_state_dict(self._new)
+            self._logged, self._warned = {}, False
         if stage != "fit":
             return
         if not pl_module.automatic_optimization:

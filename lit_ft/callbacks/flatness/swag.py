@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.batch_norm import update_batch_norm
+from lit_ft.core.running.anew import begins_anew
 
 
 class WeightGaussian:
@@ -95,6 +96,11 @@ class SWAG(pl.Callback):
         self.weights = WeightGaussian(rank)
         self.names: list[str] = []
         self._last_step = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget the weights of another fit."""
+        if begins_anew(trainer, stage):
+            self.weights, self.names, self._last_step = WeightGaussian(self.rank), [], 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a fraction of a run of unknown length."""

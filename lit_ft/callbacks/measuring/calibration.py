@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.features.observing import labels_of, output_of
+from lit_ft.core.running.companions import refuse_another
 
 
 class Calibration(Callback):
@@ -40,6 +41,10 @@ class Calibration(Callback):
         self._observed: ExitStack | None = None
         self._outputs: list[Tensor] = []
         self._error: MulticlassCalibrationError | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a second one."""
+        refuse_another(trainer, self)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to look."""

@@ -7,6 +7,7 @@ import torch
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.running.last_epoch import training_ends
 from lit_ft.core.tokens.greedy import would_write, written
 
@@ -51,7 +52,7 @@ class EditingScores(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forget what another fit has measured."""
-        if stage == "fit":
+        if begins_anew(trainer, stage):
             self.steps, self.history, self._before = [], {}, []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

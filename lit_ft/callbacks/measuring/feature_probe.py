@@ -15,6 +15,7 @@ from lit_ft.core.features.linear_probe import fit_linear_probe
 from lit_ft.core.features.observing import labels_of, output_of, own_loader, set_up
 from lit_ft.core.method import Method
 from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.running.anew import begins_anew
 
 
 class FeatureProbe(Callback):
@@ -71,10 +72,12 @@ class FeatureProbe(Callback):
         self.measured: list[dict[str, float]] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Set up the other data; refuse two probes that would log under one name."""
+        """Forget another fit; set up the other data; refuse two probes that would log under one name."""
         probes: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(probe, FeatureProbe) and probe.name == self.name for probe in probes) > 1:
             raise ConfigError("name", self.name, "a name for each probe")
+        if begins_anew(trainer, stage):
+            self.measured = []
         if stage == "fit" and self.data is not None:
             set_up(self.data, trainer)
 

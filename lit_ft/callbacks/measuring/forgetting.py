@@ -15,6 +15,7 @@ from lit_ft.core.features.observing import Handed, set_up
 from lit_ft.core.method import Method
 from lit_ft.core.passes.means import WeightedMeans
 from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.running.last_epoch import training_ends
 
 
@@ -64,9 +65,11 @@ class Forgetting(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Set up the data modules, and refuse what the module does not read."""
+        if begins_anew(trainer, stage):
+            self.steps, self.history = [], {}
         if stage != "fit":
             return
-        self.steps, self.history, self._loaders = [], {}, {}
+        self._loaders = {}
         for name, data in self.data.items():
             kinds = getattr(pl_module, "batch_kind", ""), getattr(data, "batch_kind", "")
             if all(kinds) and kinds[0] != kinds[1]:

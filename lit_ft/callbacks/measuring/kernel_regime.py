@@ -16,6 +16,7 @@ from lit_ft.core.features.ntk import KINDS, EmpiricalNTK, KernelPredictor, Kind
 from lit_ft.core.features.observing import labels_of, output_of, own_loader
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.selection.base import Selection
 
 
@@ -74,6 +75,11 @@ class KernelRegime(Callback):
         self._start: dict[str, Tensor] = {}
         self._last: dict[str, float] = {}
         self._measured = -1
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget what another fit has measured."""
+        if begins_anew(trainer, stage):
+            self._start, self._last = {}, {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Linearise at the start; a resumed run goes back to the start of the first one for it."""

@@ -17,6 +17,7 @@ from lit_ft.core.features.similarity import linear_cka, representational_similar
 from lit_ft.core.method import Method
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.running.last_epoch import training_ends
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ class LayerSimilarity(Callback):
         self._measured = -1
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse several devices."""
+        """Refuse several devices; forget what another fit has measured."""
+        if begins_anew(trainer, stage):
+            self._start, self._found, self._measured = {}, {}, -1
         if trainer.world_size > 1:
             raise ConfigError("trainer.devices", trainer.world_size, "one device")
 

@@ -13,6 +13,7 @@ from lit_ft.core.embedding.gathering import gather_rows
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.features.observing import own_loader
 from lit_ft.core.passes.second_pass import copied, silent
+from lit_ft.core.running.anew import begins_anew
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +55,11 @@ class LikelihoodDisplacement(Callback):
         self._start: dict[str, Tensor] = {}
         self._last: dict[str, float] = {}
         self._measured = -1
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget what another fit has measured."""
+        if begins_anew(trainer, stage):
+            self._start, self._last = {}, {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the pairs and measure where they start; a resumed run keeps the start of the first one."""

@@ -9,6 +9,8 @@ from lightning.pytorch import Callback
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.running.anew import begins_anew
+from lit_ft.core.running.companions import refuse_another
 
 
 class SampledText(Callback):
@@ -58,6 +60,12 @@ class SampledText(Callback):
         self.prompt, self.samples, self.max_new_tokens = prompt, samples, max_new_tokens
         self.temperature, self.top_p, self.forbidden = temperature, top_p, forbidden
         self._found: dict[str, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a second one; forget the texts of another fit."""
+        refuse_another(trainer, self)
+        if begins_anew(trainer, stage):
+            self._found = {}
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write."""

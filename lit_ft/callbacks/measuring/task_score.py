@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.features.observing import own_loader, set_up
 from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.tokens.options import Normalization, checked_normalization, option_rows, option_scores
 
 
@@ -48,7 +49,9 @@ class TaskScore(Callback):
         self._last: dict[str, float] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Set up the questions, with the tokenizer of the module."""
+        """Set up the questions, with the tokenizer of the module; forget what another fit has scored."""
+        if begins_anew(trainer, stage):
+            self._last = {}
         if hasattr(pl_module, "generate"):  # its predict_step writes
             allowed = "a module whose predict_step gives log-probabilities, such as SupervisedFineTuning"
             raise ConfigError("callbacks", f"TaskScore beside {type(pl_module).__name__}", allowed)

@@ -4,9 +4,11 @@ from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import lightning.pytorch as pl
+from torch.optim import LBFGS
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.flops import Flops
+from lit_ft.core.running.anew import begins_anew
 
 
 class TrainingFlops(pl.Callback):
@@ -14,8 +16,10 @@ class TrainingFlops(pl.Callback):
 
     Counted are forward and backward pass of ``training_step`` as it runs, see :class:`lit_ft.core.passes.flops.Flops`;
     not validation, the optimizer, or passes that other callbacks add (list those that run the model before the step
-    before this one). Beside ``GradientMask(outside="zero")`` the second number is what sparse training costs where the
-    hardware skips zeros; on a CPU or GPU of today, dense kernels take the time of the first.
+    before this one). Where a step makes several passes (manual optimisation, LBFGS), all that it computes counts: also
+    matrix products of the optimizer, and passes after the step of callbacks that stand before this one. Beside
+    ``GradientMask(outside="zero")`` the second number is what sparse training costs where the hardware skips zeros; on
+    a CPU or GPU of today, dense kernels take the time of the first.
 
     Logs ``training_flops/all`` and ``training_flops/nonzero``, operations since the start of the run over all
     processes, with every step. Training stays bit-identical. Cost: some microseconds for each operation of torch, and
@@ -37,6 +41,17 @@ class TrainingFlops(pl.Callback):
         self.every_n_steps = every_n_steps
         self._flops, self._pass = Flops(), ExitStack()
         self._counted_at: int | None = None
+        self._several = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin at zero."""
+        if begins_anew(trainer, stage):
+            self._flops, self._counted_at = Flops(), None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """See whether a step has more than one pass."""
+        several = any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers)
+        self._several = several or not pl_module.automatic_optimization
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -48,14 +63,15 @@ class TrainingFlops(pl.Callback):
         self._pass.enter_context(self._flops.counting(pl_module))
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The pass is over."""
-        self._pass.close()
+        """The pass is over, and others may run the model."""
+        if not self._several:
+            self._pass.close()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the sums so far."""
-        self._pass.close()  # where a step gave no loss, there was no backward pass
+        self._pass.close()
         values = {"all": float(self._flops.total), "nonzero": self._flops.nonzero}
         for name, value in values.items():
             pl_module.log(

@@ -15,6 +15,7 @@ from lit_ft.core.features.observing import output_of
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.networks.weight_bits import save_bits
 from lit_ft.core.passes.second_pass import copied, silent
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.running.companions import refuse_other_weights
 from lit_ft.core.selection.base import Selection
 from lit_ft.core.selection.buffers import HeldBuffers
@@ -118,9 +119,10 @@ class ForwardMask(pl.Callback):
         self._left: dict[str, dict[str, Tensor]] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse callbacks that would pair scores with weights."""
+        """Refuse callbacks that would pair scores with weights; go on with the masks of this trainer alone."""
         if stage == "fit":
             refuse_other_weights(trainer, self)
+            self._saved = {} if begins_anew(trainer, stage) else self._left
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put masks on, after other weights were read, and make the optimizer anew."""

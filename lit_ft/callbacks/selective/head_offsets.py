@@ -13,6 +13,7 @@ from lit_ft.callbacks.selective.two_phases import TwoPhases
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.networks.roles import head_counts, output_dim
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.selection.base import Choices, Selection
 from lit_ft.core.selection.file import save_selection
 
@@ -107,7 +108,7 @@ class HeadOffsets(TwoPhases):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start anew."""
         super().setup(trainer, pl_module, stage)
-        if stage == "fit":
+        if begins_anew(trainer, stage):
             self._saved, self.heads = {}, []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

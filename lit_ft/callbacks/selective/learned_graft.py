@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from lit_ft.callbacks.selective.two_phases import TwoPhases
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.running.companions import refuse_clipping_by_value
 from lit_ft.core.running.last_epoch import training_ends
 from lit_ft.core.selection.base import Choices, Selection, as_mask
@@ -96,6 +97,8 @@ class LearnedGraft(TwoPhases):
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             refuse_clipping_by_value(trainer, self)
+        if begins_anew(trainer, stage):
+            self.tuned, self.scores, self.seeds, self.rounded = {}, {}, {}, {}
 
     def begin(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
         """Keep what was learned, choose the first mask, and graft it softly."""

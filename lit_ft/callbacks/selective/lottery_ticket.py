@@ -11,6 +11,7 @@ from lit_ft.callbacks.selective.two_phases import TwoPhases
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.graft import copy_selected_
 from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.selection.base import Choices, either
 from lit_ft.core.selection.file import choices_of, plain_choices
 from lit_ft.core.selection.hold import Hold
@@ -63,6 +64,12 @@ class LotteryTicket(TwoPhases):
         self.choices: Choices = {}
         self._hold: Hold | None = None
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Start anew."""
+        super().setup(trainer, pl_module, stage)
+        if begins_anew(trainer, stage):
+            self.choices = {}
+
     def begin(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
         """Choose, rewind, hold."""
         whole: Choices = Names(self.dense).choose(index, None) if self.dense else {}
@@ -108,6 +115,10 @@ class LotteryTicket(TwoPhases):
         if self._hold is not None:
             self._hold.detach()
         self._hold = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        self.teardown(trainer, pl_module, "fit")
 
     def report(self) -> dict[str, Any]:
         """How many entries were trained in the second phase, and where they lie."""

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.means import WeightedMeans
 from lit_ft.core.passes.window import micro_batch_weight, window_starts
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.running.companions import refuse_clipping_by_value
 
 
@@ -45,6 +46,7 @@ class StopBelowLoss(Callback):
         """Start anew."""
         if stage == "fit":
             refuse_clipping_by_value(trainer, self)
+        if begins_anew(trainer, stage):
             self.skipped, self.ended, self._sum, self._steps = 0, False, 0.0, 0
 
     def on_train_batch_start(

@@ -13,6 +13,7 @@ from lit_ft.callbacks.selective.learned_graft import score_gradient, soft_mask
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.features.observing import Handed, set_up
 from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.running.last_epoch import training_ends
 from lit_ft.core.selection.base import Choices
 from lit_ft.core.selection.file import save_selection
@@ -76,10 +77,10 @@ class TaskRegions(Callback):
         self.entries = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Start anew."""
-        if stage == "fit":
-            if trainer.world_size > 1:
-                raise ConfigError("trainer.devices", trainer.world_size, "one device")
+        """Refuse several devices, and start anew."""
+        if stage == "fit" and trainer.world_size > 1:
+            raise ConfigError("trainer.devices", trainer.world_size, "one device")
+        if begins_anew(trainer, stage):
             self.base, self.shared, self.entries = {}, {}, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

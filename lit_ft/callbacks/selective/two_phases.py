@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.running.anew import begins_anew
 from lit_ft.core.running.companions import refuse_other_weights
 
 
@@ -53,7 +54,8 @@ class TwoPhases(pl.Callback):
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise ConfigError("trainer.strategy", type(trainer.strategy).__name__, "one device, or ddp")
         refuse_other_weights(trainer, self)
-        self.second, self.base = False, {}
+        if begins_anew(trainer, stage):
+            self.second, self.base = False, {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the start."""

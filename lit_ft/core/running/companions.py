@@ -18,6 +18,12 @@ def refuse_other_weights(trainer: pl.Trainer, callback: pl.Callback) -> None:
             raise ConfigError("trainer.callbacks", f"{_name(other)} beside {_name(callback)}", allowed)
 
 
+def refuse_another(trainer: pl.Trainer, callback: pl.Callback) -> None:
+    """Refuse a second callback of a class whose values would be logged under the same names."""
+    if sum(type(other) is type(callback) for other in trainer.callbacks) > 1:  # type: ignore[attr-defined]
+        raise ConfigError("trainer.callbacks", f"two of {_name(callback)}", "one")
+
+
 def refuse_clipping_by_value(trainer: pl.Trainer, callback: pl.Callback) -> None:
     """Refuse it beside a callback that leaves steps without any gradient: torch fails where there is none to clip."""
     if trainer.gradient_clip_val and trainer.gradient_clip_algorithm == "value":
