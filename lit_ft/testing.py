@@ -9,6 +9,7 @@ def test_my_callback(tmp_path):
 """
 
 import copy
+import inspect
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -200,7 +201,7 @@ def assert_resumes(make: MakeCallback, folder: Path, crash_at: int = 13, **fit: 
 def assert_begins_anew(make: MakeCallback, **fit: Any) -> None:
     """An object that has served in a fit of other weights, whether it came to its end or died, serves like a new one.
 
-    Weights, logged values, its state and its report are the same, bit by bit.
+    Weights, logged values, its state and its report are the same, bit by bit; and that fit's module has no trace of it.
     """
     makers = {name: fit.pop(name) for name in ("make_module", "make_data") if name in fit}
 
@@ -212,15 +213,30 @@ def assert_begins_anew(make: MakeCallback, **fit: Any) -> None:
 
     make_module = makers.get("make_module", ForeignModule)
     new = run(make(), make_module())
-    for earlier in ({}, {"crash_at": 7, "accumulate_grad_batches": 2}):
+    for earlier in ({}, {"crash_at": 14, "accumulate_grad_batches": 2}):
         used, other = make(), make_module()
         other.configure_model()
         with torch.no_grad():
             for parameter in other.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)
+        before = _traces(other)
         run(used, other, **earlier)
+        assert (after := _traces(other)) == before, f"{after - before or before - after} after {earlier or 'the end'}"
         places = difference(run(used, make_module()), new)
         assert not places, f"of a fit {earlier or 'that ended'} there is left {places[:5]}"
+
+
+def _traces(module: pl.LightningModule) -> set[str]:
+    """Hooks, parameters that are trained, and methods of its own: what a callback may leave on a module."""
+    found = {f"own {name}" for name, value in vars(module).items() if inspect.isroutine(value)}
+    for name, child in module.named_modules():
+        hooks = (child._forward_hooks, child._forward_pre_hooks, child._backward_hooks, child._backward_pre_hooks)
+        found |= {f"a hook on {name}"} if any(hooks) else set()
+    for name, parameter in module.named_parameters():
+        hooks = (parameter._backward_hooks, parameter._post_accumulate_grad_hooks)  # type: ignore[assignment, attr-defined]
+        found |= {f"a hook on {name}"} if any(hooks) else set()
+        found |= {f"trained {name}"} if parameter.requires_grad else set()
+    return found
 
 
 def assert_no_op(make: MakeCallback, folder: Path, **fit: Any) -> None:
@@ -262,11 +278,8 @@ def check_callback(make: MakeCallback, folder: Path, no_op: MakeCallback | None 
     """
     pickle.loads(pickle.dumps(make()))
     copy.deepcopy(make())
-    module, trainer = fit_foreign([make()], **fit)
+    _, trainer = fit_foreign([make()], **fit)
     assert trainer.global_step == 2 * ROWS // BATCH
-    for name, child in module.named_modules():
-        hooks = (child._forward_hooks, child._forward_pre_hooks, child._backward_hooks)
-        assert not any(hooks), f"hooks are left on {name or 'the module'}"
     fit_foreign([make()], accumulate_grad_batches=3, gradient_clip_val=0.1, **fit)
     fit_foreign([make()], precision="bf16-mixed", **fit)
     assert_begins_anew(make, **fit)

@@ -146,7 +146,7 @@ class LabelledTokens(ForeignData):
 
 def lessons(folder: Path) -> Instructions:
     path = written(folder, "rows.jsonl", lambda i: {"prompt": f"q{i}", "completion": "ab" * i, "task": "xy"[i % 2]})
-    return Instructions(path, batch_size=2, val_fraction=0.5, task_column="task")
+    return Instructions(path, batch_size=1, val_fraction=0.25, task_column="task")
 
 
 def questions(folder: Path) -> AnswerOptions:
@@ -156,7 +156,7 @@ def questions(folder: Path) -> AnswerOptions:
 
 def pairs(folder: Path) -> Preferences:
     path = written(folder, "pairs.jsonl", lambda i: {"prompt": "q", "chosen": "a" * i, "rejected": "b" * i})
-    return Preferences(path, batch_size=2, val_fraction=0.25)
+    return Preferences(path, batch_size=1, val_fraction=0.25)
 
 
 # class: (as used in a folder, its module, its data), where those of ForeignModule do not do
