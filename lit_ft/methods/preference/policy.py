@@ -7,7 +7,6 @@ from typing import Any
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
-from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.network import Network
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.language_method import LanguageMethod
@@ -37,7 +36,7 @@ class Policy(LanguageMethod):
         schedule: Schedule | None,
     ) -> None:
         super().__init__(network, optimizer, schedule)
-        self.reference, self._resumed = reference, False
+        self.reference, self._resumed, self._begun = reference, False, False
 
     def configure_model(self) -> None:
         """Build the network, switch dropout off, and let the reference see it."""
@@ -56,20 +55,30 @@ class Policy(LanguageMethod):
         if self.reference is not None and self.needs_reference:
             assert self.network is not None
             self.reference.start(self.network, self.trainer, fresh=not self._resumed)
+            self._begun = True
+
+    def on_validation_start(self) -> None:
+        """Also where nothing is trained."""
+        if not self._begun:
+            self.on_fit_start()
+
+    def on_test_start(self) -> None:
+        """As for validation."""
+        self.on_validation_start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the fingerprint of the reference."""
+        """Note the fingerprint of the reference, and what building the network again would not give."""
         super().on_save_checkpoint(checkpoint)
         if self.reference is not None and self.reference.fingerprint is not None:
             checkpoint["reference"] = self.reference.fingerprint
+            checkpoint["reference_weights"] = self.reference.weights()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to go on from another reference."""
         super().on_load_checkpoint(checkpoint)
         self._resumed = self._trainer is not None  # load_from_checkpoint has none: what is trained next starts there
-        known = None if self.reference is None else self.reference.fingerprint
-        if known is not None and checkpoint.get("reference", known) != known:
-            raise ConfigError("reference", "weights other than at the start of that run", "the network it started from")
+        if self.reference is not None and self.needs_reference:
+            self.reference.resume(checkpoint.get("reference"), checkpoint.get("reference_weights", {}))
 
 
 def without_dropout(network: nn.Module) -> None:

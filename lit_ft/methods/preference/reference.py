@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
@@ -37,6 +38,20 @@ class Reference(ABC):
     def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:  # noqa: B027
         """See the network before the first step; ``fresh`` is False where the run goes on from a checkpoint."""
 
+    def weights(self) -> dict[str, Tensor]:
+        """What a checkpoint must keep of it: weights that building the network again does not give."""
+        return {}
+
+    def resume(self, noted: str | None, weights: Mapping[str, Tensor]) -> None:
+        """Be the reference of the run that a checkpoint is of, or refuse.
+
+        Args:
+            noted: Its fingerprint.
+            weights: What ``weights`` gave then.
+        """
+        if noted is not None and self.fingerprint is not None and noted != self.fingerprint:
+            raise ConfigError("reference", "weights other than at the start of that run", "the network it started from")
+
     @abstractmethod
     def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Log-probabilities of the rows of a batch, shape (rows,), without graph."""
@@ -44,6 +59,9 @@ class Reference(ABC):
 
 class AdapterOff(Reference):
     """The network with its adapter switched off: no second copy. Refused where other parameters train too.
+
+    An adapter that was trained before (``--from``), or one that changes the network from the start, is no part of it: a
+    warning says so.
 
     Cost: a forward a step, no memory.
     """
@@ -62,6 +80,11 @@ class AdapterOff(Reference):
                 "reference", "AdapterOff", f"no trainable parameter beside the adapter, as {others[0]} is"
             )
 
+    def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:
+        """Say so where the adapter is no empty one."""
+        if fresh:
+            _warn_of_adapter(network, "AdapterOff")
+
     def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """One forward with the adapter off."""
         with torch.no_grad(), evaluating(network), _adapter_off(network):
@@ -69,13 +92,16 @@ class AdapterOff(Reference):
 
 
 class FrozenCopy(Reference):
-    """A copy of the network from before the first step. Not in checkpoints: it is built again with the network.
+    """A copy of the network from before the first step, built again with the network where a run goes on.
+
+    Checkpoints keep those of its weights that a warm start (``--from``) brought, and no others.
 
     Cost: a forward a step and the memory of the weights.
     """
 
     def __init__(self) -> None:
         self._copy: nn.Module | None = None
+        self._brought: list[str] = []
 
     def attach(self, network: nn.Module) -> None:
         """Copy."""
@@ -87,8 +113,24 @@ class FrozenCopy(Reference):
         assert self._copy is not None
         self._copy = trainer.precision_plugin.convert_module(self._copy)
         if fresh:
-            self._copy.load_state_dict(network.state_dict())
+            built, begun = self._copy.state_dict(), network.state_dict()
+            self._brought = [name for name in begun if not torch.equal(begun[name], built[name].to(begun[name].device))]
+            self._copy.load_state_dict(begun)
             self.fingerprint = fingerprint(network.named_parameters())
+
+    def weights(self) -> dict[str, Tensor]:
+        """Those of a warm start."""
+        assert self._copy is not None
+        own = self._copy.state_dict() if self._brought else {}
+        return {name: own[name] for name in self._brought}
+
+    def resume(self, noted: str | None, weights: Mapping[str, Tensor]) -> None:
+        """Take them over, and refuse where the whole is another one than before."""
+        assert self._copy is not None
+        if weights:
+            self._copy.load_state_dict(weights, strict=False)
+            self._brought, self.fingerprint = list(weights), fingerprint(self._copy.named_parameters())
+        super().resume(noted, weights)
 
     def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """One forward of the copy."""
@@ -121,23 +163,26 @@ class CachedLogProbs(Reference):
         self.path = path
         self._values: dict[int, float] = {}
         self._precision = ""
+        self._has_base = False
 
     def attach(self, network: nn.Module) -> None:
         """Note which weights the values are of."""
-        self.fingerprint = _base_fingerprint(network)
+        self.fingerprint, self._has_base = _base_fingerprint(network), hasattr(network, "disable_adapter")
+
+    def resume(self, noted: str | None, weights: Mapping[str, Tensor]) -> None:
+        """A whole network that was warm-started is not built again, but its values are in the file."""
+        if noted is not None and not self._has_base:
+            self.fingerprint = noted
+        super().resume(noted, weights)
 
     def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:
         """Read the file, and compute what it lacks."""
         if fresh:
             self.fingerprint = _base_fingerprint(network)
+            _warn_of_adapter(network, "CachedLogProbs")
         file = Path(self.path) if self.path else cache_folder() / "reference" / f"{self.fingerprint}.pt"
         if file.exists():
-            saved = torch.load(file, weights_only=True)
-            if saved["fingerprint"] != self.fingerprint:
-                raise ConfigError(
-                    "reference.path", str(file), "log-probabilities of the weights that this run starts from"
-                )
-            self._values = dict(zip(saved["keys"].tolist(), saved["values"].tolist(), strict=True))
+            self._values = _read(file, self.fingerprint)
         before, self._precision = len(self._values), trainer.precision
         same = trainer.precision_plugin.forward_context()  # or the first loss would not be that of equal policies
         with torch.no_grad(), evaluating(network), _adapter_off(network), same:
@@ -174,6 +219,35 @@ class CachedLogProbs(Reference):
             raise ConfigError("reference", given, "rows of training or validation; for others AdapterOff or FrozenCopy")
         found = [self._values[key] for key in keys]
         return torch.tensor(found, dtype=torch.float32, device=batch["input_ids"].device)
+
+
+def _read(file: Path, wanted: str | None) -> dict[int, float]:
+    """The values in a file, which must be of the weights with that fingerprint."""
+    allowed = "log-probabilities of the weights that this run starts from"
+    try:
+        saved = torch.load(file, weights_only=True)
+        known, values = saved["fingerprint"], dict(zip(saved["keys"].tolist(), saved["values"].tolist(), strict=True))
+    except Exception as error:
+        raise ConfigError("reference.path", str(file), f"{allowed}; this is no file of them") from error
+    if known != wanted:
+        raise ConfigError("reference.path", str(file), allowed)
+    return values
+
+
+def _warn_of_adapter(network: nn.Module, reference: str) -> None:
+    """Say so where the network with its adapter, before the first step, is another one than without it."""
+    if not hasattr(network, "disable_adapter"):
+        return
+    ids = torch.arange(8, device=_device(network))[None]
+    with torch.no_grad(), evaluating(network):
+        with_it = network(input_ids=ids, use_cache=False).logits[:, -8:]
+        with network.disable_adapter():  # type: ignore[operator]
+            without = network(input_ids=ids, use_cache=False).logits
+    if (with_it - without).abs().max() > 0.01 * without.abs().max():
+        rank_zero_warn(
+            f"the adapter already changes the network before the first step, and {reference} measures from the network"
+            " without it: with FrozenCopy the reference is where training starts"
+        )
 
 
 def row_keys(batch: Mapping[str, Tensor], precision: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins import Precision
 
+from lit_ft.callbacks import WarmStart
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.preferences.paired import IPO, PreferenceLoss, SimPO
 from lit_ft.core.running.processes import run_ranks
@@ -330,6 +332,55 @@ def test_resume_keeps_the_reference_of_the_start(tmp_path: Path) -> None:
     other.reference.attach(other.network)  # type: ignore[union-attr]
     with pytest.raises(ConfigError, match="reference"):
         fit(other, tmp_path, steps=4, batch_size=8, resume=path)
+
+
+@pytest.mark.parametrize("reference", [FrozenCopy, CachedLogProbs])
+def test_a_run_that_began_from_other_weights_is_validated_and_goes_on(reference: type, tmp_path: Path) -> None:
+    def method() -> DPO:
+        return dpo(reference=reference(str(tmp_path / "r.pt")) if reference is CachedLogProbs else reference())
+
+    warm, path = method(), str(tmp_path / "first.ckpt")
+    with torch.no_grad():
+        next(warm.network.parameters()).mul_(2.0)  # type: ignore[union-attr]
+    torch.save({"state_dict": warm.state_dict()}, tmp_path / "warm.ckpt")
+    start = [WarmStart(tmp_path / "warm.ckpt")]
+    whole, first, again = method(), method(), method()
+    fit(whole, tmp_path, steps=4, batch_size=8, callbacks=start)
+    saved = fit(first, tmp_path, steps=2, batch_size=8, callbacks=start)
+    saved.save_checkpoint(path)
+    fit(again, tmp_path, steps=4, batch_size=8, resume=path)
+    for ours, theirs in zip(whole.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+    data = Preferences(table(tmp_path), batch_size=8, val_path=table(tmp_path))
+    evaluate = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    (here,) = evaluate.validate(first, datamodule=data, verbose=False)
+    (there,) = evaluate.validate(method(), datamodule=data, ckpt_path=path, verbose=False)
+    assert there["val/loss"] == pytest.approx(here["val/loss"], rel=1e-6) != pytest.approx(0.6931472, abs=1e-3)
+
+
+def test_checkpoints_keep_of_a_reference_what_a_warm_start_brought_alone(tmp_path: Path) -> None:
+    method, path = dpo(reference=FrozenCopy()), str(tmp_path / "first.ckpt")
+    fit(method, tmp_path, steps=1).save_checkpoint(path)
+    assert torch.load(path, weights_only=True)["reference_weights"] == {}
+
+
+def test_an_adapter_that_is_trained_already_is_no_part_of_the_reference_and_that_is_said(tmp_path: Path) -> None:
+    method = dpo(adapter=True, reference=AdapterOff())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        method.reference.start(method.network, None, fresh=True)  # type: ignore[union-attr]
+    with torch.no_grad():
+        for name, parameter in method.network.named_parameters():  # type: ignore[union-attr]
+            parameter.add_(1.0 if "lora_B" in name else 0.0)
+    with pytest.warns(UserWarning, match="FrozenCopy the reference is where training starts"):
+        method.reference.start(method.network, None, fresh=True)  # type: ignore[union-attr]
+
+
+def test_a_file_of_something_else_is_no_cache(tmp_path: Path) -> None:
+    (tmp_path / "reference.pt").write_text("something else")
+    with pytest.raises(ConfigError, match=r"reference\.path"):
+        fit(dpo(reference=CachedLogProbs(str(tmp_path / "reference.pt"))), tmp_path, steps=1)
 
 
 def test_log_probs_equal_the_plain_form() -> None:
