@@ -120,6 +120,16 @@ def job_of(planned: Planned, test: bool) -> Job:
     )
 
 
+def threads_of(jobs: int) -> int:
+    """Threads of a run beside ``jobs - 1`` others: a share of the cores of this process, at most OMP_NUM_THREADS.
+
+    More threads than cores wait in loops for one another, and cost several times the work.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(cores // jobs, int(wanted) if wanted.isdigit() else cores))
+
+
 def make_runs(
     planned: Sequence[Planned],
     jobs: int,
@@ -145,7 +155,7 @@ def make_runs(
         How each run ended.
     """
     statuses = [Status(run, REUSED if is_complete(run.folder) else WAITING) for run in planned]
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    threads = threads_of(jobs)
     active: list[tuple[Status, Running, float]] = []
     try:
         while any(status.state in (WAITING, RUNNING) for status in statuses):

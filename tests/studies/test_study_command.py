@@ -16,6 +16,7 @@ import yaml
 from lit_ft.cli import command
 from lit_ft.core.running.files import write_text
 from lit_ft.core.running.processes import start
+from lit_ft.studies.runner import threads_of
 from lit_ft.studies.staleness import stale
 
 BASE: dict[str, Any] = {
@@ -227,6 +228,14 @@ def test_ctrl_c_leaves_everything_resumable(tmp_path: Path, capsys: pytest.Captu
     assert folder.name == whole.name
     first = Path("first/studies/claim/moving") / folder.name / "metrics.csv"
     assert first.read_text() == (whole / "metrics.csv").read_text(), "as if it had not been interrupted"
+
+
+def test_threads_are_those_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [threads_of(jobs) for jobs in (1, 3, 20)] == [8, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert [threads_of(jobs) for jobs in (1, 4)] == [3, 2]
 
 
 def test_a_seed_draws_the_data_too() -> None:
