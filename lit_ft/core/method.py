@@ -21,7 +21,7 @@ from lit_ft.core.networks.frozen_base import FrozenBase
 from lit_ft.core.networks.hyperparameters import is_plain
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
-from lit_ft.core.passes.means import WeightedMeans
+from lit_ft.core.passes.means import NewestMeans, WeightedMeans
 from lit_ft.core.passes.window import window_ends, window_starts
 from lit_ft.core.schedules import Schedule
 
@@ -85,7 +85,7 @@ class Method(pl.LightningModule):
         self.optimizer, self.schedule = optimizer, schedule
         self._tokenizer: Any = None
         self._base = FrozenBase()
-        self._window, self._means = WeightedMeans(), WeightedMeans()
+        self._window, self._means, self._newest = WeightedMeans(), WeightedMeans(), NewestMeans()
         self._scale: Tensor | float | None = None  # None is exactly 1, not 1 to rounding
         self._rescale: Tensor | None = None
 
@@ -170,12 +170,12 @@ class Method(pl.LightningModule):
     def _follow_window(self, output: Output, weight: Tensor | float, batch_idx: int) -> None:
         trainer = self.trainer
         if window_starts(trainer, batch_idx):
-            self._window = WeightedMeans()
+            self._window, self._newest = WeightedMeans(), self._newest if batch_idx else NewestMeans()
         self._window.add(weight, {"loss": output.loss, **output.scalars})
         self._scale, self._rescale = weight, None
         if not window_ends(trainer, batch_idx):
             return
-        total, means = self._window.total(self._sum_over_ranks)
+        total, means = self._window.means(self._sum_over_ranks)
         parts = trainer.accumulate_grad_batches
         # Lightning divides each loss by the parts, and ranks are averaged: the true mean needs parts * ranks / total
         correction = torch.where(total == 0, 0.0, parts * trainer.world_size / total)
@@ -185,7 +185,7 @@ class Method(pl.LightningModule):
                 self._scale = None
         else:
             self._rescale = correction.to(output.loss.dtype)
-        for key, value in means.items():
+        for key, value in self._newest.take(total, means).items():
             self.log(f"train/{key}", value.float(), prog_bar=key == "loss", batch_size=1)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:

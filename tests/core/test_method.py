@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 from torchmetrics import MeanSquaredError, Metric
 
@@ -178,6 +179,40 @@ def test_where_no_row_counts_nothing_is_logged() -> None:
     for batches, keys in (([empty, empty], []), ([empty, full], ["test/distance", "test/error", "test/loss"])):
         found = trainer.test(Masked(), DataLoader(batches, batch_size=None), verbose=False)  # type: ignore[arg-type]
         assert sorted(found[0]) == keys
+
+
+class Waits(TorchDispatchMode):
+    """Counts the times that a number is asked of the device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_steps_do_not_wait_for_the_device() -> None:
+    """But for the first window of an epoch; and what a window without weight has is still what the one before had."""
+    x, y, weight = rows()
+    full = [(x[i : i + 4], y[i : i + 4], weight[i : i + 4]) for i in (0, 4, 8)]
+    empty = (x[:4], y[:4], torch.zeros(4))
+    waits, logged = [], []
+
+    class Counted(Weighted):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            with Waits() as mode:
+                loss = super().training_step(batch, batch_idx)
+            waits.append(mode.count)
+            return loss
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            logged.append(float(self.trainer.callback_metrics["train/loss"]))
+
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(max_epochs=2, **quiet)  # type: ignore[arg-type]
+    trainer.fit(Counted(), DataLoader([full[0], full[1], empty, full[2]], batch_size=None))  # type: ignore[arg-type]
+    assert waits == 2 * [1, 0, 0, 0]
+    assert logged[2] == logged[1] != logged[3]
 
 
 def test_evaluation_weighs_ragged_batches() -> None:

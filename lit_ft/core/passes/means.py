@@ -25,14 +25,33 @@ class WeightedMeans:
             term = torch.where(weight == 0, 0.0, weight * torch.as_tensor(value, device=device).detach().double())
             self.sums[key] = self.sums[key] + term if key in self.sums else term
 
-    def total(self, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The summed weight, and the means where it is not 0; ``reduce`` sums a tensor over ranks (one call)."""
+    def means(self, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The summed weight, and the means, NaN where it is 0; ``reduce`` sums a tensor over ranks (one call)."""
         if self.weight is None:
             return torch.zeros((), dtype=torch.float64), {}
         keys = sorted(self.sums)
         packed = reduce(torch.stack([self.weight, *(self.sums[key] for key in keys)]))
-        weight = packed[0]
-        return weight, {key: packed[i + 1] / weight for i, key in enumerate(keys)} if weight else {}
+        return packed[0], {key: packed[i + 1] / packed[0] for i, key in enumerate(keys)}
+
+    def total(self, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """As ``means``, without any where the weight is 0; waits for the device to know."""
+        weight, means = self.means(reduce)
+        return weight, means if weight else {}
+
+
+class NewestMeans:
+    """The newest mean of each quantity: a window without weight has none, and leaves that of the window before it."""
+
+    def __init__(self) -> None:
+        self.means: dict[str, Tensor] = {}
+
+    def take(self, weight: Tensor, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take over the means of one more window; only where a quantity is new the device is waited for."""
+        if means.keys() - self.means.keys():
+            self.means |= means if weight else {}
+        else:
+            self.means |= {key: torch.where(weight == 0, self.means[key], mean) for key, mean in means.items()}
+        return self.means
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
