@@ -116,14 +116,15 @@ def leading_eigenpairs(
 
     The subspace starts from what is known (the Ritz vectors of an earlier, similar operator, the gradient). The error
     of a Ritz value :math:`\theta` with residual r is estimated by :math:`\min(|r|, |r|^2/\mathrm{gap})`, the gap being
-    the distance to the first Ritz value behind the wanted ones and their guards. The wanted values must reach ``tol``,
-    the guards ``GUARD_TOL``: without that a solver can sit on the second eigenvector with a tiny residual and be wrong
-    by percents (measured: 4 %). At ``max_basis`` rows it restarts from the leading Ritz vectors.
+    the distance to the first Ritz value behind the wanted ones and their guards; from a cold start to the last guard,
+    as nothing shows yet that a cluster ends there. The wanted values must reach ``tol``, the guards ``GUARD_TOL``:
+    without that a solver can sit on the second eigenvector with a tiny residual and be wrong by percents (measured:
+    4 %). At ``max_basis`` rows it restarts from the leading Ritz vectors.
 
     Args:
         operator: The matrix.
         start: Rows that span the first subspace. With fewer than ``k + guards`` rows the start is cold: random rows
-            fill it up, and the guards must reach ``COLD_GUARD_TOL``.
+            and their products fill it up, and the guards, one more of them, must reach ``COLD_GUARD_TOL``.
         k: How many pairs.
         tol: Error of the values, relative to the magnitude of the leading one.
         which: Largest algebraic, or largest magnitude.
@@ -147,7 +148,11 @@ def leading_eigenpairs(
     allowed = torch.full((wanted,), max(tol, COLD_GUARD_TOL if cold else GUARD_TOL), dtype=torch.float64)
     allowed[:k] = tol
     allowed = allowed.to(operator.device)
-    stored, mapped = Rows(basis, max_basis), Rows(operator.apply(basis), max_basis)
+    image = operator.apply(basis)
+    more = orthonormal(image, basis)[: max_basis - len(basis)] if cold else basis[:0]
+    if len(more):  # random rows multiplied once show what single residuals pass by: all copies of an eigenvalue
+        basis, image = torch.cat([basis, more]), torch.cat([image, operator.apply(more)])
+    stored, mapped = Rows(basis, max_basis), Rows(image, max_basis)
     basis, image = stored.all, mapped.all
     vectors, residuals = (torch.empty_like(basis[:wanted]) for _ in range(2))
     projected = dots(basis, image)
@@ -162,7 +167,7 @@ def leading_eigenpairs(
         torch.mm(leading, image, out=residuals)
         for residual, vector, value in zip(residuals, vectors, theta.tolist(), strict=False):
             residual.sub_(vector, alpha=value)
-        errors = _errors(theta, dots(residuals, residuals).diagonal().sqrt(), which)
+        errors = _errors(theta, dots(residuals, residuals).diagonal().sqrt(), which, wanted - cold)
         open_pairs = (errors > allowed * theta.abs().max()).nonzero().flatten()
         done = len(basis) == operator.size or not len(open_pairs)
         if done or operator.products - before >= max_products:
@@ -186,7 +191,7 @@ def leading_eigenpairs(
         basis, image = stored.append(new), mapped.append(image_new)
 
 
-def _errors(theta: Tensor, residuals: Tensor, which: Which) -> Tensor:
-    size, count = theta.abs() if which == "magnitude" else theta, len(residuals)
-    gaps = (size[:count] - size[min(count, len(size) - 1)]).clamp(min=1e-300)
+def _errors(theta: Tensor, residuals: Tensor, which: Which, behind: int) -> Tensor:
+    size = theta.abs() if which == "magnitude" else theta
+    gaps = (size[: len(residuals)] - size[min(behind, len(size) - 1)]).clamp(min=1e-300)
     return torch.minimum(residuals, residuals**2 / gaps)

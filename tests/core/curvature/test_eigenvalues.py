@@ -97,6 +97,37 @@ def test_chosen_spectra(spectrum, which):
     assert cosine.abs().min() > 0.9
 
 
+@pytest.mark.parametrize(
+    ("spectrum", "k"),
+    [
+        ([13.3 - 0.02 * i for i in range(10)] + [3 / (i + 1) for i in range(900)], 1),  # clustered at the edge
+        ([13.3 - 0.02 * i for i in range(10)] + [3 / (i + 1) for i in range(900)], 10),
+        ([100 / (i + 1) ** 2 for i in range(900)], 10),  # a power law
+    ],
+)
+def test_tolerance_holds_from_a_cold_start(spectrum, k):
+    for seed in range(3):
+        matrix, _ = rotated(spectrum, seed)
+        start = (torch.randn(len(spectrum), generator=torch.Generator().manual_seed(seed)).double() @ matrix)[None]
+        found = leading_eigenpairs(Dense(matrix), start, k, tol=1e-4)
+        assert found.converged
+        assert (found.values - torch.tensor(spectrum[:k])).abs().max() <= 1e-4 * spectrum[0]
+
+
+@pytest.mark.parametrize("k", [1, 5, 9, 15])
+def test_all_copies_of_a_repeated_eigenvalue_are_found(k):
+    """A linear network with squared error has the Hessian of its inputs once for each output."""
+    inputs = torch.randn(200, 40, generator=torch.Generator().manual_seed(0)) * torch.linspace(1, 0.1, 40)
+    single = torch.linalg.eigvalsh(inputs.double().T @ inputs.double() / 200).flip(0)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        found = hessian_eigenvalues(
+            nn.Linear(40, 10, bias=False), [inputs], k, 1e-4, lambda module, x: 0.5 * module(x).square().sum(1).mean()
+        )
+        assert found.converged
+        assert (found.values - single.repeat_interleave(10)[:k]).abs().max() <= 1e-4 * single[0]
+
+
 def test_thick_restart_keeps_what_was_learnt():
     matrix, _ = rotated(np.linspace(0, 1, 400) ** 3)
     found = leading_eigenpairs(Dense(matrix), torch.ones(1, 400).double(), 2, tol=1e-6, max_basis=12)
