@@ -34,6 +34,7 @@ class RunCheckpoint(Callback):
 
     Exact for modules whose state is in checkpoints and for loaders with ``state_dict``; a loader without it starts its
     epoch again (Lightning warns), and wall-clock values differ. It makes itself the first callback of the trainer.
+    Refuses to begin a run in a folder with checkpoints; one that goes back to an earlier checkpoint removes later ones.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints; there is also one at the end of the run, and one at the
@@ -155,7 +156,9 @@ class RunCheckpoint(Callback):
         finally:
             self._between_batches = False
         if trainer.is_global_zero:
-            for old in sorted(directory.glob("step=*.ckpt"))[: -self.keep]:
+            known = sorted(directory.glob("step=*.ckpt"))
+            passed = [path for path in known if path.name <= f"step={trainer.global_step:08d}.ckpt"]
+            for old in {*known} - {*passed[-self.keep :]}:
                 old.unlink()
                 digest_file(old).unlink(missing_ok=True)
 
@@ -218,6 +221,9 @@ class RunCheckpoint(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Settle counters and loaders, and cut ``metrics.csv`` back to what the checkpoint knew."""
+        directory = self.directory(trainer)
+        if trainer.ckpt_path is None and not trainer.global_step and any(directory.glob("*.ckpt")):
+            raise ConfigError("folder", str(directory), "one without checkpoints, or ckpt_path to go on from them")
         self._saved_at = time.monotonic()
         self._heed_sigterm(trainer.world_size == 1)
         if self._resumed is None:

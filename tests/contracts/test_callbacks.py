@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import default_collate
 
@@ -250,6 +250,40 @@ class Plain(ForeignModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.05)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+
+class Evaluated(ForeignData):
+    """Has batches to test with, too."""
+
+    def test_dataloader(self) -> Any:
+        return self._loader(False)
+
+
+def evaluator(*callbacks: Callback) -> Trainer:
+    return Trainer(callbacks=list(callbacks), accelerator="cpu", logger=False, enable_progress_bar=False)
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_evaluation_without_a_fit_is_as_without_the_callback(name: str) -> None:
+    module = Plain()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    for part in ("validate", "test"):
+        with_it = getattr(evaluator(ROWS[name][0]()), part)(module, datamodule=Evaluated(), verbose=False)[0]
+        without = getattr(evaluator(), part)(module, datamodule=Evaluated(), verbose=False)[0]
+        assert with_it | without == with_it
+    assert not difference(before, dict(module.state_dict()))
+
+
+@pytest.mark.parametrize("name", list(OF_OTHERS))
+def test_other_modules_are_evaluated_without_a_fit(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
+    make, make_module, make_data = OF_OTHERS[name]
+    module = seeded(make_module)
+    evaluator(make(tmp_path)).validate(module, datamodule=make_data(tmp_path), verbose=False)
+    assert all(parameter.requires_grad for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("name", list(ROWS))

@@ -78,8 +78,11 @@ class FeatureProbe(Callback):
             raise ConfigError("name", self.name, "a name for each probe")
         if begins_anew(trainer, stage):
             self.measured = []
-        if stage == "fit" and self.data is not None:
-            set_up(self.data, trainer)
+        data = self.data or getattr(trainer, "datamodule", None)
+        if data is not None and stage in ("fit", "validate"):
+            needed = {"fit", "test"} if self.fit_on == "val" else {"fit"}
+            for own in sorted(needed if self.data is not None else needed - {stage}):
+                set_up(data, trainer, own)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

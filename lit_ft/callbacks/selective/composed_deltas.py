@@ -16,9 +16,9 @@ class ComposedDeltas(Callback):
     r"""Begins at :math:`\theta_0 + \sum_t \phi_t`, the network and the sparse deltas of several tasks or languages.
 
     The deltas are added before the first step, after the weights of ``--from`` were read, and before a validation or a
-    test of its own; a run that goes on from a checkpoint has them in its weights already. Put it before callbacks that
-    look at the weights when training starts (``Forgetting``). Each delta knows the weights that it belongs to and
-    refuses others: a fresh head must be the same one, made with the same seed.
+    test of its own; a run that goes on, from a checkpoint or with its trainer, has them in its weights already. Put it
+    before callbacks that look at the weights when training starts (``Forgetting``). Each delta knows the weights that
+    it belongs to and refuses others: a fresh head must be the same one, made with the same seed.
 
     Works in any module; costs nothing after the start. Without files it does nothing.
 
@@ -35,7 +35,7 @@ class ComposedDeltas(Callback):
         self._report: dict[str, Any] = {}
 
     def _add(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not self.files or trainer.ckpt_path is not None:
+        if not self.files or trainer.ckpt_path is not None or trainer.global_step:
             return
         deltas = [SparseDelta.load(file, module) for file in self.files]
         (deltas[0] if len(deltas) == 1 else SparseDelta.sum(deltas)).apply_(module)
