@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
+from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.core.tokens.readout import Readout
 
@@ -20,7 +21,8 @@ def readout(network: nn.Module, batch: Mapping[str, Tensor]) -> Readout:
     """Run a causal language model up to its head.
 
     The head is left to ``lit_ft.core.tokens.readout.Readout`` where it is one linear map of the last hidden states,
-    which is checked once for each network; else the logits are those of the network.
+    which is checked once for each network; else the logits are those of the network. A network whose tokens see those
+    behind them is refused: it would be shown what it is to predict.
 
     A batch is padded on the right (``input_ids``, ``attention_mask``) or packed (``input_ids``, ``position_ids``). The
     mask is not passed on: with causal attention, no token sees padding on its right, and without a mask attention takes
@@ -35,12 +37,28 @@ def readout(network: nn.Module, batch: Mapping[str, Tensor]) -> Readout:
     if "position_ids" in batch:
         inputs["position_ids"] = batch["position_ids"]
     if _SPLIT.get(network) is None:
+        check_causal(network, batch["input_ids"])
         _SPLIT[network] = _can_split(network, batch["input_ids"])
     if not _SPLIT[network]:
         # the tokens of a learned prompt stand in front of the batch, and so do their logits
         return Readout(network(**inputs).logits[:, -batch["input_ids"].shape[1] :])
     body, head = _body_and_head(network)  # type: ignore[misc]
     return Readout(body(**inputs).last_hidden_state, head.weight, head.bias)
+
+
+@torch.no_grad()
+def check_causal(network: nn.Module, input_ids: Tensor) -> None:
+    """Refuse a network in which a last token changes what is said before it, such as an encoder."""
+    some = input_ids[:1, :8]
+    if some.shape[1] < 2:
+        return
+    with evaluating(network):
+        whole = network(input_ids=some, use_cache=False).logits[:, :-1].float()
+        without = network(input_ids=some[:, :-1], use_cache=False).logits.float()
+    single = next(network.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(some.device.type)
+    if (whole - without).abs().max() > (1e-3 if single else 0.1) * without.abs().max():
+        allowed = "a causal language model; here a token sees those behind it, as in an encoder, and so what is learned"
+        raise ConfigError("network", type(network).__name__, allowed)
 
 
 def _body_and_head(network: nn.Module) -> tuple[nn.Module, nn.Linear] | None:

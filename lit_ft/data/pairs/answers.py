@@ -16,16 +16,17 @@ PLAIN = (Segment("{start}{prompt}", "user"), Segment("{answer}{eos}", "assistant
 CHAT = (Segment("{prompt}", "user"), Segment("{answer}", "assistant", 1.0))
 
 
-def encode_answers(rows: Sequence[Row], numbers: Sequence[int], chat: bool, tokenizer: Any) -> list[Encoded]:
+def encode_answers(rows: Sequence[Row], numbers: Sequence[int], chat: bool | None, tokenizer: Any) -> list[Encoded]:
     """Prompts with one answer each, whole; only tokens of answers have a weight.
 
     Args:
         rows: ``prompt`` and ``answer``, both texts or both lists of messages.
         numbers: Of the rows in their table, for errors.
-        chat: Whether texts are put into the chat template.
+        chat: Whether texts are put into the chat template; None where there is one.
         tokenizer: Makes the tokens.
     """
     specials, found = special_fields(tokenizer), [Encoded()] * len(rows)
+    chat = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
     groups: dict[bool, list[int]] = {True: [], False: []}
     segments = []
     for i, (row, number) in enumerate(zip(rows, numbers, strict=True)):

@@ -39,7 +39,7 @@ class Preferences(TokenData):
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
         max_length: Longest prompt with answer, in tokens.
-        chat: Whether texts are put into the tokenizer's chat template; messages always are.
+        chat: Whether texts are put into the tokenizer's chat template, None where it has one; messages always are.
         weight_column: Column with the weight of a pair, 0 or more; all weigh 1 by default.
         filter_column: Column with a score of each row, such as its CHES (see
             :class:`lit_ft.metrics.ches.ChesScore`); needs ``drop_highest``.
@@ -64,7 +64,7 @@ class Preferences(TokenData):
         self,
         path: str,
         max_length: int = 512,
-        chat: bool = False,
+        chat: bool | None = False,
         weight_column: str | None = None,
         filter_column: str | None = None,
         drop_highest: float = 0.0,

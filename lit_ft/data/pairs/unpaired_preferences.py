@@ -36,7 +36,7 @@ class UnpairedPreferences(TokenData):
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
         max_length: Longest prompt with answer, in tokens.
-        chat: Whether texts are put into the tokenizer's chat template; messages always are.
+        chat: Whether texts are put into the tokenizer's chat template, None where it has one; messages always are.
         val_path: Table for validation; None takes ``val_fraction`` of ``path``.
         test_path: Table for the test; None takes ``test_fraction`` of ``path``.
         batch_size: Answers of a batch; answers of about the same length stand together.
@@ -56,7 +56,7 @@ class UnpairedPreferences(TokenData):
         self,
         path: str,
         max_length: int = 512,
-        chat: bool = False,
+        chat: bool | None = False,
         val_path: str | None = None,
         test_path: str | None = None,
         batch_size: int = 8,

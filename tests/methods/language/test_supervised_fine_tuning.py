@@ -201,6 +201,15 @@ def test_a_network_that_leaks_is_refused() -> None:
         check_packing(Leaky(), 50)
 
 
+def test_an_encoder_is_refused_as_it_sees_what_it_is_to_predict() -> None:
+    ids = torch.arange(5, 17)[None]
+    bert = {"model_type": "bert", **SIZES, "tokenizer": "bytes"}
+    with pytest.raises(ConfigError, match="a token sees those behind it"):
+        readout(method(bert).network, {"input_ids": ids})  # type: ignore[arg-type]
+    readout(method({**bert, "is_decoder": True}).network, {"input_ids": ids})  # type: ignore[arg-type]
+    readout(method().network.bfloat16(), {"input_ids": ids})  # type: ignore[union-attr]
+
+
 def test_best_fit() -> None:
     draw = random.Random(0)
     for _ in range(50):

@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+import yaml
 from lightning.pytorch.plugins import Precision
 
 from lit_ft.callbacks import WarmStart
@@ -170,6 +171,25 @@ def test_an_empty_answer_is_counted_and_its_end_is_learned(side: str, chat: bool
     assert text.strip() == "</s>"
     assert example["input_ids"].tolist().count(data.tokenizer.eos_token_id) == (2 if chat or said != "q" else 1)
     assert example["weights"][-3:].any()  # the end of the answer, not that of the user's turn
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_texts_are_a_chat_where_the_tokenizer_has_a_template_for_it(template: bool, tmp_path: Path) -> None:
+    found = []
+    for chat in (None, template):
+        data = Preferences(table(tmp_path), val_fraction=0.0, chat=chat)
+        method = dpo()
+        method.tokenizer.chat_template = method.tokenizer.chat_template if template else None
+        data.trainer = SimpleNamespace(lightning_module=method)  # type: ignore[assignment]
+        data.setup("fit")
+        found.append([data.examples["train"][i]["input_ids"].tolist() for i in range(16)])
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto", "reward_model", "unpaired_bco"])
+def test_configs_of_preferences_read_any_model_folder(name: str) -> None:
+    config = yaml.safe_load((Path(__file__).parents[3] / f"configs/language/{name}.yaml").read_text())
+    assert config["data"]["init_args"].get("chat", False) in (None, False)
 
 
 def test_conversations_that_begin_differently_name_the_row(tmp_path: Path) -> None:
