@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
-from lit_ft.core.networks.weights import Source, weights_of
+from lit_ft.core.networks.weights import Source, weights_of, wide
 from lit_ft.core.running.files import existing
 from lit_ft.core.selection.base import Choice, Choices, Selection, by_own_names
 from lit_ft.core.selection.coding import decode_mask, encode_mask
@@ -21,7 +21,7 @@ from lit_ft.core.selection.random_parts import RandomElements, RandomHalf
 Mode = Literal["replace", "add"]
 _KEY = "lit_ft.sparse_delta"
 _SAMPLES, _CHUNK = 4096, 1 << 22
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
 
 
 @dataclass
@@ -29,8 +29,8 @@ class SparseDelta:
     """The entries of a network that fine-tuning changed.
 
     ``replace`` holds the tuned values: exact in every dtype, undone by loading the base again. ``add`` holds the
-    differences in float32, which can be summed over tasks (and are exact to rounding). Nothing is undone by
-    subtraction, which would be lossy.
+    differences in float32 or the type of the weights, whichever is wider; they can be summed over tasks (and are exact
+    to rounding). Nothing is undone by subtraction, which would be lossy.
 
     Args:
         mode: ``replace`` or ``add``.
@@ -81,7 +81,7 @@ class SparseDelta:
         kept = {name: choice for name, choice in choices.items() if isinstance(choice, Tensor) or choice}
         values = {}
         for name, choice in kept.items():
-            value = new[name].cpu() if mode == "replace" else new[name].cpu().float() - old[name].cpu().float()
+            value = new[name].cpu() if mode == "replace" else wide(new[name].cpu()) - wide(old[name].cpu())
             values[name] = _selected(value, choice).clone()
         return cls(mode, dict(kept), values, _fingerprints(old, kept, mode), recipe)
 
@@ -103,9 +103,7 @@ class SparseDelta:
             parameter = index[name].parameter
             value = self.values[name].to(parameter.device)
             before = _selected(parameter, choice)
-            after = (
-                value.to(parameter.dtype) if self.mode == "replace" else (before.float() + value).to(parameter.dtype)
-            )
+            after = (value if self.mode == "replace" else wide(before) + value).to(parameter.dtype)
             if isinstance(choice, Tensor):
                 parameter.masked_scatter_(choice.to(parameter.device), after)
             else:
@@ -213,7 +211,8 @@ def _summed(parts: Sequence[tuple[Choice, Tensor]]) -> tuple[Choice, Tensor]:
     masks = [choice for choice, _ in parts if isinstance(choice, Tensor)]
     if not masks:
         return True, torch.stack([value for _, value in parts]).sum(0)
-    total, union = torch.zeros(masks[0].shape), torch.zeros(masks[0].shape, dtype=torch.bool)
+    total = torch.zeros(masks[0].shape, dtype=parts[0][1].dtype)
+    union = torch.zeros(masks[0].shape, dtype=torch.bool)
     for choice, value in parts:
         mask = choice if isinstance(choice, Tensor) else torch.ones_like(union)
         total[mask] += value

@@ -1,8 +1,10 @@
 """A delta comes back bit by bit, is as small as it can be, and refuses another base."""
 
 import copy
+from collections.abc import Callable
 from math import log2
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from lit_ft.core.selection import (
     TopChange,
     as_mask,
 )
-from lit_ft.core.sparse_delta import SparseDelta
+from lit_ft.core.sparse_delta import Mode, SparseDelta
 
 
 def llama(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -121,6 +123,31 @@ def test_choices_by_hand_go_by_any_name_of_the_network() -> None:
     for use in (graft, SparseDelta.between):
         with pytest.raises(ConfigError, match=r"model\.norm\.weight"):
             use(base, tuned, {"model.nrom.weight": True})
+
+
+@pytest.mark.parametrize("use", [graft, SparseDelta.between])
+@pytest.mark.parametrize("mask", [torch.ones(2, dtype=torch.bool), torch.ones(4, 4)])
+def test_masks_by_hand_of_another_shape_or_type_are_refused(use: Callable[..., Any], mask: torch.Tensor) -> None:
+    with pytest.raises(ConfigError, match=r"boolean mask of shape \(4, 4\)"):
+        use(nn.Linear(4, 4), nn.Linear(4, 4), {"weight": mask})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
+@pytest.mark.parametrize("mode", ["replace", "add"])
+def test_differences_are_as_wide_as_the_weights(tmp_path: Path, mode: Mode, dtype: torch.dtype) -> None:
+    base = nn.Linear(50, 50, dtype=dtype)
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        tuned.weight.add_(1j * base.weight.abs() if dtype.is_complex else 1e-9 * torch.randn_like(base.weight))
+    largest = (tuned.weight - base.weight).abs().argmax()
+    (chosen,) = TopChange(1 / 2500, patterns=["weight"]).select(tuned, base)["weight"].flatten().nonzero().flatten()
+    assert chosen == largest
+    path = SparseDelta.between(base, tuned, mode=mode).save(tmp_path / "delta.safetensors")
+    restored = SparseDelta.load(path).apply_(copy.deepcopy(base))
+    torch.testing.assert_close(restored.weight, tuned.weight, rtol=1e-6 if dtype == torch.complex64 else 1e-15, atol=0)
+    if mode == "add":
+        twice = SparseDelta.sum([SparseDelta.load(path)] * 2).apply_(base)
+        assert (twice.weight - tuned.weight).abs().argmax() == largest
 
 
 def test_a_fresh_head_that_is_replaced_as_a_whole_may_differ() -> None:

@@ -45,6 +45,11 @@ def weights_of(argument: str, source: Source | Path | Mapping[str, Tensor], inde
     return found
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """In float32, or the tensor's own type where that holds more: what differences are taken in."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def _read(argument: str, source: str | Path) -> dict[str, Tensor]:
     path = existing(argument, source)
     if path.is_dir():

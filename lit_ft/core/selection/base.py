@@ -63,8 +63,9 @@ def _plain(choice: Choice, parameter: Tensor) -> Choice:
     """A mask of nothing as False, of everything as True: whole tensors can be frozen before the optimizer is made."""
     if not isinstance(choice, Tensor):
         return choice
-    if choice.shape != parameter.shape:
-        raise ConfigError("selection", tuple(choice.shape), f"a mask of shape {tuple(parameter.shape)}")
+    if choice.shape != parameter.shape or choice.dtype != torch.bool:
+        given = f"{choice.dtype} of shape {tuple(choice.shape)}"
+        raise ConfigError("selection", given, f"a boolean mask of shape {tuple(parameter.shape)}")
     if not choice.any():
         return False
     return True if choice.all() else choice
@@ -74,10 +75,10 @@ def by_own_names(choices: Mapping[str, Choice], index: ParameterIndex) -> Choice
     """Choices by the network's own names; names of a wrapping module and of tied copies are translated.
 
     Raises:
-        ConfigError: A name is not one of this network; the nearest are listed.
+        ConfigError: A name is not one of this network (the nearest are listed), or a mask has another shape or type.
     """
-    known = index.entries
-    return {name if name in known else index.match(name)[0]: choice for name, choice in choices.items()}
+    own = {name if name in index.entries else index.match(name)[0]: choice for name, choice in choices.items()}
+    return {name: _plain(choice, index[name].parameter) for name, choice in own.items()}
 
 
 def both(a: Choice, b: Choice) -> Choice:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.networks.parameters import ParameterIndex
-from lit_ft.core.networks.weights import Source, tensors_in, weights_of
+from lit_ft.core.networks.weights import Source, tensors_in, weights_of, wide
 from lit_ft.core.running.files import existing
 from lit_ft.core.selection.base import Choices, Selection
 from lit_ft.core.selection.top import Score, budgets, top_masks
@@ -212,11 +212,11 @@ class TopUnits(Selection):
 
 
 def _difference(new: Tensor, old: Tensor) -> Score:
-    return lambda start, stop: (new[start:stop].float() - old[start:stop].to(new.device).float()).abs()
+    return lambda start, stop: (wide(new[start:stop]) - wide(old[start:stop].to(new.device))).abs()
 
 
 def _magnitude(value: Tensor, smallest: bool) -> Score:
-    return lambda start, stop: -value[start:stop].abs() if smallest else value[start:stop].abs()
+    return lambda start, stop: wide(value[start:stop]).abs() * (-1 if smallest else 1)
 
 
 def _values(value: Tensor) -> Score:

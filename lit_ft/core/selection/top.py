@@ -35,7 +35,7 @@ def budgets(density: float, sizes: Sequence[int], what: str = "entries") -> list
 def top_masks(scores: Mapping[str, Score], shapes: Mapping[str, torch.Size], number: int) -> dict[str, Tensor]:
     """Masks of the ``number`` entries with the largest scores over all tensors together.
 
-    Two counting passes over 16 bits of the score each find the exact threshold. Entries at the threshold are taken in
+    Two counting passes over 16 bits of the score each, as float32, find the exact threshold. Entries at it are taken in
     the order of the tensors and of their entries until the budget is met, so that the result is deterministic.
     Besides the masks (one byte an entry) it needs memory for one chunk of scores only; a score is computed three times.
 
