@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.window import window_starts
-from lit_ft.core.running.anew import begins_anew
+from lit_ft.core.running.anew import begins_anew, from_its_start
 from lit_ft.core.running.files import commit, digest_file, is_whole
 from lit_ft.core.running.metrics_file import MetricsFile
 from lit_ft.core.running.randomness import randomness_state, restore_randomness
@@ -222,7 +222,7 @@ class RunCheckpoint(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Settle counters and loaders, and cut ``metrics.csv`` back to what the checkpoint knew."""
         directory = self.directory(trainer)
-        if trainer.ckpt_path is None and not trainer.global_step and any(directory.glob("*.ckpt")):
+        if from_its_start(trainer) and any(directory.glob("*.ckpt")):
             raise ConfigError("folder", str(directory), "one without checkpoints, or ckpt_path to go on from them")
         self._saved_at = time.monotonic()
         self._heed_sigterm(trainer.world_size == 1)

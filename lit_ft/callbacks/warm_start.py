@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.networks.weights import tensors_in
+from lit_ft.core.running.anew import from_its_start
 from lit_ft.core.running.files import existing
 
 
@@ -28,7 +29,7 @@ class WarmStart(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the weights in place, where the fit does not go on."""
-        if trainer.ckpt_path is not None or trainer.global_step:
+        if not from_its_start(trainer):
             return
         saved = tensors_in("checkpoint", Path(self.checkpoint))
         own = pl_module.state_dict()

@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 
 import lit_ft.data
 import lit_ft.methods
@@ -47,7 +48,7 @@ from lit_ft.methods import (
     TextGeneration,
 )
 from lit_ft.methods.preference.reference import FrozenCopy
-from lit_ft.testing import assert_resumes
+from lit_ft.testing import assert_resumes, difference, fit_foreign
 
 TESTS = Path(__file__).parents[1]
 MLP = {"config": {"model_type": "mlp", "width": 8, "dropout": 0.2}}
@@ -209,3 +210,29 @@ def test_resumes_exactly(
     path = table(tmp_path)
     assert_resumes(pl.Callback, tmp_path / "run", crash_at=5, max_epochs=2, make_module=module,
                    make_data=lambda: data(path), accumulate_grad_batches=2)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", runs())
+def test_the_same_objects_serve_again(
+    row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """One epoch and one more are two; and data that have served in a fit serve the next one like new ones."""
+    if "MNIST5k" not in request.node.name:
+        monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
+    make_module, make_data = row
+    data = make_data(table(tmp_path))
+
+    def module() -> Any:
+        pl.seed_everything(3, verbose=False)
+        made = make_module()
+        made.optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.05)  # has no state that a fit forgets
+        return made
+
+    parts, trainer = fit_foreign([], module=module(), data=data, max_epochs=1)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(parts, datamodule=data)
+    again, _ = fit_foreign([], module=module(), data=data)
+    fresh, _ = fit_foreign([], module=module(), data=make_data(table(tmp_path)))
+    if not isinstance(parts, MaskedThought):  # it masks by the share of the run that is over
+        assert not difference(dict(parts.state_dict()), dict(fresh.state_dict())), "two fits of one trainer"
+    assert not difference(dict(again.state_dict()), dict(fresh.state_dict())), "data of another fit"

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from lit_ft.core.running.anew import from_its_start
 from lit_ft.core.running.files import existing
 from lit_ft.core.selection.base import overlap
 from lit_ft.core.sparse_delta import SparseDelta
@@ -35,7 +36,7 @@ class ComposedDeltas(Callback):
         self._report: dict[str, Any] = {}
 
     def _add(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if not self.files or trainer.ckpt_path is not None or trainer.global_step:
+        if not self.files or not from_its_start(trainer):
             return
         deltas = [SparseDelta.load(file, module) for file in self.files]
         (deltas[0] if len(deltas) == 1 else SparseDelta.sum(deltas)).apply_(module)

@@ -11,3 +11,8 @@ def begins_anew(trainer: pl.Trainer, stage: str) -> bool:
     gets their state from the checkpoint, which is read after ``setup``.
     """
     return stage == "fit" and trainer.global_step == 0
+
+
+def from_its_start(trainer: pl.Trainer) -> bool:
+    """Whether a run neither resumes nor goes on with its trainer; asked in ``on_fit_start`` and later."""
+    return trainer.ckpt_path is None and trainer.global_step == 0

@@ -13,6 +13,7 @@ from lit_ft.core.networks.network import Network
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.networks.weights import weights_of
 from lit_ft.core.optimizers import adamw
+from lit_ft.core.running.anew import from_its_start
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.images.image_classifier import ImageClassifier
 from lit_ft.methods.images.independent_members import Members
@@ -113,7 +114,7 @@ class ConcatRepresentations(ImageClassifier):
 
     def on_fit_start(self) -> None:
         """Read the heads of members that another run gave; a resumed run has its own."""
-        if self.trainer.ckpt_path is None and isinstance(self.network, Concatenation):  # type: ignore[attr-defined]
+        if from_its_start(self.trainer) and isinstance(self.network, Concatenation):
             self.network.average()
 
     def train(self, mode: bool = True) -> ConcatRepresentations:

@@ -12,6 +12,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
+from lit_ft.core.running.anew import from_its_start
 from lit_ft.core.running.facts import data_fact
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.images.concat_representations import Concatenation
@@ -111,7 +112,7 @@ class DistilledRepresentations(ImageClassifier):
 
     def on_fit_start(self) -> None:
         """Read the heads of members that another run gave; a resumed run has its own."""
-        if self.trainer.ckpt_path is None:  # type: ignore[attr-defined]
+        if from_its_start(self.trainer):
             self.distillation.average()
 
     def train(self, mode: bool = True) -> DistilledRepresentations:

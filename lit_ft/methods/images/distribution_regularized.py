@@ -18,6 +18,7 @@ from lit_ft.core.features.row_memory import RowMemory
 from lit_ft.core.method import Output
 from lit_ft.core.networks.network import Network
 from lit_ft.core.optimizers import adamw
+from lit_ft.core.running.anew import from_its_start
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.images.image_classifier import ImageClassifier
 
@@ -92,7 +93,7 @@ class DistributionRegularized(ImageClassifier):
 
     def on_fit_start(self) -> None:
         """Freeze a copy of what the fit starts from; a resumed run has it."""
-        if self.trainer.ckpt_path is None:  # type: ignore[attr-defined]
+        if from_its_start(self.trainer):
             assert self.network is not None
             self.frozen.load_state_dict(self.network.state_dict())
 

@@ -18,6 +18,7 @@ from lit_ft.core.networks.network import Network
 from lit_ft.core.networks.parameters import ParameterIndex
 from lit_ft.core.networks.weights import weights_of
 from lit_ft.core.optimizers import adamw
+from lit_ft.core.running.anew import from_its_start
 from lit_ft.core.schedules import Schedule
 from lit_ft.methods.images.classifier_pair import ClassifierPair, Ends, each_once
 
@@ -96,7 +97,7 @@ class ModeConnectivity(ClassifierPair):
 
     def on_fit_start(self) -> None:
         """Put the inner points between ends that another run gave; a resumed run has them where they were."""
-        if self.trainer.ckpt_path is None:  # type: ignore[attr-defined]
+        if from_its_start(self.trainer):
             _straighten(self.ends)
 
     def path(self) -> Path:
