@@ -26,8 +26,8 @@ ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
+    ast.Div: np.true_divide,  # of numbers too: 1 / 0 is infinite and no error after hours of runs
+    ast.Pow: np.float_power,
 }
 COMPARISON: dict[type, Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt,
@@ -50,8 +50,12 @@ REDUCTIONS: dict[str, Callable[[np.ndarray], float]] = {
 }
 
 
+class NoNumber(ArithmeticError):
+    """What is compared is no number: 0 / 0, or the loss of a run that diverged."""
+
+
 def _steps(values: tuple[Any, ...]) -> np.ndarray:
-    return np.diff([scalar(value) for value in values])
+    return np.diff([_number(value) for value in values])
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -72,6 +76,13 @@ def scalar(value: Any) -> float:
     return float(np.mean(value))
 
 
+def _number(value: Any) -> float:
+    number = scalar(value)
+    if np.isnan(number):
+        raise NoNumber
+    return number
+
+
 def parse(text: str) -> ast.expr:
     """The expression of a text, or an error that shows it."""
     try:
@@ -89,12 +100,19 @@ def check(text: str, arms: Iterable[str], measures: Iterable[str]) -> None:
         measures: Names of the measures.
     """
     node = parse(text)
-    claims = isinstance(node, (ast.Compare, ast.BoolOp)) or (
-        isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
-    )
-    if not claims and not (isinstance(node, ast.Call) and ast.unparse(node.func) in ORDERS):
-        raise ConfigError("expect", text, "a comparison, such as 'sam.accuracy - adamw.accuracy > 0'")
+    _check_claim(node, text)
     _check(node, text, list(arms), list(measures))
+
+
+def _check_claim(node: ast.expr, text: str) -> None:
+    """Refuse what is a number, or numbers over seeds, where a truth is wanted."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        _check_claim(node.operand, text)
+    elif isinstance(node, ast.BoolOp):
+        for part in node.values:
+            _check_claim(part, text)
+    elif not isinstance(node, ast.Compare) and not (isinstance(node, ast.Call) and ast.unparse(node.func) in ORDERS):
+        raise ConfigError("expect", text, "a comparison, such as 'sam.accuracy - adamw.accuracy > 0'")
 
 
 def _check(node: ast.expr, text: str, arms: list[str], measures: list[str]) -> None:
@@ -123,6 +141,8 @@ def _check(node: ast.expr, text: str, arms: list[str], measures: list[str]) -> N
         for op, right in zip(node.ops, node.comparators, strict=True):
             if isinstance(op, ast.In) and not (isinstance(right, ast.List) and len(right.elts) == 2):
                 raise ConfigError("expect", text, "an interval of two ends: x in [a, b]")
+            if isinstance(op, ast.In) and _is_reversed(right):
+                raise ConfigError("expect", text, "an interval whose first end is not above the second")
             children += right.elts if isinstance(right, ast.List) and isinstance(op, ast.In) else [right]
     elif isinstance(node, ast.Name):
         raise ConfigError("expect", f"{node.id} in {text!r}", f"arm.measure, with the arms {', '.join(arms)}")
@@ -130,6 +150,14 @@ def _check(node: ast.expr, text: str, arms: list[str], measures: list[str]) -> N
         raise ConfigError("expect", f"{ast.unparse(node)} in {text!r}", "numbers, arm.measure, arithmetic, comparisons")
     for child in children:
         _check(child, text, arms, measures)
+
+
+def _is_reversed(interval: Any) -> bool:
+    try:
+        low, high = ast.literal_eval(interval)
+    except ValueError:  # ends that depend on the runs
+        return False
+    return bool(low > high)
 
 
 def _known(what: str, name: str, names: Iterable[str], text: str) -> None:
@@ -161,14 +189,14 @@ def evaluate(node: ast.expr, values: Values) -> Any:
 
 
 def _compare(node: ast.Compare, values: Values) -> bool:
-    left = scalar(evaluate(node.left, values))
+    left = _number(evaluate(node.left, values))
     for op, right in zip(node.ops, node.comparators, strict=True):
         if isinstance(op, ast.In):
-            low, high = (scalar(evaluate(end, values)) for end in right.elts)  # type: ignore[attr-defined]
+            low, high = (_number(evaluate(end, values)) for end in right.elts)  # type: ignore[attr-defined]
             if not low <= left <= high:
                 return False
             continue
-        other = scalar(evaluate(right, values))
+        other = _number(evaluate(right, values))
         if not COMPARISON[type(op)](left, other):
             return False
         left = other

@@ -1,7 +1,8 @@
 """One number from the files of a run."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,20 @@ if TYPE_CHECKING:
     from lit_ft.core.running.metrics_file import History
 
 TAKES = "last, first, min, max, best, mean, late(FRACTION), at(FRACTION)"
+
+
+@contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Errors of a measure, named by its place in the study file.
+
+    Args:
+        place: Such as ``measure.accuracy``.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        argument = f"{place}.{error.argument}".removesuffix(".key")
+        raise ConfigError(argument, error.given, error.allowed) from error
 
 
 @dataclass(frozen=True)
@@ -43,10 +58,10 @@ class Measure:
         if isinstance(spec, str):
             return cls(spec)
         if "key" not in spec:
-            raise ConfigError("measure", spec, "a key that runs log, or {key: ..., take: ..., stage: ...}")
+            raise ConfigError("key", None, "a key that runs log: {key: ..., take: ..., stage: ...}")
         for key in spec:
             if key not in (known := [field.name for field in fields(cls)]):
-                raise ConfigError("measure", key, f"{', '.join(known)}{nearest(str(key), known)}")
+                raise ConfigError(str(key), spec[key], f"the keys {', '.join(known)}{nearest(str(key), known)}")
         return cls(**spec)
 
     def read(self, folder: Path) -> float:

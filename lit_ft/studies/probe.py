@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.studies.code import class_paths
-from lit_ft.studies.measures import Measure
+from lit_ft.studies.measures import Measure, placed
 from lit_ft.studies.plan import Planned, shortened
 from lit_ft.studies.runner import DONE, FAILED, Launch, Status, is_complete, make_runs
 from lit_ft.studies.study import Study
@@ -62,17 +62,21 @@ def readable(study: Study, run: Planned) -> None:
     """Refuse a short run that lacks a measure, or what is to be plotted, unless one of its callbacks may report it."""
     callbacks = {path.rpartition(".")[2] for path in class_paths(run.config.get("trainer") or {})}
     later = {*callbacks, *map(snake, callbacks)}
-    plotted = [Measure(study.plot)] if study.plot and run.final else []
-    for measure in [*study.measures_of(run.stage).values(), *plotted]:
+    wanted = {f"measure.{name}": measure for name, measure in study.measures_of(run.stage).items()}
+    if study.plot and run.final:
+        wanted["plot"] = Measure(study.plot)
+    for place, measure in wanted.items():
         family = re.split(r"[/.]", measure.key.removeprefix("callbacks."))[0]
         if family not in later:
-            measure.read(run.folder)
+            with placed(place):
+                measure.read(run.folder)
 
 
 def measured(study: Study, run: Planned) -> None:
     """Refuse a finished run that lacks a measure."""
-    for measure in study.measures_of(run.stage).values():
-        measure.read(run.folder)
+    for name, measure in study.measures_of(run.stage).items():
+        with placed(f"measure.{name}"):
+            measure.read(run.folder)
 
 
 def snake(name: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from lit_ft.core.errors import ConfigError
 from lit_ft.studies.code import PACKAGE, class_paths, file_of, tree_digest
 from lit_ft.studies.expression import Values
+from lit_ft.studies.measures import placed
 from lit_ft.studies.plan import Planned
 from lit_ft.studies.staleness import study_digest
 from lit_ft.studies.study import Study
@@ -30,7 +31,8 @@ def gather(study: Study, planned: Sequence[Planned]) -> Values:
             run: Planned | None = own[seed]
             while run is not None:  # back through the stages
                 for name, measure in study.measures_of(run.stage).items():
-                    found[name].append(measure.read(run.folder))
+                    with placed(f"measure.{name}"):
+                        found[name].append(measure.read(run.folder))
                 run = None if run.after is None else by_folder[run.after]
         values[arm] = {name: np.array(numbers) for name, numbers in found.items()}
     return values

@@ -10,7 +10,7 @@ from lit_ft.core.running.metrics_file import read_history
 from lit_ft.core.running.report import STYLE, grid, svg, table
 from lit_ft.studies.plan import Planned
 from lit_ft.studies.study import Study
-from lit_ft.studies.verdict import Judged
+from lit_ft.studies.verdict import Judged, interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ def page(study: Study, result: Mapping[str, Any], planned: Sequence[Planned]) ->
 
 
 def by_arm(result: Mapping[str, Any]) -> "Figure":
-    """One panel a measure: every seed a dot, the mean with its 95 % interval."""
+    """One panel a measure: every seed a dot, the mean with its 95 % bootstrap interval, which verdicts go by."""
     from matplotlib.figure import Figure
 
     arms = list(result["values"])
@@ -73,8 +73,9 @@ def by_arm(result: Mapping[str, Any]) -> "Figure":
         for row, arm in enumerate(arms):
             values = np.array(result["values"][arm][name])
             axes.plot(values, np.full(len(values), row), ".", color="0.6")
-            half = 1.96 * np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-            axes.errorbar(values.mean(), row, xerr=half, fmt="o", color="C0", capsize=3)
+            mean = values.mean()
+            low, high = interval(values) or (mean, mean)
+            axes.errorbar(mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color="C0", capsize=3)
         axes.set_yticks(range(len(arms)), arms if number == 0 else [""] * len(arms))
         axes.set_title(name, fontsize="medium")
         axes.invert_yaxis()

@@ -12,7 +12,7 @@ from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.running.files import existing
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.expression import check
-from lit_ft.studies.measures import Measure
+from lit_ft.studies.measures import Measure, placed
 
 PARTS = ("model", "data", "trainer", "stages")  # what an arm may override
 
@@ -58,46 +58,7 @@ class Study:
 
     def __post_init__(self) -> None:
         """Refuse what could only fail after hours."""
-        if not self.arms:
-            raise ConfigError("arms", self.arms, "at least one arm")
-        for what, given in (("arms", self.arms), ("measure", self.measure)):
-            for name in given:
-                if not name.isidentifier():
-                    raise ConfigError(what, name, "names of letters, digits and _, so that expressions can use them")
-        for arm, overrides in self.arms.items():
-            for key in overrides:
-                if key not in PARTS:  # the seed and the folder of a run are the study's
-                    raise ConfigError(f"arms.{arm}", key, f"the keys {', '.join(PARTS)}{nearest(key, PARTS)}")
-        empty = [arm for arm, overrides in self.arms.items() if not overrides]
-        if len(empty) > 1:
-            raise ConfigError(f"arms.{empty[1]}", {}, f"overrides; only one arm can be the base, and {empty[0]} is")
-        twice = {seed for seed in self.seeds if self.seeds.count(seed) > 1}
-        if twice or not self.seeds or min(self.seeds) < 0:
-            raise ConfigError("seeds", self.seeds, "different whole numbers from 0, at least one")
-        for text in self.expect:
-            check(text, self.arms, self.measure)
-        for file in self.base:
-            existing("base", file)
-        for number, stage in enumerate(self.stages):
-            if not {"name", "config"} <= set(stage) <= {"name", "config", "from"}:
-                raise ConfigError(
-                    f"stages[{number}]", stage, "the keys name, config and, if it has one before it, from"
-                )
-        names = self.stage_names
-        if len(set(names)) < len(names):
-            raise ConfigError("stages", names, "different names")
-        for measure in self.measure.values():
-            if measure.stage is not None and measure.stage not in names:
-                raise ConfigError("measure.stage", measure.stage, f"a stage: {', '.join(names) or 'there is none'}")
-        for arm, overrides in self.arms.items():
-            for name in (overrides or {}).get("stages", {}):
-                if name not in names[:-1]:
-                    allowed = f"a stage before the last: {', '.join(names[:-1]) or 'there is none'}"
-                    raise ConfigError(f"arms.{arm}.stages", name, allowed)
-        for number, stage in enumerate(self.stages):
-            if stage.get("from") and stage["from"] not in names[:number]:
-                allowed = f"an earlier stage: {', '.join(names[:number]) or 'there is none'}"
-                raise ConfigError(f"stages[{number}].from", stage["from"], allowed)
+        _check(self)
 
     @property
     def stage_names(self) -> list[str]:
@@ -154,7 +115,9 @@ class Study:
         for key, value in given.items():
             if not fits(value, kinds[key]):
                 raise ConfigError(key, value, formatannotation(kinds[key]))
-        given["measure"] = {key: Measure.of(spec) for key, spec in given["measure"].items()}
+        for key, spec in given["measure"].items():
+            with placed(f"measure.{key}"):
+                given["measure"] = {**given["measure"], key: Measure.of(spec)}
         return cls(name=name, **given)
 
 
@@ -177,3 +140,45 @@ def parse_seeds(text: str) -> list[int]:
             raise ConfigError("--seeds", text, "numbers and ranges, such as 0-2,7")
         seeds += range(int(low), int(high or low) + 1)
     return seeds
+
+
+def _check(study: Study) -> None:
+    for key, given in (("arms", study.arms), ("measure", study.measure), ("base", study.base or study.stages)):
+        if not given:
+            raise ConfigError(key, given, f"at least one {'config file' if key == 'base' else key.removesuffix('s')}")
+    for what, given in (("arms", study.arms), ("measure", study.measure)):
+        for name in given:
+            if not name.isidentifier():
+                raise ConfigError(what, name, "names of letters, digits and _, so that expressions can use them")
+    for arm, overrides in study.arms.items():
+        for key in overrides:
+            if key not in PARTS:  # the seed and the folder of a run are the study's
+                raise ConfigError(f"arms.{arm}", key, f"the keys {', '.join(PARTS)}{nearest(key, PARTS)}")
+    empty = [arm for arm, overrides in study.arms.items() if not overrides]
+    if len(empty) > 1:
+        raise ConfigError(f"arms.{empty[1]}", {}, f"overrides; only one arm can be the base, and {empty[0]} is")
+    twice = {seed for seed in study.seeds if study.seeds.count(seed) > 1}
+    if twice or not study.seeds or min(study.seeds) < 0:
+        raise ConfigError("seeds", study.seeds, "different whole numbers from 0, at least one")
+    for text in study.expect:
+        check(text, study.arms, study.measure)
+    for file in study.base:
+        existing("base", file)
+    for number, stage in enumerate(study.stages):
+        if not {"name", "config"} <= set(stage) <= {"name", "config", "from"}:
+            raise ConfigError(f"stages[{number}]", stage, "the keys name, config and, if it has one before it, from")
+    names = study.stage_names
+    if len(set(names)) < len(names):
+        raise ConfigError("stages", names, "different names")
+    for measure in study.measure.values():
+        if measure.stage is not None and measure.stage not in names:
+            raise ConfigError("measure.stage", measure.stage, f"a stage: {', '.join(names) or 'there is none'}")
+    for arm, overrides in study.arms.items():
+        for name in (overrides or {}).get("stages", {}):
+            if name not in names[:-1]:
+                allowed = f"a stage before the last: {', '.join(names[:-1]) or 'there is none'}"
+                raise ConfigError(f"arms.{arm}.stages", name, allowed)
+    for number, stage in enumerate(study.stages):
+        if stage.get("from") and stage["from"] not in names[:number]:
+            allowed = f"an earlier stage: {', '.join(names[:number]) or 'there is none'}"
+            raise ConfigError(f"stages[{number}].from", stage["from"], allowed)

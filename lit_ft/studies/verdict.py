@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_ft.studies.expression import Values, evaluate, parse, scalar
+from lit_ft.studies.expression import NoNumber, Values, evaluate, parse, scalar
 
 HOLDS, FAILS, OPEN, NOTHING = "holds", "does not hold", "not decided", "nothing expected"
 RESAMPLES = 2000
@@ -47,7 +47,8 @@ def judge(text: str, values: Values, seeds: int) -> Judged:
     True at the measured values and in at least 97.5 % of the resamples, so that the 95 % interval lies on one side of
     the threshold: *holds*. False and true in at most 2.5 %: *does not hold*. Else the interval crosses the threshold:
     *not decided*. One seed decides by its value alone, and the numbers say so; of three seeds all must agree, as each
-    is drawn thrice in 3.7 % of the resamples.
+    is drawn thrice in 3.7 % of the resamples. What is said of no number, as the loss of a run that diverged, is not
+    true, whether with a ``not`` or without.
 
     Args:
         text: The expression.
@@ -59,27 +60,42 @@ def judge(text: str, values: Values, seeds: int) -> Judged:
     sides = {
         ast.unparse(side): side for side in compared if not isinstance(side, (ast.Constant, ast.List, ast.UnaryOp))
     }
-    draws = np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds)) if seeds > 1 else np.zeros((1, 1), int)
     truths, samples = [], {name: [] for name in sides}  # type: tuple[list[bool], dict[str, list[float]]]
-    for draw in draws:
-        resampled = {arm: {name: np.asarray(v)[draw] for name, v in own.items()} for arm, own in values.items()}
-        truths.append(bool(evaluate(node, resampled)))
-        for name, side in sides.items():
-            samples[name].append(scalar(evaluate(side, resampled)))
-    share, measured = float(np.mean(truths)), bool(evaluate(node, values))
-    verdict = OPEN
-    if measured and share >= 1 - TAIL:
-        verdict = HOLDS
-    elif not measured and share <= TAIL:
-        verdict = FAILS
-    shown = {
-        name: [
-            scalar(evaluate(side, values)),
-            *(map(float, np.quantile(samples[name], [TAIL, 1 - TAIL])) if seeds > 1 else ()),
-        ]
-        for name, side in sides.items()
-    }
+    with np.errstate(all="ignore"):
+        for draw in _draws(seeds):
+            resampled = {arm: {name: np.asarray(v)[draw] for name, v in own.items()} for arm, own in values.items()}
+            truths.append(_truth(node, resampled))
+            for name, side in sides.items():
+                samples[name].append(scalar(evaluate(side, resampled)))
+        share, measured = float(np.mean(truths)), _truth(node, values)
+        verdict = OPEN
+        if measured and share >= 1 - TAIL:
+            verdict = HOLDS
+        elif not measured and share <= TAIL:
+            verdict = FAILS
+        shown = {name: [scalar(evaluate(side, values)), *_ends(samples[name])] for name, side in sides.items()}
     return Judged(text, verdict, share, shown)
+
+
+def interval(values: Sequence[float]) -> tuple[float, ...]:
+    """Both ends of the 95 % bootstrap interval of a mean over seeds, as verdicts have it; nothing for one seed."""
+    return _ends(np.asarray(values)[_draws(len(values))].mean(1))
+
+
+def _draws(seeds: int) -> np.ndarray:
+    """Numbers of seeds, one resample a row."""
+    return np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds)) if seeds > 1 else np.zeros((1, 1), int)
+
+
+def _ends(samples: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+    return tuple(map(float, np.quantile(samples, [TAIL, 1 - TAIL]))) if len(samples) > 1 else ()
+
+
+def _truth(node: ast.expr, values: Values) -> bool:
+    try:
+        return bool(evaluate(node, values))
+    except NoNumber:
+        return False
 
 
 def overall(judged: Sequence[Judged]) -> str:

@@ -127,6 +127,16 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "did you mean 'train/loss'",
     ),
     "wrong take": ({"measure": {"loss": {"key": "train/loss", "take": "lat(0.2)"}}}, "late(FRACTION)"),
+    "place of a measure": (
+        {"measure": {"loss": "train/lss"}, "expect": [], "arms": {"moving": {}}},
+        "lit-ft: measure.loss: given 'train/lss'",
+    ),
+    "place of a take": (
+        {"measure": {"loss": {"key": "train/loss", "take": "lst"}}},
+        "lit-ft: measure.loss.take: given",
+    ),
+    "no base": ({"base": []}, "lit-ft: base: given []; allowed: at least one config file"),
+    "no measure": ({"measure": {}, "expect": []}, "lit-ft: measure: given {}; allowed: at least one measure"),
     "missing file": ({"base": ["bse.yaml"]}, "bse.yaml"),
     "wrong override": ({"arms": {"a": {"trainer": {"max_stps": 3}}}, "expect": []}, "did you mean 'max_steps'"),
     "no arms": ({"arms": {}}, "at least one arm"),

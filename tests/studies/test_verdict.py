@@ -1,11 +1,14 @@
 """The language of claims and the bootstrap behind a verdict, against values worked out by hand."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.studies.expression import check, evaluate, parse
-from lit_ft.studies.verdict import FAILS, HOLDS, NOTHING, OPEN, headline, judge, overall
+from lit_ft.studies.report import by_arm
+from lit_ft.studies.verdict import FAILS, HOLDS, NOTHING, OPEN, headline, interval, judge, overall
 
 VALUES = {
     "small": {"loss": np.array([1.0, 2.0, 3.0]), "time": np.array([2.0, 2.0, 2.0])},
@@ -51,6 +54,9 @@ WRONG = {
     "__import__('os').system('true') > 1": "function",
     "[x for x in small.loss] > 1": "numbers",
     "small.loss > ": "an expression",
+    "not small.loss": "a comparison",
+    "small.loss > 1 and large.loss": "a comparison",
+    "small.loss in [3, -1]": "first end is not above",
 }
 
 
@@ -105,7 +111,28 @@ def test_one_seed_decides_by_its_value_and_says_so() -> None:
 
 def test_a_diverged_run_does_not_hold() -> None:
     values = {"a": {"x": np.array([np.nan, np.nan])}}
-    assert judge("a.x < 1", values, 2).verdict == FAILS
+    for text in ("a.x < 1", "a.x > 1", "not a.x < 1", "not decreasing(2, a.x, 1)", "a.x / a.x < 5"):
+        check(text, values, ["x"])
+        assert judge(text, values, 2).verdict == FAILS, text
+
+
+def test_a_division_by_zero_is_infinite_and_not_an_error_after_hours_of_runs() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert judge("small.loss.mean / 0 > 1", VALUES, 3).verdict == HOLDS
+        assert judge("1 / 0 < 1", VALUES, 3).verdict == FAILS
+        assert judge("0 ** -1 < 1", VALUES, 3).verdict == FAILS
+        assert judge("ratio(small.loss, small.time - 2) < 1", VALUES, 3).verdict == FAILS
+
+
+def test_bars_are_the_intervals_that_verdicts_go_by() -> None:
+    result = {"values": {arm: {n: v.tolist() for n, v in own.items()} for arm, own in VALUES.items()}}
+    (panel, _) = by_arm(result).axes
+    bars = [container.lines[2][0].get_segments()[0][:, 0] for container in panel.containers]
+    for arm, drawn in zip(VALUES, bars, strict=True):
+        _, *ends = judge(f"{arm}.loss > 0", VALUES, 3).sides[f"{arm}.loss"]
+        assert drawn.tolist() == pytest.approx(ends)
+    assert interval([2.0]) == ()
 
 
 def test_overall() -> None:
