@@ -33,7 +33,7 @@ class ContinualScores(Metric):
     rows: list[Tensor]
 
     def __init__(self, untrained: list[float] | None = None) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)  # all processes are told the same scores
         self.untrained = untrained
         self.add_state("rows", default=[], dist_reduce_fx=None)
 

@@ -53,5 +53,5 @@ class GroupAccuracy(Metric):
         """The share of right rows."""
         if self.over == "rows":
             return self.right.sum() / self.rows.sum()
-        there = self.rows > 0
-        return (self.right[there] / self.rows[there]).min()
+        shares = self.right / self.rows
+        return shares[self.rows > 0].min() if self.rows.any() else shares[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 
 def lorenz_curve(weights: Tensor) -> Tensor:
@@ -59,8 +60,11 @@ class ImportanceLorenz(Metric):
             targets: True classes, shape (rows,).
         """
         shares = logits.detach().double().softmax(-1)
-        self.weights.append(1 - shares.gather(1, targets[:, None])[:, 0])
+        weights = 1 - shares.gather(1, targets[:, None])[:, 0]
+        self.weights.append(weights.to(self.dtype))  # of this type is what a process without rows hands over
 
     def compute(self) -> Tensor:
-        """The coefficient, in [0, 1)."""
-        return gini(torch.cat(self.weights) if isinstance(self.weights, list) else self.weights).float()
+        """The coefficient, in [0, 1); not a number where there are no rows."""
+        if not len(self.weights):
+            return torch.tensor(torch.nan)
+        return gini(dim_zero_cat(self.weights)).float()
