@@ -77,7 +77,7 @@ def judge(text: str, values: Values, seeds: int) -> Judged:
     return Judged(text, verdict, share, shown)
 
 
-def interval(values: Sequence[float]) -> tuple[float, ...]:
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
     """Both ends of the 95 % bootstrap interval of a mean over seeds, as verdicts have it; nothing for one seed."""
     return _ends(np.asarray(values)[_draws(len(values))].mean(1))
 

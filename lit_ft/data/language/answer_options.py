@@ -102,6 +102,8 @@ class AnswerOptions(TokenData):
             raise ConfigError("options", options, "exactly one of options and options_column")
         if options is not None and len(options) < 2:
             raise ConfigError("options", options, "at least two")
+        if options is not None and len(set(options.values())) < len(options):
+            raise ConfigError("options", options, "different texts: equal ones are equally likely")
         if shots < 0:
             raise ConfigError("shots", shots, "0 or more")
         if seen_words < 1:
@@ -137,10 +139,12 @@ class AnswerOptions(TokenData):
         columns = [name for _, name, _, _ in Formatter().parse(self.prompt) if name]
         texts = [" ".join(str(row.get(name, "")) for name in columns) for row in rows]
         was_seen = contaminated(texts, corpus, self.seen_words)
+        numbers = self._numbers(split, rows)
         unseen = [row for row, was in zip(rows, was_seen, strict=True) if not was]
         if not unseen:
             raise ConfigError("seen_words", self.seen_words, f"more: every one of {len(rows)} {split} rows was seen")
         if len(unseen) < len(rows):
+            self.numbers[split] = [n for n, was in zip(numbers, was_seen, strict=True) if not was]
             rank_zero_warn(f"{len(rows) - len(unseen)} of {len(rows)} {split} rows are left out: they were seen before")
         return unseen
 
@@ -149,20 +153,23 @@ class AnswerOptions(TokenData):
         specials = special_fields(self.tokenizer)
         segments: list[list[Segment]] = []
         counts, labels = [], []
+        numbers, of_train = self._numbers(split, rows), self._numbers("train", train)
         for n, row in enumerate(rows):
-            options, right = self._options_of(row, n + 1)
+            options, right = self._options_of(row, numbers[n])
             before = [Segment(specials["start"])] if specials["start"] else []
-            for place in self._drawn(train, row, n, (self.shot_seed, number, n)):
-                texts, own = self._options_of(train[place], place + 1)
-                shot = self._prompt_of(train[place], place + 1) + texts[own] + self.separator
+            for place in self._drawn(train, row, numbers[n], (self.shot_seed, number, n)):
+                texts, own = self._options_of(train[place], of_train[place])
+                shot = self._prompt_of(train[place], of_train[place]) + texts[own] + self.separator
                 before.append(Segment(shot, tag=f"shot {place}"))
-            question = Segment(self._prompt_of(row, n + 1))
+            question = Segment(self._prompt_of(row, numbers[n]))
             segments += [[*before, question, Segment(option, weight=1.0)] for option in options]
             counts.append(len(options))
             labels.append(right)
         encoded, ends = encode_all(self.tokenizer, segments), np.cumsum(counts)
         places = [range(end - count, end) for end, count in zip(ends.tolist(), counts, strict=True)]
-        questions = [fitted([encoded[i] for i in place], self.max_length, n + 1) for n, place in enumerate(places)]
+        questions = [
+            fitted([encoded[i] for i in place], self.max_length, n) for n, place in zip(numbers, places, strict=True)
+        ]
         contexts = None
         if self.answer_context is not None:
             start = Segment(specials["start"] + self.answer_context)
@@ -180,7 +187,7 @@ class AnswerOptions(TokenData):
         task = self.task_column
         others = [i for i, one in enumerate(train) if one is not row and (task is None or one[task] == row[task])]
         if len(others) < self.shots:
-            allowed = f"no more than the {len(others)} training rows that can stand before row {number + 1}"
+            allowed = f"no more than the {len(others)} training rows that can stand before row {number}"
             raise ConfigError("shots", self.shots, allowed)
         return np.random.default_rng(key).permutation(others)[: self.shots].tolist()
 
@@ -196,6 +203,8 @@ class AnswerOptions(TokenData):
         if not isinstance(own, list) or len(own) < 2:
             raise ConfigError("options_column", own, f"a list of at least two texts in row {number}")
         texts = [str(text) for text in own]
+        if len(set(texts)) < len(texts):
+            raise ConfigError("options_column", own, f"different texts in row {number}: equal ones are equally likely")
         if str(value) in texts:
             return [self.prefix + text for text in texts], texts.index(str(value))
         if isinstance(value, int) and 0 <= value < len(texts):

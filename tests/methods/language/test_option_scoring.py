@@ -130,6 +130,37 @@ def test_options_of_all_rows(tmp_path: Path) -> None:
         option_scores(torch.zeros(1, 2), torch.ones(1, 2), "context")
 
 
+@pytest.mark.parametrize("seen", [None, "seen.jsonl"])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"choices": ["yes"]}, "at least two texts in row 6"),
+        ({"choices": ["yes", "no", "yes"]}, "different texts in row 6: equal ones"),
+        ({"answer": "maybe"}, "one of the options of row 6,"),
+        ({"choices": ["yes" * 50, "no"], "answer": 0}, "options of row 6 do not fit"),
+    ],
+)
+def test_errors_name_the_row_of_the_table(
+    wrong: dict[str, Any], message: str, seen: str | None, tmp_path: Path
+) -> None:
+    rows = [{**row, **wrong} if i == 5 else row for i, row in enumerate(ROWS)]
+    (tmp_path / "seen.jsonl").write_text(json.dumps({"text": ROWS[0]["prompt"]}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    for fraction in (0.0, 0.9):  # row 6 is trained on, or validated on
+        made = AnswerOptions(
+            str(tmp_path / "rows.jsonl"), options_column="choices", val_fraction=fraction, max_length=64,
+            seen_path=seen and str(tmp_path / seen),
+        )  # fmt: skip
+        made.trainer = type("T", (), {"lightning_module": method()})()  # type: ignore[assignment]
+        with pytest.raises(ConfigError, match=message):
+            made.setup("fit")
+
+
+def test_equal_options_for_all_rows_are_refused() -> None:
+    with pytest.raises(ConfigError, match="different texts"):
+        AnswerOptions("rows.jsonl", options={"0": "no", "1": "no"})
+
+
 def test_rows_that_were_seen_are_left_out(tmp_path: Path) -> None:
     text = "One two three, four five six."
     assert contaminated([text], ["zero one TWO three four"], 4) == [True]
