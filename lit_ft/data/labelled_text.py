@@ -99,7 +99,7 @@ class LabelledText(pl.LightningDataModule):
         """Read, split and tokenise; once, whatever the stage."""
         if self.rows:
             return
-        tokenizer = self._tokenizer()
+        self.tokenizer = tokenizer = self._tokenizer()
         tables = self._tables()
         names = sorted({row[self.label] for table in tables.values() for row in table}, key=_label_order)
         if len(names) < 2:

@@ -17,6 +17,16 @@ class LanguageMethod(Method):
         schedule: How the learning rate moves; None keeps it constant.
     """
 
+    def setup(self, stage: str) -> None:
+        """Refuse data whose tokens another tokenizer has made, in an earlier run: they are set up once."""
+        super().setup(stage)
+        theirs = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
+        if theirs is None or theirs is self._tokenizer or self.tokenizer is None:
+            return
+        if theirs.get_vocab() != self.tokenizer.get_vocab():
+            allowed = "a data module that no model with another tokenizer has used"
+            raise ConfigError("data", "tokens of another tokenizer", allowed)
+
     def configure_model(self) -> None:
         """Build the network, and refuse one that does not know all words of the tokenizer."""
         if self.network is not None:

@@ -23,8 +23,16 @@ from lit_ft.callbacks import (
 )
 from lit_ft.callbacks.run_checkpoint import newest_whole
 from lit_ft.core.errors import ConfigError
-from lit_ft.data import Digits
-from lit_ft.methods import ConcatRepresentations, DistilledRepresentations, DistributionRegularized, ModeConnectivity
+from lit_ft.data import Digits, Instructions, LabelledText, TextPairs
+from lit_ft.methods import (
+    ConcatRepresentations,
+    DistilledRepresentations,
+    DistributionRegularized,
+    ModeConnectivity,
+    SentenceEmbedding,
+    SupervisedFineTuning,
+    TextClassifier,
+)
 from lit_ft.testing import ForeignData, ForeignModule, assert_resumes, difference, fit_foreign
 
 
@@ -173,3 +181,27 @@ def test_a_method_keeps_its_start_while_its_trainer_goes_on(kind: Any) -> None:
     trainer.fit(method, datamodule=data)
     whole, _ = fit_foreign([], None, *start())
     assert not difference(dict(method.state_dict()), dict(whole.state_dict()))
+
+
+def test_tokens_of_another_tokenizer_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data are tokenised once: the next model would read the numbers of the first one's tokens as its own."""
+    monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
+    rows = [{"text": f"text {n}", "positive": f"t {n}", "label": n % 2, "prompt": "a", "completion": "b"}
+            for n in range(12)]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = str(tmp_path / "rows.jsonl")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    llama: Any = {"config": {"model_type": "llama", "tokenizer": "bytes", **sizes}}
+    bert: Any = {"config": {"model_type": "bert", "tokenizer": "bytes", **sizes}}
+    makers: list[tuple[Any, pl.LightningDataModule]] = [
+        (lambda: SupervisedFineTuning(llama), Instructions(path)),
+        (lambda: TextClassifier(llama), LabelledText(path)),
+        (lambda: SentenceEmbedding(bert), TextPairs(path, anchor="text", positive="positive")),
+    ]
+    for make, data in makers:
+        for _ in range(2):  # another tokenizer that is the same one
+            quiet(fast_dev_run=1).fit(make(), datamodule=data)
+        other = make()
+        other.tokenizer.add_tokens(["another"])
+        with pytest.raises(ConfigError, match="another tokenizer"):
+            quiet(fast_dev_run=1).fit(other, datamodule=data)

@@ -113,7 +113,7 @@ class TextPairs(pl.LightningDataModule):
         tokenizer = getattr(getattr(self.trainer, "lightning_module", None), "tokenizer", None)
         if tokenizer is None:
             raise ConfigError("data", type(self).__name__, "a model with a tokenizer")
-        self.padding = tokenizer.pad_token_id or 0
+        self.tokenizer, self.padding = tokenizer, tokenizer.pad_token_id or 0
         tables = self._tables()
         names = sorted({str(row[self.label]) for rows in tables.values() for row in rows}) if self.label else []
         for split in ("train", "val"):
