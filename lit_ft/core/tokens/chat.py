@@ -130,20 +130,21 @@ def _spans(tokenizer: Any, segments: Sequence[Segment], number: int) -> tuple[st
 def _place(content: str, whole: str, cursor: int, end: int | None, marked: Callable[[], str]) -> int:
     """Where a content stands behind the cursor; -1 where it does not.
 
-    A short one may stand in the words of the template too ("a" in "assistant"), an empty one stands everywhere: then
-    its place is that of a mark in its stead.
+    A short one may stand in the words of the template too ("a" in "assistant"), a line break that is stripped between
+    them, and an empty one stands everywhere: then its place is that of a mark in its stead.
     """
     first = whole.find(content, cursor, end)
-    if first < 0 or (content and whole.find(content, first + 1, end) < 0):
+    whole_words = bool(content) and content == content.strip()
+    if first < 0 or (whole_words and whole.find(content, first + 1, end) < 0):
         return first
     try:
         text = marked()
     except ConfigError:  # a template that refuses other words there
         return first if content else -1
     place = text.find(_MARK, cursor)
-    if place >= 0 and whole.startswith(text[:place] + content):
-        return place
-    return first if content else -1
+    if place < 0 or not whole.startswith(text[:place]):
+        return first if content else -1
+    return place if whole.startswith(content, place) else -1
 
 
 def _prefix_end(render: Any, upto: int, length: int, whole: str) -> int | None:

@@ -113,8 +113,8 @@ def fill(
             if form or conversion:
                 raise ConfigError("template", segment.text, f"{{{name}}} alone, without a format")
             if values.get(name) is None:
-                known = ", ".join(map(str, values))
-                place = f"columns that row {number} has: {known}{nearest(name, map(str, values))}"
+                known = [str(column) for column, value in values.items() if value is not None]
+                place = f"columns that row {number} has: {', '.join(known)}{nearest(name, known)}"
                 raise ConfigError("template", f"{{{name}}}", place)
             if isinstance(values[name], (list, dict)):
                 raise ConfigError(

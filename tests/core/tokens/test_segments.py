@@ -58,6 +58,8 @@ def test_fields_are_filled_once_and_named_when_missing() -> None:
     assert [s.text for s in filled] == ["{answer} {", " yes</s>"]
     with pytest.raises(ConfigError, match=r"row 7.*did you mean 'answer'"):
         fill([Segment("{anser}")], row, {}, 7)
+    with pytest.raises(ConfigError, match=r"row 7 has: a$"):
+        fill([Segment("{question}")], {"question": None, "a": "b"}, {}, 7)
 
 
 def test_start_is_what_the_tokenizer_adds() -> None:
@@ -158,6 +160,15 @@ def test_the_packaged_template_of_bytes() -> None:
     tokenizer = byte_tokenizer()
     example = encode_chat(tokenizer, [message_segments(MESSAGES, ["assistant"], 1)])[0]
     assert learned(tokenizer, example) == " ab </s>user</s>"
+
+
+def test_an_answer_of_space_alone_is_not_taken_for_a_space_of_the_template() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ '<s>' + m.role + '\n' + m.content|trim + '</s>' }}{% endfor %}"
+    for turns in (1, 3):
+        messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "\n"}] * turns
+        example = encode_chat(tokenizer, [message_segments(messages, ["assistant"], 1)])[0]
+        assert learned(tokenizer, example) == "</s>" * turns
 
 
 @pytest.mark.parametrize("answer", ["a", "s", "assistant", "user\nq", "", "an", " a ", "</s>"])
