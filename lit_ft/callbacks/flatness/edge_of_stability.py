@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from lit_ft.core.curvature.eigensolver import Eigenpairs
@@ -115,7 +116,10 @@ class EdgeOfStability(pl.Callback):
             raise ConfigError("EdgeOfStability", "a module that optimises by hand", "automatic optimisation")
         if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
             raise ConfigError("EdgeOfStability", type(trainer.strategy).__name__, "one device, or DDP")
-        size = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+        trainable = [p for p in pl_module.parameters() if p.requires_grad]
+        if any(is_lazy(p) for p in trainable):  # they have a size from the first batch on
+            return
+        size = sum(p.numel() for p in trainable)
         if self.k > size:
             raise ConfigError("k", self.k, f"1 to the number of trainable parameters, {size}")
 

@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 from torchmetrics import Metric, MetricCollection
 
 from lit_ft.core.method import Method
@@ -126,8 +127,8 @@ class Kept:
 
 
 def _writable(tensor: Tensor) -> bool:
-    """Whether a tensor can be written to in place, and so could have been: expanded and inference tensors cannot."""
-    if tensor.is_inference():
+    """Whether a tensor can be written to in place, and so could have been: not expanded, lazy and inference tensors."""
+    if is_lazy(tensor) or tensor.is_inference():
         return False
     if tensor.layout != torch.strided or tensor.is_contiguous():
         return True

@@ -106,7 +106,15 @@ class Keywords(ForeignModule):
         return super().training_step(batch, 0)
 
 
-@pytest.mark.parametrize("module", [Collecting, Wrapped, Buffers, Signature, Skipping, Keywords])
+class Lazy(ForeignModule):
+    """Has layers that get their size with the first batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(nn.LazyLinear(12), nn.LazyBatchNorm1d(), nn.Tanh(), nn.LazyLinear(3))
+
+
+@pytest.mark.parametrize("module", [Collecting, Wrapped, Buffers, Signature, Skipping, Keywords, Lazy])
 @pytest.mark.parametrize("name", list(CALLBACKS))
 def test_the_run_is_that_without_the_callback(name, module, tmp_path, monkeypatch):
     made = []
