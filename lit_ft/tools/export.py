@@ -18,7 +18,8 @@ def export_command(argv: Sequence[str]) -> int:
         raise ConfigError("--to", options.to, "a folder that does not exist yet or is empty")
     from lit_ft.run import load_run
 
-    module = load_run(options.run).model
+    build = load_run(options.run)
+    module = build.model
     network = getattr(module, "network", None)
     if network is None or not hasattr(network, "save_pretrained"):
         raise ConfigError(
@@ -32,5 +33,10 @@ def export_command(argv: Sequence[str]) -> int:
     if target.exists():
         target.rmdir()
     aside.replace(target)
+    if (target / "modules.json").exists() and getattr(build.datamodule, "template", None) is not None:
+        print(
+            "note: sentence-transformers embeds bare texts, and this run pooled them within a template (data.template):"
+            " its vectors are those of lit_ft's encode(texts, template), not of that library's encode(texts)"
+        )
     print(f"written: {target} ({', '.join(sorted(path.name for path in target.iterdir()))})")
     return 0

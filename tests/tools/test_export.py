@@ -75,6 +75,27 @@ def test_head_offsets_are_a_bias_that_transformers_loads(tmp_path: Path) -> None
         torch.testing.assert_close(found, network(ids).logits, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("template", ["echo", None])
+def test_that_a_template_does_not_go_along_is_said(
+    template: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pairs.jsonl").write_text(
+        "\n".join(json.dumps({"anchor": f"{i}?", "positive": str(i)}) for i in range(4))
+    )
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    network = {"config": {"model_type": "llama", "tokenizer": "bytes", **sizes}}
+    data = {"path": str(tmp_path / "pairs.jsonl"), "template": template, "val_fraction": 0.0, "max_length": 8}
+    config = {
+        "model": {"class_path": "SentenceEmbedding", "init_args": {"network": network}},
+        "data": {"class_path": "TextPairs", "init_args": data},
+        "trainer": {"max_steps": 1},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    assert command(["fit", "-c", str(tmp_path / "config.yaml"), f"--run_dir={tmp_path / 'run'}", "--debug"]) == 0
+    assert command(["export", str(tmp_path / "run"), "--to", str(tmp_path / "encoder"), "--debug"]) == 0
+    assert ("within a template" in capsys.readouterr().out) == (template is not None)
+
+
 @pytest.mark.real
 def test_transformers_alone_loads_it(exported: tuple[Path, torch.Tensor]) -> None:
     from transformers import AutoModel, AutoTokenizer
