@@ -39,7 +39,7 @@ class EdgeOfStability(pl.Callback):
     Training is bit-identical with and without. Measured at the weights before the step, in float32, in evaluation mode
     unless ``training``. With SAM the eigenvalues are logged and no ratio, as :math:`2/\eta` is not its edge.
 
-    Cost of a measurement at k = 1: 6 to 9 Hessian products of about two forward-backward passes each (20 for the
+    Cost of a measurement at k = 1: 6 to 9 Hessian products of about two forward-backward passes each (20 to 40 for the
     first), ``2 (k + 3) + k`` copies of the trainable weights between measurements, up to 96 inside one.
 
     Logs:

@@ -87,7 +87,7 @@ def hessian_eigenvalues(
 ) -> Eigenpairs:
     r"""The leading eigenpairs of the Hessian of :math:`\sum_i w_i \ell_i / \sum_i w_i` over batches.
 
-    About 20 products from scratch, 5 to 8 with ``warm`` along a training run; a product costs about two
+    20 to 40 products from scratch at k = 1, 5 to 8 with ``warm`` along a training run; a product costs about two
     forward-backward passes over the batches. Memory: a graph of one batch, and up to 96 copies of the trainable weights
     in the worst case. Nothing in the module is changed (modes, buffers, metrics, randomness). In a process group all
     ranks call it, each with its own batches.
