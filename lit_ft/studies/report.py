@@ -75,7 +75,7 @@ def by_arm(result: Mapping[str, Any]) -> "Figure":
             axes.plot(values, np.full(len(values), row), ".", color="0.6")
             mean = values.mean()
             low, high = interval(values) or (mean, mean)
-            axes.errorbar(mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color="C0", capsize=3)
+            axes.errorbar(mean, row, xerr=[[max(mean - low, 0)], [max(high - mean, 0)]], fmt="o", color="C0", capsize=3)
         axes.set_yticks(range(len(arms)), arms if number == 0 else [""] * len(arms))
         axes.set_title(name, fontsize="medium")
         axes.invert_yaxis()

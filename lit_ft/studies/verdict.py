@@ -88,7 +88,8 @@ def _draws(seeds: int) -> np.ndarray:
 
 
 def _ends(samples: Sequence[float] | np.ndarray) -> tuple[float, ...]:
-    return tuple(map(float, np.quantile(samples, [TAIL, 1 - TAIL]))) if len(samples) > 1 else ()
+    with np.errstate(all="ignore"):  # runs that diverged
+        return tuple(map(float, np.quantile(samples, [TAIL, 1 - TAIL]))) if len(samples) > 1 else ()
 
 
 def _truth(node: ast.expr, values: Values) -> bool:

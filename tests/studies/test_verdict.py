@@ -135,6 +135,13 @@ def test_bars_are_the_intervals_that_verdicts_go_by() -> None:
     assert interval([2.0]) == ()
 
 
+@pytest.mark.parametrize("values", [[0.1, 0.1, 0.1], [1 / 3] * 7, [np.nan, 1.0], [np.inf, np.inf], [1e300] * 3])
+def test_bars_are_drawn_of_equal_and_of_diverged_runs(values: list[float]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert by_arm({"values": {"a": {"x": values}}}).axes[0].containers
+
+
 def test_overall() -> None:
     good, bad, unclear = (judge(f"small.loss > {bound}", VALUES, 3) for bound in (0.9, 3.1, 1.9))
     assert overall([good, good]) == HOLDS
