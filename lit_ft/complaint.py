@@ -64,12 +64,13 @@ def _raised_within(error: BaseException) -> str | None:
 
 
 def _placed(owner: str | None, message: str, arguments: Sequence[str], given: object = None) -> str:
-    if owner is None:  # raised by a function: what was given may stand in one place alone
-        argument = message.partition(":")[0].split(".")
-        paths = [path for config in _configs(arguments) for path in _places(config, argument, given, "")]
-        return f"{paths[0]}{message}" if len(paths) == 1 else message
-    path = next((path for config in _configs(arguments) for path in _search(config, owner, "")), None)
-    return message if path is None else f"{path}.init_args.{message.removeprefix(f'{owner}.')}  [{owner}]"
+    path = owner and next((path for config in _configs(arguments) for path in _search(config, owner, "")), None)
+    bare = message.removeprefix(f"{owner}.")
+    if path:
+        return f"{path}.init_args.{bare}  [{owner}]"
+    argument = bare.partition(":")[0].split(".")  # what was given may stand in one place alone
+    paths = [path for config in _configs(arguments) for path in _places(config, argument, given, "")]
+    return f"{paths[0]}{bare}" if len(paths) == 1 else message
 
 
 def _configs(arguments: Sequence[str]) -> Iterator[Any]:
@@ -79,12 +80,12 @@ def _configs(arguments: Sequence[str]) -> Iterator[Any]:
 
 
 def _places(node: Any, keys: Sequence[str], value: object, path: str) -> Iterator[str]:
-    """The mappings of a configuration in which ``keys`` lead to ``value``, each with a dot at its end."""
+    """The mappings of a configuration where ``keys`` lead to ``value`` or a list of it, each with a dot at its end."""
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
     inner = node
     for key in keys:
         inner = inner.get(key) if isinstance(inner, dict) else None
-    if inner is not None and inner == value:
+    if inner is not None and (inner == value or (isinstance(inner, list) and value in inner)):
         yield path
     for name, child in children:
         yield from _places(child, keys, value, f"{path}{name}." if isinstance(node, dict) else f"{path[:-1]}[{name}].")

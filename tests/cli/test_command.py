@@ -252,6 +252,15 @@ def test_a_mistake_in_a_function_is_placed_in_the_file(capsys: pytest.CaptureFix
     assert "data.init_args.path: given 'absent'; allowed: a path that exists" in capsys.readouterr().err
 
 
+def test_a_mistake_that_a_class_of_no_config_finds_is_placed_in_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"class_path": "Names", "init_args": {"patterns": ["nowhere.*"]}}
+    mask = {"class_path": "GradientMask", "init_args": {"selection": names}}
+    write("mask.yaml", {**CONFIG, "trainer": {**CONFIG["trainer"], "callbacks": [mask]}})
+    assert lit_ft("fit", "-c", "mask.yaml") == 2
+    place = "trainer.callbacks[0].init_args.selection.init_args.patterns: given 'nowhere.*'"
+    assert place in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback() -> None:
     with pytest.raises(Exception, match="max_stepss"):
         lit_ft("fit", "-c", "toy.yaml", "--trainer.max_stepss=3", "--debug")
