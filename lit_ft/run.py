@@ -156,7 +156,8 @@ def check_sections(args: Sequence[str]) -> None:
     """Refuse a section of a YAML file that nothing reads; the parser is silent about an empty one."""
     known = ("seed_everything", "model", "data", "trainer", *RUN_KEYS)
     for file in values_of(args, "-c", "--config"):
-        sections = yaml.safe_load(existing("--config", file).read_text(encoding="utf-8")) or {}
+        with existing("--config", file).open(encoding="utf-8") as stream:  # an error in the file names it
+            sections = yaml.safe_load(stream) or {}
         if not isinstance(sections, dict):
             raise ConfigError("--config", file, f"a mapping with the keys {', '.join(known)}")
         for section in sections:

@@ -23,7 +23,7 @@ from lit_ft.studies.progress import progress
 from lit_ft.studies.record import as_text, confirmed, gather, judge_study, result_of
 from lit_ft.studies.runner import FAILED, make_runs
 from lit_ft.studies.staleness import study_digest
-from lit_ft.studies.study import Study, parse_seeds
+from lit_ft.studies.study import Study, parse_seeds, read_yaml
 from lit_ft.studies.verdict import FAILS, HOLDS, NOTHING, OPEN
 
 
@@ -63,7 +63,7 @@ def compare_command(argv: Sequence[str]) -> int:
         name, _, file = arm.partition(":")
         if name in content["arms"]:
             raise ConfigError("--arm", arm, "a name that no arm before it has")
-        content["arms"][name] = yaml.safe_load(Path(file).read_text(encoding="utf-8")) if file else {}
+        content["arms"][name] = read_yaml("--arm", file) if file else {}
     content["seeds"] = parse_seeds("0" if options.seeds is None else options.seeds)
     content["measure"] = {}
     for text in options.measure:

@@ -85,16 +85,15 @@ class Study:
         """Names of the classes that its files name, before anything is resolved."""
         yield from class_paths(self.arms)
         for file in [*self.base, *(stage["config"] for stage in self.stages if stage["config"])]:
-            yield from class_paths(yaml.safe_load(existing("stages.config", file).read_text(encoding="utf-8")))
+            yield from class_paths(read_yaml("stages.config", file))
 
     @classmethod
     def load(cls, path: str | Path) -> "Study":
         """Read a study file."""
-        file = existing("FILE", path)
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml("FILE", path)
         if not isinstance(content, Mapping):
             raise ConfigError("FILE", str(path), "a mapping with claim, base, arms, seeds, measure, expect")
-        return cls.of(file.stem, content)
+        return cls.of(Path(path).stem, content)
 
     @classmethod
     def of(cls, name: str, content: Mapping[str, Any]) -> "Study":
@@ -121,6 +120,17 @@ class Study:
         return cls(name=name, **given)
 
 
+def read_yaml(place: str, path: str | Path) -> Any:
+    """What a YAML file says; read as a file, so that errors name it.
+
+    Args:
+        place: Where the path was given.
+        path: The file.
+    """
+    with existing(place, path).open(encoding="utf-8") as file:
+        return yaml.safe_load(file)
+
+
 def fits(value: Any, kind: Any) -> bool:
     """Whether plain data is what an annotation says; a truth is no number."""
     origin, parts = get_origin(kind), get_args(kind)
@@ -136,7 +146,7 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not (high.isdigit() and int(low) <= int(high))):
+        if not low.isdecimal() or (dash and not (high.isdecimal() and int(low) <= int(high))):
             raise ConfigError("--seeds", text, "numbers and ranges, such as 0-2,7")
         seeds += range(int(low), int(high or low) + 1)
     return seeds

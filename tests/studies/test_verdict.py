@@ -1,13 +1,16 @@
 """The language of claims and the bootstrap behind a verdict, against values worked out by hand."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.studies.expression import check, evaluate, parse
 from lit_ft.studies.report import by_arm
+from lit_ft.studies.study import Study, parse_seeds
 from lit_ft.studies.verdict import FAILS, HOLDS, NOTHING, OPEN, headline, interval, judge, overall
 
 VALUES = {
@@ -149,3 +152,16 @@ def test_overall() -> None:
     assert overall([good, unclear, bad]) == FAILS
     assert headline([good, unclear, bad]).startswith("`small.loss > 3.1`: 2 [")
     assert overall([]) == NOTHING
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("arms: [1\n")
+    with pytest.raises(yaml.YAMLError, match=r"study\.yaml"):
+        Study.load(tmp_path / "study.yaml")
+
+
+def test_seeds_are_whole_numbers() -> None:
+    assert parse_seeds("0-2, 7") == [0, 1, 2, 7]
+    for text in ("", "1,,2", "3-1", "-1", "1.5", "0-2-4", "\u00b2"):
+        with pytest.raises(ConfigError, match="--seeds"):
+            parse_seeds(text)
