@@ -112,7 +112,7 @@ class TextGeneration(SupervisedFineTuning):
             raise ConfigError("prompts", "one without tokens", "at least one token in each, to write from")
         network: Any = self.network
         longest, end = max(map(len, prompts)), self.tokenizer.eos_token_id
-        padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else end
+        padding = next(token for token in (self.tokenizer.pad_token_id, end, 0) if token is not None)
         ids = torch.tensor([[padding] * (longest - len(p)) + p for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.device)
         settings: dict[str, Any] = {"do_sample": self.temperature > 0}

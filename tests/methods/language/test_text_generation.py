@@ -70,6 +70,15 @@ def test_equals_a_loop_over_each_prompt_alone(rules: ResponseRules | None) -> No
         assert all(len(answer) < 12 for answer in expected)
 
 
+def test_a_tokenizer_without_padding_and_end() -> None:
+    owner = method()
+    owner.tokenizer.pad_token = owner.tokenizer.eos_token = None
+    owner.network.generation_config.eos_token_id = None  # type: ignore[union-attr]
+    prompts = [ids_of(owner, prompt) for prompt in PROMPTS]
+    expected = [by_hand(owner, prompt, None) for prompt in prompts]
+    assert [answers[0] for answers in owner.generate(prompts)] == expected
+
+
 def test_rules_add_up_and_the_end_gets_ever_likelier() -> None:
     owner = method()
     prompts = torch.tensor([ids_of(owner, "abca")])
