@@ -18,9 +18,10 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
-    for part in [path, *(path.rglob("*") if path.is_dir() else []), path.parent]:
-        handle = os.open(part, os.O_RDONLY)
+def _sync(*paths: Path) -> None:
+    """Of a folder its list of names alone: what others write into it may be gone again."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
@@ -34,6 +35,7 @@ def write_text(path: Path, text: str) -> None:
     aside.write_text(text, encoding="utf-8")
     _sync(aside)
     aside.replace(path)
+    _sync(path.parent)
 
 
 def digest_file(path: Path) -> Path:
@@ -43,7 +45,7 @@ def digest_file(path: Path) -> Path:
 
 def commit(aside: Path, path: Path) -> None:
     """Make the finished file or folder ``aside`` durable under its name ``path``, with its digest beside it."""
-    _sync(aside)
+    _sync(aside, *(aside.rglob("*") if aside.is_dir() else ()))
     write_text(digest_file(path), sha256(aside))
     aside.replace(path)
     _sync(path.parent)
