@@ -17,6 +17,7 @@ from lit_ft.data.sources.assets import PREFIX, packaged
 from lit_ft.data.sources.splits import SPLITS, check_fractions, split_rows
 from lit_ft.data.sources.tables import read_rows
 from lit_ft.data.tokens.tokenized import TokenRows, tokenized
+from lit_ft.data.tokens.tokenizer_of import tokenizer_of
 
 TextRow = tuple[Tensor, int]
 
@@ -25,8 +26,8 @@ class LabelledText(pl.LightningDataModule):
     """Text classification from any table.
 
     A batch is ``{input_ids, attention_mask, labels}`` of shapes (rows, tokens), (rows, tokens), (rows,), padded on the
-    right to its longest row. Rows of about the same length stand together. The tokenizer is that of the method
-    (``trainer.lightning_module.tokenizer``). Labels of any kind become class numbers in sorted order.
+    right to its longest row. Rows of about the same length stand together. The tokenizer is that of the method, without a
+    Trainer that of ``data.tokenizer``. Labels of any kind become class numbers in sorted order.
 
     Warns, with counts, of rows that were cut and of texts that stand in two splits.
 
@@ -99,7 +100,7 @@ class LabelledText(pl.LightningDataModule):
         """Read, split and tokenise; once, whatever the stage."""
         if self.rows:
             return
-        self.tokenizer = tokenizer = self._tokenizer()
+        self.tokenizer = tokenizer = tokenizer_of(self)
         tables = self._tables()
         names = sorted({row[self.label] for table in tables.values() for row in table}, key=_label_order)
         if len(names) < 2:
@@ -116,13 +117,6 @@ class LabelledText(pl.LightningDataModule):
             labels = [numbers[row[self.label]] for row in table]
             self.rows[split] = list(zip(tokens, labels, strict=True))
         self.padding = tokenizer.pad_token_id
-
-    def _tokenizer(self) -> Any:
-        module = getattr(self.trainer, "lightning_module", None)
-        tokenizer = getattr(module, "tokenizer", None)
-        if tokenizer is None:
-            raise ConfigError("data", type(self).__name__, f"a model with a tokenizer, unlike {type(module).__name__}")
-        return tokenizer
 
     def _tables(self) -> dict[str, list[dict[str, Any]]]:
         """The rows of each split, uncut."""

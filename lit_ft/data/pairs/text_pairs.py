@@ -19,6 +19,7 @@ from lit_ft.data.loader import ResumableLoader, make_loader
 from lit_ft.data.sources.assets import PREFIX, packaged
 from lit_ft.data.sources.splits import SPLITS, check_fractions, split_rows
 from lit_ft.data.sources.tables import Row, read_rows
+from lit_ft.data.tokens.tokenizer_of import tokenizer_of
 
 ANCHORS = ("anchor", "query", "prompt")
 POSITIVES = ("positive", "document", "completion")
@@ -110,9 +111,7 @@ class TextPairs(pl.LightningDataModule):
         """Read, split and tokenise; once, whatever the stage."""
         if self.rows:
             return
-        tokenizer = getattr(getattr(self.trainer, "lightning_module", None), "tokenizer", None)
-        if tokenizer is None:
-            raise ConfigError("data", type(self).__name__, "a model with a tokenizer")
+        tokenizer = tokenizer_of(self)
         self.tokenizer, self.padding = tokenizer, tokenizer.pad_token_id or 0
         tables = self._tables()
         names = sorted({str(row[self.label]) for rows in tables.values() for row in rows}) if self.label else []

@@ -19,6 +19,7 @@ from lit_ft.data.sources.tables import Row, read_rows
 from lit_ft.data.tokens.packing import check_packing, packed_batches
 from lit_ft.data.tokens.token_table import TokenTable, collate_packed, collate_padded, token_table
 from lit_ft.data.tokens.tokenized import tokenizer_fingerprint
+from lit_ft.data.tokens.tokenizer_of import tokenizer_of
 
 
 class TokenData(pl.LightningDataModule):
@@ -141,11 +142,7 @@ class TokenData(pl.LightningDataModule):
         return self.numbers.get(split, range(1, len(rows) + 1))[: len(rows)]
 
     def _tokenizer(self) -> Any:
-        module = getattr(self.trainer, "lightning_module", None)
-        tokenizer = getattr(module, "tokenizer", None)
-        if tokenizer is None:
-            raise ConfigError("data", type(self).__name__, f"a model with a tokenizer, unlike {type(module).__name__}")
-        return tokenizer
+        return tokenizer_of(self)
 
     def _tables(self) -> dict[str, list[Row]]:
         required = [*self.required_columns(), *([self.task_column] if self.task_column else [])]
@@ -209,7 +206,9 @@ class TokenData(pl.LightningDataModule):
         if self._checked:
             return
         if network is None:
-            rank_zero_warn("packing is not checked: the module has no `network` whose documents could be compared")
-        else:
-            check_packing(network, len(self.tokenizer))
+            rank_zero_warn(
+                "packing is not checked: there is no module with a `network` whose documents could be compared"
+            )
+            return
+        check_packing(network, len(self.tokenizer))
         self._checked = True
