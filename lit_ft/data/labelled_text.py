@@ -26,8 +26,8 @@ class LabelledText(pl.LightningDataModule):
     """Text classification from any table.
 
     A batch is ``{input_ids, attention_mask, labels}`` of shapes (rows, tokens), (rows, tokens), (rows,), padded on the
-    right to its longest row. Rows of about the same length stand together. The tokenizer is that of the method, without a
-    Trainer that of ``data.tokenizer``. Labels of any kind become class numbers in sorted order.
+    right to its longest row. Rows of about the same length stand together. The tokenizer is that of the method, without
+    a Trainer that of ``data.tokenizer``. Labels of any kind become class numbers in sorted order.
 
     Warns, with counts, of rows that were cut and of texts that stand in two splits.
 

@@ -17,10 +17,17 @@ from lit_ft.methods import SupervisedFineTuning
 LLAMA = {"model_type": "llama", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32,
          "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 128}  # fmt: skip
 ROWS = [
-    {"prompt": f"say {i}", "completion": "a" * (i + 1), "chosen": f"yes {i}", "rejected": f"no {i}", "label": i % 2 == 0,
-     "answer": 0, "options": [f"x{i}", f"y{i}"]}
+    {
+        "prompt": f"say {i}",
+        "completion": "a" * (i + 1),
+        "chosen": f"yes {i}",
+        "rejected": f"no {i}",
+        "label": i % 2 == 0,
+        "answer": 0,
+        "options": [f"x{i}", f"y{i}"],
+    }
     for i in range(30)
-]  # fmt: skip
+]
 MAKERS: dict[str, Callable[[str], pl.LightningDataModule]] = {
     "instructions": lambda path: Instructions(path, batch_size=4),
     "packed": lambda path: Instructions(path, max_length=40, packing=True, batch_size=2),
