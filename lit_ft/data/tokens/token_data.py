@@ -26,8 +26,8 @@ class TokenData(pl.LightningDataModule):
     """Rows of a table as token examples; a subclass says in ``encode_rows`` what an example is.
 
     A padded batch is ``{input_ids, attention_mask, weights, rows}``, a packed one ``{input_ids, position_ids, weights,
-    rows}``; ``tasks`` is added where rows name their task. ``rows`` are numbers of rows within the split. In a notebook,
-    without a Trainer, ``data.tokenizer = model.tokenizer`` comes before ``setup``.
+    rows}``; ``tasks`` is added where rows name their task. ``rows`` are numbers of rows within the split. In a
+    notebook, without a Trainer, ``data.tokenizer = model.tokenizer`` comes before ``setup``.
 
     Args:
         path: Table with the rows.
