@@ -79,6 +79,8 @@ def by_arm(result: Mapping[str, Any]) -> "Figure":
         axes.set_yticks(range(len(arms)), arms if number == 0 else [""] * len(arms))
         axes.set_title(name, fontsize="medium")
         axes.invert_yaxis()
+        axes.locator_params(axis="x", nbins=4)
+        axes.ticklabel_format(axis="x", scilimits=(-4, 5), useOffset=False)
         axes.grid(alpha=0.25)
     return figure
 
