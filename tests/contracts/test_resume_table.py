@@ -199,13 +199,15 @@ def runs() -> list[Any]:
     return [pytest.param(row, id=name, marks=[pytest.mark.real] * (name in REAL)) for name, row in made.items()]
 
 
-@pytest.mark.parametrize("row", runs())
-def test_resumes_exactly(
-    row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    """The run dies inside an epoch and inside a window of accumulation."""
-    if "MNIST5k" not in request.node.name:
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "MNIST5k" not in request.node.name:  # which is unpacked once for all tests
         monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("row", runs())
+def test_resumes_exactly(row: Any, tmp_path: Path) -> None:
+    """The run dies inside an epoch and inside a window of accumulation."""
     module, data = row
     path = table(tmp_path)
     assert_resumes(pl.Callback, tmp_path / "run", crash_at=5, max_epochs=2, make_module=module,
@@ -213,12 +215,8 @@ def test_resumes_exactly(
 
 
 @pytest.mark.parametrize("row", runs())
-def test_the_same_objects_serve_again(
-    row: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_the_same_objects_serve_again(row: Any, tmp_path: Path) -> None:
     """One epoch and one more are two; and data that have served in a fit serve the next one like new ones."""
-    if "MNIST5k" not in request.node.name:
-        monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
     make_module, make_data = row
     data = make_data(table(tmp_path))
 
