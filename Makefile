@@ -19,7 +19,7 @@ $(STAMP): constraints.txt pyproject.toml
 demo: $(STAMP)  ## fine-tune a real encoder on real headlines, test it; take digits to the edge of stability
 	$(BIN)/lit-ft fit -c configs/demo.yaml
 	$(BIN)/lit-ft test -c configs/demo.yaml --ckpt_path last
-	$(BIN)/lit-ft fit -c configs/dynamics/edge_of_stability_gd.yaml
+	$(BIN)/lit-ft fit -c configs/flatness/edge_of_stability_gd.yaml
 	$(BIN)/lit-ft report runs/demo runs/edge_of_stability_gd
 
 test: $(STAMP)  ## everything but what is marked slow

@@ -35,7 +35,7 @@ def make_model(folder: Path, rows: Path) -> None:
     import torch
     from transformers import AutoTokenizer, BertConfig, BertModel
 
-    from lit_ft.models.sentence_encoder import SentenceEncoder
+    from lit_ft.embedding.sentence_encoder import SentenceEncoder
 
     llama = folder.with_name("llama")
     make_llama(llama, rows, 4096)
@@ -62,8 +62,8 @@ def run_lit_ft(options: argparse.Namespace, meter: Callable[[], None]) -> Callab
     """Train where steps are wanted; gives what encodes."""
     import torch
 
-    from lit_ft.core.embedding.contrastive import InBatchContrastive
     from lit_ft.data import TextPairs
+    from lit_ft.embedding.contrastive import InBatchContrastive
     from lit_ft.methods import SentenceEmbedding
 
     module = SentenceEmbedding(

@@ -20,10 +20,10 @@ from peer import arguments
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lit_ft.callbacks.run_checkpoint import RunCheckpoint
-from lit_ft.callbacks.run_report import RunReport
 from lit_ft.core.method import Method, Output
-from lit_ft.core.running.metrics_file import MetricsFile
+from lit_ft.running.metrics_file import MetricsFile
+from lit_ft.running.run_checkpoint import RunCheckpoint
+from lit_ft.running.run_report import RunReport
 
 WIDTH, ROWS = 768, 128
 

@@ -29,7 +29,7 @@ def read_prompts(path: str, words: Any, steps: int) -> list[list[list[int]]]:
 
 def measure(network: Any, batches: list[list[list[int]]]) -> dict[str, dict[str, float]]:
     """Tokens and CPU seconds of each way over all batches."""
-    from lit_ft.core.tokens.prepack import padded_prefill, prepacked_prefill
+    from lit_ft.language.prepack import padded_prefill, prepacked_prefill
 
     ways = {"padded": padded_prefill, "packed": prepacked_prefill}
     found = {name: {"tokens": 0.0, "seconds": 0.0} for name in ways}

@@ -95,7 +95,7 @@ def final_loss(network: Any, model: str, data: str) -> float:
 
 
 def our_data(options: argparse.Namespace, module: Any, packed: bool) -> Any:
-    from lit_ft.data.language.instructions import Instructions
+    from lit_ft.language.instructions import Instructions
 
     data = Instructions(options.data, batch_size=BATCH, max_length=LENGTH, val_fraction=0.0, packing=packed)
     data._tokenizer = lambda: module.tokenizer  # type: ignore[method-assign]
@@ -105,10 +105,10 @@ def our_data(options: argparse.Namespace, module: Any, packed: bool) -> Any:
 def run_lit_ft(options: argparse.Namespace, packed: bool, precision: str) -> tuple[Any, Meter]:
     import torch
 
-    from lit_ft.callbacks.run_checkpoint import RunCheckpoint
-    from lit_ft.callbacks.run_report import RunReport
-    from lit_ft.core.running.metrics_file import MetricsFile
     from lit_ft.methods import SupervisedFineTuning
+    from lit_ft.running.metrics_file import MetricsFile
+    from lit_ft.running.run_checkpoint import RunCheckpoint
+    from lit_ft.running.run_report import RunReport
 
     module = SupervisedFineTuning(
         {"path": options.model},  # type: ignore[arg-type]
@@ -145,9 +145,9 @@ def run_bare(options: argparse.Namespace) -> tuple[Any, Meter]:
     """The same batches and the same loss, in a loop of ten lines."""
     import torch
 
-    from lit_ft.core.tokens.losses import shares
     from lit_ft.methods import SupervisedFineTuning
-    from lit_ft.models.language import readout
+    from lit_ft.tokens.losses import shares
+    from lit_ft.tokens.network import readout
 
     module = SupervisedFineTuning({"path": options.model})  # type: ignore[arg-type]
     module.configure_model()

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from peer import arguments
 
-from lit_ft.core.running.processes import start
+from lit_ft.running.processes import start
 
 CONFIG = Path(__file__).parents[1] / "configs" / "vision" / "digits.yaml"
 STUDY = """claim: none
@@ -37,8 +37,8 @@ RUNS = 20
 
 def make_in_a_row(length: str, folder: str, number: int) -> float:
     """Fits and tests one after another; seconds from the second one on, and the first one is not of the number."""
-    from lit_ft.cli import quiet
-    from lit_ft.run import execute
+    from lit_ft.command.cli import quiet
+    from lit_ft.command.run import execute
 
     quiet()
     began = 0.0

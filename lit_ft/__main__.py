@@ -1,6 +1,6 @@
 """``python -m lit_ft`` is ``lit-ft``."""
 
-from lit_ft.cli import main
+from lit_ft.command.cli import main
 
 if __name__ == "__main__":
     main()

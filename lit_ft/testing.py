@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset, default_collate
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
-from lit_ft.core.running.metrics_file import MetricsFile
-from lit_ft.data.batching import shuffled_batches
-from lit_ft.data.loader import make_loader
+from lit_ft.running.metrics_file import MetricsFile
+from lit_ft.running.run_checkpoint import RunCheckpoint, newest_whole
+from lit_ft.sources.batching import shuffled_batches
+from lit_ft.sources.loader import make_loader
 
 ROWS, BATCH = 44, 4
 

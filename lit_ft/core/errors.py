@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class ConfigError(Exception):
@@ -38,3 +39,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """The known name that looks most like ``name``, as a clause for an error message, or an empty string."""
     close = get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def existing(argument: str, path: str | Path) -> Path:
+    """The path, or an error when nothing is there."""
+    found = Path(path).expanduser()
+    if not found.exists():
+        raise ConfigError(argument, str(path), "a path that exists")
+    return found

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.networks.frozen_base import FrozenBase
-from lit_ft.core.networks.hyperparameters import is_plain
-from lit_ft.core.networks.network import Network
+from lit_ft.core.frozen_base import FrozenBase
+from lit_ft.core.hyperparameters import is_plain
+from lit_ft.core.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.passes.means import NewestMeans, WeightedMeans
 from lit_ft.core.passes.window import window_ends, window_starts

@@ -2,15 +2,12 @@
 
 from lit_ft.models.build import bare_encoder, causal_lm, masked_lm, sequence_classifier, tokenizer
 from lit_ft.models.images import image_classifier
-from lit_ft.models.sentence_encoder import SentenceEncoder, sentence_encoder
 
 __all__ = [
-    "SentenceEncoder",
     "bare_encoder",
     "causal_lm",
     "image_classifier",
     "masked_lm",
-    "sentence_encoder",
     "sequence_classifier",
     "tokenizer",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.core.networks.network import Network
+from lit_ft.core.network import Network
 
 
 def with_adapter(network: nn.Module, spec: Network, task: str | None = None) -> nn.Module:

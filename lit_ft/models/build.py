@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.core.networks.network import Network
+from lit_ft.core.network import Network
 from lit_ft.models.adapter import with_adapter
 from lit_ft.models.attention_bias import add_attention_bias
 from lit_ft.models.byte_tokenizer import byte_tokenizer

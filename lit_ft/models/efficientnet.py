@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lit_ft.data.sources.assets import packaged
+from lit_ft.sources.assets import packaged
 
 ASSET = "efficientnet-lite0"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from lit_ft.core.running.cache import cached
-from lit_ft.core.running.files import sha256
+from lit_ft.running.cache import cached
+from lit_ft.running.files import sha256
 
 
 def expanded(file: Path) -> Path:

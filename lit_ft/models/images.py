@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.networks.network import Network
-from lit_ft.data.sources.assets import PREFIX
+from lit_ft.core.network import Network
 from lit_ft.models.adapter import with_adapter
 from lit_ft.models.build import pretrained_image_classifier
 from lit_ft.models.efficientnet import ASSET, packaged_efficientnet
 from lit_ft.models.small import SMALL, small_network
+from lit_ft.sources.assets import PREFIX
 
 
 def image_classifier(spec: Network, num_labels: int, input_shape: tuple[int, ...]) -> nn.Module:

@@ -9,11 +9,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.core.networks.network import Network
-from lit_ft.data.sources.asset_table import ASSETS
-from lit_ft.data.sources.assets import PREFIX, packaged
-from lit_ft.data.sources.places import absence, may_be_id, silent_hub
+from lit_ft.core.network import Network
 from lit_ft.models.gguf import expanded
+from lit_ft.sources.asset_table import ASSETS
+from lit_ft.sources.assets import PREFIX, packaged
+from lit_ft.sources.places import absence, may_be_id, silent_hub
 
 
 def locate(path: str) -> str:

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lit_ft.core.lazy import listed
+
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -111,15 +113,17 @@ def files_of(module: str, name: str = "") -> list[Path]:
     if module.split(".")[0] != PACKAGE.name:
         return []
     base = PACKAGE.joinpath(*module.split(".")[1:])
-    if base.with_suffix(".py").exists():
-        return [base.with_suffix(".py")]
-    package = base / "__init__.py"
-    if not package.exists():
+    file = next((f for f in (base.with_suffix(".py"), base / "__init__.py") if f.exists()), None)
+    if file is None:
         return []
-    for node in ast.parse(package.read_text(encoding="utf-8")).body:
+    if (further := listed(file).get(name)) is not None:  # an index module
+        return files_of(further, name)
+    if file.name != "__init__.py":
+        return [file]
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
             return files_of(node.module, name)
-    return [package] if not name else []
+    return [file] if not name else []
 
 
 def _imported(file: Path) -> list[Path]:

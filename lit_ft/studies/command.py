@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
-from lit_ft.core.errors import ConfigError
-from lit_ft.core.running.files import existing, write_text
-from lit_ft.core.running.processes import warm_up
-from lit_ft.overrides import folder_name
+from lit_ft.command.overrides import folder_name
+from lit_ft.core.errors import ConfigError, existing
+from lit_ft.running.files import write_text
+from lit_ft.running.processes import warm_up
 from lit_ft.studies.code import late_imports
 from lit_ft.studies.launchers import launcher
 from lit_ft.studies.plan import Planned, plan, runs_of, shortened, study_folder
@@ -25,6 +25,8 @@ from lit_ft.studies.runner import FAILED, make_runs
 from lit_ft.studies.staleness import study_digest
 from lit_ft.studies.study import Study, parse_seeds, read_yaml
 from lit_ft.studies.verdict import FAILS, HOLDS, NOTHING, OPEN
+
+EVERYTHING = "lit_ft.command.everything"  # what the process that runs are forked from imports first
 
 
 def study_command(argv: Sequence[str]) -> int:
@@ -39,7 +41,7 @@ def study_command(argv: Sequence[str]) -> int:
     _shared(parser)
     options = parser.parse_args(list(argv))
     studies = [Study.load(file) for file in options.files]  # all of them are read before the first runs
-    warm_up(late_imports(name for study in studies for name in study.class_names()))
+    warm_up([EVERYTHING, *late_imports(name for study in studies for name in study.class_names())])
     verdicts = [run_study(study, options, Path(file)) for study, file in zip(studies, options.files, strict=True)]
     wanted = (HOLDS, "") if options.strict else (HOLDS, FAILS, OPEN, NOTHING, "")
     return 0 if all(verdict in wanted for verdict in verdicts) else 1
@@ -77,7 +79,7 @@ def compare_command(argv: Sequence[str]) -> int:
     write_text(file, f"# a comparison\n{yaml.safe_dump(content, sort_keys=False)}")
     print(f"study: {file}")
     options.only, options.quick, options.record, options.confirm = None, False, False, False
-    warm_up(late_imports(study.class_names()))
+    warm_up([EVERYTHING, *late_imports(study.class_names())])
     return 1 if run_study(study, options, file) == FAILED else 0
 
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lit_ft.command.overrides import values_of
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.running.processes import ProcessFailed
-from lit_ft.overrides import values_of
+from lit_ft.running.processes import ProcessFailed
 from lit_ft.studies.runner import Job, Launch, is_complete, launch_here
 
 

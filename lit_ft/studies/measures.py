@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lit_ft.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from lit_ft.core.running.metrics_file import History
+    from lit_ft.running.metrics_file import History
 
 TAKES = "last, first, min, max, best, mean, late(FRACTION), at(FRACTION)"
 
@@ -70,8 +70,8 @@ class Measure:
         Raises:
             ConfigError: The run did not report it; the message lists what it did.
         """
-        from lit_ft.core.running.metrics_file import read_history
-        from lit_ft.core.running.report import read_report
+        from lit_ft.running.metrics_file import read_history
+        from lit_ft.running.report import read_report
 
         history, report = read_history(folder / "metrics.csv"), read_report(folder)
         if self.key in history:

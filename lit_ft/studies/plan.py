@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.running.files import sha256, write_text
+from lit_ft.running.files import sha256, write_text
 from lit_ft.studies.code import class_paths, code_digest
 from lit_ft.studies.study import Study
 
@@ -64,8 +64,10 @@ def plan(study: Study, runs: Path) -> list[Planned]:
     Raises:
         ConfigError: Two arms have the same resolved configuration.
     """
-    import lit_ft.preload  # noqa: F401
-    from lit_ft.run import resolve
+    from lit_ft.command.preload import quick_imports
+
+    with quick_imports(for_good=True):
+        from lit_ft.command.run import resolve
 
     root = study_folder(study, runs)
     planned: dict[Path, Planned] = {}

@@ -45,7 +45,7 @@ def judge_study(study: Study, values: Values) -> list[Judged]:
 
 def result_of(study: Study, planned: Sequence[Planned], values: Values, judged: Sequence[Judged]) -> dict[str, Any]:
     """What ``study.json`` and a recorded result hold."""
-    from lit_ft.core.running.report import versions
+    from lit_ft.running.report import versions
 
     return {
         "study": study.name,
@@ -98,7 +98,7 @@ def confirmed(result: Mapping[str, Any], study: Study, planned: Sequence[Planned
     Raises:
         ConfigError: A value differs by more than a millionth; the study wants recording again.
     """
-    from lit_ft.core.running.report import versions
+    from lit_ft.running.report import versions
 
     seed = study.seeds[0]
     for arm, own in values.items():

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lit_ft.core.running.metrics_file import read_history
-from lit_ft.core.running.report import STYLE, grid, svg, table
+from lit_ft.running.metrics_file import read_history
+from lit_ft.running.report import STYLE, grid, svg, table
 from lit_ft.studies.plan import Planned
 from lit_ft.studies.study import Study
 from lit_ft.studies.verdict import Judged, interval

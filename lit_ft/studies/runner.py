@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from lit_ft.core.running.files import write_text
-from lit_ft.core.running.processes import ProcessFailed, start
+from lit_ft.running.files import write_text
+from lit_ft.running.processes import ProcessFailed, start
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.plan import Planned
 
@@ -74,10 +74,10 @@ class WrongInput(Exception):
 
 def make_run(job: Job) -> None:
     """What a process does: the code path of ``lit-ft fit`` and ``lit-ft test``."""
-    from lit_ft.cli import quiet
-    from lit_ft.complaint import complaint
-    from lit_ft.core.running.report import read_report
-    from lit_ft.run import execute
+    from lit_ft.command.cli import quiet
+    from lit_ft.command.complaint import complaint
+    from lit_ft.command.run import execute
+    from lit_ft.running.report import read_report
 
     quiet()
     for module in job.modules:

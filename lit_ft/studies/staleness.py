@@ -10,7 +10,7 @@ from lit_ft.studies.code import file_of, tree_digest
 
 
 def study_digest(content: Mapping[str, Any], root: Path = Path()) -> str:
-    """Digest of what a study and its base configs say; comments, layout and prose do not count.
+    """Digest of what a study and its configs say; comments, layout, prose and places of files do not count.
 
     Args:
         content: What the study file says.
@@ -22,7 +22,7 @@ def study_digest(content: Mapping[str, Any], root: Path = Path()) -> str:
     measures = {name: {"key": m} if isinstance(m, str) else m for name, m in content["measure"].items()}
     said = {
         "arms": {arm: overrides or {} for arm, overrides in content["arms"].items()},
-        "stages": stages,
+        "stages": [{key: value for key, value in stage.items() if key != "config"} for stage in stages],
         **({"seeded": content["seeded"]} if content.get("seeded") else {}),
         "base": [_content(root / file) for file in files],
         "expect": [expect] if isinstance(expect, str) else expect,

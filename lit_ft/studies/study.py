@@ -8,8 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
-from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.core.running.files import existing
+from lit_ft.core.errors import ConfigError, existing, nearest
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.expression import check
 from lit_ft.studies.measures import Measure, placed

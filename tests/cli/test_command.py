@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from lit_ft.cli import build, command, load_run
-from lit_ft.run import resolve
-from lit_ft.run_folders import find_run
+from lit_ft.command.cli import build, command, load_run
+from lit_ft.command.run import resolve
+from lit_ft.command.run_folders import find_run
 
 CONFIG: dict[str, Any] = {
     "model": {"class_path": "Toy", "init_args": {"network": {"path": "here"}, "width": 5}},
@@ -341,7 +341,7 @@ class Clock(datetime):
 
 
 def test_a_report_says_when_the_run_began(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_ft.callbacks.run_report.datetime", Clock)
+    monkeypatch.setattr("lit_ft.running.run_report.datetime", Clock)
     for steps in (12, 16):  # the second one goes on
         arguments = ["--ckpt_path=last"] if steps == 16 else []
         assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "here", f"--trainer.max_steps={steps}", *arguments) == 0

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_ft.catalogue import config_files, config_folder
-from lit_ft.cli import command
+from lit_ft.command.catalogue import config_files, config_folder
+from lit_ft.command.cli import command
 from lit_ft.studies.study import Study
 
 SMOKE = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.num_sanity_val_steps=0"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from lit_ft.callbacks.run_checkpoint import newest_whole
-from lit_ft.cli import command
-from lit_ft.core.running.processes import start
+from lit_ft.command.cli import command
+from lit_ft.running.processes import start
+from lit_ft.running.run_checkpoint import newest_whole
 from lit_ft.testing import difference
 
 CONFIG = {

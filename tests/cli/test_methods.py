@@ -12,8 +12,8 @@ import pytest
 
 import lit_ft.data
 import lit_ft.methods
-from lit_ft import catalogue
-from lit_ft.cli import command
+from lit_ft.command import catalogue
+from lit_ft.command.cli import command
 
 
 def test_what_is_read_is_what_is_imported(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,13 +30,13 @@ def test_what_is_read_is_what_is_imported(capsys: pytest.CaptureFixture[str]) ->
     assert found["ImageClassifier"]["batch_kind"] == "images"
     assert found["SAM"]["kind"] == "callback"
     assert "A1" in found["SAM"]["papers"]
-    assert "dynamics/sam.yaml" in found["SAM"]["configs"]
+    assert "flatness/sam.yaml" in found["SAM"]["configs"]
     assert all(entry["summary"] for entry in found.values())
 
 
 def test_the_listing_does_not_import_torch() -> None:
     code = (
-        "import sys; from lit_ft.cli import command; command(['methods']); command(['methods', '--gallery']);"
+        "import sys; from lit_ft.command.cli import command; command(['methods']); command(['methods', '--gallery']);"
         "print([m for m in ('torch', 'lightning', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -59,7 +59,7 @@ def test_what_is_left_to_subclasses_is_not_listed() -> None:
 
 def test_every_method_and_data_module_is_listed() -> None:
     """One that does not say what its batches are would be found by nobody."""
-    public = {**vars(lit_ft.methods), **vars(lit_ft.data)}
+    public = {name: getattr(door, name) for door in (lit_ft.methods, lit_ft.data) for name in door.__all__}
     kinds = (pl.LightningModule, pl.LightningDataModule)
     modules = {name for name, value in public.items() if inspect.isclass(value) and issubclass(value, kinds)}
     assert {"KTO", "Preferences"} <= modules <= {entry.name for entry in catalogue.entries()}

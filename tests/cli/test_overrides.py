@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_ft.cli import command
+from lit_ft.command.cli import command
+from lit_ft.command.overrides import folder_name, override_callbacks, split_overrides, values_of
+from lit_ft.command.run import resolve
 from lit_ft.core.errors import ConfigError
-from lit_ft.overrides import folder_name, override_callbacks, split_overrides, values_of
-from lit_ft.run import resolve
 
 SAM = {"class_path": "SAM", "init_args": {"rho": 0.2, "adaptive": True, "every_n_steps": 3}}
 SWAG = {"class_path": "SWAG", "init_args": {"rank": 4}}

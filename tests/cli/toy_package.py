@@ -10,10 +10,10 @@ from torch.utils.data import default_collate
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
-from lit_ft.core.networks.network import Network
+from lit_ft.core.network import Network
 from lit_ft.core.schedules import Schedule
-from lit_ft.data.batching import shuffled_batches
-from lit_ft.data.loader import make_loader
+from lit_ft.sources.batching import shuffled_batches
+from lit_ft.sources.loader import make_loader
 
 ROWS = 40
 

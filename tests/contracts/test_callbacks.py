@@ -45,13 +45,13 @@ from lit_ft.callbacks import (
     TrainingFlops,
     WarmStart,
 )
-from lit_ft.callbacks.flatness.variants import FriendlySAM, LookSAM
 from lit_ft.core.selection import Names, TopMagnitude
-from lit_ft.core.selection.unit_importance import UnitImportance
 from lit_ft.data import AnswerOptions, FactEdits, Instructions, Preferences
-from lit_ft.data.batching import shuffled_batches
-from lit_ft.data.loader import make_loader
+from lit_ft.flatness.variants import FriendlySAM, LookSAM
 from lit_ft.methods import DPO, SupervisedFineTuning, TextClassifier
+from lit_ft.sources.batching import shuffled_batches
+from lit_ft.sources.loader import make_loader
+from lit_ft.sparse.unit_importance import UnitImportance
 from lit_ft.testing import (
     ForeignData,
     ForeignModule,
@@ -204,7 +204,7 @@ GOING_ON: dict[str, Callable[[], Callback]] = {
 def public_callbacks() -> set[str]:
     return {
         name
-        for name, value in vars(lit_ft.callbacks).items()
+        for name, value in ((name, getattr(lit_ft.callbacks, name)) for name in lit_ft.callbacks.__all__)
         if inspect.isclass(value) and issubclass(value, Callback) and value.__module__.startswith("lit_ft")
     }
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # also in the processes, which l
 
 from test_callbacks import ROWS
 
-from lit_ft.core.running.processes import run_ranks
+from lit_ft.running.processes import run_ranks
 from lit_ft.testing import BATCH, ForeignModule, fit_foreign
 from lit_ft.testing import ROWS as EXAMPLES
 

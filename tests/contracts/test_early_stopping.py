@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.callbacks import EarlyStopping
 
 from lit_ft.callbacks import EdgeOfStability, Forgetting
-from lit_ft.callbacks.run_report import RunReport
+from lit_ft.running.run_report import RunReport
 from lit_ft.testing import ForeignData, fit_foreign
 
 EPOCH = 11  # steps

@@ -21,7 +21,6 @@ from lit_ft.callbacks import (
     SampledText,
     WarmStart,
 )
-from lit_ft.callbacks.run_checkpoint import newest_whole
 from lit_ft.core.errors import ConfigError
 from lit_ft.data import Digits, Instructions, LabelledText, TextPairs
 from lit_ft.methods import (
@@ -33,6 +32,7 @@ from lit_ft.methods import (
     SupervisedFineTuning,
     TextClassifier,
 )
+from lit_ft.running.run_checkpoint import newest_whole
 from lit_ft.testing import ForeignData, ForeignModule, assert_resumes, difference, fit_foreign
 
 

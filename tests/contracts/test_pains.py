@@ -17,19 +17,19 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_ft.callbacks import SAM, RunCheckpoint
-from lit_ft.callbacks.run_checkpoint import newest_whole
-from lit_ft.cli import command
-from lit_ft.core.curvature.eigenvalues import hessian_eigenvalues
-from lit_ft.core.embedding.contrastive import InBatchContrastive, Vectors
+from lit_ft.command.cli import command
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.tokens import readout
-from lit_ft.core.tokens.chat import encode_chat, message_segments
+from lit_ft.curvature.eigenvalues import hessian_eigenvalues
 from lit_ft.data import Instructions, Preferences, StreamedInstructions, TextPairs
+from lit_ft.embedding.contrastive import InBatchContrastive, Vectors
 from lit_ft.methods import DPO, RewardModel, SentenceEmbedding, SupervisedFineTuning
-from lit_ft.methods.preference.reference import AdapterOff, CachedLogProbs
-from lit_ft.methods.preference.reward_model import rewards
 from lit_ft.models.byte_tokenizer import byte_tokenizer
+from lit_ft.preference.reference import AdapterOff, CachedLogProbs
+from lit_ft.preference.reward_model import rewards
+from lit_ft.running.run_checkpoint import newest_whole
 from lit_ft.testing import assert_resumes
+from lit_ft.tokens import readout
+from lit_ft.tokens.chat import encode_chat, message_segments
 
 LLAMA = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
          "num_attention_heads": 2, "tokenizer": "bytes"}  # fmt: skip

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import lit_ft.testing
-from lit_ft.callbacks import run_checkpoint
-from lit_ft.callbacks.run_checkpoint import RunCheckpoint, newest_whole
+from lit_ft.command.run_folders import find_checkpoint
 from lit_ft.core.method import Method, Output
-from lit_ft.core.running.files import is_whole
 from lit_ft.core.schedules import Cosine
-from lit_ft.run_folders import find_checkpoint
+from lit_ft.running import run_checkpoint
+from lit_ft.running.files import is_whole
+from lit_ft.running.run_checkpoint import RunCheckpoint, newest_whole
 from lit_ft.testing import ForeignData, ForeignModule, assert_equal_runs, fit_foreign
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_ft.callbacks.run_checkpoint import newest_whole
-from lit_ft.core.running.processes import ProcessFailed, start
 from lit_ft.data import Digits, GaussianClusters, ImageFolder, LabelledText
 from lit_ft.methods import ImageClassifier, TextClassifier
+from lit_ft.running.processes import ProcessFailed, start
+from lit_ft.running.run_checkpoint import newest_whole
 from lit_ft.testing import assert_equal_runs, assert_resumes, fit_foreign
 
 BERT = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,

@@ -47,7 +47,7 @@ from lit_ft.methods import (
     SupervisedFineTuning,
     TextGeneration,
 )
-from lit_ft.methods.preference.reference import FrozenCopy
+from lit_ft.preference.reference import FrozenCopy
 from lit_ft.testing import assert_resumes, difference, fit_foreign
 
 TESTS = Path(__file__).parents[1]
@@ -92,55 +92,55 @@ def sft() -> SupervisedFineTuning:
 Row = tuple[Callable[[], Any], Callable[[str], Any]] | str
 
 METHODS: dict[str, Row] = {
-    "CertifiedClassifier": "methods/images/test_certified_classifier.py",
-    "ClassifierPair": "methods/images/test_mode_connectivity.py",
-    "ConcatRepresentations": "methods/images/test_concat_representations.py",
+    "CertifiedClassifier": "vision/test_certified_classifier.py",
+    "ClassifierPair": "connectivity/test_mode_connectivity.py",
+    "ConcatRepresentations": "vision/test_concat_representations.py",
     "DPO": (lambda: DPO(LLAMA, reference=FrozenCopy()), lambda path: Preferences(path, batch_size=4)),
-    "DistilledRepresentations": "methods/images/test_distilled_representations.py",
-    "DistributionRegularized": "methods/images/test_distribution_regularized.py",
-    "ExpertEmbedding": "methods/test_expert_embedding.py",
-    "GroupedClassifier": "methods/images/test_grouped_classifier.py",
+    "DistilledRepresentations": "vision/test_distilled_representations.py",
+    "DistributionRegularized": "vision/test_distribution_regularized.py",
+    "ExpertEmbedding": "embedding/test_expert_embedding.py",
+    "GroupedClassifier": "vision/test_grouped_classifier.py",
     "ImageClassifier": "contracts/test_resume_data.py",
     "IndependentMembers": (
         lambda: IndependentMembers(MLP, num_members=2),
         lambda path: lit_ft.data.GaussianClusters(rows=60, batch_size=6),
     ),
-    "KTO": "methods/preference/test_kto.py",
-    "LeaveOneOutNeighbours": "methods/images/test_leave_one_out_neighbours.py",
+    "KTO": "preference/test_kto.py",
+    "LeaveOneOutNeighbours": "vision/test_leave_one_out_neighbours.py",
     "MaskedThought": (lambda: MaskedThought(LLAMA), instructions),
-    "ModeConnectivity": "methods/images/test_mode_connectivity.py",
-    "OptionScoring": "methods/language/test_option_scoring.py",
-    "PreferencePretraining": "methods/language/test_preference_pretraining.py",
+    "ModeConnectivity": "connectivity/test_mode_connectivity.py",
+    "OptionScoring": "language/test_option_scoring.py",
+    "PreferencePretraining": "language/test_preference_pretraining.py",
     "Regression": (lambda: Regression(MLP), lambda path: NoisyLinear(rows=60, batch_size=6)),
-    "RewardModel": "methods/preference/test_reward_model.py",
+    "RewardModel": "preference/test_reward_model.py",
     "SentenceEmbedding": (lambda: SentenceEmbedding(BERT), lambda path: TextPairs(path, batch_size=4)),
     "SupervisedFineTuning": (sft, instructions),
     "TextClassifier": "contracts/test_resume_data.py",
     "TextGeneration": (lambda: TextGeneration(LLAMA), instructions),
-    "UnpairedBCO": "methods/preference/test_unpaired_bco.py",
+    "UnpairedBCO": "preference/test_unpaired_bco.py",
 }
 
 DATA: dict[str, Row] = {
-    "AnswerOptions": "methods/language/test_option_scoring.py",
+    "AnswerOptions": "language/test_option_scoring.py",
     "DatasetDecomposition": (
         sft,
         lambda path: DatasetDecomposition(path, smallest=2, largest=4, tokens_per_batch=64, cycles=2),
     ),
     "Digits": "contracts/test_resume_data.py",
-    "EditedPairs": "data/pairs/test_ches_filter.py",
+    "EditedPairs": "preference/test_ches_filter.py",
     "GaussianClusters": "contracts/test_resume_data.py",
-    "FactEdits": "callbacks/measuring/test_editing_scores.py",
+    "FactEdits": "language/test_editing_scores.py",
     "ImageFolder": "contracts/test_resume_data.py",
     "Instructions": "contracts/test_pains.py",
     "JoinedText": (sft, lambda path: JoinedText(path, context=16, tokens_per_batch=64)),
     "KnownFacts": (sft, lambda path: KnownFacts(20, batch_size=4)),
-    "LabelTriplets": "data/pairs/test_label_triplets.py",
+    "LabelTriplets": "embedding/test_label_triplets.py",
     "LabelledText": "contracts/test_resume_data.py",
     "MNIST5k": (lambda: ImageClassifier(MLP), lambda path: MNIST5k(batch_size=32, flat=True, max_rows=320)),
     "ManyShot": (sft, lambda path: ManyShot(path, shots=2, batch_size=4, max_length=64)),
-    "MarkedCorpus": "methods/language/test_preference_pretraining.py",
-    "Mixture": "data/language/test_mixture.py",
-    "MixtureOfDenoisers": "data/language/test_denoising.py",
+    "MarkedCorpus": "language/test_preference_pretraining.py",
+    "Mixture": "language/test_mixture.py",
+    "MixtureOfDenoisers": "language/test_denoising.py",
     "ModelEdits": (sft, lambda path: ModelEdits(edit_table(path), "depth_first", passes=4, batch_size=4)),
     "NoisyLinear": (lambda: Regression(MLP), lambda path: NoisyLinear(rows=60, batch_size=6)),
     "PermutedLabels": (sft, lambda path: PermutedLabels(sequences=40, shots=3, eval_sequences=4, batch_size=4)),
@@ -149,22 +149,22 @@ DATA: dict[str, Row] = {
         lambda path: PermutedQuestions(shots=3, tasks=2, batch_size=4),
     ),
     "Preferences": "contracts/test_resume_table.py",
-    "RedundantDigits": "methods/images/test_grouped_classifier.py",
+    "RedundantDigits": "vision/test_grouped_classifier.py",
     "ScoredText": (
         lambda: PreferencePretraining(LLAMA),
         lambda path: ScoredText(path, threshold=1.0, drop_marks=0.5, batch_size=4),
     ),
-    "SideBySide": "methods/images/test_grouped_classifier.py",
+    "SideBySide": "vision/test_grouped_classifier.py",
     "StreamedInstructions": (
         sft,
         lambda path: StreamedInstructions(path, epoch_batches=10, buffer=12, batch_size=4, max_length=64),
     ),
     "SumChains": (sft, lambda path: SumChains(40, asked=8, batch_size=4)),
     "TextPairs": "contracts/test_resume_table.py",
-    "ToolConversations": "data/language/test_tool_conversations.py",
-    "ToolQuestions": "data/language/test_tool_conversations.py",
+    "ToolConversations": "language/test_tool_conversations.py",
+    "ToolQuestions": "language/test_tool_conversations.py",
     "ToolTraces": (sft, lambda path: ToolTraces(conversations=40, batch_size=4)),
-    "UnpairedPreferences": "methods/preference/test_kto.py",
+    "UnpairedPreferences": "preference/test_kto.py",
 }
 
 REAL = {"MNIST5k"}
@@ -173,7 +173,7 @@ REAL = {"MNIST5k"}
 def public(package: Any, base: type) -> set[str]:
     return {
         name
-        for name, value in vars(package).items()
+        for name, value in ((name, getattr(package, name)) for name in package.__all__)
         if inspect.isclass(value) and issubclass(value, base) and value.__module__.startswith("lit_ft")
     }
 

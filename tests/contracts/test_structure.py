@@ -1,6 +1,7 @@
 """What can be said of the whole package by reading it."""
 
 import ast
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -9,21 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from lit_ft import catalogue
+from lit_ft.command import catalogue
+from lit_ft.core.lazy import listed
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lit_ft"
 FILES = sorted(PACKAGE.rglob("*.py"))
+LISTED = {n for i in ("callbacks", "methods", "data") for n in listed(PACKAGE / f"{i}.py")}
 
-# what each part may import of the package; a part may always import itself
-MAY_IMPORT = {
-    "core": set(),
-    "models": {"core", "data"},
-    "data": {"core"},
-    "metrics": {"core"},
-    "methods": {"core", "models", "data", "metrics"},
-    "callbacks": {"core"},
-    "merging": {"core", "models", "data", "metrics"},
+# what everything may stand on, in the order in which it stands on each other
+GROUND = ("core", "running", "sources", "models", "tokens")
+# the user's door by kind, and where the command stands: both know everything
+INDICES = ("callbacks", "methods", "data", "metrics", "core/selection/__init__", "core/curvature")
+ABOVE = ("command", "studies", "testing", "__main__")
+# what a family may import of another one
+NEIGHBOURS = {
+    "classification": {"vision"},  # rows of numbers are images of one dimension
+    "connectivity": {"vision"},  # two image classifiers, and what lies between them
+    "flatness": {"curvature"},  # the edge of stability is an eigenvalue
+    "worlds": {"language"},  # generated rows are rows of a data module
 }
 
 
@@ -47,15 +52,59 @@ def public_classes() -> list[tuple[Path, ast.ClassDef]]:
     ]
 
 
-@pytest.mark.parametrize("part", list(MAY_IMPORT))
-def test_imports_point_one_way(part: str) -> None:
+def allowed(part: str) -> set[str]:
+    if part in GROUND:
+        return {part, *GROUND[: GROUND.index(part)]}
+    return {part, *GROUND, *NEIGHBOURS.get(part, set())}
+
+
+def inside() -> list[Path]:
+    """Every file that is neither a door nor above."""
+    places = {path: path.relative_to(PACKAGE).with_suffix("").as_posix() for path in FILES}
+    return [path for path, p in places.items() if p not in INDICES and p.split("/")[0] not in (*ABOVE, "__init__")]
+
+
+def test_imports_point_one_way() -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
-        for path in (PACKAGE / part).rglob("*.py")
+        for path in inside()
         for name in imports(path)
-        if name.split(".")[1] not in MAY_IMPORT[part] | {part}
+        if name.split(".")[1] not in allowed(path.relative_to(PACKAGE).parts[0])
     ]
     assert not wrong, wrong
+
+
+def test_nothing_is_imported_by_its_name_in_a_string() -> None:
+    """A name in a string would point upwards unseen."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.value}"
+        for path in inside()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and (PACKAGE.parent / (node.value.replace(".", "/") + ".py")).exists()
+        and node.value.startswith("lit_ft.")
+    ]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("folder", ["configs", "tests"])
+def test_configs_and_tests_stand_in_the_folders_of_the_families(folder: str) -> None:
+    more = {"configs": {"studies"}, "tests": {"cli", "contracts", "notebooks", "studies"}}[folder]
+    present = {path.name for path in (ROOT / folder).iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert present - more <= {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+
+
+def test_indices_resolve_lazily() -> None:
+    doors = [f"lit_ft.{index.removesuffix('/__init__').replace('/', '.')}" for index in INDICES]
+    code = f"import sys, {', '.join(doors)}; print([m for m in ('torch', 'lightning') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+    for door in map(importlib.import_module, doors):
+        assert all(getattr(door, name) is not None for name in door.__all__)
+        assert set(door.__all__) <= set(dir(door))
+        with pytest.raises(AttributeError, match="no attribute 'Absent'"):
+            door.Absent  # noqa: B018
 
 
 def test_class_names_are_unique() -> None:
@@ -85,8 +134,8 @@ def test_everything_public_has_a_docstring() -> None:
 def test_every_constructor_argument_is_documented() -> None:
     """``--model.help`` prints the class docstring: an argument that it lacks has no help."""
     missing = []
-    for path, node in public_classes():
-        if path.relative_to(PACKAGE).parts[0] not in ("callbacks", "methods", "data"):
+    for _, node in public_classes():
+        if node.name not in LISTED:
             continue
         init = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
         if init is None:
@@ -107,14 +156,14 @@ def test_files_stay_small() -> None:
 
 def test_importing_the_package_is_instant() -> None:
     heavy = ("torch", "lightning", "transformers", "yaml")
-    code = f"import sys, lit_ft, lit_ft.cli; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, lit_ft, lit_ft.command.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 
 
 def test_heavy_packages_wait_until_they_are_used() -> None:
     """transformers, matplotlib and scipy come with torchmetrics; the others are ours to delay."""
-    code = "import sys, lit_ft.run;print([m for m in ('datasets', 'peft', 'sklearn') if m in sys.modules])"
+    code = "import sys, lit_ft.command.run;print([m for m in ('datasets', 'peft', 'sklearn') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip().splitlines()[-1] == "[]"
 

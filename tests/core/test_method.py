@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanSquaredError, Metric
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.hyperparameters import is_plain
 from lit_ft.core.method import Method, Output
-from lit_ft.core.networks.hyperparameters import is_plain
-from lit_ft.core.networks.network import Network
+from lit_ft.core.network import Network
 from lit_ft.core.schedules import Constant, Cosine, Linear
 
 ROWS = 23  # an odd last batch, and a short last window

@@ -6,7 +6,7 @@ import transformers
 from torch import nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.networks.network import Network
+from lit_ft.core.network import Network
 from lit_ft.methods import SupervisedFineTuning
 from lit_ft.models import causal_lm, masked_lm, sequence_classifier, tokenizer
 

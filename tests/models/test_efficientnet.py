@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.networks.network import Network
+from lit_ft.core.network import Network
 from lit_ft.models import image_classifier
 from lit_ft.models.efficientnet import EfficientNetLite0, SameConv
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_ft.cli import command
-from lit_ft.core.running.processes import ProcessFailed
+from lit_ft.command.cli import command
+from lit_ft.running.processes import ProcessFailed
 from lit_ft.studies.launchers import launcher, make_away, unpack
 from lit_ft.studies.runner import Job, is_complete
 

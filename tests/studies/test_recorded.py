@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_ft.catalogue import config_folder
+from lit_ft.command.catalogue import config_folder
 from lit_ft.core.errors import ConfigError
 from lit_ft.studies.code import PACKAGE, closure_of, files_of, late_imports, tree_digest
 from lit_ft.studies.record import verdict_again
@@ -60,7 +60,7 @@ def test_a_changed_config_makes_a_result_stale_and_a_comment_does_not(content: d
 
 
 def test_a_changed_class_makes_a_result_stale(content: dict[str, Any]) -> None:
-    digest = tree_digest(PACKAGE / "methods" / "images" / "image_classifier.py")
+    digest = tree_digest(PACKAGE / "vision" / "image_classifier.py")
     result = {"config_digest": study_digest(content), "classes": {"ImageClassifier": digest}}
     assert not stale(result, content)
     result["classes"] = {"ImageClassifier": "other", "Gone": digest}
@@ -73,16 +73,16 @@ def test_code_of_classes(tmp_path: Path) -> None:
     (tmp_path / "b.py").write_text('"""Other."""\nfrom there import y\nx = 1\n')
     (tmp_path / "c.py").write_text('"""Doc."""\nx = 2\n')
     assert tree_digest(tmp_path / "a.py") == tree_digest(tmp_path / "b.py") != tree_digest(tmp_path / "c.py")
-    place = PACKAGE / "methods" / "images" / "image_classifier.py"
+    place = PACKAGE / "vision" / "image_classifier.py"
     assert files_of("lit_ft.methods", "ImageClassifier") == [place]
     closure = {str(file.relative_to(PACKAGE)) for file in closure_of(("lit_ft.methods.ImageClassifier",))}
     assert {
-        "methods/images/image_classifier.py",
+        "vision/image_classifier.py",
         "core/method.py",
         "core/passes/window.py",
         "core/errors.py",
     } <= closure
-    assert "callbacks/flatness/sam.py" not in closure
+    assert "flatness/sam.py" not in closure
 
 
 def test_what_classes_import_when_they_are_used() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_ft.cli import command
-from lit_ft.core.running.files import write_text
-from lit_ft.core.running.processes import start
+from lit_ft.command.cli import command
+from lit_ft.running.files import write_text
+from lit_ft.running.processes import start
 from lit_ft.studies.runner import threads_of
 from lit_ft.studies.staleness import stale
 

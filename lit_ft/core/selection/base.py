@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.networks.parameters import ParameterIndex
+from lit_ft.core.parameters import ParameterIndex
 
 Choice = bool | Tensor
 Choices = dict[str, Choice]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.core.networks.parameters import Entry, ParameterIndex
-from lit_ft.core.networks.roles import ROLES, entries_of
+from lit_ft.core.parameters import Entry, ParameterIndex
+from lit_ft.core.roles import ROLES, entries_of
 from lit_ft.core.selection.base import Choice, Choices, Selection, either
 from lit_ft.core.selection.units import head_units, mark
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.networks.parameters import ParameterIndex
-from lit_ft.core.networks.roles import head_counts, output_dim
+from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.roles import head_counts, output_dim
 
 Unit = dict[str, tuple[int, Tensor]]  # dimension and indices within each parameter
 

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from lit_ft.core.networks.batch_norm import update_batch_norm
+from lit_ft.core.batch_norm import update_batch_norm
 from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.core.passes.second_pass import silent
-from lit_ft.data.tokens.packing import check_packing
 from lit_ft.methods import SentenceEmbedding
-from lit_ft.methods.preference.reference import AdapterOff
 from lit_ft.models import causal_lm
-from lit_ft.models.aligned_gradients import towards
-from lit_ft.models.language import readout
-from lit_ft.models.smoothed_classifier import SmoothedClassifier
+from lit_ft.preference.reference import AdapterOff
+from lit_ft.tokens.network import readout
+from lit_ft.tokens.packing import check_packing
+from lit_ft.vision.aligned_gradients import towards
+from lit_ft.vision.smoothed_classifier import SmoothedClassifier
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -46,7 +46,7 @@ def test_all_are_in_evaluation_mode_inside_and_as_before_outside() -> None:
 
 
 def test_a_frozen_part_stays_in_evaluation_mode() -> None:
-    from lit_ft.core.networks.network import Network
+    from lit_ft.core.network import Network
 
     network: Any = causal_lm(Network(config=CONFIG)).train()
     network.model.layers[0].eval()

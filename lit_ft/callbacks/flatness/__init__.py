@@ -1,1 +1,0 @@
-"""Callbacks that look for flat minima."""

@@ -1,1 +1,0 @@
-"""What is measured while any loss is trained."""

@@ -1,1 +1,0 @@
-"""Callbacks that first train all weights and then a part of them."""

@@ -1,0 +1,1 @@
+"""Classes of rows: text, numbers."""

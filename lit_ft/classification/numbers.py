@@ -1,0 +1,121 @@
+"""Small generated tasks of numbers, whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.sources.batching import shuffled_batches
+from lit_ft.sources.loader import ResumableLoader, make_loader
+from lit_ft.vision.image_rows import ImageRow, ImageRows
+
+
+class GaussianClusters(ImageRows):
+    """Classification of vectors: each class is a normal cloud around a centre of its own.
+
+    Centres are drawn from :math:`N(0, I)` and scaled to length ``distance``; rows are their centre plus
+    :math:`N(0, I)`. Goes with ``ImageClassifier`` on ``mlp``.
+
+    Args:
+        rows: Number of rows over all splits.
+        features: Length of a vector.
+        classes: Number of classes.
+        distance: Length of each centre in standard deviations of its cloud.
+        batch_size: Rows in a batch; None takes all training rows at once.
+        val_fraction: Share of the rows for validation, in [0, 1).
+        test_fraction: Share of the rows for the test, in [0, 1).
+        seed: Seed of the rows, the splits and the order.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    batch_kind: ClassVar[str] = "images"
+
+    def __init__(
+        self,
+        rows: int = 1000,
+        features: int = 16,
+        classes: int = 4,
+        distance: float = 3.0,
+        batch_size: int | None = 32,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, val_fraction, test_fraction, None, seed, num_workers=0)
+        for name, value, least in (("rows", rows, 1), ("features", features, 1), ("classes", classes, 2)):
+            if value < least:
+                raise ConfigError(name, value, f"at least {least}")
+        self.row_count, self.features, self.classes, self.distance = rows, features, classes, distance
+
+    def read(self) -> tuple[Sequence[ImageRow], list[str]]:
+        """Draw centres, classes and rows."""
+        generator = torch.Generator().manual_seed(self.seed)
+        centres = torch.randn(self.classes, self.features, generator=generator)
+        centres = self.distance * centres / centres.norm(dim=1, keepdim=True)
+        labels = torch.randint(self.classes, (self.row_count,), generator=generator)
+        points = centres[labels] + torch.randn(self.row_count, self.features, generator=generator)
+        return list(zip(points, labels.tolist(), strict=True)), [str(number) for number in range(self.classes)]
+
+
+class NoisyLinear(pl.LightningDataModule):
+    r"""Regression with a known answer: :math:`y = Xw + \epsilon`, with :math:`X, w \sim N(0, I)`.
+
+    A batch is ``{inputs, targets}`` of shapes (rows, features) and (rows,). ``weights`` holds :math:`w`.
+
+    Args:
+        rows: Training rows; validation and test have as many again each.
+        features: Length of a vector.
+        noise: Standard deviation of :math:`\epsilon`.
+        batch_size: Rows in a batch; None takes all rows at once.
+        seed: Seed of the rows and the order.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    batch_kind: ClassVar[str] = "numbers"
+
+    def __init__(
+        self, rows: int = 256, features: int = 8, noise: float = 0.1, batch_size: int | None = 32, seed: int = 0
+    ) -> None:
+        super().__init__()
+        for name, value in (("rows", rows), ("features", features), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise ConfigError(name, value, "at least 1")
+        if noise < 0:
+            raise ConfigError("noise", noise, "0 or more")
+        self.batch_size, self.seed, self.noise = batch_size, seed, noise
+        generator = torch.Generator().manual_seed(seed)
+        self.weights = torch.randn(features, generator=generator)
+        inputs = torch.randn(3, rows, features, generator=generator)
+        self.inputs = inputs
+        self.targets = inputs @ self.weights + noise * torch.randn(3, rows, generator=generator)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return (self.inputs.shape[-1],)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Freshly shuffled in every epoch."""
+        return self._loader(0, shuffle=True)
+
+    def val_dataloader(self) -> ResumableLoader:
+        """In order."""
+        return self._loader(1)
+
+    def test_dataloader(self) -> ResumableLoader:
+        """In order."""
+        return self._loader(2)
+
+    def _loader(self, part: int, shuffle: bool = False) -> ResumableLoader:
+        rows = list(zip(self.inputs[part], self.targets[part], strict=True))
+        plan = shuffled_batches(len(rows), self.batch_size, self.seed, shuffle)
+        return make_loader(rows, plan, _collate_numbers, self.seed, training=shuffle)
+
+
+def _collate_numbers(rows: list[Any]) -> dict[str, Tensor]:
+    return {"inputs": torch.stack([x for x, _ in rows]), "targets": torch.stack([y for _, y in rows])}

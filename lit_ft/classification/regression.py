@@ -1,0 +1,81 @@
+"""Predict a number from a vector of numbers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.regression import MeanAbsoluteError
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.facts import data_fact, mark_facts, recall_facts
+from lit_ft.core.method import Method, Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+
+
+class Regression(Method):
+    r"""Squared error of one number: :math:`\frac{1}{n}\sum_i (f(x_i) - y_i)^2`, over the rows of the window.
+
+    Reads batches ``{inputs, targets}``. Logs ``loss``, and in validation and test ``absolute_error``.
+
+    Args:
+        network: ``{config: {model_type: mlp, width: ..., depth: ..., activation: ...}}``; depth 0 is a linear map.
+        input_shape: Shape of one row; None takes it from the data module.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    batch_kind: ClassVar[str] = "numbers"
+
+    def __init__(
+        self,
+        network: Network,
+        input_shape: list[int] | None = None,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        if self.spec is not None and (self.spec.config or {}).get("model_type") != "mlp":
+            raise ConfigError("network", self.spec.plain(), "config: {model_type: mlp, ...}")
+        self.input_shape = input_shape
+
+    def build_network(self) -> nn.Module:
+        """The network with one output."""
+        from lit_ft.models.images import image_classifier
+
+        assert self.spec is not None
+        return image_classifier(self.spec, 1, tuple(data_fact(self, "input_shape")))
+
+    def configure_metrics(self) -> dict[str, Metric]:
+        """Mean absolute error."""
+        return {"absolute_error": MeanAbsoluteError()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what was learnt about the data."""
+        mark_facts(checkpoint, "input_shape")
+        super().on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the shape of a row from the checkpoint where the data do not say it."""
+        recall_facts(self, checkpoint)
+        super().on_load_checkpoint(checkpoint)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Numbers of shape (rows,)."""
+        assert self.network is not None
+        return self.network(inputs).squeeze(-1)
+
+    def compute(self, batch: dict[str, Tensor]) -> Output:
+        """Mean squared error over the rows."""
+        predictions = self(batch["inputs"]).float()
+        loss = (predictions - batch["targets"]).square().mean()
+        return Output(loss, predictions=predictions, targets=batch["targets"])
+
+    def loss_weight(self, batch: dict[str, Tensor]) -> float:
+        """Number of rows."""
+        return float(len(batch["targets"]))

@@ -1,0 +1,97 @@
+"""Classify texts."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.facts import data_fact, mark_facts, recall_facts
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+from lit_ft.tokens.language_method import LanguageMethod
+from lit_ft.tokens.pooling import pool
+
+
+class TextClassifier(LanguageMethod):
+    r"""Cross-entropy fine-tuning of an encoder or decoder with a classification head.
+
+    The loss is :math:`-\frac{1}{n}\sum_i \log p(y_i \mid x_i)` over the rows of the window, in float32.
+
+    Reads batches ``{input_ids, attention_mask, labels}``. Logs ``loss``, and in validation and test ``accuracy`` and
+    ``f1`` (macro).
+
+    Args:
+        network: Encoder or decoder; the head is new unless the path has one of this size.
+        num_classes: None takes it from the data module.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    batch_kind: ClassVar[str] = "labelled_text"
+
+    def __init__(
+        self,
+        network: Network,
+        num_classes: int | None = None,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        if num_classes is not None and num_classes < 2:
+            raise ConfigError("num_classes", num_classes, "at least 2")
+        self.num_classes = num_classes
+
+    def build_network(self) -> nn.Module:
+        """The network with a head of ``num_classes``."""
+        from lit_ft.models.build import sequence_classifier
+
+        assert self.spec is not None
+        return sequence_classifier(self.spec, data_fact(self, "num_classes"))
+
+    def configure_metrics(self) -> dict[str, Metric]:
+        """Accuracy and macro F1."""
+        classes = data_fact(self, "num_classes")
+        return {
+            "accuracy": MulticlassAccuracy(classes, average="micro"),
+            "f1": MulticlassF1Score(classes, average="macro"),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what was learnt about the data."""
+        mark_facts(checkpoint, "num_classes")
+        super().on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the number of classes from the checkpoint where the data do not say it."""
+        recall_facts(self, checkpoint)
+        super().on_load_checkpoint(checkpoint)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits of shape (rows, classes)."""
+        assert self.network is not None
+        return self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    def compute(self, batch: dict[str, Tensor]) -> Output:
+        """Mean cross-entropy over the rows."""
+        logits = self(batch["input_ids"], batch["attention_mask"]).float()
+        return Output(F.cross_entropy(logits, batch["labels"]), predictions=logits, targets=batch["labels"])
+
+    def loss_weight(self, batch: dict[str, Tensor]) -> float:
+        """Number of rows."""
+        return float(len(batch["labels"]))
+
+    def features(self, batch: dict[str, Tensor]) -> Tensor:
+        """Last hidden states, averaged over the tokens that are not padding; shape (rows, width)."""
+        assert self.network is not None
+        mask = batch["attention_mask"]
+        output = self.network(input_ids=batch["input_ids"], attention_mask=mask, output_hidden_states=True)
+        return pool(output.hidden_states[-1], mask, "mean")

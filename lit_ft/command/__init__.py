@@ -1,0 +1,1 @@
+"""The command ``lit-ft``: what was asked for, built and run; its tools."""

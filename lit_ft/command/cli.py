@@ -1,0 +1,196 @@
+"""The command ``lit-ft``: decides what was asked for before it imports anything heavy."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lit_ft.command.run import Build, Run
+
+USAGE = """\
+lit-ft: a modular trainer for fine-tuning research
+
+  lit-ft fit -c FILE [-c FILE ...] [--KEY VALUE ...]     train; writes runs/<name>/<time>/
+  lit-ft validate | test | predict -c FILE --ckpt_path last | best | FILE
+  lit-ft methods [--json]                                what there is, by kind and by batch shape
+  lit-ft report RUN ...                                  a table over runs, and their curves as one page
+  lit-ft show-batch -c FILE | --run DIR                  one batch, tokens coloured by target and weight
+  lit-ft estimate -c FILE | --run DIR                    the memory that a step needs, measured on one batch
+  lit-ft study FILE ...                                  arms x seeds as real runs, then the verdict
+  lit-ft compare -c FILE --arm NAME[:OVERLAY] ...        a study of your own, without a paper
+  lit-ft export RUN --to DIR                             a folder that from_pretrained loads
+  lit-ft overlap FILE FILE ...                           which share of one saved selection is in another
+
+  Later files and later keys win. Lists are replaced; callbacks+: in YAML or --trainer.callbacks+=NAME appends.
+  --trainer.callbacks.CLASS.KEY=VALUE changes one callback of a list.
+  fit also takes:
+    --ckpt_path last          go on with the newest run of this name (bit-exact), or with --run DIR
+    --from RUN                start from the weights of another run
+    --name NAME, --run_dir DIR, --runs DIR
+    --import MODULE           import a module of yours first, so that its classes have short names
+    --print_config            show the resolved configuration (=skip_default for the short form)
+    --model.help NAME, --data.help NAME, --trainer.callbacks.help NAME
+    --debug                   show the traceback of an error
+"""
+
+TOOLS = {
+    "methods": ("lit_ft.command.catalogue", "methods_command"),
+    "report": ("lit_ft.command.report", "report_command"),
+    "show-batch": ("lit_ft.command.show_batch", "show_batch_command"),
+    "estimate": ("lit_ft.command.estimate", "estimate_command"),
+    "export": ("lit_ft.command.export", "export_command"),
+    "overlap": ("lit_ft.command.overlap", "overlap_command"),
+    "study": ("lit_ft.studies.command", "study_command"),
+    "compare": ("lit_ft.studies.command", "compare_command"),
+}
+BUILDERS = ("show-batch", "estimate", "export", "overlap")  # tools that build what a run is made of
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command and exit with its status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    sys.exit(command(list(sys.argv[1:] if argv is None else argv)))
+
+
+def command(argv: list[str]) -> int:
+    """Run a command and return its exit status."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if argv[0] in ("-V", "--version"):
+        from lit_ft import __version__
+
+        print(__version__)
+        return 0
+    name, rest = argv[0], argv[1:]
+    debug = "--debug" in rest
+    rest = [argument for argument in rest if argument != "--debug"]
+    if name in TOOLS:
+        return guarded(tool(name), rest, debug)
+    if name in ("fit", "validate", "test", "predict"):
+        if rest in (["-h"], ["--help"]):
+            print(USAGE)
+            return 0
+
+        def stage(arguments: list[str]) -> int:
+            from lit_ft.command.preload import quick_imports
+
+            with quick_imports(for_good=True):
+                from lit_ft.command.run import execute
+            quiet()
+            run = execute(name, import_own(arguments))
+            if run.trainer.is_global_zero:
+                summary(run)
+            return 0
+
+        return guarded(stage, rest, debug)
+    from lit_ft.core.errors import nearest
+
+    known = ["fit", "validate", "test", "predict", *TOOLS]
+    print(f"lit-ft: unknown command {name!r}; allowed: {', '.join(known)}{nearest(name, known)}", file=sys.stderr)
+    return 2
+
+
+def quiet() -> None:
+    """Leave out what Lightning says to everybody at every start; its warnings stay."""
+    import logging
+    import warnings
+
+    import lightning.pytorch  # noqa: F401  (its import sets the levels)
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",
+        ".*many workers.*",
+        ".*callbacks used to create the checkpoint.*",
+        ".*tensorboardX.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def summary(run: "Run") -> None:
+    """The last values and where the report is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=None, show_header=False)
+    for key, value in sorted(run.metrics.items()):
+        if not key.startswith("lr-"):
+            grid.add_row(key, f"{value:.4g}")
+    console = Console()
+    console.print(grid)
+    console.print(f"report: {run.folder / 'report.html'}", soft_wrap=True)
+
+
+def tool(name: str) -> Any:
+    """The function behind a small tool."""
+    from importlib import import_module
+
+    module, function = TOOLS[name]
+
+    def run(arguments: list[str]) -> Any:
+        if name in BUILDERS:
+            from lit_ft.command.preload import quick_imports
+
+            with quick_imports(for_good=True):
+                import lit_ft.command.run  # noqa: F401
+            quiet()
+        return getattr(import_module(module), function)(import_own(arguments))
+
+    return run
+
+
+def import_own(arguments: list[str]) -> list[str]:
+    """Import the modules that ``--import`` names, and return the other arguments."""
+    from importlib import import_module
+
+    rest: list[str] = []
+    pending = iter(arguments)
+    for argument in pending:
+        flag, _, value = argument.partition("=")
+        if flag != "--import":
+            rest.append(argument)
+            continue
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        import_module(value or next(pending, ""))
+    return rest
+
+
+def guarded(function: Any, arguments: list[str], debug: bool) -> int:
+    """Call a command; turn what the user can mend into one line and status 2."""
+    try:
+        status = function(arguments) or 0
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("lit-ft: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough; nothing is left to be flushed at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        from lit_ft.command.complaint import complaint
+
+        message = complaint(error, arguments)
+        if debug or message is None:
+            raise
+        print(f"lit-ft: {message}", file=sys.stderr)
+        return 2
+
+
+def build(args: Sequence[str]) -> "Build":
+    """Objects from the arguments of a command, for a notebook; see ``lit_ft.command.run.build``."""
+    from lit_ft.command.run import build as build_run
+
+    return build_run(args)
+
+
+def load_run(run_dir: "str | Path") -> "Build":
+    """What a run was made of, with its trained weights; see ``lit_ft.command.run.load_run``."""
+    from lit_ft.command.run import load_run as load
+
+    return load(run_dir)

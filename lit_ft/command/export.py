@@ -1,0 +1,42 @@
+"""``lit-ft export RUN --to DIR``: a folder that ``from_pretrained`` loads."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_ft.core.errors import ConfigError
+
+
+def export_command(argv: Sequence[str]) -> int:
+    """Write the trained network of a run in the format of its family."""
+    parser = argparse.ArgumentParser("lit-ft export", description="The network of a run, for other libraries.")
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("--to", required=True, metavar="DIR", help="folder to write; must not exist or be empty")
+    options = parser.parse_args(list(argv))
+    target = Path(options.to)
+    if target.exists() and any(target.iterdir()):
+        raise ConfigError("--to", options.to, "a folder that does not exist yet or is empty")
+    from lit_ft.command.run import load_run
+
+    build = load_run(options.run)
+    module = build.model
+    network = getattr(module, "network", None)
+    if network is None or not hasattr(network, "save_pretrained"):
+        raise ConfigError(
+            "RUN", options.run, f"a run whose network has save_pretrained; this is {type(network).__name__}"
+        )
+    aside = target.with_name(f".{target.name}.tmp")
+    aside.mkdir(parents=True, exist_ok=True)
+    network.save_pretrained(aside)
+    if getattr(module, "tokenizer", None) is not None:
+        module.tokenizer.save_pretrained(aside)
+    if target.exists():
+        target.rmdir()
+    aside.replace(target)
+    if (target / "modules.json").exists() and getattr(build.datamodule, "template", None) is not None:
+        print(
+            "note: sentence-transformers embeds bare texts, and this run pooled them within a template (data.template):"
+            " its vectors are those of lit_ft's encode(texts, template), not of that library's encode(texts)"
+        )
+    print(f"written: {target} ({', '.join(sorted(path.name for path in target.iterdir()))})")
+    return 0

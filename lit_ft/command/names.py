@@ -1,0 +1,72 @@
+"""Short names of classes, and importing no more of the package than a command names.
+
+The index modules (``lit_ft.callbacks`` and its like) say which names there are and where each is defined. A class is
+known to the parser by its short name once its module is imported, so what a command mentions is imported first.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lit_ft.command.preload import quick_imports
+from lit_ft.core.lazy import listed
+
+PACKAGE = Path(__file__).parents[1]
+INDICES = ("callbacks", "methods", "data", "metrics", "core.selection")
+
+
+@cache
+def known() -> dict[str, tuple[str, str]]:
+    """The index module and the defining module of every name that users have, by name."""
+    found: dict[str, tuple[str, str]] = {}
+    for index in INDICES:
+        base = PACKAGE.joinpath(*index.split("."))
+        file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+        found |= {name: (f"{PACKAGE.name}.{index}", module) for name, module in listed(file).items()}
+    return found
+
+
+def public(node: Any) -> Any:
+    """A configuration whose classes of this package stand by the names that are promised, not by their files."""
+    if isinstance(node, dict):
+        return {key: _public_path(v) if key == "class_path" else public(v) for key, v in node.items()}
+    return [public(value) for value in node] if isinstance(node, list) else node
+
+
+def _public_path(path: Any) -> Any:
+    module, _, name = str(path).rpartition(".")
+    index, defined = known().get(name, ("", ""))
+    return f"{index}.{name}" if module and module == defined else path
+
+
+def import_named(arguments: Iterable[str]) -> None:
+    """Import the classes that arguments, and the files that they name, mention by a known name."""
+    arguments = list(arguments)
+    if any(re.match(r"-h$|--([\w.]+\.)?help\b", argument) for argument in arguments):
+        return import_all()
+    words = {word for text in _texts(arguments, set()) for word in re.findall(r"\b[A-Z]\w*", text)}
+    return _import(known()[word][1] for word in sorted(words & known().keys()))
+
+
+def import_all() -> None:
+    """Import every class that has a short name."""
+    _import(module for _, module in known().values())
+
+
+def _import(modules: Iterable[str]) -> None:
+    missing = [module for module in modules if module not in sys.modules]
+    with quick_imports():
+        for module in missing:
+            import_module(module)
+
+
+def _texts(texts: Iterable[str], seen: set[str]) -> Iterator[str]:
+    for text in texts:
+        yield text
+        files = [name for name in re.findall(r"[^\s'\"=,\[\]{}]+\.(?:ya?ml|json)\b", text) if name not in seen]
+        seen.update(files)
+        yield from _texts((Path(f).read_text("utf-8", "replace") for f in files if Path(f).is_file()), seen)

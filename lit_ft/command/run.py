@@ -1,0 +1,286 @@
+"""Build, fit, validate, test and predict from YAML: what the command does, callable from Python."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+import lit_ft.core.schedules  # noqa: F401  importing a class is what makes its short name known in YAML
+from lit_ft.command.names import import_named, public
+from lit_ft.command.overrides import YAML, override_callbacks, split_overrides, values_of
+from lit_ft.command.run_folders import find_checkpoint, place, run_name, saved_config
+from lit_ft.core.errors import ConfigError, existing, nearest
+from lit_ft.core.facts import FACTS
+from lit_ft.core.hyperparameters import differences
+from lit_ft.running.files import write_text
+from lit_ft.running.json_rows import json_rows
+from lit_ft.running.metrics_file import MetricsFile
+from lit_ft.running.report import read_report
+from lit_ft.running.run_checkpoint import RunCheckpoint
+from lit_ft.running.run_report import RunReport
+from lit_ft.running.warm_start import WarmStart
+
+STAGES = ("fit", "validate", "test", "predict")
+RUN_KEYS = ("stage", "ckpt_path", "run", "run_dir", "name", "from", "runs", "config", "import")
+
+
+@dataclass
+class Run:
+    """A finished command.
+
+    Args:
+        folder: The run folder.
+        trainer: The trainer, with the values it logged last.
+        module: The module.
+        data: The data module; None when the module brings its own loaders.
+    """
+
+    folder: Path
+    trainer: pl.Trainer
+    module: pl.LightningModule
+    data: pl.LightningDataModule | None
+
+    @property
+    def dir(self) -> Path:
+        """The run folder."""
+        return self.folder
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last logged values."""
+        return {key: float(value) for key, value in self.trainer.callback_metrics.items()}
+
+
+class Build(LightningCLI):
+    """Objects from YAML and command line, without running them.
+
+    LightningCLI in subclass mode over LightningModule and LightningDataModule, so that foreign classes work by their
+    path; without subcommands, so that a saved configuration is read like a written one.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        check_sections(args)
+        import_named(args)
+        argv, sys.argv = sys.argv, sys.argv[:1]  # Lightning warns when both are there
+        try:
+            super().__init__(
+                pl.LightningModule,
+                pl.LightningDataModule,
+                save_config_callback=None,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                trainer_defaults={"log_every_n_steps": 10},
+                parser_kwargs={"exit_on_error": False, "prog": "lit-ft", "parser_mode": YAML},
+                args=list(args),
+                run=False,
+            )
+        finally:
+            sys.argv = argv
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Where a run is, was, and is to be."""
+        parser.add_argument("--ckpt_path", type=str | None, help="last, best, or a file; fit goes on from it.")
+        parser.add_argument("--run", type=str | None, help="Run folder that last and best refer to.")
+        parser.add_argument("--from", type=str | None, help="Run folder (or checkpoint) whose weights fit starts from.")
+        parser.add_argument("--name", type=str | None, help="Name of the run; the stem of the last -c by default.")
+        parser.add_argument("--run_dir", type=str | None, help="Run folder to write; runs/<name>/<time> by default.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; then once more when a callback in a list is changed by its name, which the parser cannot do."""
+        args, overrides = split_overrides(args)
+        super().parse_arguments(parser, args)
+        if overrides:
+            plain = yaml.safe_load(parser.dump(self.config, skip_none=False, format="yaml"))["trainer"]["callbacks"]
+            changed = json.dumps(override_callbacks(plain, overrides))
+            super().parse_arguments(parser, [*args, f"--trainer.callbacks={changed}"])
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer is made later, when the run folder is known."""
+        return None  # type: ignore[return-value]
+
+    def make_trainer(self, callbacks: list[Callback], folder: Path | None) -> pl.Trainer:
+        """The trainer of the configuration, with further callbacks in front and ``metrics.csv`` in ``folder``."""
+        config = dict(self.config_init["trainer"])
+        check_counts(config)
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        config["callbacks"] = [*callbacks, *given]
+        if config.get("max_steps", -1) == -1 and config.get("max_epochs") is None and config.get("max_time") is None:
+            config["max_epochs"] = 1
+        if folder is not None:
+            loggers = config.get("logger")
+            loggers = loggers if isinstance(loggers, list) else [loggers] if loggers not in (None, True, False) else []
+            config["logger"] = [MetricsFile(folder), *loggers]
+            config["default_root_dir"] = str(folder)
+        elif config.get("logger") is None:
+            config["logger"] = False  # else lightning_logs/ appears where one stands
+        config["enable_checkpointing"] = any(isinstance(c, Checkpoint) for c in given)
+        if config.get("enable_progress_bar") is None:
+            config["enable_progress_bar"] = sys.stderr.isatty()
+        if config["enable_progress_bar"] and not any(type(c).__name__.endswith("ProgressBar") for c in given):
+            config["callbacks"].append(RichProgressBar())
+        return pl.Trainer(**config)
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved configuration as plain data, without what belongs to one command only."""
+        text = self.parser.dump(self.config, skip_none=False, format="yaml")
+        return public({key: value for key, value in yaml.safe_load(text).items() if key not in RUN_KEYS})
+
+
+def check_counts(trainer: Mapping[str, Any]) -> None:
+    """Refuse what the trainer would divide by after the first step."""
+    for key in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
+        value = trainer.get(key)
+        if isinstance(value, (int, float)) and value <= 0:
+            raise ConfigError(f"trainer.{key}", value, "above 0")
+
+
+def check_sections(args: Sequence[str]) -> None:
+    """Refuse a section of a YAML file that nothing reads; the parser is silent about an empty one."""
+    known = ("seed_everything", "model", "data", "trainer", *RUN_KEYS)
+    for file in values_of(args, "-c", "--config"):
+        with existing("--config", file).open(encoding="utf-8") as stream:  # an error in the file names it
+            sections = yaml.safe_load(stream) or {}
+        if not isinstance(sections, dict):
+            raise ConfigError("--config", file, f"a mapping with the keys {', '.join(known)}")
+        for section in sections:
+            if section not in known:
+                raise ConfigError("--config", f"the key {section}", f"{', '.join(known)}{nearest(str(section), known)}")
+
+
+def warn_differences(checkpoint: Path, model: dict[str, Any]) -> None:
+    """Say once which hyper-parameters of a checkpoint the configuration overrules."""
+    if not checkpoint.is_file():
+        return
+    content = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
+    saved, from_data = content.get("hyper_parameters", {}), content.get(FACTS, ())
+    saved = {key: value for key, value in saved.items() if key != "_instantiator"}
+    old = {"class_path": saved.pop("_class_path", model.get("class_path")), "init_args": saved.pop("init_args", saved)}
+    old = public(old)
+    found = {
+        key: pair
+        for key, pair in differences(old, {k: model.get(k) for k in ("class_path", "init_args")}).items()
+        if key == "class_path" or pair[0] is not None
+        if not (pair[1] is None and key.removeprefix("init_args.") in from_data)
+    }
+    if found:
+        lines = "".join(f"\n  model.{key}: {new!r} (checkpoint: {old!r})" for key, (old, new) in found.items())
+        rank_zero_warn(f"the configuration differs from the checkpoint {checkpoint} and wins:{lines}")
+
+
+def build(args: Sequence[str]) -> Build:
+    """Model and data module from the arguments of a command, for a notebook.
+
+    Args:
+        args: As on the command line, without the stage: ``["-c", "configs/demo.yaml", "--trainer.max_steps=10"]``;
+            ``["--run", DIR]`` takes the configuration of a run.
+
+    Returns:
+        An object with ``model`` and ``datamodule``; ``make_trainer([], None)`` gives the trainer.
+    """
+    return Build([*saved_config(args), *args])
+
+
+class Resolved(Build):
+    """The configuration alone; nothing is made of it."""
+
+    def instantiate_classes(self) -> None:
+        """Leave the configuration as it is."""
+
+    def _set_seed(self) -> None:
+        """Leave the random generators alone."""
+
+
+def resolve(args: Sequence[str]) -> dict[str, Any]:
+    """The resolved configuration of a command as plain data."""
+    return Resolved(args).plain()
+
+
+def load_run(run_dir: str | Path) -> Build:
+    """What a run was made of, with the weights of its newest checkpoint in the model."""
+    folder = existing("run_dir", run_dir)
+    built = Build(["-c", str(existing("run_dir", folder / "config.yaml"))])
+    checkpoint = torch.load(find_checkpoint("last", folder), map_location="cpu", weights_only=True)
+    built.model.on_load_checkpoint(checkpoint)
+    built.model.load_state_dict(checkpoint["state_dict"])
+    return built
+
+
+def execute(stage: str, args: Sequence[str]) -> Run:
+    """Run one stage.
+
+    Args:
+        stage: fit, validate, test or predict.
+        args: As on the command line after the stage.
+
+    Returns:
+        The finished run.
+    """
+    if stage not in STAGES:
+        raise ConfigError("stage", stage, ", ".join(STAGES))
+    args = [*saved_config(args), *args]
+    torch.set_float32_matmul_precision("high")
+    built = Build(args)
+    plain = built.plain()
+    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    checkpoint, folder = place(stage, args, built.config, text)
+    if checkpoint is not None:
+        warn_differences(checkpoint, plain["model"])
+    callbacks = default_callbacks(stage, args, built, folder, text)
+    trainer = built.make_trainer(callbacks, folder if stage == "fit" else None)
+    kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint}
+    if checkpoint is not None:
+        kwargs["weights_only"] = True
+    elif stage != "fit":
+        rank_zero_warn(f"{stage} without --ckpt_path: the network is used as it was built")
+    outputs = getattr(trainer, stage)(built.model, **kwargs)
+    if stage in ("validate", "test") and not trainer.callback_metrics:
+        allowed = f"a data module with rows to {stage}; this one has none (see its {stage} path or fraction)"
+        raise ConfigError("data", type(built.datamodule).__name__, allowed)
+    if stage == "predict" and trainer.is_global_zero:
+        write_text(folder / "predictions.jsonl", json_rows(outputs))
+    return Run(folder, trainer, built.model, built.datamodule)
+
+
+def default_callbacks(stage: str, args: Sequence[str], built: Build, folder: Path, text: str) -> list[Callback]:
+    """What every run has unless its configuration brings its own."""
+    command = " ".join(["lit-ft", stage, *args])
+    seed = built.config["seed_everything"]
+    known = read_report(folder).get("name", run_name(args))  # a run that goes on keeps its name
+    name = next(values_of(args, "--name"), known)
+    report = RunReport(str(folder), name, text, command, int(seed) if seed is not False else None)
+    if stage != "fit":
+        return [report]
+    given = built.config_init["trainer"].get("callbacks") or []
+    given = given if isinstance(given, list) else [given]
+    callbacks: list[Callback] = []
+    if not any(isinstance(callback, (Checkpoint, RunCheckpoint)) for callback in given):
+        callbacks.append(RunCheckpoint())
+    if built.config["from"]:
+        start = existing("--from", built.config["from"])
+        callbacks.append(WarmStart(str(start if start.is_file() else find_checkpoint("last", start))))
+    if not any(isinstance(callback, LearningRateMonitor) for callback in given):
+        callbacks.append(LearningRateMonitor(logging_interval="step"))
+    return [*callbacks, report]
+
+
+def fit(args: Sequence[str]) -> Run:
+    """``lit-ft fit`` with these arguments."""
+    return execute("fit", args)
+
+
+def test(args: Sequence[str]) -> Run:
+    """``lit-ft test`` with these arguments."""
+    return execute("test", args)

@@ -1,0 +1,165 @@
+"""Two classifiers that are trained apart on the same batches, and the loss on the paths between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lit_ft.connectivity.barrier import barrier
+from lit_ft.connectivity.dropout_path import dropout_path
+from lit_ft.connectivity.paths import Path, linear_path
+from lit_ft.connectivity.profile import losses_along
+from lit_ft.connectivity.unit_layers import unit_layers
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+from lit_ft.models.small import MLP, ConvNet
+from lit_ft.sources.loader import ResumableLoader
+from lit_ft.vision.image_classifier import ImageClassifier
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def each_once(data: Any, split: str) -> Any:
+    """The loader of a split that repeats no row, where a loader for training would, to give all ranks equally many."""
+    loader = getattr(data, f"{split}_dataloader")()
+    if isinstance(loader, ResumableLoader):
+        loader.sampler.training = False
+    return loader
+
+
+class Ends(nn.Module):
+    """The two networks between which paths run.
+
+    Args:
+        first: At t = 0.
+        last: At t = 1.
+    """
+
+    def __init__(self, first: nn.Module, last: nn.Module) -> None:
+        super().__init__()
+        self.first, self.last = first, last
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the first network says."""
+        return self.first(images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head of the first network reads."""
+        return self.first.features(images)  # type: ignore[operator]
+
+
+class ClassifierPair(ImageClassifier):
+    r"""Trains two networks that differ in their random weights, :math:`\ell(w_A) + \ell(w_B)` on the same batches.
+
+    Each gets the gradient it would get alone. In the test, the loss is measured along the straight line between them
+    and, for an ``mlp`` or ``cnn`` of d hidden layers, along the path of dropout stability
+    (:func:`lit_ft.connectivity.dropout_path`), over all rows of one split.
+
+    Reads batches ``{images, labels}``. Logs ``loss`` and ``accuracy`` over both networks, and in the test
+    ``test/linear_max``, ``test/linear_barrier``, ``test/dropout_max``, ``test/dropout_barrier``, and
+    ``test/dropout_bound``, which the loss on that path cannot exceed. Draws the losses along the paths. Cost: of two
+    networks; in the test ``num_positions`` passes over the split for each path, twice as many with batch norm, whose
+    statistics are estimated anew everywhere.
+
+    Source: "Explaining landscape connectivity of low-cost solutions for multilayer nets", 2019.
+
+    Args:
+        network: As for :class:`ImageClassifier`.
+        num_classes: None takes it from the data module.
+        input_shape: Shape of one row; None takes it from the data module.
+        loss: ``cross_entropy`` or ``squared_error``.
+        num_positions: Where the loss is measured, the ends included; 1 more than a multiple of 4 d + 1 meets the
+            corners of the dropout path.
+        split: ``train``, ``val`` or ``test``: rows on which paths are measured.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("C4",)
+    batch_kind: ClassVar[str] = "images"
+
+    def __init__(
+        self,
+        network: Network,
+        num_classes: int | None = None,
+        input_shape: list[int] | None = None,
+        loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
+        num_positions: int = 21,
+        split: Literal["train", "val", "test"] = "train",
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, num_classes, input_shape, loss, optimizer, schedule)
+        if num_positions < 2:
+            raise ConfigError("num_positions", num_positions, "2 or more")
+        self.num_positions, self.split = num_positions, split
+        self._profiles: dict[str, list[float]] = {}
+
+    def build_network(self) -> nn.Module:
+        """Two networks with weights of their own."""
+        return Ends(super().build_network(), super().build_network())
+
+    @property
+    def ends(self) -> Ends:
+        """The two networks."""
+        assert isinstance(self.network, Ends)
+        return self.network
+
+    def compute(self, batch: dict[str, Tensor]) -> Output:
+        """The losses of both; predictions of the one below those of the other."""
+        both = [end(batch["images"]).float() for end in (self.ends.first, self.ends.last)]
+        loss = sum(self.row_losses(logits, batch["labels"]).mean() for logits in both)
+        assert isinstance(loss, Tensor)
+        return Output(loss, predictions=torch.cat(both), targets=batch["labels"].repeat(2))
+
+    def paths(self) -> dict[str, Path]:
+        """The paths that are measured, by name."""
+        first, last = (dict(end.named_parameters()) for end in (self.ends.first, self.ends.last))
+        found = {"linear": linear_path(first, last)}
+        if isinstance(self.ends.first, (MLP, ConvNet)) and len(self.ends.first.blocks) > 0:
+            found["dropout"] = dropout_path(first, last, *unit_layers(self.ends.first))
+        return found
+
+    def _losses(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        images = batch["images"].to(next(network.parameters()))  # its device, and its type where that is bf16
+        return self.row_losses(network(images).float(), batch["labels"].to(self.device))
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test's values, and those of the paths, over the rows of all ranks."""
+        super().on_test_epoch_end()
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        positions = torch.linspace(0, 1, self.num_positions, dtype=torch.float64).tolist()
+        for name, path in self.paths().items():
+            rows, train = each_once(data, self.split), each_once(data, "train")
+            losses = losses_along(self.ends.first, path, positions, self._losses, rows, train)
+            self._profiles[name] = losses
+            height = barrier(torch.tensor(positions), torch.tensor(losses))
+            self.log_dict({f"test/{name}_max": max(losses), f"test/{name}_barrier": height.float()})
+            if name == "dropout":
+                ends = len(path.points) - 1
+                knots = [k / ends for k in range(ends + 1)]
+                corners = losses_along(self.ends.first, path, knots, self._losses, rows, train)
+                self.log("test/dropout_bound", max(corners))
+
+    def plots(self, history: Mapping[str, Any]) -> dict[str, Figure]:
+        """The losses along the paths; nothing before a test."""
+        if not self._profiles:
+            return {}
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        for name, losses in self._profiles.items():
+            axes.plot(torch.linspace(0, 1, len(losses)), losses, marker=".", linewidth=1.2, label=name)
+        axes.set(xlabel="position on the path", ylabel=f"{self.split} loss", title="mode connectivity")
+        axes.legend(fontsize="small", frameon=False)
+        axes.grid(alpha=0.25)
+        return {"mode_connectivity": figure}

@@ -1,0 +1,141 @@
+"""The path that dropout stability gives between two networks of fully connected layers and convolutions."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lit_ft.connectivity.paths import Path, State
+from lit_ft.core.errors import ConfigError
+
+
+def dropout_path(
+    first: State,
+    last: State,
+    hidden: Sequence[str] | None = None,
+    head: str = "head",
+    norms: Mapping[str, str] | None = None,
+) -> Path:
+    r"""From A to B in 4 d + 1 segments for d hidden layers; a loss that is convex in the logits peaks at a corner.
+
+    .. math:: L(w(t)) \le \max\big(L(A), L(A_d), \dots, L(A_1), L(B_1), \dots, L(B_d), L(B)\big)
+
+    :math:`A_i` is A with half of the units of each hidden layer from i on silent, and the outgoing weights of the other
+    half doubled: dropout at its mean. The path has segments of two kinds. On some, silent units move, and the function
+    stays as it is; on the others the head alone moves, from one half of the last layer to the other, and the loss is
+    convex. From A the head first goes to one half of layer d, which makes :math:`A_d`. For i from d - 1 to 1, the
+    silent units of the layers after i take over the weights of :math:`A_i`, and the head goes over to them. In the end
+    one half of every layer is silent; there :math:`B_1` is put, the head goes over to it, and all is done backwards for
+    B. Networks that were trained with dropout lose little with half of their units, so that their paths are low.
+
+    With an odd number of units, the one in the middle is silent in both halves, and the factor is a little above 2.
+
+    The units of a convolution are its channels. All that is used is that the next layer reads units linearly and that
+    nothing in between mixes them; convolutions, pooling and activations keep to that. So does batch norm with
+    statistics that are those of the weights at t (``train_batches`` of ``losses_along``): those of a unit that speaks
+    follow from what it reads, and that stays as it is while silent units move. A and B themselves, and their halves,
+    then have such statistics too. Layer norm does not: silent units would move its mean and variance.
+
+    Source: "Explaining landscape connectivity of low-cost solutions for multilayer nets", 2019. Deviations: the halves
+    are the first units of A and the last of B instead of the best ones, and the factor is that of dropout; batch norm
+    is ours.
+
+    Args:
+        first: Parameters of A by name, in the order of the network.
+        last: Those of B.
+        hidden: Names of the linear maps and convolutions (of one group) into the hidden layers, from the input on; None
+            takes all but the head. Between them: maps of single units or channels, nothing that goes around a layer.
+            A linear map that reads an image reads it channel by channel, as ``flatten`` lays it out.
+        head: Name of the linear map to the logits.
+        norms: Name of the norm after a hidden layer, by that of the layer; it must treat each channel for itself (batch
+            norm, instance norm). ``unit_layers`` finds these names in a network.
+    """
+    if hidden is None:
+        weights = [name.removesuffix(".weight") for name in first if name.endswith(".weight")]
+        hidden = [name for name in weights if name != head]
+    layers = [_parts(first, layer, (norms or {}).get(layer)) for layer in (*hidden, head)]
+    _check(first, layers, (*hidden, head))
+    there, back = _halve(first, layers, 0), _halve(last, layers, 1)
+    mixed = {name: tensor.clone() for name, tensor in there[-1].items()}
+    for depth, names in enumerate(layers[:-1]):
+        rows = _half(len(mixed[names[0]]), (1 + depth) % 2)
+        for name in names:
+            mixed[name][rows] = back[-1][name][rows]
+    moved = {**mixed, **{name: back[-1][name] for name in layers[-1]}}
+    return Path([*there, mixed, moved, *reversed(back)])
+
+
+def _halve(state: State, layers: Sequence[Sequence[str]], kept: int) -> list[dict[str, Tensor]]:
+    """Corners from a network to its half: after the stage of layer i, layer j >= i speaks from the half kept + j - i.
+
+    Args:
+        state: Parameters of the network.
+        layers: Names of the parameters of each layer, its weight first; the last is the head.
+        kept: The half of all layers that is enough: 0 are the first units, 1 the last.
+    """
+    *hidden, head = layers
+    units = [len(state[names[0]]) for names in hidden]
+    points = [dict(state)]
+    for stage in reversed(range(len(hidden))):
+        copied = dict(points[-1])
+        for depth in range(stage + 1, len(hidden)):
+            for name in layers[depth]:
+                tensor = copied[name].clone()
+                source = _read_from(state[name], units[depth - 1], kept, (kept + depth - 1 - stage) % 2)
+                tensor[_half(units[depth], (kept + depth - stage) % 2)] = source[_half(units[depth], kept)]
+                copied[name] = tensor
+        if stage + 1 < len(hidden):
+            points.append(copied)
+        side = (kept + len(hidden) - 1 - stage) % 2
+        points.append({**copied, **{name: _read_from(state[name], units[-1], kept, side) for name in head}})
+    return points
+
+
+def _read_from(tensor: Tensor, units: int, kept: int, side: int) -> Tensor:
+    """A weight that reads copies of the kept units, which stand on a side, instead of all; a bias as it is.
+
+    Args:
+        tensor: Weight of shape (outputs, units * positions, ...), or a bias of shape (outputs,).
+        units: Of the layer that it reads.
+        kept: The half that is read.
+        side: The half that is read instead.
+    """
+    if tensor.ndim == 1:
+        return tensor
+    by_unit = tensor.unflatten(1, (units, -1))
+    read = torch.zeros_like(by_unit)
+    read[:, _half(units, side)] = by_unit[:, _half(units, kept)] * (units / (units // 2))
+    return read.flatten(1, 2)
+
+
+def _half(units: int, side: int) -> slice:
+    return slice(units - units // 2, units) if side else slice(0, units // 2)
+
+
+def _parts(state: State, layer: str, norm: str | None) -> list[str]:
+    """The parameters with a number for each unit of a layer, the weight first."""
+    places = [layer] if norm is None else [layer, norm]
+    return [name for place in places for name in (f"{place}.weight", f"{place}.bias") if name in state]
+
+
+def _check(state: State, layers: Sequence[Sequence[str]], names: Sequence[str]) -> None:
+    """Refuse what the theorem does not cover."""
+    missing = [name for name in names if f"{name}.weight" not in state]
+    if missing:
+        raise ConfigError("hidden, head", ", ".join(missing), f"names of linear maps; found {', '.join(state)}")
+    strange = set(state) - {name for parts in layers for name in parts}
+    shapes = [state[parts[0]].shape for parts in layers]
+    chained = all(len(shape) >= 2 for shape in shapes) and len(shapes[-1]) == 2 and all(map(_reads, shapes, shapes[1:]))
+    by_unit = all(len(state[name]) == shape[0] for parts, shape in zip(layers, shapes, strict=True) for name in parts)
+    if strange or not chained or not by_unit:
+        allowed = (
+            "linear maps and convolutions of one group, each reading the one before, with norms of single channels"
+        )
+        raise ConfigError("first", ", ".join(sorted(strange) or names), allowed)
+    if len(layers) < 2 or any(shape[0] < 2 for shape in shapes[:-1]):
+        raise ConfigError("first", [shape[0] for shape in shapes[:-1]], "hidden layers of two or more units")
+
+
+def _reads(before: Sequence[int], after: Sequence[int]) -> bool:
+    """Whether a layer reads all units of the one before: a linear map may read several positions of a channel."""
+    return after[1] == before[0] or (len(before) > 2 and len(after) == 2 and after[1] % before[0] == 0)

@@ -1,0 +1,161 @@
+"""A trained curve of low loss between two networks."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lit_ft.connectivity.classifier_pair import ClassifierPair, Ends, each_once
+from lit_ft.connectivity.paths import Path, linear_path
+from lit_ft.connectivity.profile import member
+from lit_ft.core.anew import from_its_start
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.schedules import Schedule
+from lit_ft.core.weights import weights_of
+
+
+class ModeConnectivity(ClassifierPair):
+    r"""Minimises the mean loss on a curve between two fixed networks: :math:`E_{t \sim U[0, 1]}\, \ell(w(t))`.
+
+    The inner control points of a Bezier curve or polygonal chain are trained, one t a batch. They start on the line
+    between the ends. The ends are ``start`` and ``end``, or come from a run of :class:`ClassifierPair`
+    (``lit-ft fit --from RUN``).
+
+    Reads batches ``{images, labels}``. Validation and test look at the middle of the curve, with batch-norm statistics
+    of that place. The test logs ``test/curve_max`` and ``test/curve_barrier`` beside what :class:`ClassifierPair` logs.
+    Cost: of one network a step; memory of all control points.
+
+    Source: Garipov et al., 2018, the method that "Explaining landscape connectivity of low-cost solutions for
+    multilayer nets", 2019, explains. Deviation: weight decay is the optimizer's, on the control points, where the
+    authors penalise w(t).
+
+    Args:
+        network: As for :class:`ImageClassifier`; the structure of both ends.
+        start: Run folder, checkpoint or ``.safetensors`` of the network at t = 0; None together with ``end``.
+        end: The same at t = 1.
+        curve: ``bezier`` or ``chain``.
+        num_points: Control points, the ends included, at least 3 (paper: 3).
+        num_classes: None takes it from the data module.
+        input_shape: Shape of one row; None takes it from the data module.
+        loss: ``cross_entropy`` or ``squared_error``.
+        num_positions: Where the loss is measured in the test, the ends included.
+        split: ``train``, ``val`` or ``test``: rows on which paths are measured.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("C4",)
+    batch_kind: ClassVar[str] = "images"
+
+    def __init__(
+        self,
+        network: Network,
+        start: str | None = None,
+        end: str | None = None,
+        curve: Literal["bezier", "chain"] = "bezier",
+        num_points: int = 3,
+        num_classes: int | None = None,
+        input_shape: list[int] | None = None,
+        loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
+        num_positions: int = 21,
+        split: Literal["train", "val", "test"] = "train",
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, num_classes, input_shape, loss, num_positions, split, optimizer, schedule)
+        if (start is None) != (end is None):
+            raise ConfigError("start, end", (start, end), "both, or none of them")
+        if curve not in ("bezier", "chain"):
+            raise ConfigError("curve", curve, "bezier or chain")
+        if num_points < 3:
+            raise ConfigError("num_points", num_points, "3 or more, the ends included")
+        self.start, self.end, self.curve, self.num_points = start, end, curve, num_points
+        self._middle: list[nn.Module] = []  # a list: it is made of this module, and no part of it
+
+    def build_network(self) -> nn.Module:
+        """The frozen ends, and the inner points on the line between them."""
+        pair = super().build_network()
+        assert isinstance(pair, Ends)
+        for argument, source, end in (("start", self.start, pair.first), ("end", self.end, pair.last)):
+            if source is not None:
+                found = weights_of(argument, source, ParameterIndex(end))
+                end.load_state_dict(found, strict=False)
+        pair.requires_grad_(False)
+        pair.inner = nn.ModuleList(copy.deepcopy(pair.first) for _ in range(self.num_points - 2))
+        pair.inner.requires_grad_(True)
+        _straighten(pair)
+        return pair
+
+    def on_fit_start(self) -> None:
+        """Put the inner points between ends that another run gave; a resumed run has them where they were."""
+        if from_its_start(self.trainer):
+            _straighten(self.ends)
+
+    def path(self) -> Path:
+        """The curve."""
+        inner = self.ends.inner
+        assert isinstance(inner, nn.ModuleList)
+        points = [dict(point.named_parameters()) for point in (self.ends.first, *inner, self.ends.last)]
+        return Path(points, self.curve == "bezier")
+
+    def paths(self) -> dict[str, Path]:
+        """The curve beside the paths that need no training."""
+        return {"curve": self.path(), **super().paths()}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits at a random place of the curve in training, else in its middle; shape (rows, classes)."""
+        if not self.training:
+            return (self._middle[0] if self._middle else self._settled())(images)
+        # buffers as copies: batch statistics of other places are not those of the first end
+        buffers = {name: buffer.clone() for name, buffer in self.ends.first.named_buffers()}
+        return functional_call(self.ends.first, {**self.path().at(torch.rand(()).item()), **buffers}, images)
+
+    def compute(self, batch: dict[str, Tensor]) -> Output:
+        """Mean loss over the rows, at one place of the curve."""
+        logits = self(batch["images"]).float()
+        loss = self.row_losses(logits, batch["labels"]).mean()
+        return Output(loss, predictions=logits, targets=batch["labels"])
+
+    def _settled(self) -> nn.Module:
+        data = getattr(self._trainer, "datamodule", None)
+        batches = each_once(data, "train") if data is not None else ()
+        return member(self.ends.first, self.path().at(0.5), batches, self._losses)
+
+    def on_validation_epoch_start(self) -> None:
+        """Take the network in the middle."""
+        super().on_validation_epoch_start()
+        self._middle = [self._settled()]
+
+    def on_test_epoch_start(self) -> None:
+        """Take the network in the middle."""
+        super().on_test_epoch_start()
+        self._middle = [self._settled()]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/...``, and let the network go."""
+        super().on_validation_epoch_end()
+        self._middle = []
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/...`` and the paths, and let the network go."""
+        super().on_test_epoch_end()
+        self._middle = []
+
+
+@torch.no_grad()
+def _straighten(pair: Ends) -> None:
+    """Put the inner points at equal distances on the line between the ends."""
+    line = linear_path(dict(pair.first.named_parameters()), dict(pair.last.named_parameters()))
+    inner = list(pair.inner)  # type: ignore[arg-type]
+    for number, point in enumerate(inner, start=1):
+        for name, parameter in point.named_parameters():
+            parameter.copy_(line.at(number / (len(inner) + 1))[name])

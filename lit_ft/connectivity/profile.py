@@ -1,0 +1,68 @@
+"""The loss along a path."""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_ft.connectivity.paths import Path
+from lit_ft.core.batch_norm import update_batch_norm
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.passes.means import sum_over_ranks
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+def member(network: nn.Module, state: dict[str, Tensor], batches: Iterable[Any], forward: Forward) -> nn.Module:
+    """A copy of a network with other parameters, in evaluation mode.
+
+    Args:
+        network: Gives the structure, and the buffers that are no batch-norm statistics.
+        state: Parameters by name.
+        batches: Training batches from which batch-norm statistics are estimated anew: those of the ends do not fit in
+            between. Not read where there is no batch norm.
+        forward: Runs a network on a batch.
+    """
+    own = copy.deepcopy(network)
+    with torch.no_grad():
+        for name, parameter in own.named_parameters():
+            parameter.copy_(state[name])
+    if any(isinstance(child, nn.modules.batchnorm._BatchNorm) for child in own.modules()):
+        update_batch_norm(own, batches, forward)
+    return own.eval()
+
+
+@torch.no_grad()
+def losses_along(
+    network: nn.Module,
+    path: Path,
+    positions: Sequence[float],
+    losses: Callable[[nn.Module, Any], Tensor],
+    batches: Iterable[Any],
+    train_batches: Iterable[Any] = (),
+) -> list[float]:
+    """The mean loss over all rows, at each position of a path.
+
+    Costs a pass over ``batches`` a position, and one over ``train_batches`` with batch norm; one copy of the network.
+    In a process group all ranks call it, each with its own batches; the mean is over the rows of all.
+
+    Args:
+        network: Gives the structure; left as it is.
+        path: Between states of that network.
+        positions: From 0 to 1.
+        losses: The loss of each row, from a network and a batch; shape (rows,).
+        batches: What the loss is measured on; read once a position.
+        train_batches: For batch-norm statistics, estimated anew at each position.
+    """
+    batches, train_batches = list(batches), list(train_batches)
+    sums, rows = torch.zeros(len(positions), dtype=torch.float64), 0
+    for i, position in enumerate(positions):
+        there = member(network, path.at(position), train_batches, losses)
+        values = [losses(there, batch).double() for batch in batches]
+        sums[i], rows = sum(float(value.sum()) for value in values), sum(len(value) for value in values)
+    total = sum_over_ranks(torch.tensor(rows))
+    if total == 0:
+        raise ConfigError("batches", "no rows", "rows to measure the loss on")
+    return (sum_over_ranks(sums) / total).tolist()

@@ -1,1 +1,0 @@
-"""Vectors of texts: pooling, contrastive losses, gathering over ranks."""

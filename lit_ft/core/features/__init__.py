@@ -1,1 +1,0 @@
-"""What a network has learned: probes, neighbours, kernels, calibration."""

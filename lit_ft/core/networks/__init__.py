@@ -1,1 +1,0 @@
-"""Networks: what they are, their parameters by name and role, their weights."""

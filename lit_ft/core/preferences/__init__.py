@@ -1,1 +1,0 @@
-"""Losses over preferred and rejected answers, paired and not."""

@@ -1,1 +1,0 @@
-"""What a run writes, remembers and needs around it."""

@@ -1,1 +1,0 @@
-"""Tokens: segments with weights, losses over them, packing."""

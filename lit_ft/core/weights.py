@@ -1,0 +1,89 @@
+"""Weights of a network from where they lie, by the names of another one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import Tensor, nn
+
+from lit_ft.core.errors import ConfigError, existing
+from lit_ft.core.parameters import ParameterIndex
+
+Source = nn.Module | str  # in Python also a Path, which a configuration would make of anything
+
+
+def weights_of(argument: str, source: Source | Path | Mapping[str, Tensor], index: ParameterIndex) -> dict[str, Tensor]:
+    """A tensor for every parameter of ``index``; nothing is copied, and files are mapped into memory.
+
+    Args:
+        argument: Name of the argument, for errors.
+        source: A module; a ``.safetensors`` file, a folder that holds some, a checkpoint of Lightning or torch, a run
+            folder; or a mapping of tensors.
+        index: The parameters that are wanted.
+
+    Raises:
+        ConfigError: A parameter is absent, or has another shape.
+    """
+    if isinstance(source, nn.Module):
+        tensors: Mapping[str, Tensor] = {
+            name: entry.parameter.detach() for entry in ParameterIndex(source).values() for name in entry.names
+        }
+    else:
+        tensors = _read(argument, source) if isinstance(source, (str, Path)) else source
+    found: dict[str, Tensor] = {}
+    for entry in index.values():
+        names = [prefix + name for prefix in ("", "network.", "model.") for name in entry.names]
+        name = next((name for name in names if name in tensors), None)
+        if name is None:
+            raise ConfigError(argument, f"weights without {entry.name}", "weights of the same network")
+        if tensors[name].shape != entry.parameter.shape:
+            shapes = tuple(tensors[name].shape), tuple(entry.parameter.shape)
+            raise ConfigError(argument, f"{entry.name} of shape {shapes[0]}", f"the shape {shapes[1]} of this network")
+        found[entry.name] = tensors[name].detach()
+    return found
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In float32, or the tensor's own type where that holds more: what differences are taken in."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _read(argument: str, source: str | Path) -> dict[str, Tensor]:
+    path = existing(argument, source)
+    if path.is_dir():
+        path = _newest_checkpoint(path) or path
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(argument, str(source), "a folder with .safetensors files or checkpoints, or one such file")
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors |= tensors_in(argument, file)
+    return tensors
+
+
+def tensors_in(argument: str, file: Path) -> dict[str, Tensor]:
+    """The tensors of a ``.safetensors`` file, or the weights in a checkpoint of Lightning or torch, mapped into memory.
+
+    Raises:
+        ConfigError: It is no such file, or not a whole one.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, OSError, RuntimeError, UnpicklingError, EOFError):
+        loaded = None
+    found = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ConfigError(argument, str(file), "a whole .safetensors file, or a checkpoint with weights")
+    return tensors
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    found = [*folder.glob("checkpoints/*.ckpt"), *folder.glob("*.ckpt")]
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)

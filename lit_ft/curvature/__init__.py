@@ -1,0 +1,1 @@
+"""Second derivatives of a loss without ever forming them: eigenvalues, trace, density, Gauss-Newton and Fisher."""

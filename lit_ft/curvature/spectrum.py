@@ -1,0 +1,90 @@
+"""Trace and spectral density of an operator."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.curvature.eigensolver import dots, orthonormal
+from lit_ft.curvature.operators import Operator
+
+
+def _signs(operator: Operator, count: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    signs = torch.randint(0, 2, (count, operator.size), generator=generator) * 2 - 1
+    return signs.to(operator.device, operator.dtype)
+
+
+def hutch_plus_plus(operator: Operator, products: int = 30, seed: int = 0) -> float:
+    r"""The trace by Hutch++: exact on the range of a third of the products, Hutchinson's estimate on the rest.
+
+    :math:`tr(Q^\top A Q) + \frac1m \sum_i g_i^\top (I-QQ^\top) A (I-QQ^\top) g_i`, with Q an orthonormal basis of AS.
+    Meyer, Musco, Musco, Woodruff, Hutch++: Optimal Stochastic Trace Estimation, 2020, arXiv 2010.09649.
+
+    Args:
+        operator: The matrix; nothing is gained over Hutchinson where its spectrum is flat.
+        products: How many products may be spent, at least 3.
+        seed: Seed of the random signs.
+    """
+    if products < 3:
+        raise ConfigError("products", products, "3 or more")
+    third = min(products // 3, operator.size)
+    signs = _signs(operator, 2 * third, seed)
+    basis = orthonormal(operator.apply(signs[:third]), signs[:0])
+    rest = signs[third:] - (dots(signs[third:], basis).to(operator.dtype) @ basis)
+    captured = dots(basis, operator.apply(basis)).diagonal().sum() if len(basis) else torch.zeros(())
+    remaining = dots(rest, operator.apply(rest)).diagonal().sum() / third
+    return float(captured + remaining)
+
+
+@dataclass
+class SpectralDensity:
+    """Nodes and weights whose sum over ``f(nodes)`` estimates the mean of f over all eigenvalues.
+
+    Args:
+        nodes: Ritz values ``[runs * steps]`` in float64.
+        weights: Their weights, which add up to 1.
+    """
+
+    nodes: Tensor
+    weights: Tensor
+
+    def on(self, grid: Tensor, width: float) -> Tensor:
+        """The density on a grid, each node smeared to a normal distribution of standard deviation ``width``."""
+        normal = torch.distributions.Normal(self.nodes, width)
+        return (normal.log_prob(grid.double()[:, None]).exp() * self.weights).sum(1)
+
+
+def spectral_density(operator: Operator, steps: int = 40, runs: int = 1, seed: int = 0) -> SpectralDensity:
+    """The spectral density by stochastic Lanczos quadrature.
+
+    Each run is a Lanczos process with full reorthogonalisation from a random vector; the eigenvalues of its tridiagonal
+    matrix (``eigh``) are the nodes, the squared first entries of its eigenvectors the weights.
+    Ghorbani, Krishnan, Xiao, An Investigation into Neural Net Optimization via Hessian Eigenvalue Density, 2019,
+    arXiv 1901.10159.
+
+    Args:
+        operator: The matrix.
+        steps: Products a run, and rows kept in memory.
+        runs: Independent runs.
+        seed: Seed of the random vectors.
+    """
+    if steps < 1 or runs < 1:
+        raise ConfigError("steps, runs", (steps, runs), "1 or more")
+    nodes, weights = [], []
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(runs):
+        start = torch.randn(1, operator.size, generator=generator).to(operator.device, operator.dtype)
+        basis = start / start.norm()
+        images = operator.apply(basis)
+        while len(basis) < min(steps, operator.size):
+            new = orthonormal(images[-1:], basis)
+            if not len(new):
+                break  # the Krylov space is complete: the quadrature is exact for this vector
+            basis, images = torch.cat([basis, new]), torch.cat([images, operator.apply(new)])
+        projected = dots(basis, images)
+        theta, rotation = torch.linalg.eigh((projected + projected.T) / 2)
+        nodes.append(theta)
+        weights.append(rotation[0].square() / runs)
+    return SpectralDensity(torch.cat(nodes), torch.cat(weights))

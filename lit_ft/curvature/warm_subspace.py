@@ -1,0 +1,46 @@
+"""What an earlier measurement says about the next one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_ft.curvature.eigensolver import Eigenpairs, dots
+
+
+class WarmSubspace:
+    """Keeps the subspaces of the last two measurements along a training run, and picks the better start.
+
+    At the edge of stability the weights swing with period two, so the eigenvectors of two steps ago are often nearer
+    than those of the last step (this saves about two products a measurement); which of the two holds is read off the
+    last three leading vectors. Memory: ``2 (k + guards) + k`` rows.
+    """
+
+    def __init__(self) -> None:
+        self.subspaces: list[Tensor] = []  # the newest first
+        self.leading: list[Tensor] = []
+
+    def remember(self, pairs: Eigenpairs) -> None:
+        """Take in a measurement."""
+        self.subspaces = [pairs.subspace, *self.subspaces[:1]]
+        self.leading = [pairs.vectors, *self.leading[:2]]
+
+    def rows(self, gradient: Tensor) -> Tensor:
+        """Rows that span the start of the next measurement: a known subspace and the gradient."""
+        if not self.subspaces or self.subspaces[0].shape[1] != len(gradient):  # parameters were frozen or set free
+            self.subspaces, self.leading = [], []
+            return gradient[None]
+        newest = 0
+        if len(self.leading) == 3:
+            last, before = (float(dots(self.leading[0], other).square().sum()) for other in self.leading[1:])
+            newest = int(before > last)
+        return torch.cat([self.subspaces[newest], gradient[None].to(self.subspaces[newest])])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data and tensors."""
+        return {"subspaces": list(self.subspaces), "leading": list(self.leading)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        self.subspaces, self.leading = list(state["subspaces"]), list(state["leading"])

@@ -1,1 +1,0 @@
-"""Rows of text and conversations as token examples."""

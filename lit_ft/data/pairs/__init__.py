@@ -1,1 +1,0 @@
-"""Pairs: preferences, and related texts."""

@@ -1,1 +1,0 @@
-"""Where rows come from: tables, packaged assets, splits."""

@@ -1,1 +1,0 @@
-"""Data that are made up: tasks whose answer is known."""

@@ -1,1 +1,0 @@
-"""Token examples: what all data modules of language share."""

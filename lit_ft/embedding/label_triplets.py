@@ -1,0 +1,98 @@
+"""Triplets from labelled texts: an anchor, another text of its class, and one of another class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.embedding.text_pairs import TextPairs
+from lit_ft.sources.splits import SPLITS, split_rows
+from lit_ft.sources.tables import Row, read_rows
+from lit_ft.tokens.segments import Segment
+
+
+class LabelTriplets(TextPairs):
+    """Every text is the anchor of one triplet; its positive and its negative are drawn once, within its split.
+
+    With ``near``, negatives are harder: they share the value of that column (a topic above the classes) with the
+    anchor, where it has such texts. Texts whose class has no second text, or that have no negative, are left out and
+    counted. Batches are those of ``TextPairs`` with one negative, for ``Triplet`` or ``InBatchContrastive``; under the
+    latter, positives of other rows may be of the anchor's class.
+
+    Args:
+        path: Table with the rows.
+        text: Column of the text.
+        target: Column of the class.
+        near: Column that an anchor and its negative share; None draws from all other classes.
+        template: As in ``TextPairs``.
+        max_length: Longest text in tokens.
+        batch_size: Triplets of a batch.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        max_rows: Train on no more triplets than this.
+        max_eval_rows: Validate on no more triplets than this.
+        seed: Seed of the split, of the triplets and of the order.
+        num_workers: Processes that prepare batches; batches do not depend on it.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E16",)
+    batch_kind: ClassVar[str] = "pairs"
+
+    def __init__(
+        self,
+        path: str,
+        text: str = "text",
+        target: str = "label",
+        near: str | None = None,
+        template: str | list[Segment] | None = None,
+        max_length: int = 128,
+        batch_size: int = 32,
+        val_fraction: float = 0.1,
+        max_rows: int | None = None,
+        max_eval_rows: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            path, template=template, max_length=max_length, batch_size=batch_size, val_fraction=val_fraction,
+            max_rows=max_rows, max_eval_rows=max_eval_rows, seed=seed, num_workers=num_workers,
+        )  # fmt: skip
+        self.text, self.target, self.near = text, target, near
+
+    def _tables(self) -> dict[str, list[Row]]:
+        self.columns = ["anchor", "positive", "negative"]
+        rows = read_rows(self.path, [self.text, self.target, *([self.near] if self.near else [])], plain=True)
+        parts = split_rows(len(rows), self.val_fraction, 0.0, self.seed)
+        return {split: self._triplets([rows[i] for i in parts[split]], number) for number, split in enumerate(SPLITS)}
+
+    def _triplets(self, rows: Sequence[Row], split: int) -> list[Row]:
+        classes, topics = [str(row[self.target]) for row in rows], [self._topic(row) for row in rows]
+        draw, found = np.random.default_rng((self.seed, split)), []
+        by_class, by_topic = _members(classes), _members(topics)
+        for i, row in enumerate(rows):
+            positives = [j for j in by_class[classes[i]] if rows[j][self.text] != row[self.text]]
+            others = [j for j in by_topic[topics[i]] if classes[j] != classes[i]]
+            others = others or [j for j in range(len(rows)) if classes[j] != classes[i]]
+            if positives and others:
+                texts = [row, rows[int(draw.choice(positives))], rows[int(draw.choice(others))]]
+                found.append(dict(zip(self.columns, (str(other[self.text]) for other in texts), strict=True)))
+        if len(found) < len(rows):
+            rank_zero_warn(
+                f"{len(rows) - len(found)} of {len(rows)} {SPLITS[split]} texts have no positive or negative"
+            )
+        if not found and SPLITS[split] == "train":
+            raise ConfigError("target", self.target, "a column with two classes, one of them of two different texts")
+        return found
+
+    def _topic(self, row: Row) -> Any:
+        return None if self.near is None else str(row[self.near])
+
+
+def _members(values: Sequence[Any]) -> dict[Any, list[int]]:
+    found: dict[Any, list[int]] = {}
+    for place, value in enumerate(values):
+        found.setdefault(value, []).append(place)
+    return found

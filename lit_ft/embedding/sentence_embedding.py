@@ -1,0 +1,158 @@
+"""Embeddings of texts, trained so that related texts lie together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.passes.evaluating import evaluating
+from lit_ft.core.schedules import Schedule
+from lit_ft.embedding.contrastive import EmbeddingLoss, InBatchContrastive, Vectors, triplet_accuracy
+from lit_ft.embedding.text_pairs import encode_texts, padded
+from lit_ft.tokens.language_method import LanguageMethod
+from lit_ft.tokens.pooling import check_pooling, pool
+from lit_ft.tokens.segments import Segment
+
+
+class SentenceEmbedding(LanguageMethod):
+    r"""Trains one vector a text by a loss over related texts.
+
+    Works with encoders and with causal language models; for the latter ``template: echo`` of ``TextPairs`` lets every
+    pooled token see the whole text.
+
+    Logs, besides ``loss``: ``accuracy``, the share of anchors whose positive is nearer (by cosine) than every other
+    positive and negative of their batch, repeated texts left out; and with negatives ``triplet_accuracy``, the share of
+    (anchor, positive, own negative) whose positive is the nearer one.
+
+    Args:
+        network: A sentence-transformers folder, an encoder, or a causal language model.
+        loss: ``InBatchContrastive`` (None), ``Triplet`` or ``Matryoshka``.
+        pooling: ``mean``, ``last``, ``cls`` or ``max`` over the pooled tokens; None takes what the folder says, else
+            ``mean``.
+        chunk_size: Texts that go through the network at once, in training, and again in the backward pass: less memory
+            for one more forward, and the gradient of the whole batch (GradCache). None keeps what the backward pass
+            needs. Either way texts of like length go through together.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+
+    Source: J. M. Springer et al., Repetition Improves Language Model Embeddings, 2024, arXiv:2402.15449 (A2); chunks
+    as in L. Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, 2021,
+    arXiv:2101.06983, by recomputation in the backward pass.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("A2", "E16")
+    batch_kind: ClassVar[str] = "pairs"
+
+    def __init__(
+        self,
+        network: Network,
+        loss: EmbeddingLoss | None = None,
+        pooling: str | None = None,
+        chunk_size: int | None = None,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        if pooling is not None:
+            check_pooling(pooling)
+        if chunk_size is not None and chunk_size < 1:
+            raise ConfigError("chunk_size", chunk_size, "at least 1")
+        self.loss = InBatchContrastive() if loss is None else loss
+        self.pooling, self.chunk_size = pooling, chunk_size
+
+    def build_network(self) -> nn.Module:
+        """The encoder with its pooling."""
+        from lit_ft.embedding.sentence_encoder import sentence_encoder
+
+        assert self.spec is not None
+        return sentence_encoder(self.spec, self.pooling)
+
+    def embed(self, batch: Mapping[str, Tensor], rows: slice | Tensor = slice(None)) -> Tensor:
+        """Vectors of some texts of a batch, shape (texts, width), trimmed to the longest of them."""
+        network: Any = self.network
+        mask = batch["attention_mask"][rows]
+        length = int(mask.sum(1).max())
+        mask = mask[:, :length]
+        inputs: dict[str, Any] = {"input_ids": batch["input_ids"][rows, :length], "attention_mask": mask}
+        if getattr(network.config, "use_cache", False):
+            inputs["use_cache"] = False
+        hidden = network.encoder(**inputs).last_hidden_state
+        vectors = pool(hidden, batch["pool_mask"][rows, :length], network.pooling)
+        return nn.functional.normalize(vectors, dim=-1) if network.normalize else vectors
+
+    def _all(self, batch: Mapping[str, Tensor]) -> Tensor:
+        order = batch["attention_mask"].sum(1).argsort(descending=True, stable=True)
+        again = self.chunk_size is not None and torch.is_grad_enabled()
+        # texts of like length go through together; how many parts there are is the same on all ranks
+        size = self.chunk_size if again else max(8, -(-len(order) // 8))
+        embed = partial(checkpoint, self.embed, use_reentrant=False) if again else self.embed
+        return torch.cat([embed(batch, rows) for rows in order.split(size)])[order.argsort()]
+
+    def compute(self, batch: Mapping[str, Tensor]) -> Output:
+        """Mean loss over the anchors."""
+        rows, columns = batch["keys"].shape
+        texts = self._all(batch).float().unflatten(0, (columns, rows))
+        negatives = texts[2:].transpose(0, 1) if columns > 2 else None
+        vectors = Vectors(texts[0], texts[1], negatives, batch["keys"], batch.get("labels"))
+        with torch.autocast(texts.device.type, enabled=False):  # products in bf16 cannot tell near texts apart
+            losses = self.loss(vectors)
+            with torch.no_grad():
+                scalars = {"accuracy": (InBatchContrastive(gather=False, scale=1e4)(vectors) < 0.6931).float().mean()}
+                if negatives is not None:
+                    scalars["triplet_accuracy"] = triplet_accuracy(vectors)
+        return Output(losses.mean(), scalars=scalars)
+
+    def loss_weight(self, batch: Mapping[str, Tensor]) -> float:
+        """Rows."""
+        return float(len(batch["keys"]))
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Vectors of shape (rows, columns, width)."""
+        rows, columns = batch["keys"].shape
+        return self._all(batch).unflatten(0, (columns, rows)).transpose(0, 1)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        texts: Sequence[str],
+        template: Sequence[Segment] | None = None,
+        max_length: int = 256,
+        tokens_per_batch: int = 2048,
+    ) -> Tensor:
+        """Vectors of texts, shape (texts, width), in their order; texts of like length go through together.
+
+        Args:
+            texts: Any number of texts.
+            template: As in ``TextPairs``.
+            max_length: Longest text in tokens.
+            tokens_per_batch: Budget of a batch, padding included.
+        """
+        self.configure_model()
+        assert self.network is not None
+        encoded = encode_texts(self.tokenizer, texts, template, max_length)
+        empty = next((number for number, text in enumerate(encoded, start=1) if not any(text.embed)), None)
+        if empty is not None:
+            raise ConfigError("texts", f"number {empty}", "texts with at least one token that is pooled")
+        if not encoded:
+            return torch.empty(0, self.network.config.hidden_size, device=self.device)  # type: ignore[union-attr, arg-type]
+        order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
+        parts, start = [], 0
+        with evaluating(self.network):
+            while start < len(order):
+                size = max(1, tokens_per_batch // len(encoded[order[start]]))
+                batch = padded([encoded[i] for i in order[start : start + size]], self.tokenizer.pad_token_id or 0)
+                parts.append(self.embed({name: tensor.to(self.device) for name, tensor in batch.items()}))
+                start += size
+        back = torch.empty(len(order), dtype=torch.int64)
+        back[torch.tensor(order)] = torch.arange(len(order))
+        return torch.cat(parts)[back.to(parts[0].device)]

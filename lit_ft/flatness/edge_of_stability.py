@@ -1,0 +1,290 @@
+"""Sharpness against the largest curvature that the optimizer bears."""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from lit_ft.core.anew import begins_anew
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.passes.second_pass import copied, silent
+from lit_ft.core.passes.window import window_starts
+from lit_ft.curvature.eigensolver import Eigenpairs
+from lit_ft.curvature.eigenvalues import NonFiniteLoss, measure
+from lit_ft.curvature.fixed_batches import fixed_batches
+from lit_ft.curvature.objective import NoLoss, Objective
+from lit_ft.curvature.operators import NoDoubleBackward, Product
+from lit_ft.curvature.stability import Stability, stability
+from lit_ft.curvature.warm_subspace import WarmSubspace
+
+
+class EdgeOfStability(pl.Callback):
+    r"""Tracks the leading eigenvalues of the loss Hessian and the threshold of the optimizer in use.
+
+    On a quadratic, gradient descent diverges along directions whose curvature is above :math:`2/\eta`. Full-batch
+    training of networks goes right there and stays: the sharpness :math:`\lambda_1` rises until it reaches the
+    threshold, then hovers at it while the loss still falls (not monotonously). Thresholds are known for SGD, with
+    momentum, Nesterov, RMSprop, Adam and AdamW (``lit_ft.curvature.stability``). For the last three, and for
+    groups with several learning rates, the eigenvalues are those of the preconditioned matrix :math:`D^{1/2} H D^{1/2}`
+    with D the inverse preconditioner times the group's rate over the largest rate; for plain SGD they are those of H.
+
+    Works in any LightningModule with automatic optimisation, on one device and under DDP (each rank its shard).
+    ``training_step`` is called with ``batch_idx`` 0. Where it returns None, that step is not measured.
+    Training is bit-identical with and without. Measured at the weights before the step, in float32, in evaluation mode
+    unless ``training``. With SAM the eigenvalues are logged and no ratio, as :math:`2/\eta` is not its edge.
+
+    Cost of a measurement at k = 1: 6 to 9 Hessian products of about two forward-backward passes each (20 to 40 for the
+    first), ``2 (k + 3) + k`` copies of the trainable weights between measurements, up to 96 inside one.
+
+    Logs:
+        ``edge_of_stability/lambda_1`` ... ``lambda_k``; ``threshold``; ``ratio`` (:math:`\lambda_1` over the
+        threshold); ``directional_sharpness`` (:math:`g^\top A g/g^\top g` along the scaled gradient g of the matrix A
+        that is measured); ``products``. All under ``edge_of_stability/train_mode/`` with ``training``. Steps
+        between measurements repeat the last one.
+
+    Args:
+        every_n_steps: Optimizer steps between measurements; the first is before the first step.
+        k: How many eigenvalues.
+        tol: Error of the eigenvalues relative to the first.
+        num_batches: Measure on this many fixed batches, drawn with ``seed`` from the training data (from the first
+            batches that pass, where rows cannot be read by number). None: on the batches of the current accumulation
+            window, which is exact for full-batch training.
+        preconditioned: False measures H whatever the optimizer; then no threshold is logged where it does not apply.
+        training: Measure in training mode: batch-norm by batch, and one fixed dropout mask. Wanted for ratios of Adam
+            with batch norm: biases before a norm get no gradient, so that their preconditioner is about epsilon, and in
+            evaluation mode they have curvature (ratios of some hundred).
+        product: ``finite_difference`` for losses and kernels without second derivatives.
+        save_vectors: Keep the vectors in checkpoints, so that a resumed run logs the very same numbers; without them
+            the first measurement after a resume starts anew and agrees to ``tol``.
+        seed: Seed of the choice of batches and of the module's randomness while it is measured.
+
+    Source: Cohen, Kaur, Li, Kolter, Talwalkar, Gradient Descent on Neural Networks Typically Occurs at the Edge of
+    Stability, 2021, arXiv 2103.00065; adaptive optimizers: Cohen et al., 2022, arXiv 2207.14484. There the eigenvalues
+    come from ARPACK; here from a warm-started block solver (``lit_ft.curvature.eigensolver``).
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("B6", "B5")
+
+    def __init__(
+        self,
+        every_n_steps: int = 10,
+        k: int = 1,
+        tol: float = 1e-4,
+        num_batches: int | None = None,
+        preconditioned: bool = True,
+        training: bool = False,
+        product: Product = "double_backward",
+        save_vectors: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("every_n_steps", every_n_steps), ("k", k), ("num_batches", num_batches)):
+            if value is not None and value < 1:
+                raise ConfigError(name, value, "1 or more")
+        if not tol > 0:
+            raise ConfigError("tol", tol, "a positive number")
+        if product not in ("double_backward", "finite_difference"):
+            raise ConfigError("product", product, "double_backward or finite_difference")
+        self.every_n_steps, self.k, self.tol, self.num_batches = every_n_steps, k, tol, num_batches
+        self.preconditioned, self.training, self.product = preconditioned, training, product
+        self.save_vectors, self.seed = save_vectors, seed
+        self.measurements: list[dict[str, float]] = []
+        self._values: dict[str, float] = {}
+        self._warm = WarmSubspace()
+        self._batches: list[Any] = []
+        self._filled = self._waiting = self._stopped = False
+        self._told: set[str] = set()
+
+    # where it hooks in
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget what another fit has measured."""
+        if begins_anew(trainer, stage):
+            self.measurements, self._values, self._warm = [], {}, WarmSubspace()
+            self._stopped, self._told = False, set()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse what cannot be measured; forget the batches of an earlier fit."""
+        self._batches, self._filled, self._waiting = [], False, False
+        if not pl_module.automatic_optimization:
+            raise ConfigError("EdgeOfStability", "a module that optimises by hand", "automatic optimisation")
+        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+            raise ConfigError("EdgeOfStability", type(trainer.strategy).__name__, "one device, or DDP")
+        trainable = [p for p in pl_module.parameters() if p.requires_grad]
+        if any(is_lazy(p) for p in trainable):  # they have a size from the first batch on
+            return
+        size = sum(p.numel() for p in trainable)
+        if self.k > size:
+            raise ConfigError("k", self.k, f"1 to the number of trainable parameters, {size}")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the batches of a window that will be measured."""
+        if self._stopped:
+            return
+        if self.num_batches is not None:
+            self._fill(trainer, pl_module, batch, self.num_batches)
+        elif self._due(trainer):
+            if window_starts(trainer, batch_idx):
+                self._batches = []
+            elif not self._batches:  # resumed inside a window
+                return
+            self._batches.append(copied(batch))
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Measure at the weights of this step, and log what was measured last."""
+        if self._due(trainer) and not self._stopped and not self._waiting:
+            self._values = {}
+            if self._batches or trainer.world_size > 1:
+                try:
+                    self._measure(trainer, pl_module, optimizer)
+                except NoLoss:
+                    self._tell("no eigenvalues where training_step returns None")
+                except NonFiniteLoss as error:
+                    self._tell(f"{error} (step {trainer.global_step})")
+                except NoDoubleBackward as error:
+                    self._stopped = True
+                    self._tell(f"no eigenvalues from here on: {error}")
+        prefix = "edge_of_stability/train_mode" if self.training else "edge_of_stability"
+        for key, value in self._values.items():
+            pl_module.log(f"{prefix}/{key}", value, on_step=True, on_epoch=False, batch_size=1)
+
+    # the parts
+
+    def _due(self, trainer: pl.Trainer) -> bool:
+        return trainer.global_step % self.every_n_steps == 0
+
+    def _fill(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, count: int) -> None:
+        """Read the fixed batches, once; or collect them from those that pass."""
+        if not self._filled:
+            self._filled = True
+            with silent(trainer, module):
+                torch.manual_seed(self.seed)
+                found = fixed_batches(
+                    trainer.train_dataloader, count, self.seed, trainer.global_rank, trainer.world_size
+                )
+                self._waiting = found is None
+                self._batches = [_transferred(trainer, one) for one in found or []]
+        if self._waiting:
+            self._batches.append(copied(batch))
+            self._waiting = len(self._batches) < count
+
+    def _measure(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer) -> None:
+        optimised = {p for group in optimizer.param_groups for p in group["params"]}
+        parameters = [p for p in module.parameters() if p.requires_grad and p in optimised]
+        objective = Objective(module, self._batches, None, parameters, self.training, self.seed)
+        if self.num_batches is None:
+            self._batches = []
+        limit = self._limit(trainer, optimizer, objective)
+        scaling = None if limit is None else limit.diagonal
+        if scaling is not None:
+            if self.preconditioned:
+                scaling = scaling.to(objective.device, objective.dtype)
+            else:
+                limit = scaling = None
+        with objective.evaluating():
+            pairs, _ = measure(objective, self.k, self.tol, "largest", self.product, self._warm, scaling)
+        self._keep(trainer, pairs, limit)
+
+    def _limit(self, trainer: pl.Trainer, optimizer: Optimizer, objective: Objective) -> Stability | None:
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(kind.__name__ == "SAM" for callback in callbacks for kind in type(callback).__mro__):
+            self._tell("with SAM the edge is not where it is without: eigenvalues are logged, no ratio")
+            return None
+        found = stability(optimizer, objective.parameters)
+        started = bool(optimizer.state) or trainer.global_step > 0
+        if found is None and started and any(group["lr"] > 0 for group in optimizer.param_groups):
+            name = type(optimizer).__name__
+            self._tell(f"no threshold is known for {name} as it is set here: lambda alone is logged")
+        return found
+
+    def _keep(self, trainer: pl.Trainer, pairs: Eigenpairs, limit: Stability | None) -> None:
+        values = {f"lambda_{i + 1}": float(value) for i, value in enumerate(pairs.values)}
+        if limit is not None:
+            values |= {"threshold": limit.threshold, "ratio": values["lambda_1"] / limit.threshold}
+        values |= {"directional_sharpness": pairs.quotient, "products": float(pairs.products)}
+        if not pairs.converged:
+            self._tell(f"the eigenvalues are not at tol after {pairs.products} products; the error may be larger")
+        self._values = values
+        self.measurements.append({"step": float(trainer.global_step), **values})
+
+    def _tell(self, message: str) -> None:
+        kind = message.split("(", 1)[0]
+        if kind not in self._told:
+            self._told.add(kind)
+            rank_zero_warn(f"EdgeOfStability: {message}")
+
+    # what is left behind
+
+    @property
+    def state_key(self) -> str:
+        """One state for each of the modes, which may be measured side by side."""
+        return self._generate_state_key(training=self.training)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The numbers so far, and the vectors when asked for."""
+        state: dict[str, Any] = {
+            "measurements": [dict(row) for row in self.measurements],
+            "values": dict(self._values),
+        }
+        if self.save_vectors:
+            state["warm"] = self._warm.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        self.measurements = [dict(row) for row in state_dict["measurements"]]
+        self._values = dict(state_dict["values"])
+        if "warm" in state_dict:
+            self._warm.load_state_dict(state_dict["warm"])
+
+    def report(self) -> dict[str, Any]:
+        """First, last and largest sharpness; the ratio at a tenth of the run and its mean over the last fifth."""
+        if not self.measurements:
+            return {}
+        sharpness = [row["lambda_1"] for row in self.measurements]
+        ratios = [row["ratio"] for row in self.measurements if "ratio" in row]
+        summary: dict[str, Any] = {
+            "measurements": len(sharpness),
+            "products_per_measurement": sum(row["products"] for row in self.measurements) / len(sharpness),
+            "sharpness": {"first": sharpness[0], "last": sharpness[-1], "largest": max(sharpness)},
+        }
+        if ratios:
+            late = ratios[-max(1, len(ratios) // 5) :]
+            summary["ratio"] = {"at_a_tenth": ratios[len(ratios) // 10], "late_mean": sum(late) / len(late)}
+        return summary
+
+    def plots(self, history: Mapping[str, tuple[list[int], list[float]]]) -> dict[str, Any]:
+        """Sharpness against the threshold over steps."""
+        from matplotlib.figure import Figure
+
+        prefix = "edge_of_stability/train_mode/" if self.training else "edge_of_stability/"
+        if f"{prefix}lambda_1" not in history:
+            return {}
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axes = figure.add_subplot()
+        for i in range(self.k):
+            steps, values = history.get(f"{prefix}lambda_{i + 1}", ([], []))
+            axes.plot(steps, values, ".-", label=f"eigenvalue {i + 1}")
+        if f"{prefix}threshold" in history:
+            axes.plot(*history[f"{prefix}threshold"], "k--", label="largest stable curvature")
+        axes.set(xlabel="optimizer step", ylabel="sharpness", title="The edge of stability")
+        axes.set_ylim(bottom=min(0, *axes.get_ylim()))
+        axes.legend()
+        return {"edge_of_stability": figure}
+
+
+def _transferred(trainer: pl.Trainer, batch: Any) -> Any:
+    """The batch as the training loop would hand it to the step."""
+    with getattr(trainer.precision_plugin, "forward_context", nullcontext)():
+        batch = trainer.precision_plugin.convert_input(batch)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)

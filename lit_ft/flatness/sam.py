@@ -1,0 +1,312 @@
+"""Sharpness-aware minimisation of any loss."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+
+from lit_ft.core.anew import begins_anew
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.passes.second_pass import Window, silent
+from lit_ft.core.passes.window import window_ends
+from lit_ft.flatness.perturbation import perturbation, perturbed, total_norm
+from lit_ft.flatness.variants import SAMVariant
+
+Gradients = list[Tensor]
+
+
+class SAM(pl.Callback):
+    r"""Steps with the gradient at the worst point nearby: :math:`s = \nabla L(w + e)`, :math:`e = \rho\, g / \|g\|`.
+
+    g is the gradient of the whole accumulation window, with one norm over all parameters that are optimised; the
+    optimizer steps from w. Clipping acts on s. The second pass repeats the dropout masks of the first; batch-norm
+    statistics, metrics and logged values are those of the first. Weight decay stays in the optimizer (in the authors'
+    code it is part of both losses). With adapters, the radius refers to the adapter's parameters alone.
+
+    Requires: automatic optimisation with one optimizer (``sam_step`` serves manual optimisation); a ``training_step``
+    that does not write into the batch's tensors. Callbacks that edit gradients in ``on_before_optimizer_step`` must
+    come later in the list; masks belong into ``register_post_accumulate_grad_hook``, where they act in both passes.
+    ``on_after_backward`` is not called for the second pass: gradients edited there are replaced.
+
+    Refuses: sharded strategies, LBFGS, fused optimizers under an fp16 scaler, sparse gradients, ``dataloader_iter``.
+
+    Cost: one more forward and backward pass on the steps it acts on, two with ``group_size``. Memory: one copy of the
+    trainable weights, and the batches of a window; one of the gradient too with ``alpha`` below 1 or a ``variant``.
+
+    Logs ``sam/gradient_norm`` (of g) and ``sam/perturbed_loss`` (at w + e; of this rank): the last ones, whenever a
+    logger writes.
+
+    Should the gradient s not be finite, the step is made with g, and a warning is given once.
+
+    Source: P. Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", 2021, arXiv
+    2010.01412; J. Kwon et al., "ASAM", 2021, arXiv 2102.11600 (here :math:`T = |w| + 0.01` for biases too, where the
+    authors take 1); Y. Zhao et al., "Penalizing Gradient Norm", 2022, arXiv 2202.03599 (``alpha``).
+
+    Args:
+        rho: Radius, at least 0. SAM: 0.01 to 0.5 (paper: 0.05). ASAM: 0.5 to 2. 0 trains as without the callback.
+        adaptive: ASAM: radius relative to the size of each weight.
+        sync: Under DDP, climb along the gradient of all ranks; False climbs along each rank's own (m-SAM).
+        every_n_steps: Act on every n-th optimizer step; the others are plain.
+        alpha: Step with :math:`(1-\alpha) g + \alpha s`. 1 is SAM, smaller is a penalty :math:`\lambda\|g\|` with
+            :math:`\alpha = \lambda / \rho`, and :math:`\gamma/(1-\gamma)` is WSAM with its weight :math:`\gamma`.
+        group_size: m-SAM inside a rank: this many micro-batches of the window climb together; None takes the window.
+        rho_follows_lr: Scale the radius with the learning rate (of the group with the highest): ``rho`` at its peak
+            (GSAM's schedule).
+        variant: ``GSAM``, ``LookSAM`` or ``FriendlySAM``.
+    """
+
+    papers = ("A1", "B5")
+
+    def __init__(
+        self,
+        rho: float = 0.05,
+        adaptive: bool = False,
+        sync: bool = True,
+        every_n_steps: int = 1,
+        alpha: float = 1.0,
+        group_size: int | None = None,
+        rho_follows_lr: bool = False,
+        variant: SAMVariant | None = None,
+    ) -> None:
+        if not 0 <= rho < float("inf"):
+            raise ConfigError("rho", rho, "a finite number of at least 0")
+        if every_n_steps < 1:
+            raise ConfigError("every_n_steps", every_n_steps, "a whole number of at least 1")
+        if not 0 <= alpha < float("inf"):
+            raise ConfigError("alpha", alpha, "a finite number of at least 0")
+        if group_size is not None and group_size < 1:
+            raise ConfigError("group_size", group_size, "a whole number of at least 1, or None")
+        if variant is not None and (group_size is not None or not sync):
+            raise ConfigError("variant", type(variant).__name__, "None with sync=False or a group_size")
+        self.rho, self.adaptive, self.sync, self.every_n_steps = rho, adaptive, sync, every_n_steps
+        self.alpha, self.group_size, self.rho_follows_lr = alpha, group_size, rho_follows_lr
+        self.variant = variant or SAMVariant()
+        self._new = copy.deepcopy(self.variant.state_dict())
+        self._align = variant is not None
+        self._window = Window()
+        self._unsynced = ExitStack()
+        self._logged: dict[str, Tensor] = {}
+        self._warned = False
+
+    # when
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot be done exactly; forget the gradients of another fit."""
+        if begins_anew(trainer, stage):
+            self.variant.load_state_dict(self._new)
+            self._logged, self._warned = {}, False
+        if stage != "fit":
+            return
+        if not pl_module.automatic_optimization:
+            raise ConfigError(
+                "SAM", "manual optimisation", "automatic optimisation; call sam_step in your training_step"
+            )
+        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+            allowed = "one device, or ddp (the gradients of sharded strategies are not whole on any rank)"
+            raise ConfigError("trainer.strategy", type(trainer.strategy).__name__, f"{allowed}, with SAM")
+        if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
+            raise ConfigError("training_step", "dataloader_iter", "a batch, which SAM can run twice")
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse optimizers that call for the gradient more than once, or see it scaled."""
+        for optimizer in trainer.optimizers:
+            if isinstance(optimizer, LBFGS):
+                raise ConfigError("optimizer", "LBFGS", "an optimizer that evaluates the loss once a step, with SAM")
+            scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+            if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
+                raise ConfigError("optimizer", f"a fused {type(optimizer).__name__}", "fused=False for SAM in fp16")
+
+    def _acts(self, trainer: pl.Trainer) -> bool:
+        return trainer.global_step % self.every_n_steps == 0 and not trainer.fit_loop._skip_backward
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the micro-batch; keep the gradients of m-SAM on their rank."""
+        self._unsynced.close()
+        if not self._acts(trainer):
+            return
+        self._window.record(trainer, batch, batch_idx)
+        alone = not self.sync and self.group_size is None and isinstance(trainer.strategy, ParallelStrategy)
+        if alone and window_ends(trainer, batch_idx):
+            self._unsynced.enter_context(trainer.strategy.block_backward_sync())  # type: ignore[attr-defined]
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave gradient synchronisation as it was."""
+        self._unsynced.close()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let the batches go."""
+        self._unsynced.close()
+        self._window.clear()
+
+    # what
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Put the sharpness-aware gradient in the place of the plain one. Unscaled, not yet clipped, once a step."""
+        if trainer.fit_loop._skip_backward:  # StochasticWeightAveraging renews batch norms, and no weight is to move
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        if any(p.grad is not None and p.grad.is_sparse for p in parameters):
+            raise ConfigError("network", "sparse gradients", "dense gradients (sparse=False in embeddings), with SAM")
+        if self._align:  # a variant compares gradients of several steps, so that zeros stand for missing ones
+            _whole_gradients(parameters)
+        if not self._acts(trainer):
+            moved = _with_gradient(parameters)
+            _assign(moved, self.variant.between(_gradients(moved)))
+            self._log(trainer, pl_module)
+            return
+        self._unsynced.close()
+        others = {p: p.grad for p in set(pl_module.parameters()).difference(parameters) if p.grad is not None}
+        _clear(others)
+        with torch.enable_grad():
+            self._logged |= self._replace_gradient(trainer, pl_module, parameters, self._radius(optimizer))
+        for parameter, gradient in others.items():  # what nobody optimises keeps the gradient of one pass
+            parameter.grad = gradient
+        self._window.clear()
+        self._log(trainer, pl_module)
+
+    def _log(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # also on plain steps: a logger repeats the last value within an epoch anyway, but not after a resume;
+        # only when a logger writes: a call of log costs half a millisecond
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (trainer.global_step + 1) % every == 0:
+            for name, value in self._logged.items():
+                module.log(f"sam/{name}", value, on_step=True, on_epoch=False)
+
+    def _radius(self, optimizer: Optimizer) -> float:
+        if not self.rho_follows_lr:
+            return self.rho
+        groups = optimizer.param_groups
+        rates = [(float(g["lr"]), float(g.get("max_lr", g.get("initial_lr", g["lr"])))) for g in groups]
+        rate, peak = max(rates, key=lambda pair: pair[1])
+        return self.rho * rate / peak if peak else 0.0
+
+    def _replace_gradient(
+        self, trainer: pl.Trainer, module: pl.LightningModule, parameters: list[nn.Parameter], rho: float
+    ) -> dict[str, Tensor]:
+        moved = _with_gradient(parameters)
+        norm = total_norm(_gradients(moved))
+        local = not self.sync and self.group_size is None and trainer.world_size > 1
+        if not local and not torch.isfinite(norm):  # local gradients may differ in this; then all ranks go on
+            return {"gradient_norm": norm}
+        kept: Gradients = []
+        if self.alpha != 1 or self.variant.needs_gradient:
+            kept = [gradient.clone() for gradient in _gradients(moved)]
+            if local:
+                _average_over_ranks(kept)
+        with silent(trainer, module):
+            if self.group_size is None:
+                loss = self._climb(trainer, module, parameters, rho, slice(None), sync=True, norm=norm)
+            else:
+                loss = self._climb_in_groups(trainer, module, parameters, rho, self.group_size)
+            if not torch.isfinite(total_norm(_gradients(parameters))):
+                self._fall_back(trainer, module, parameters)
+            elif kept:
+                sharp = [p.grad if p.grad is not None else torch.zeros_like(p) for p in moved]
+                wanted = self.variant.combine(kept, sharp)
+                _assign(moved, wanted if self.alpha == 1 else list(torch._foreach_lerp(kept, wanted, self.alpha)))
+        return {"gradient_norm": norm, "perturbed_loss": loss}
+
+    def _climb(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        parameters: list[nn.Parameter],
+        rho: float,
+        part: slice,
+        sync: bool,
+        norm: Tensor | None = None,
+    ) -> Tensor:
+        """From the gradients at the weights to those at the perturbed weights."""
+        moved = _with_gradient(parameters)
+        gradient = _gradients(moved)
+        direction = self.variant.direction(gradient)
+        norm = norm if direction is gradient else None
+        with perturbed(moved, perturbation(direction, moved, rho, self.adaptive, norm=norm)):
+            del gradient, direction  # their memory is for the second pass
+            _clear(parameters)
+            return self._window.backward(trainer, module, part, sync)
+
+    def _climb_in_groups(
+        self, trainer: pl.Trainer, module: pl.LightningModule, parameters: list[nn.Parameter], rho: float, size: int
+    ) -> Tensor:
+        loss = torch.zeros((), device=module.device)
+        total: dict[nn.Parameter, Tensor] = {}
+        for start in range(0, len(self._window.micro_batches), size):
+            part = slice(start, start + size)
+            _clear(parameters)
+            self._window.backward(trainer, module, part, sync=False)
+            if self.sync and trainer.world_size > 1:
+                _average_over_ranks(_whole_gradients(parameters))
+            loss += self._climb(trainer, module, parameters, rho, part, sync=False)
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    total[parameter] = total.get(parameter, 0) + parameter.grad
+        for parameter in parameters:
+            parameter.grad = total.get(parameter)
+        if trainer.world_size > 1:
+            _average_over_ranks(_whole_gradients(parameters))
+        return loss
+
+    def _fall_back(self, trainer: pl.Trainer, module: pl.LightningModule, parameters: list[nn.Parameter]) -> None:
+        _clear(parameters)
+        self._window.backward(trainer, module)
+        if not self._warned:
+            rank_zero_warn(
+                "SAM: the gradient at the perturbed weights is not finite; stepping with the plain gradient."
+            )
+            self._warned = True
+
+    # state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the variant remembers, and the last values logged."""
+        return {"variant": self.variant.state_dict(), "logged": self._logged}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember it again."""
+        self.variant.load_state_dict(state_dict["variant"])
+        self._logged = dict(state_dict["logged"])
+
+
+def _with_gradient(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.grad is not None]
+
+
+def _gradients(parameters: Iterable[nn.Parameter]) -> Gradients:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def _whole_gradients(parameters: Iterable[nn.Parameter]) -> Gradients:
+    """The gradients, after giving zeros to parameters without one: ranks then agree about their number."""
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return _gradients(parameters)
+
+
+def _clear(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def _assign(parameters: Sequence[nn.Parameter], gradients: Gradients) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+
+
+def _average_over_ranks(tensors: Gradients) -> None:
+    for tensor in tensors:
+        torch.distributed.all_reduce(tensor)
+        tensor /= torch.distributed.get_world_size()

@@ -1,0 +1,184 @@
+"""A Gaussian over the weights that training passes through."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from lit_ft.core.anew import begins_anew
+from lit_ft.core.batch_norm import update_batch_norm
+from lit_ft.core.errors import ConfigError
+
+
+class WeightGaussian:
+    r"""Mean, diagonal variance and the last K deviations of a sequence of vectors.
+
+    Its samples are :math:`\bar\theta + \sqrt{\tfrac12}\,\sigma \odot z_1 + D z_2 / \sqrt{2(K-1)}` with standard normal
+    z and D the deviations of the last K vectors from the mean at their time.
+
+    Args:
+        rank: Largest K, at least 2.
+    """
+
+    def __init__(self, rank: int = 20) -> None:
+        self.rank, self.count = rank, 0
+        self.mean = self.squares = torch.zeros(0)
+        self.deviations: list[Tensor] = []
+
+    def add(self, vector: Tensor) -> None:
+        """Take in one vector (Welford's update, which does not cancel)."""
+        vector = vector.detach().float()
+        if self.count == 0:
+            self.mean, self.squares = torch.zeros_like(vector), torch.zeros_like(vector)
+        self.mean, self.squares = self.mean.to(vector.device), self.squares.to(vector.device)
+        self.count += 1
+        before = vector - self.mean
+        self.mean = self.mean + before / self.count
+        after = vector - self.mean
+        self.squares = self.squares + before * after
+        self.deviations = [*self.deviations, after][-self.rank :]
+
+    @property
+    def variance(self) -> Tensor:
+        """Of each weight."""
+        return self.squares / max(1, self.count)
+
+    def sample(self, generator: torch.Generator, scale: float = 1.0) -> Tensor:
+        """One vector; ``scale`` multiplies the covariance (0 gives the mean)."""
+        if self.count < 2:
+            raise ConfigError("SWAG", f"{self.count} collected weights", "at least 2: start earlier, or train longer")
+        device = self.mean.device
+        noise = torch.randn(self.mean.shape, generator=generator).to(device) * self.variance.sqrt()
+        columns = torch.stack([d.to(device) for d in self.deviations])
+        mixed = torch.randn(len(columns), generator=generator).to(device) @ columns / math.sqrt(len(columns) - 1)
+        return self.mean + math.sqrt(scale / 2) * (noise + mixed)
+
+
+class SWAG(pl.Callback):
+    """Collects the weights late in training, to sample networks from their Gaussian afterwards.
+
+    The learning rate should stay high while it collects. Training itself does not change. Afterwards::
+
+        with swag.sampled(module, seed=0, batches=batches):
+            ...  # predict with the sampled weights; average over seeds
+
+    Covers the parameters that are trainable at the first collection; with ``batches``, batch-norm statistics are those
+    of the sampled weights.
+
+    Cost: one pass over the weights a collection; memory ``rank + 2`` copies of the trainable weights, which also go
+    into checkpoints.
+
+    Logs nothing; reports how many weights were collected, and the trace of their covariance.
+
+    Source: W. Maddox et al., "A Simple Baseline for Bayesian Uncertainty in Deep Learning", 2019, arXiv 1902.02476.
+
+    Args:
+        start: Below 1: fraction of all optimizer steps before the first collection; else a number of steps (paper:
+            0.54 to 0.75).
+        every_n_steps: Optimizer steps between collections; None collects at the end of each epoch, as the paper.
+        rank: How many of the last deviations are kept, at least 2 (paper: 20).
+    """
+
+    papers = ()
+
+    def __init__(self, start: float = 0.75, every_n_steps: int | None = None, rank: int = 20) -> None:
+        if start < 0 or (start >= 1 and start != int(start)):
+            raise ConfigError("start", start, "a fraction in [0, 1) or a whole number of steps")
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ConfigError("every_n_steps", every_n_steps, "a whole number of at least 1, or null")
+        if rank < 2:
+            raise ConfigError("rank", rank, "a whole number of at least 2")
+        self.start, self.every_n_steps, self.rank = start, every_n_steps, rank
+        self.weights = WeightGaussian(rank)
+        self.names: list[str] = []
+        self._last_step = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget the weights of another fit."""
+        if begins_anew(trainer, stage):
+            self.weights, self.names, self._last_step = WeightGaussian(self.rank), [], 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse a fraction of a run of unknown length."""
+        if self.start < 1 and math.isinf(trainer.estimated_stepping_batches):
+            raise ConfigError("start", self.start, "a number of steps, as the length of the run is not known")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Collect after every n-th step."""
+        step = trainer.global_step
+        if self.every_n_steps is not None and step != self._last_step and step % self.every_n_steps == 0:
+            self._collect(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Collect once an epoch."""
+        if self.every_n_steps is None:
+            self._collect(trainer, pl_module)
+
+    def _collect(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._last_step = trainer.global_step
+        start = self.start if self.start >= 1 else self.start * trainer.estimated_stepping_batches
+        if trainer.global_step < start:
+            return
+        if not self.names:
+            self.names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+        self.weights.add(torch.cat([parameter.detach().flatten() for parameter in self._parameters(module)]))
+
+    def _parameters(self, module: nn.Module) -> list[nn.Parameter]:
+        present = dict(module.named_parameters())
+        absent = next((name for name in self.names if name not in present), None)
+        if absent is not None:
+            raise ConfigError("module", f"one without {absent}", "the module whose weights were collected")
+        return [present[name] for name in self.names]
+
+    @contextmanager
+    def sampled(
+        self,
+        module: nn.Module,
+        seed: int,
+        scale: float = 1.0,
+        batches: Iterable[Any] = (),
+        forward: Callable[[nn.Module, Any], Any] = lambda module, batch: module(batch),
+    ) -> Iterator[nn.Module]:
+        """Inside, the module has sampled weights; afterwards its own, and its own batch-norm statistics.
+
+        Args:
+            module: The module that was trained.
+            seed: Which sample.
+            scale: Multiplies the covariance; 0 is the mean of the weights (SWA), the paper's samples have 1.
+            batches: Training batches for the batch-norm statistics; none keeps those of training.
+            forward: How the module is run on a batch for that.
+        """
+        weights = self.weights.sample(torch.Generator().manual_seed(seed), scale)
+        parameters = self._parameters(module)
+        kept = {name: value.clone() for name, value in module.state_dict().items()}
+        with torch.no_grad():
+            for parameter, piece in zip(parameters, weights.split([p.numel() for p in parameters]), strict=True):
+                parameter.copy_(piece.view_as(parameter))
+        try:
+            update_batch_norm(module, batches, forward)
+            yield module
+        finally:
+            module.load_state_dict(kept)
+
+    def report(self) -> dict[str, float]:
+        """How much was collected, and how far apart it is."""
+        return {"collected": self.weights.count, "variance": float(self.weights.variance.sum())}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The moments and deviations."""
+        g = self.weights
+        moments = {"count": g.count, "mean": g.mean, "squares": g.squares, "deviations": g.deviations}
+        return moments | {"step": self._last_step, "names": self.names}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from them."""
+        g = self.weights
+        g.count, g.mean, g.squares = state_dict["count"], state_dict["mean"], state_dict["squares"]
+        g.deviations, self._last_step = list(state_dict["deviations"]), state_dict["step"]
+        self.names = list(state_dict["names"])

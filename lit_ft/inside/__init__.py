@@ -1,0 +1,1 @@
+"""What a network knows and keeps: probes, kernels, similarity of layers, forgetting, calibration."""

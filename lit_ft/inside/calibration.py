@@ -1,0 +1,110 @@
+"""How far the confidence of a classifier is from how often it is right."""
+
+from contextlib import ExitStack
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+from lightning.pytorch import Callback
+from torch import Tensor
+from torchmetrics.classification import MulticlassCalibrationError
+
+from lit_ft.core.companions import refuse_another
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.observing import labels_of, output_of
+
+
+class Calibration(Callback):
+    r"""Expected calibration error of a classifier in validation and test.
+
+    .. math:: \sum_b \frac{n_b}{n} \lvert \mathrm{accuracy}_b - \mathrm{confidence}_b \rvert
+
+    over bins b of equal width of the largest softmax probability; torchmetrics computes it, over all processes. Reads
+    the logits that the module's own forward passes make: no further pass, and nothing of the training is touched.
+
+    Logs ``val/calibration_error`` and ``test/calibration_error``. Needs batches with labels (a key such as ``labels``,
+    or the second of a pair) and a submodule whose output is logits of shape (rows, classes).
+
+    Source: the measure of A. Panigrahi et al., "Task-Specific Skill Localization in Fine-tuned Language Models", 2023,
+    arXiv 2302.06600, for grafted against fine-tuned networks.
+
+    Args:
+        output: Name of the submodule that gives logits.
+        bins: Number of bins, at least 1.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E52",)
+
+    def __init__(self, output: str = "network", bins: int = 15) -> None:
+        if bins < 1:
+            raise ConfigError("bins", bins, "a whole number of at least 1")
+        self.output, self.bins = output, bins
+        self._observed: ExitStack | None = None
+        self._outputs: list[Tensor] = []
+        self._error: MulticlassCalibrationError | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a second one."""
+        refuse_another(trainer, self)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to look."""
+        self._stop()
+        self._observed, self._error = ExitStack(), None
+        self._outputs = self._observed.enter_context(output_of(pl_module, self.output))
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """Forget what was put out since the last batch."""
+        self._outputs.clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Add a batch: the first output since its start is that of the step."""
+        labels = labels_of(batch)
+        logits = self._outputs[0].detach().float() if self._outputs else None
+        if logits is None or logits.ndim != 2 or len(logits) != len(labels):
+            given = f"{self.output}, which gives {None if logits is None else tuple(logits.shape)}"
+            raise ConfigError("output", given, f"a submodule that gives logits of shape ({len(labels)}, classes)")
+        if self._error is None:
+            self._error = MulticlassCalibrationError(logits.shape[1], self.bins).to(logits.device)
+        self._error.update(logits.softmax(-1), labels)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log it."""
+        self._log(pl_module, "val")
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """As for validation."""
+        self.on_validation_epoch_start(trainer, pl_module)
+
+    def on_test_batch_start(self, *_: Any) -> None:
+        """As for validation."""
+        self._outputs.clear()
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """As for validation."""
+        self.on_validation_batch_end(*args, **kwargs)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log it."""
+        self._log(pl_module, "test")
+
+    def _log(self, module: pl.LightningModule, stage: str) -> None:
+        self._stop()
+        if self._error is not None:
+            module.log(f"{stage}/calibration_error", self._error.compute())
+
+    def _stop(self) -> None:
+        if self._observed is not None:
+            self._observed.close()
+        self._observed = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        self._stop()

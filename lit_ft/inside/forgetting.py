@@ -1,0 +1,239 @@
+"""How well old tasks are still done while a new one is learned."""
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
+from torchmetrics import Metric
+
+from lit_ft.core.anew import begins_anew
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.last_epoch import training_ends
+from lit_ft.core.method import Method
+from lit_ft.core.observing import Handed, set_up
+from lit_ft.core.passes.means import WeightedMeans
+from lit_ft.core.passes.second_pass import silent
+
+
+class Forgetting(pl.Callback):
+    """Evaluates other data beside the training data: at the start of the fit, every n steps, and at its end.
+
+    Each data module is evaluated with the module's own loss and metrics: ``compute`` and ``configure_metrics`` of a
+    ``Method``; of another LightningModule what its ``validation_step`` returns as loss and logs. Training does not
+    notice: randomness, buffers, metrics, training mode and logged values are as without it. The loaders are the
+    callback's own.
+
+    What learns slower also forgets less: compare two runs at the same loss on the new data, with
+    ``lit_ft.inside.continual.at_matched_loss``; give the new data here too, and the report has both curves.
+
+    Logs ``forgetting/<name>/loss`` and ``forgetting/<name>/<metric>`` with ``every_n_steps``: the newest values in
+    every row, and the last ones at the end. The report has every evaluation, the first and last one included. Cost: one
+    forward pass over the data (or ``limit_batches``) each time.
+
+    Args:
+        data: Data modules by name of the task; of the batch kind that the module reads.
+        every_n_steps: Optimizer steps between two evaluations; None evaluates at the start and the end only.
+        stage: Whether validation (``val``) or test (``test``) rows are read.
+        limit_batches: Number of batches of each task; None takes all.
+    """
+
+    papers = ("E64",)
+
+    def __init__(
+        self,
+        data: dict[str, pl.LightningDataModule],
+        every_n_steps: int | None = None,
+        stage: Literal["val", "test"] = "val",
+        limit_batches: int | None = None,
+    ) -> None:
+        if not data:
+            raise ConfigError("data", data, "at least one data module, by the name of its task")
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ConfigError("every_n_steps", every_n_steps, "a whole number of at least 1, or None")
+        if stage not in ("val", "test"):
+            raise ConfigError("stage", stage, "val or test")
+        if limit_batches is not None and limit_batches < 1:
+            raise ConfigError("limit_batches", limit_batches, "a whole number of at least 1, or None")
+        self.data, self.every_n_steps, self.stage, self.limit_batches = data, every_n_steps, stage, limit_batches
+        self.steps: list[int] = []
+        self.history: dict[str, dict[str, list[float]]] = {}
+        self._loaders: dict[str, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Set up the data modules, and refuse what the module does not read."""
+        if begins_anew(trainer, stage):
+            self.steps, self.history = [], {}
+        if stage != "fit":
+            return
+        self._loaders = {}
+        for name, data in self.data.items():
+            kinds = getattr(pl_module, "batch_kind", ""), getattr(data, "batch_kind", "")
+            if all(kinds) and kinds[0] != kinds[1]:
+                raise ConfigError(f"data.{name}", type(data).__name__, f"a data module of {kinds[0]}, not {kinds[1]}")
+            set_up(data, trainer, "test" if self.stage == "test" else "fit")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Where the tasks stand before the first step; not again after a resume."""
+        if not self.steps:
+            self._evaluate_all(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Every n steps."""
+        if self.every_n_steps is None:
+            return
+        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step > self.steps[-1]:
+            self._evaluate_all(trainer, pl_module)
+        # Lightning repeats the last value in every row; so after a resume
+        pl_module.log_dict(self._newest(), on_step=True, on_epoch=False, batch_size=1)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Where they stand after the last step."""
+        if not training_ends(trainer):
+            return
+        if trainer.global_step > self.steps[-1]:
+            self._evaluate_all(trainer, pl_module)
+        if self.every_n_steps is not None:
+            pl_module.log_dict(self._newest(), batch_size=1)
+
+    def _newest(self) -> dict[str, float]:
+        tasks = self.history.items()
+        return {f"forgetting/{name}/{key}": values[-1] for name, curves in tasks for key, values in curves.items()}
+
+    def _evaluate_all(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        found = {name: self._evaluate(trainer, module, name) for name in self.data}  # all of them or none, if stopped
+        for name, values in found.items():
+            for key, value in values.items():
+                self.history.setdefault(name, {}).setdefault(key, []).append(value)
+        self.steps.append(trainer.global_step)
+
+    def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule, name: str) -> dict[str, float]:
+        with silent(trainer, module), torch.no_grad():
+            if name not in self._loaders:
+                data = self.data[name]
+                self._loaders[name] = data.test_dataloader() if self.stage == "test" else data.val_dataloader()
+            module.eval()
+            evaluator = _OfMethod(module) if isinstance(module, Method) else _OfForeign(module)
+            batches = Handed(trainer, self._loaders[name], self.data[name])
+            for number, batch in enumerate(islice(batches, self.limit_batches)):
+                with trainer.precision_plugin.val_step_context():
+                    evaluator.add(batch, number)
+
+            def over_ranks(tensor: Tensor) -> Tensor:
+                if trainer.world_size == 1:
+                    return tensor
+                return trainer.strategy.reduce(tensor.to(module.device), reduce_op="sum")  # type: ignore[return-value]
+
+            _, means = evaluator.means.total(over_ranks)
+            results = {key: float(value) for key, value in means.items()}
+            results |= {key: float(metric.compute()) for key, metric in evaluator.metrics.items()}
+        if not results:
+            allowed = f"{self.stage} rows that count, and a module whose validation_step logs or returns"
+            raise ConfigError(f"data.{name}", type(self.data[name]).__name__, allowed)
+        return results
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let the loaders go."""
+        self._loaders = {}
+
+    # what is left
+
+    def state_dict(self) -> dict[str, Any]:
+        """All evaluations so far."""
+        return {"steps": self.steps, "history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after them."""
+        self.steps, self.history = list(state_dict["steps"]), state_dict["history"]
+
+    def report(self) -> dict[str, Any]:
+        """First and last values of each task, their difference, and all of them."""
+        tasks = {}
+        for name, curves in self.history.items():
+            tasks[name] = {
+                "start": {key: values[0] for key, values in curves.items()},
+                "end": {key: values[-1] for key, values in curves.items()},
+                "change": {key: values[-1] - values[0] for key, values in curves.items()},
+                "curves": curves,
+            }
+        return {"steps": self.steps, **tasks}
+
+    def plots(self, history: Mapping[str, Any]) -> dict[str, Any]:
+        """The loss on each task over the steps."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 3.5), layout="constrained")
+        axes = figure.subplots()
+        for name, curves in self.history.items():
+            if "loss" in curves:
+                axes.plot(self.steps, curves["loss"], marker="o", label=name)
+        axes.set(xlabel="optimizer step", ylabel="loss")
+        axes.legend()
+        return {"forgetting": figure}
+
+
+class _OfMethod:
+    """Means and metrics of a ``Method`` over batches."""
+
+    def __init__(self, module: Method) -> None:
+        self.module, self.means = module, WeightedMeans()
+        metrics = {name: metric.to(module.device) for name, metric in module.configure_metrics().items()}
+        self.all = metrics
+        self.metrics: dict[str, Metric] = {}
+
+    def add(self, batch: Any, number: int) -> None:
+        output = self.module.compute(batch)
+        self.means.add(self.module.loss_weight(batch), {"loss": output.loss, **output.scalars})
+        if output.predictions is not None:
+            for metric in self.all.values():
+                metric.update(output.predictions, output.targets)
+            self.metrics = self.all
+
+
+class _OfForeign:
+    """What the ``validation_step`` of any other LightningModule returns and logs, over batches."""
+
+    def __init__(self, module: pl.LightningModule) -> None:
+        self.module, self.means = module, WeightedMeans()
+        self.metrics: dict[str, Metric] = {}
+        self.logged: dict[str, Any] = {}
+        self.size: int | None = None
+        for child in module.modules():
+            if isinstance(child, Metric):
+                child.reset()
+        module.__dict__.update(log=self._log, log_dict=self._log_dict)  # in the place of silent's own
+
+    def _log(self, name: str, value: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> None:
+        self.logged[name.removeprefix("val/").removeprefix("val_")] = value
+        self.size = batch_size or self.size
+
+    def _log_dict(self, values: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        for name, value in values.items():
+            self._log(name, value, *args, **kwargs)
+
+    def add(self, batch: Any, number: int) -> None:
+        self.logged, self.size = {}, None
+        takes_index = is_param_in_hook_signature(self.module.validation_step, "batch_idx", min_args=2)
+        output = self.module.validation_step(*((batch, number) if takes_index else (batch,)))
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        numbers = {"loss": loss} if isinstance(loss, Tensor) and loss.numel() == 1 else {}
+        for name, value in self.logged.items():
+            if isinstance(value, Metric):
+                self.metrics[name] = value
+            else:
+                numbers[name] = torch.as_tensor(value, dtype=torch.float64)
+        if numbers:
+            self.means.add(float(self.size or _rows(batch)), numbers)
+
+
+def _rows(batch: Any) -> int:
+    """The number of rows of a batch: the length of its first tensor."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 1
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
+    return next((_rows(part) for part in parts if isinstance(part, (Tensor, Mapping, list, tuple))), 1)

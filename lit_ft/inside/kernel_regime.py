@@ -1,0 +1,229 @@
+"""Whether fine-tuning stays so near its start that the network learns as if it were linear in its weights."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_ft.core.anew import begins_anew
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.observing import labels_of, output_of, own_loader
+from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.selection.base import Selection
+from lit_ft.inside.ntk import KINDS, EmpiricalNTK, KernelPredictor, Kind
+
+
+class KernelRegime(Callback):
+    r"""Compares a run with its linearisation at the start, on fixed training rows.
+
+    Logs, with outputs f, weights :math:`\theta` and gradients :math:`\nabla f` by them:
+
+    - ``kernel_regime/linearization_error`` :math:`\|f_t-f_0-\nabla f_0(\theta_t-\theta_0)\|/\|f_t-f_0\|`: near 0 where
+      the network behaves linearly, 1 where the linear part explains nothing;
+    - ``kernel_regime/feature_drift`` :math:`\|\nabla f_t-\nabla f_0\|/\|\nabla f_0\|`: near 0 where features are fixed;
+    - ``kernel_regime/kernel_accuracy``: of the kernel's solution on those rows (targets 1 for the class and -1 for the
+      others), on validation rows; a constant of the run, known before the first step;
+    - ``kernel_regime/accuracy``: of the network on the same validation rows.
+
+    Everything runs in eval mode and without autocast, one row at a time, and leaves no trace in the run. Memory: rows
+    x outputs x trained weights, and a copy of all trained weights. Cost: a forward and ``outputs`` backwards for each
+    training row at each measurement, and for each validation row at the start.
+
+    Needs batches whose tensors have a row each along their first dimension, labels in them, and whole weights on each
+    process (no sharding). Under several processes each looks at its own rows and the first one logs.
+
+    Args:
+        module: Name of the submodule whose output is f, of shape (1, outputs); None asks the module's ``predict_step``.
+        kind: Kernel of ``kernel_accuracy``: ``sgd``, ``sign`` or ``asymmetric`` (paper: Adam).
+        ridge: Of the kernel's solution, 0 or more, in units of the mean of the kernel's diagonal.
+        selection: Parameters that are differentiated, whole tensors; None takes all that are trained. What else is
+            trained moves the outputs but is not in the linearisation.
+        every_n_steps: Optimizer steps between measurements, at least 1.
+        num_batches: Batches for training and for validation, the first ones of epoch 0, at least 1. Paper: 16 to 512
+            rows a class.
+
+    Source: A kernel-based view of language model fine-tuning, 2022 (C2); princeton-nlp/LM-Kernel-FT.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("C2",)
+
+    def __init__(
+        self,
+        module: str | None = None,
+        kind: Kind = "sgd",
+        ridge: float = 0.0,
+        selection: Selection | None = None,
+        every_n_steps: int = 10,
+        num_batches: int = 1,
+    ) -> None:
+        if kind not in KINDS:
+            raise ConfigError("kind", kind, ", ".join(KINDS))
+        if ridge < 0:
+            raise ConfigError("ridge", ridge, "0 or more")
+        for name, value in (("every_n_steps", every_n_steps), ("num_batches", num_batches)):
+            if value < 1:
+                raise ConfigError(name, value, "at least 1")
+        self.module, self.kind, self.ridge, self.selection = module, kind, ridge, selection
+        self.every_n_steps, self.num_batches = every_n_steps, num_batches
+        self._start: dict[str, Tensor] = {}
+        self._last: dict[str, float] = {}
+        self._measured = -1
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget what another fit has measured."""
+        if begins_anew(trainer, stage):
+            self._start, self._last = {}, {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Linearise at the start; a resumed run goes back to the start of the first one for it."""
+        self._parameters = self._chosen(pl_module)
+        moving = _moving(pl_module)
+        if not self._start:
+            self._start = {name: tensor.clone() for name, tensor in moving.items()}
+        self._start = {name: self._start[name].to(tensor.device) for name, tensor in moving.items()}
+        with self._measuring(trainer, pl_module), self._at_start(pl_module):
+            self._rows, labels = self._own_rows(trainer, pl_module, "train_dataloader")
+            self._val_rows, self._val_labels = self._own_rows(trainer, pl_module, "val_dataloader")
+
+            def outputs(row: Any) -> Tensor:
+                return self._outputs(pl_module, row)
+
+            self._kernel = EmpiricalNTK(outputs, self._rows, list(self._parameters.values()), self.kind)
+            classes = self._kernel.values.shape[1]
+            targets = 2.0 * F.one_hot(labels, classes) - 1
+            self._kernel_accuracy = 0.0
+            if self._val_rows:
+                said = KernelPredictor(self._kernel, targets, self.ridge).predict(self._val_rows)
+                self._kernel_accuracy = self._share_right(said)
+        self._measured = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure after every n-th optimizer step."""
+        if trainer.global_step != self._measured and trainer.global_step % self.every_n_steps == 0:
+            self._measured = trainer.global_step
+            with self._measuring(trainer, pl_module):
+                self._last = self._measure(pl_module)
+        for name, value in self._last.items():  # Lightning repeats the last value in every row; so after a resume
+            pl_module.log(f"kernel_regime/{name}", value, on_step=True, on_epoch=False)
+
+    def _measure(self, module: pl.LightningModule) -> dict[str, float]:
+        with torch.no_grad():
+            now = torch.stack([self._outputs(module, row).flatten() for row in self._rows]).double()
+            change = now - self._kernel.values.double()
+            moved = [p - self._start[name] for name, p in self._parameters.items()]
+            error = float((change - self._kernel.change(moved)).norm() / change.norm()) if change.any() else 0.0
+        found = {"linearization_error": error, "feature_drift": self._kernel.drift(self._rows)}
+        if self._val_rows:
+            with torch.no_grad():
+                said = torch.stack([self._outputs(module, row).flatten() for row in self._val_rows])
+            found |= {"kernel_accuracy": self._kernel_accuracy, "accuracy": self._share_right(said)}
+        return found
+
+    def _chosen(self, module: pl.LightningModule) -> dict[str, Tensor]:
+        index = ParameterIndex(module)
+        trained = {name: e.parameter for name, e in index.entries.items() if e.parameter.requires_grad}
+        if self.selection is not None:
+            choices = self.selection.select(module)
+            parts = [name for name in trained if not isinstance(choices[name], bool)]
+            if parts:
+                raise ConfigError("selection", parts[0], "whole tensors")
+            trained = {name: parameter for name, parameter in trained.items() if choices[name] is True}
+        if not trained:
+            raise ConfigError("selection", "no trained parameter", "at least one that requires a gradient")
+        return dict(trained)
+
+    def _own_rows(self, trainer: pl.Trainer, module: pl.LightningModule, source: str) -> tuple[list[Any], Tensor]:
+        """Batches of one row each, and their labels."""
+        batches = list(islice(own_loader(trainer, module, source), self.num_batches))
+        if not batches:
+            return [], torch.zeros(0, dtype=torch.int64)
+        labels = [labels_of(batch) for batch in batches]
+        rows = [one_row(b, i, len(own)) for b, own in zip(batches, labels, strict=True) for i in range(len(own))]
+        return rows, torch.cat(labels)
+
+    def _outputs(self, module: pl.LightningModule, row: Any) -> Tensor:
+        if self.module is None:
+            found = module.predict_step(row, 0)
+            if not isinstance(found, Tensor):
+                raise ConfigError("module", None, f"a submodule's name: {type(module).__name__} predicts no outputs")
+            return found
+        with output_of(module, self.module) as outputs:
+            module.validation_step(row, 0)
+        return outputs[-1]
+
+    def _share_right(self, said: Tensor) -> float:
+        return float((said.argmax(1) == self._val_labels).double().mean())
+
+    @contextmanager
+    def _measuring(self, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+        with silent(trainer, module), torch.autocast(module.device.type, enabled=False):
+            module.eval()
+            yield
+
+    @contextmanager
+    def _at_start(self, module: pl.LightningModule) -> Iterator[None]:
+        """Inside, weights and buffers are those of the start."""
+        moving = _moving(module)
+        now = {name: tensor.clone() for name, tensor in moving.items()}
+        for name, tensor in moving.items():
+            tensor.copy_(self._start[name])
+        try:
+            yield
+        finally:
+            for name, tensor in moving.items():
+                tensor.copy_(now[name])
+
+    def report(self) -> dict[str, Any]:
+        """The last values, and whether the run was in the kernel regime: both distances below 0.3."""
+        if not self._last:
+            return {"verdict": "not measured"}
+        near = max(self._last["linearization_error"], self._last["feature_drift"]) < 0.3
+        return {"verdict": "kernel regime" if near else "features were learned", **self._last}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The start, and the last values."""
+        return {"start": dict(self._start), "last": dict(self._last)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self._start, self._last = dict(state_dict["start"]), dict(state_dict["last"])
+
+
+def _moving(module: pl.LightningModule) -> dict[str, Tensor]:
+    """What training changes in a module, without autograd: trained weights, and buffers."""
+    trained = {
+        name: e.parameter.detach() for name, e in ParameterIndex(module).entries.items() if e.parameter.requires_grad
+    }
+    return trained | dict(module.named_buffers())
+
+
+def one_row(batch: Any, number: int, rows: int) -> Any:
+    """A batch of one row of another, which has ``rows``.
+
+    All its tensors have a row each along their first dimension; so has a list of that length without tensors in it.
+    """
+    if isinstance(batch, Tensor):
+        return batch[number : number + 1]
+    if isinstance(batch, Mapping):
+        return {key: one_row(value, number, rows) for key, value in batch.items()}
+    if not isinstance(batch, (list, tuple)):
+        return batch
+    if len(batch) == rows and not _has_tensors(batch):
+        return batch[number : number + 1]
+    parts = [one_row(value, number, rows) for value in batch]
+    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+
+
+def _has_tensors(batch: Any) -> bool:
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    return isinstance(batch, Tensor) or (isinstance(batch, (list, tuple)) and any(map(_has_tensors, batch)))

@@ -1,0 +1,177 @@
+"""Which layers fine-tuning changes, and what can be read off each before and after."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from lit_ft.core.anew import begins_anew
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.last_epoch import training_ends
+from lit_ft.core.method import Method
+from lit_ft.core.observing import labels_of, output_of, own_loader
+from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.passes.second_pass import silent
+from lit_ft.inside.linear_probe import fit_linear_probe
+from lit_ft.inside.similarity import linear_cka, representational_similarity
+from lit_ft.tokens.pooling import pool
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class LayerSimilarity(Callback):
+    r"""Compares the representations of each layer with those before the first step, and probes both for the labels.
+
+    Over the first ``num_rows`` validation rows, with the outputs of a layer averaged over tokens: linear CKA (see
+    :func:`~lit_ft.inside.similarity.linear_cka`) and the correlation of pairwise cosine distances (RSA), each 1
+    where nothing changed; and the accuracy of a linear probe fitted on rows 0, 2, 4 ... and measured on the others.
+    A frozen layer with nothing but frozen ones below stays at 1.
+
+    Logs ``layer_similarity/<layer>`` (CKA) after each validation. The report holds, by layer, ``cka``, ``rsa``,
+    ``probe_before`` and ``probe_after`` at the end of the fit, and a figure shows them. Cost: a forward pass over the
+    rows each time, and the features of the start in memory and in checkpoints (rows x width x layers x 4 bytes). The
+    run itself is left untouched. Refuses: more than one device; a network without a stack of blocks, if no ``modules``
+    are named.
+
+    Source: "Towards Efficient Fine-tuning of Pre-trained Code Models: An Experimental Study and Beyond", arXiv
+    2304.05216. Deviations: CKA beside their RSA; probed for the labels of the task, not for lexical, syntactic and
+    structural properties of code.
+
+    Args:
+        modules: Submodules whose outputs are compared, by name; None takes the blocks of the first stack, by number.
+        num_rows: Rows to compare, at least 3.
+        probe: Fit probes; the batches need labels.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E80",)
+
+    def __init__(self, modules: list[str] | None = None, num_rows: int = 500, probe: bool = True) -> None:
+        if modules is not None and not modules:
+            raise ConfigError("modules", modules, "names of submodules, or null")
+        if num_rows < 3:
+            raise ConfigError("num_rows", num_rows, "at least 3")
+        self.modules, self.num_rows, self.probe = modules, num_rows, probe
+        self._start: dict[str, Tensor] = {}
+        self._found: dict[str, dict[str, float]] = {}
+        self._measured = -1
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse several devices; forget what another fit has measured."""
+        if begins_anew(trainer, stage):
+            self._start, self._found, self._measured = {}, {}, -1
+        if trainer.world_size > 1:
+            raise ConfigError("trainer.devices", trainer.world_size, "one device")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember the representations of the start; a resumed run has them."""
+        if not self._start:
+            self._start, labels = self._collect(trainer, pl_module)
+            self._found = {"probe_before": self._probes(self._start, labels)} if self.probe else {}
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare."""
+        if trainer.sanity_checking or not self._start:
+            return
+        self._measure(trainer, pl_module)
+        for layer, value in self._found["cka"].items():
+            pl_module.log(f"layer_similarity/{layer}", value)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare with the end, where no validation did; in time for the last checkpoint and the report."""
+        if training_ends(trainer) and self._start and self._measured != trainer.global_step:
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        now, labels = self._collect(trainer, module)
+        self._measured = trainer.global_step
+        self._found["cka"] = {layer: linear_cka(self._start[layer], now[layer]) for layer in now}
+        self._found["rsa"] = {layer: representational_similarity(self._start[layer], now[layer]) for layer in now}
+        if self.probe:
+            self._found["probe_after"] = self._probes(now, labels)
+
+    def _probes(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, float]:
+        classes = int(labels.max()) + 1
+        return {
+            layer: fit_linear_probe(rows[::2], labels[::2], classes).accuracy(rows[1::2], labels[1::2])
+            for layer, rows in features.items()
+        }
+
+    def _collect(self, trainer: pl.Trainer, module: pl.LightningModule) -> tuple[dict[str, Tensor], Tensor]:
+        """Features by layer, and the labels if they are probed for."""
+        places = self._places(module)
+        found: dict[str, list[Tensor]] = {layer: [] for layer in places}
+        labels: list[Tensor] = []
+        rows = 0
+        with silent(trainer, module), torch.no_grad():
+            module.eval()
+            for batch in own_loader(trainer, module, "val_dataloader"):
+                with ExitStack() as stack:
+                    outputs = {layer: stack.enter_context(output_of(module, at)) for layer, at in places.items()}
+                    module.compute(batch) if isinstance(module, Method) else module.validation_step(batch, 0)
+                for layer, (hidden, *_) in outputs.items():
+                    found[layer].append(_pooled(hidden, batch).float().cpu())
+                rows += len(found[layer][-1])
+                if self.probe:
+                    labels.append(labels_of(batch).cpu())
+                if rows >= self.num_rows:
+                    break
+        if rows < 3:
+            raise ConfigError("callbacks", "LayerSimilarity", "data whose val_dataloader has at least 3 rows")
+        features = {layer: torch.cat(parts)[: self.num_rows] for layer, parts in found.items()}
+        return features, torch.cat(labels)[: self.num_rows] if labels else torch.zeros(0)
+
+    def _places(self, module: pl.LightningModule) -> dict[str, str]:
+        """Full names of the compared modules by the name they are reported by."""
+        if self.modules is not None:
+            return {name: name for name in self.modules}
+        index = ParameterIndex(module)
+        entry = next((e for e in index.values() if e.stack is not None), None)
+        if entry is None:
+            raise ConfigError("modules", None, f"names of submodules: {type(index.network).__name__} has no blocks")
+        place = f"{entry.stack}.{entry.block}."
+        inside = next(full for full, p in module.named_parameters() if p is entry.parameter)
+        stack = inside[: inside.index(place)] + str(entry.stack)
+        return {str(block): f"{stack}.{block}" for block in range(entry.blocks)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The features of the start, and what was found."""
+        return {"start": dict(self._start), "found": {key: dict(value) for key, value in self._found.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self._start = dict(state_dict["start"])
+        self._found = {key: dict(value) for key, value in state_dict["found"].items()}
+
+    def report(self) -> dict[str, Any]:
+        """What was found at last, by layer."""
+        return self._found
+
+    def plots(self, history: Mapping[str, tuple[list[int], list[float]]]) -> "dict[str, Figure]":
+        """Similarity and accuracy of the probes over the layers."""
+        from matplotlib.figure import Figure
+
+        if "cka" not in self._found:
+            return {}
+        figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        for name, values in self._found.items():
+            axes.plot(list(values), list(values.values()), marker=".", label=name.replace("_", " "))
+        axes.set(xlabel="layer", title="before and after fine-tuning")
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize="small", frameon=False)
+        return {"layers before and after": figure}
+
+
+def _pooled(hidden: Tensor, batch: Any) -> Tensor:
+    """One vector a row, without padding where the batch says what it is."""
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    if isinstance(mask, Tensor) and mask.shape == hidden.shape[:-1]:
+        return pool(hidden, mask, "mean")
+    return hidden.flatten(1, -2).mean(1) if hidden.ndim > 2 else hidden

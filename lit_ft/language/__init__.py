@@ -1,0 +1,1 @@
+"""Language models: methods, rows and measures."""

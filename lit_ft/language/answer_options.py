@@ -1,0 +1,292 @@
+"""Questions with options to choose from, and as many answered examples before each as wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from string import Formatter
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.language.options import contaminated
+from lit_ft.sources.batching import Plan, length_buckets
+from lit_ft.sources.loader import ResumableLoader, make_loader
+from lit_ft.sources.splits import SPLITS
+from lit_ft.sources.tables import Row, read_rows
+from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
+from lit_ft.tokens.token_data import TokenData
+
+
+class AnswerOptions(TokenData):
+    """Few-shot questions whose answer is one of several options.
+
+    A text is ``prompt + option`` of each example, ``separator`` between them, and the prompt of the question; its
+    options are put behind it one by one, tokenised apart from it. Examples are drawn from the training rows, anew for
+    each question, as a function of ``(shot_seed, row)``; compare several ``shot_seed``. Where a text is too long,
+    examples are left out, the first ones first and for all options alike, then the beginning of the prompt is cut.
+
+    A batch is ``{input_ids, weights, labels, rows}``: ids and weights of shape (questions, options, tokens), weight 1
+    on the tokens of the option; and ``context_input_ids``, ``context_weights`` with ``answer_context``.
+
+    Args:
+        path: Table with the rows.
+        prompt: The question, with ``{column}`` in place of columns.
+        options: Text of the option for each value of the ``answer`` column, the same for all rows.
+        options_column: Column with the list of options of each row, instead; ``answer`` is then the right text, or its
+            number from 0.
+        answer: Column with the right answer.
+        prefix: Before every option; the space between prompt and option belongs here.
+        shots: Answered examples before each question.
+        separator: Between examples.
+        answer_context: Text for the normalisation by ``context``, such as "Answer:"; None has none.
+        task_column: Column with the name of the task; examples are of the question's own task. None is one task.
+        shot_seed: Seed of the examples.
+        seen_path: Table whose texts the model was trained on: evaluation rows whose columns in ``prompt`` share
+            ``seen_words`` successive words with it are left out, and counted.
+        seen: The same for the training rows of a data module, written as where the model was trained.
+        seen_words: Words of such a run. Paper: 13.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
+        batch_size: Questions of a batch.
+        max_length: Longest text in tokens.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        test_fraction: Share of ``path`` for the test, in [0, 1).
+        max_rows: Train on no more rows than this.
+        max_eval_rows: Validate and test on no more rows than this each.
+        seed: Seed of the splits and of the order.
+        num_workers: Processes that prepare batches.
+
+    Source: Language Models are Few-Shot Learners (E83).
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E83",)
+    batch_kind: ClassVar[str] = "options"
+
+    def __init__(
+        self,
+        path: str,
+        prompt: str = "{prompt}",
+        options: dict[str, str] | None = None,
+        options_column: str | None = None,
+        answer: str = "answer",
+        prefix: str = " ",
+        shots: int = 0,
+        separator: str = "\n\n",
+        answer_context: str | None = None,
+        task_column: str | None = None,
+        shot_seed: int = 0,
+        seen_path: str | None = None,
+        seen: TokenData | None = None,
+        seen_words: int = 13,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        batch_size: int = 8,
+        max_length: int = 512,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+        max_rows: int | None = None,
+        max_eval_rows: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            path, val_path, test_path, batch_size, None, max_length, False, val_fraction, test_fraction,
+            max_rows, max_eval_rows, task_column, seed, num_workers,
+        )  # fmt: skip
+        if (options is None) == (options_column is None):
+            raise ConfigError("options", options, "exactly one of options and options_column")
+        if options is not None and len(options) < 2:
+            raise ConfigError("options", options, "at least two")
+        if options is not None and len(set(options.values())) < len(options):
+            raise ConfigError("options", options, "different texts: equal ones are equally likely")
+        if shots < 0:
+            raise ConfigError("shots", shots, "0 or more")
+        if seen_words < 1:
+            raise ConfigError("seen_words", seen_words, "at least 1")
+        self.prompt, self.options, self.options_column, self.answer = prompt, options, options_column, answer
+        self.prefix, self.shots, self.separator, self.answer_context = prefix, shots, separator, answer_context
+        self.shot_seed, self.seen_path, self.seen, self.seen_words = shot_seed, seen_path, seen, seen_words
+        self.questions: dict[str, Questions] = {}
+
+    def required_columns(self) -> Sequence[str]:
+        """The answer, and the options where each row has its own."""
+        return [self.answer, *([self.options_column] if self.options_column else [])]
+
+    def setup(self, stage: str) -> None:
+        """Read, split, draw examples and tokenise; once, whatever the stage."""
+        if self.questions:
+            return
+        self.tokenizer = self._tokenizer()
+        tables = self._tables()
+        for number, split in enumerate(SPLITS):
+            rows = tables[split] if split == "train" else self._unseen(tables[split], split)
+            if rows:
+                self.questions[split] = self._questions(rows, tables["train"], split, number)
+        self.examples = self.questions  # type: ignore[assignment]
+
+    def _unseen(self, rows: list[Row], split: str) -> list[Row]:
+        if not rows or (self.seen_path is None and self.seen is None):
+            return rows
+        trained_on = [] if self.seen_path is None else read_rows(self.seen_path)
+        trained_on += [] if self.seen is None else self.seen._tables()["train"]
+        corpus = [" ".join(str(value) for value in row.values()) for row in trained_on]
+        # without the words of the template, which stand in no corpus and would make every run of words another one
+        columns = [name for _, name, _, _ in Formatter().parse(self.prompt) if name]
+        texts = [" ".join(str(row.get(name, "")) for name in columns) for row in rows]
+        was_seen = contaminated(texts, corpus, self.seen_words)
+        numbers = self._numbers(split, rows)
+        unseen = [row for row, was in zip(rows, was_seen, strict=True) if not was]
+        if not unseen:
+            raise ConfigError("seen_words", self.seen_words, f"more: every one of {len(rows)} {split} rows was seen")
+        if len(unseen) < len(rows):
+            self.numbers[split] = [n for n, was in zip(numbers, was_seen, strict=True) if not was]
+            rank_zero_warn(f"{len(rows) - len(unseen)} of {len(rows)} {split} rows are left out: they were seen before")
+        return unseen
+
+    def _questions(self, rows: list[Row], train: list[Row], split: str, number: int) -> Questions:
+        """All options of all rows, tokenised in one call."""
+        specials = special_fields(self.tokenizer)
+        segments: list[list[Segment]] = []
+        counts, labels = [], []
+        numbers, of_train = self._numbers(split, rows), self._numbers("train", train)
+        for n, row in enumerate(rows):
+            options, right = self._options_of(row, numbers[n])
+            before = [Segment(specials["start"])] if specials["start"] else []
+            for place in self._drawn(train, row, numbers[n], (self.shot_seed, number, n)):
+                texts, own = self._options_of(train[place], of_train[place])
+                shot = self._prompt_of(train[place], of_train[place]) + texts[own] + self.separator
+                before.append(Segment(shot, tag=f"shot {place}"))
+            question = Segment(self._prompt_of(row, numbers[n]))
+            segments += [[*before, question, Segment(option, weight=1.0)] for option in options]
+            counts.append(len(options))
+            labels.append(right)
+        encoded, ends = encode_all(self.tokenizer, segments), np.cumsum(counts)
+        places = [range(end - count, end) for end, count in zip(ends.tolist(), counts, strict=True)]
+        questions = [
+            fitted([encoded[i] for i in place], self.max_length, n) for n, place in zip(numbers, places, strict=True)
+        ]
+        contexts = None
+        if self.answer_context is not None:
+            start = Segment(specials["start"] + self.answer_context)
+            alone = encode_all(self.tokenizer, [[start, parts[-1]] for parts in segments])
+            contexts = [[alone[i] for i in place] for place in places]
+        return Questions(questions, labels, contexts)
+
+    def _prompt_of(self, row: Row, number: int) -> str:
+        return fill([Segment(self.prompt)], row, {}, number)[0].text
+
+    def _drawn(self, train: list[Row], row: Row, number: int, key: tuple[int, ...]) -> list[int]:
+        """Places of training rows of the question's task, other than itself."""
+        if not self.shots:
+            return []
+        task = self.task_column
+        others = [i for i, one in enumerate(train) if one is not row and (task is None or one[task] == row[task])]
+        if len(others) < self.shots:
+            allowed = f"no more than the {len(others)} training rows that can stand before row {number}"
+            raise ConfigError("shots", self.shots, allowed)
+        return np.random.default_rng(key).permutation(others)[: self.shots].tolist()
+
+    def _options_of(self, row: Row, number: int) -> tuple[list[str], int]:
+        """Texts of the options, and the number of the right one."""
+        value = row[self.answer]
+        if self.options is not None:
+            if str(value) not in self.options:
+                known = ", ".join(self.options) + nearest(str(value), self.options)
+                raise ConfigError("options", value, f"an option for every answer (row {number}); there are {known}")
+            return [self.prefix + text for text in self.options.values()], list(self.options).index(str(value))
+        own = row[str(self.options_column)]
+        if not isinstance(own, list) or len(own) < 2:
+            raise ConfigError("options_column", own, f"a list of at least two texts in row {number}")
+        texts = [str(text) for text in own]
+        if len(set(texts)) < len(texts):
+            raise ConfigError("options_column", own, f"different texts in row {number}: equal ones are equally likely")
+        if str(value) in texts:
+            return [self.prefix + text for text in texts], texts.index(str(value))
+        if isinstance(value, int) and 0 <= value < len(texts):
+            return [self.prefix + text for text in texts], value
+        raise ConfigError("answer", value, f"one of the options of row {number}, or its number from 0")
+
+    def _buckets(self, split: str) -> Plan:
+        return length_buckets(self.questions[split].lengths, batch_size=self.batch_size, seed=self.seed)
+
+    def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:
+        collate = partial(collate_options, padding=self.padding)
+        return make_loader(self.questions[split], plan, collate, self.seed, self.num_workers, training)
+
+
+class Questions:
+    """Questions with their options as tokens.
+
+    Args:
+        options: The texts of each question, one an option.
+        labels: Number of the right option of each.
+        contexts: The same options behind the answer context alone; None where there is none.
+    """
+
+    def __init__(
+        self, options: list[list[Encoded]], labels: list[int], contexts: list[list[Encoded]] | None = None
+    ) -> None:
+        self.options, self.labels, self.contexts = options, labels, contexts
+
+    def __len__(self) -> int:
+        return len(self.options)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """One question."""
+        context = None if self.contexts is None else self.contexts[number]
+        return {"options": self.options[number], "label": self.labels[number], "row": number, "context": context}
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of the longest text of each question."""
+        return [max(map(len, texts)) for texts in self.options]
+
+
+def fitted(texts: list[Encoded], max_length: int, number: int) -> list[Encoded]:
+    """The texts of one question cut alike: first whole examples, then the beginning behind the first token.
+
+    Args:
+        texts: One an option.
+        max_length: Most tokens of each.
+        number: Of the row, counted from 1, for the error.
+    """
+    surplus = max(map(len, texts)) - max_length
+    for shot in dict.fromkeys(tag for tag in texts[0].tags if tag):
+        if surplus <= 0:
+            break
+        texts = [text.take([i for i, tag in enumerate(text.tags) if tag != shot]) for text in texts]
+        surplus = max(map(len, texts)) - max_length
+    if surplus <= 0:
+        return texts
+    if surplus > texts[0].weights.index(1.0) - 2:
+        raise ConfigError("max_length", max_length, f"more tokens: the options of row {number} do not fit")
+    return [text.take([0, *range(1 + surplus, len(text))]) for text in texts]
+
+
+def collate_options(questions: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor]:
+    """Questions of a batch, padded to the longest text and the most options; missing options have no weight."""
+    batch = {
+        "labels": torch.tensor([q["label"] for q in questions]),
+        "rows": torch.tensor([q["row"] for q in questions]),
+        **_stacked([q["options"] for q in questions], padding),
+    }
+    if questions[0]["context"] is not None:
+        found = _stacked([q["context"] for q in questions], padding)
+        batch |= {f"context_{name}": values for name, values in found.items()}
+    return batch
+
+
+def _stacked(questions: Sequence[Sequence[Encoded]], padding: int) -> dict[str, Tensor]:
+    most, longest = max(map(len, questions)), max(len(text) for texts in questions for text in texts)
+    ids = torch.full((len(questions), most, longest), padding)
+    weights = torch.zeros(len(questions), most, longest)
+    for i, texts in enumerate(questions):
+        for j, text in enumerate(texts):
+            ids[i, j, : len(text)] = torch.tensor(text.input_ids)
+            weights[i, j, : len(text)] = torch.tensor(text.weights)
+    return {"input_ids": ids, "weights": weights}

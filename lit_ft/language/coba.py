@@ -1,0 +1,176 @@
+"""Weights of tasks that follow how each of them converges."""
+
+from itertools import islice
+from typing import Any, ClassVar
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from lit_ft.core.anew import begins_anew
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.observing import own_loader
+from lit_ft.core.passes.second_pass import silent
+
+
+def slope(values: Tensor) -> Tensor:
+    """Slope of the least-squares line through values at 0, 1, 2, ...; shape (points, ...) to (...)."""
+    x = torch.arange(len(values), dtype=values.dtype) - (len(values) - 1) / 2
+    return torch.tensordot(x, values, 1) / x.square().sum()
+
+
+def coba_weights(slopes: Tensor, worst: Tensor, tau: float = 5.0) -> Tensor:
+    r"""Weights of T tasks from the slopes of their validation losses; they add up to 1.
+
+    With :math:`\alpha_i(t)` the slope of task i at measurement t of N, and :math:`\alpha(t)` that of the worst task,
+
+    .. math:: R_i=\mathrm{softmax}_i\frac{T\alpha_i(N)}{\sum_j|\alpha_j(N)|},\quad
+              A_i=\mathrm{softmax}_i\frac{-N\alpha_i(N)}{\sum_t|\alpha_i(t)|},\quad
+              D=\min\Big(1,\;N\,\mathrm{softmax}_t\frac{-\tau N\alpha(t)}{\sum_s|\alpha(s)|}\Big|_{t=N}\Big)
+
+    .. math:: w=\mathrm{softmax}\big(T\,(D\,R+(1-D)\,A)\big),
+
+    mixed with equal weights so that none is below 1 / (10 T). R lifts tasks that converge more slowly than the others,
+    A lowers those that converge more slowly than they did, or diverge; D says how much all is still converging.
+
+    Args:
+        slopes: Shape (measurements, tasks), the present ones last.
+        worst: Shape (measurements,).
+        tau: Temperature of D.
+    """
+    count, tasks = slopes.shape
+    tiny = torch.finfo(slopes.dtype).tiny
+    relative = (tasks * slopes[-1] / slopes[-1].abs().sum().clamp(min=tiny)).softmax(0)
+    absolute = (-count * slopes[-1] / slopes.abs().sum(0).clamp(min=tiny)).softmax(0)
+    trend = -tau * count * worst / worst.abs().sum().clamp(min=tiny)
+    converging = (count * trend.softmax(0)[-1]).clamp(max=1.0)
+    weights = (tasks * (converging * relative + (1 - converging) * absolute)).softmax(0)
+    least = 1 / (10 * tasks)
+    return weights if weights.min() >= least else weights * (1 - least * tasks) + least
+
+
+class CoBa(Callback):
+    r"""Convergence balancer: every few steps, tasks get weights by the slopes of their validation losses.
+
+    Losses are taken over the validation data, by task and divided by their first values; slopes are those of lines
+    through the last ``window`` of them. See :func:`coba_weights`. Weights are scaled to a mean of 1.
+
+    Needs ``SupervisedFineTuning`` with a reduction over tasks and without ``task_weights``, and data with
+    ``task_column`` and validation rows of every task. Logs ``coba/<task>``, the weight. Training notices nothing else.
+    Cost: one forward over the validation data (or ``num_batches`` of it) at each measurement.
+
+    Args:
+        every_n_steps: Optimizer steps between measurements, at least 1. Reference: 1.
+        warmup: Measurements before weights leave 1, at least 2. Reference: 100.
+        window: Measurements that a slope is fitted to, at least 2. Reference: 200.
+        tau: Temperature of the divergence factor, above 0. Reference: 5.
+        num_batches: Batches of validation; None takes all.
+
+    Source: B. Liu et al., MFTCoder, 2023, arXiv:2311.02303, and its repository, where CoBa was added. Deviations: the
+    same validation rows at each measurement, not the next batch; D is at most 1, so that both scores keep their sign.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E6",)
+
+    def __init__(
+        self,
+        every_n_steps: int = 10,
+        warmup: int = 5,
+        window: int = 20,
+        tau: float = 5.0,
+        num_batches: int | None = None,
+    ) -> None:
+        for name, value, least in (("every_n_steps", every_n_steps, 1), ("warmup", warmup, 2), ("window", window, 2)):
+            if value < least:
+                raise ConfigError(name, value, f"at least {least}")
+        if not tau > 0:
+            raise ConfigError("tau", tau, "a number above 0")
+        if num_batches is not None and num_batches < 1:
+            raise ConfigError("num_batches", num_batches, "at least 1, or null")
+        self.every_n_steps, self.warmup, self.window, self.tau = every_n_steps, warmup, window, tau
+        self.num_batches = num_batches
+        self._losses: list[list[float]] = []
+        self._slopes: list[list[float]] = []
+        self._measured = -1
+        self._given: dict[str, float] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget the losses of another fit."""
+        if begins_anew(trainer, stage):
+            self._losses, self._slopes = [], []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the start; a resumed run goes on with its weights."""
+        if not str(getattr(pl_module, "reduction", "")).startswith("task"):
+            raise ConfigError("callbacks", "CoBa", "SupervisedFineTuning with reduction task or task_sequence")
+        if len(getattr(trainer.datamodule, "task_names", [])) < 2:  # type: ignore[attr-defined]
+            raise ConfigError("callbacks", "CoBa", "data with a task_column of at least two tasks")
+        weights: Any = pl_module.task_weights
+        if weights is not None:
+            raise ConfigError("task_weights", weights, "null beside CoBa, which sets them itself")
+        if not self._losses:
+            self._losses.append(self._task_losses(trainer, pl_module))
+        self._measured = trainer.global_step
+        self._apply(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure after every n-th step, and set the weights."""
+        if trainer.global_step == self._measured or trainer.global_step % self.every_n_steps:
+            return
+        self._measured = trainer.global_step
+        self._losses.append(self._task_losses(trainer, pl_module))
+        self._slopes.append(slope(self._ratios()[-self.window :]).tolist())
+        for name, weight in self._apply(trainer, pl_module).items():
+            pl_module.log(f"coba/{name}", weight, on_step=True, on_epoch=False)
+
+    def _ratios(self) -> Tensor:
+        losses = torch.tensor(self._losses, dtype=torch.float64)
+        ratios = losses / losses[0]
+        return torch.cat([ratios, ratios.amax(1, keepdim=True)], 1)  # the last column is the worst task
+
+    def _apply(self, trainer: pl.Trainer, module: Any) -> dict[str, float]:
+        names = trainer.datamodule.task_names  # type: ignore[attr-defined]
+        weights = torch.ones(len(names), dtype=torch.float64)
+        if len(self._slopes) >= self.warmup:
+            kept = torch.tensor(self._slopes[-self.window :], dtype=torch.float64)
+            weights = len(names) * coba_weights(kept[:, :-1], kept[:, -1], self.tau)
+        module.task_weights = self._given = dict(zip(names, weights.tolist(), strict=True))
+        return self._given
+
+    def _task_losses(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[float]:
+        names = trainer.datamodule.task_names  # type: ignore[attr-defined]
+        sums = torch.zeros(2, len(names), dtype=torch.float64)
+        with silent(trainer, module), torch.no_grad():
+            module.eval()
+            for number, batch in enumerate(islice(own_loader(trainer, module, "val_dataloader"), self.num_batches)):
+                with trainer.precision_plugin.forward_context():
+                    found = torch.stack([-module.predict_step(batch, number), batch["weights"].sum(1)])
+                sums.index_add_(1, batch["tasks"].cpu(), found.double().cpu())
+        if trainer.world_size > 1:
+            sums = trainer.strategy.reduce(sums.to(module.device), reduce_op="sum").cpu()  # type: ignore[union-attr]
+        empty = [name for name, weight in zip(names, sums[1].tolist(), strict=True) if weight == 0]
+        if empty:
+            raise ConfigError(
+                "callbacks", "CoBa", f"validation rows of every task; there are none of {', '.join(empty)}"
+            )
+        return (sums[0] / sums[1]).tolist()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the weights from the module again."""
+        if self._given is not None:
+            pl_module.task_weights = self._given = None  # type: ignore[assignment]
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Take the weights from the module again."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Losses and slopes so far."""
+        return {"losses": self._losses, "slopes": self._slopes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self._losses, self._slopes = state_dict["losses"], state_dict["slopes"]

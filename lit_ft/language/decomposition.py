@@ -1,0 +1,132 @@
+"""Documents cut into lengths that are powers of two; every batch holds one length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.language.document_pieces import DocumentPieces
+from lit_ft.sources.batching import Plan
+from lit_ft.tokens.token_table import TokenTable
+
+
+def decompose(length: int, smallest: int, largest: int) -> list[int]:
+    r"""Lengths of the pieces of a document: the largest :math:`2^k+1` that fits, again and again.
+
+    One token more than a power of two, because the first is read and not predicted. What is left at the end, shorter
+    than :math:`2^{smallest}+1`, is dropped.
+
+    Args:
+        length: Tokens of the document.
+        smallest: Least k.
+        largest: Greatest k.
+    """
+    pieces = []
+    while length - 1 >= 2**smallest:
+        power = min(largest, (length - 1).bit_length() - 1)
+        pieces.append(2**power + 1)
+        length -= pieces[-1]
+    return pieces
+
+
+def bucket_plan(
+    lengths: Sequence[int], tokens_per_batch: int, curriculum: str = "uniform", cycles: int = 1, seed: int = 0
+) -> Plan:
+    """Batches of one length each, of the same number of tokens; a pure function of the epoch.
+
+    Args:
+        lengths: Of all pieces, one more than a power of two.
+        tokens_per_batch: Predicted tokens of a batch.
+        curriculum: ``uniform`` draws batches in any order; ``grow`` begins each cycle with short pieces.
+        cycles: Cycles of an epoch, each with its share of every length.
+        seed: The order is a function of ``(seed, epoch)`` alone.
+    """
+    by_length: dict[int, list[int]] = {}
+    for number, length in enumerate(lengths):
+        by_length.setdefault(length, []).append(number)
+
+    def plan(epoch: int) -> list[list[int]]:
+        draw = np.random.default_rng((seed, epoch))
+        placed: list[tuple[float, float, list[int]]] = []
+        for rank, length in enumerate(sorted(by_length)):
+            numbers = draw.permutation(by_length[length]).tolist()
+            size = max(1, tokens_per_batch // (length - 1))
+            batches = [numbers[i : i + size] for i in range(0, len(numbers), size)]
+            for i, batch in enumerate(batches):
+                cycle = i * cycles // len(batches)
+                placed.append((cycle, rank if curriculum == "grow" else draw.random(), batch))
+        return [batch for _, _, batch in sorted(placed, key=lambda item: item[:2])]
+
+    return plan
+
+
+class DatasetDecomposition(DocumentPieces):
+    r"""Texts cut into pieces of :math:`2^k+1` tokens, each of one document; a batch holds pieces of one length.
+
+    Beside joining and cutting at a fixed length: no token attends to another document, and attention costs
+    :math:`\sum_i l_i^2` instead of tokens x context. Every batch predicts ``tokens_per_batch`` tokens, so short pieces
+    come in large batches. Learns every token of ``{text}`` and the end of text.
+
+    Args:
+        path: Table with a column ``text``.
+        smallest: Least k; shorter ends are dropped and counted. Paper: 8.
+        largest: Greatest k. Paper: 13.
+        curriculum: ``uniform`` order of lengths, or ``grow`` (short first) within each cycle.
+        cycles: Cycles of an epoch. Paper: 8.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        tokens_per_batch: Predicted tokens of a batch, at least :math:`2^{largest}`.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        seed: Seed of split and order.
+        num_workers: Processes that prepare batches.
+
+    Source: H. Pouransari et al., Dataset Decomposition: Faster LLM Training with Variable Sequence Length Curriculum,
+    2024, arXiv:2405.13226; apple/ml-dataset-decomposition. Deviations: pieces longer than the greatest length are cut
+    to it (the reference may draw a shorter one), and ``grow`` orders lengths within a cycle instead of drawing them
+    with odds.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("D2",)
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(
+        self,
+        path: str,
+        smallest: int = 5,
+        largest: int = 9,
+        curriculum: Literal["uniform", "grow"] = "grow",
+        cycles: int = 8,
+        val_path: str | None = None,
+        tokens_per_batch: int = 2048,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        if not 1 <= smallest <= largest <= 20:
+            raise ConfigError("smallest", smallest, f"1 to largest, which is {largest} and at most 20")
+        if tokens_per_batch < 2**largest:
+            raise ConfigError("tokens_per_batch", tokens_per_batch, f"at least 2^largest = {2**largest}")
+        if curriculum not in ("uniform", "grow"):
+            raise ConfigError("curriculum", curriculum, "uniform or grow")
+        if cycles < 1:
+            raise ConfigError("cycles", cycles, "at least 1")
+        super().__init__(path, val_path, tokens_per_batch, val_fraction, seed, num_workers)
+        self.smallest, self.largest, self.curriculum, self.cycles = smallest, largest, curriculum, cycles
+
+    def cut(self, table: TokenTable, split: str) -> list[tuple[int, int, int]]:
+        """Pieces of each text by :func:`decompose`."""
+        pieces = []
+        for number, length in enumerate(table.lengths):
+            start = int(table.starts[number])
+            for size in decompose(length, self.smallest, self.largest):
+                pieces.append((start, size, int(table.rows[number])))
+                start += size
+        if not pieces:
+            raise ConfigError("smallest", self.smallest, f"less: no {split} text has {2**self.smallest + 1} tokens")
+        return pieces
+
+    def _buckets(self, split: str) -> Plan:
+        assert self.tokens_per_batch is not None
+        return bucket_plan(self.examples[split].lengths, self.tokens_per_batch, self.curriculum, self.cycles, self.seed)

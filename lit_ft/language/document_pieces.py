@@ -1,0 +1,73 @@
+"""What data modules share that cut whole texts into pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lit_ft.language.instructions import TEXT
+from lit_ft.sources.tables import Row
+from lit_ft.tokens.segments import Encoded, encode_all, fill, special_fields
+from lit_ft.tokens.token_data import TokenData
+from lit_ft.tokens.token_table import TokenTable
+
+
+class DocumentPieces(TokenData):
+    """Texts that are tokenised whole, with the end of text, and then cut; a subclass says in ``cut`` where.
+
+    Every token of a piece but the first is learned. Tokens that are in no piece are counted and said once.
+
+    Args:
+        path: Table with a column ``text``.
+        val_path: Table for validation.
+        tokens_per_batch: Predicted tokens of a batch.
+        val_fraction: Share of ``path`` for validation.
+        seed: Seed of split and order.
+        num_workers: Processes that prepare batches.
+    """
+
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(
+        self, path: str, val_path: str | None, tokens_per_batch: int, val_fraction: float, seed: int, num_workers: int
+    ) -> None:
+        super().__init__(
+            path, val_path, tokens_per_batch=tokens_per_batch, max_length=2**20, val_fraction=val_fraction, seed=seed,
+            num_workers=num_workers,
+        )  # fmt: skip
+
+    def cut(self, table: TokenTable, split: str) -> list[tuple[int, int, int]]:
+        """Start, tokens and row of each piece of the flat tokens of a split; at least one."""
+        raise NotImplementedError(f"{type(self).__name__} defines cut(table, split)")
+
+    def required_columns(self) -> Sequence[str]:
+        """The text."""
+        return ["text"]
+
+    def cache_key(self) -> Sequence[str]:
+        """Nothing: whole texts are kept, and cut afterwards."""
+        return []
+
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
+        """Whole texts."""
+        specials = special_fields(tokenizer)
+        return encode_all(tokenizer, [fill(TEXT, row, specials, n) for row, n in zip(rows, numbers, strict=True)])
+
+    def setup(self, stage: str) -> None:
+        """Read, tokenise and cut; once."""
+        if self.examples:
+            return
+        super().setup(stage)
+        for split, table in self.examples.items():
+            pieces = self.cut(table, split)
+            sizes = [size for _, size, _ in pieces]
+            lost = len(table.ids) - sum(sizes)
+            rank_zero_info(f"{split}: {len(pieces)} pieces; {lost} of {len(table.ids)} tokens are in none")
+            kept = torch.cat([torch.arange(start, start + size) for start, size, _ in pieces])
+            ends = torch.tensor([0, *sizes]).cumsum(0)
+            weights = torch.ones(len(kept))
+            weights[ends[:-1]] = 0  # the first token of a piece has nothing before it
+            self.examples[split] = TokenTable(table.ids[kept], weights, ends, torch.tensor([row for *_, row in pieces]))

@@ -1,0 +1,195 @@
+"""Instructions and answers, conversations, or plain texts, for supervised fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.sources.tables import Row
+from lit_ft.tokens.chat import ROLES, checked_messages, encode_chat, message_segments
+from lit_ft.tokens.segments import Encoded, Segment, Truncation, encode_all, fill, special_fields, truncated
+from lit_ft.tokens.token_data import TokenData
+
+ANSWER = (Segment("{start}{prompt}", "user"), Segment("{completion}{eos}", "assistant", 1.0))
+CHAT_ANSWER = (Segment("{prompt}", "user"), Segment("{completion}", "assistant", 1.0))
+TEXT = (Segment("{start}{text}{eos}", "text", 1.0),)
+
+
+class Instructions(TokenData):
+    """Examples to learn from, with a weight for each token.
+
+    Without a template the rows say what they are:
+
+    - ``{"messages": [{"role", "content"}, ...]}``: the tokenizer's chat template; roles in ``train_on`` are learned,
+      with the end of their turn. A message may have a ``weight`` of its own, fractional or negative.
+    - ``{"prompt", "completion"}``: both put together, the end-of-text token added; the completion is learned. Lists of
+      messages in both are a conversation.
+    - ``{"text"}``: all of it is learned, and the end of text.
+
+    Tokens are cached by rows, tokenizer and settings. Rows whose targets are all cut off are left out, with a warning
+    that counts and names them; unknown roles, missing columns and chat templates that hide a target are errors that
+    name the row. With ``packing``, training checks that packed documents do not see each other, and refuses else.
+
+    Args:
+        path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
+        template: Segments of each row, ``[{text: "{question}", role: user}, {text: " {answer}{eos}", weight: 1}]``;
+            None as above. See :class:`lit_ft.tokens.segments.Segment`.
+        chat: Whether segments of a template (or prompt and completion) are messages of the tokenizer's chat template;
+            ``messages`` always are.
+        train_on: Roles of ``messages`` that are learned.
+        weight_column: Column with the weight of a row, by which its tokens' weights are multiplied.
+        task_column: Column with the name of the task, for losses that balance tasks.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
+        batch_size: Examples of a batch; with ``packing`` rows of ``max_length`` tokens. Examples of about the same
+            length stand together.
+        tokens_per_batch: Budget of a batch in tokens, padding included, instead of ``batch_size``.
+        max_length: Longest example in tokens.
+        truncation: What is cut of longer ones: ``right`` the end, ``left`` the beginning, ``prompt`` first the tokens
+            before the first target.
+        packing: Whether several examples share a row in training, so that nothing is padded. On a CPU, batches of like
+            lengths are faster.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        test_fraction: Share of ``path`` for the test, in [0, 1).
+        max_rows: Train on no more rows than this.
+        max_eval_rows: Validate and test on no more rows than this each.
+        seed: Seed of the splits and of the order.
+        num_workers: Processes that prepare batches; batches do not depend on it.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(
+        self,
+        path: str,
+        template: list[Segment] | None = None,
+        chat: bool = False,
+        train_on: list[str] = ["assistant"],  # noqa: B006  never changed
+        weight_column: str | None = None,
+        task_column: str | None = None,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        batch_size: int = 8,
+        tokens_per_batch: int | None = None,
+        max_length: int = 512,
+        truncation: Truncation = "right",
+        packing: bool = False,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+        max_rows: int | None = None,
+        max_eval_rows: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            path, val_path, test_path, batch_size, tokens_per_batch, max_length, packing, val_fraction, test_fraction,
+            max_rows, max_eval_rows, task_column, seed, num_workers,
+        )  # fmt: skip
+        template = None if template is None else [s if isinstance(s, Segment) else Segment(**s) for s in template]
+        truncated(Encoded(), 1, truncation)
+        for role in train_on:
+            if role not in ROLES:
+                raise ConfigError("train_on", role, ", ".join(ROLES))
+        for segment in template or ():
+            if chat and segment.role not in ROLES:
+                raise ConfigError("template.role", segment.role, f"{', '.join(ROLES)}, as chat is on")
+        if template is not None and not any(segment.weight for segment in template):
+            raise ConfigError("template.weight", 0, "a weight other than 0 in at least one segment")
+        self.template, self.chat, self.train_on = template, chat, list(train_on)
+        self.weight_column, self.truncation = weight_column, truncation
+
+    def required_columns(self) -> Sequence[str]:
+        """The weight, where there is one."""
+        return [] if self.weight_column is None else [self.weight_column]
+
+    def _tokenizer(self) -> Any:
+        tokenizer = super()._tokenizer()
+        if tokenizer.eos_token is None:
+            rank_zero_warn(
+                "the tokenizer has no end-of-text token: {eos} is empty, so that no end of a text is learned"
+            )
+        return tokenizer
+
+    def cache_key(self) -> Sequence[str]:
+        """Template and settings."""
+        return [repr((self.template, self.chat, self.train_on, self.weight_column, self.truncation))]
+
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
+        """Tokens and weights of each row."""
+        specials = special_fields(tokenizer)
+        filled = [self._segments(row, number, specials) for row, number in zip(rows, numbers, strict=True)]
+        chats = [i for i, (_, is_chat) in enumerate(filled) if is_chat]
+        plain = [i for i, (_, is_chat) in enumerate(filled) if not is_chat]
+        done: dict[int, Encoded] = {}
+        if chats:
+            found = encode_chat(tokenizer, [filled[i][0] for i in chats], self.max_length, self.truncation,
+                                [numbers[i] for i in chats])  # fmt: skip
+            done |= dict(zip(chats, found, strict=True))
+        found = encode_all(tokenizer, [filled[i][0] for i in plain], self.max_length, self.truncation)
+        done |= dict(zip(plain, found, strict=True))
+        return [done[i] for i in range(len(rows))]
+
+    def _tables(self) -> dict[str, list[Row]]:
+        tables = super()._tables()
+        for split, rows in tables.items():
+            numbered = zip(self._numbers(split, rows), rows, strict=True)
+            blank = sorted(number for number, row in numbered if self._answers_nothing(row, number))
+            if blank:
+                some = ", ".join(map(str, blank[:5])) + (" ..." if len(blank) > 5 else "")
+                rank_zero_warn(
+                    f"{len(blank)} of {len(rows)} {split} rows have an empty answer, which is learned: {some}"
+                )
+        return tables
+
+    def _answers_nothing(self, row: Row, number: int) -> bool:
+        if self.template is not None:
+            return False
+        messages = _messages(row, number)
+        if messages is not None:
+            answers = [m.get("content") for m in messages if m.get("role") in self.train_on]
+        else:
+            answers = [row.get("completion", row.get("text"))]
+        return any(isinstance(answer, str) and not answer.strip() for answer in answers)
+
+    def _segments(self, row: Row, number: int, specials: dict[str, str]) -> tuple[list[Segment], bool]:
+        """The segments of a row, and whether they are messages."""
+        scale = 1.0 if self.weight_column is None else _number(row, self.weight_column, number)
+        messages = _messages(row, number)
+        if self.template is None and messages is not None:
+            return message_segments(messages, self.train_on, number, scale), True
+        template: Sequence[Segment] = self.template or ()
+        if self.template is None:
+            if row.get("completion") is not None:
+                template = CHAT_ANSWER if self.chat else ANSWER
+            elif row.get("text") is not None:
+                template = TEXT
+            else:
+                known = ", ".join(f"{name}{' (empty)' * (row[name] is None)}" for name in row) or "no column"
+                allowed = "rows with messages, with prompt and completion, or with text; or a template"
+                raise ConfigError("path", f"{self.path} (row {number} has {known})", allowed)
+        segments = fill(template, row, specials, number)
+        if scale != 1.0:
+            segments = [Segment(**{**vars(s), "weight": s.weight * scale}) for s in segments]
+        return segments, self.chat and template is not TEXT
+
+
+def _messages(row: Row, number: int) -> list[dict[str, Any]] | None:
+    """The conversation of a row; None where it is none."""
+    if row.get("messages") is not None:
+        return checked_messages(row["messages"], number)
+    prompt, completion = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, list) and isinstance(completion, list):
+        asked = [{**message, "weight": message.get("weight", 0.0)} for message in checked_messages(prompt, number)]
+        return asked + checked_messages(completion, number)
+    return None
+
+
+def _number(row: Row, column: str, number: int) -> float:
+    try:
+        return float(row[column])
+    except (TypeError, ValueError) as error:
+        raise ConfigError("weight_column", row[column], f"a number in row {number}") from error

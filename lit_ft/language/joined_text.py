@@ -1,0 +1,62 @@
+"""The usual pre-training data: texts joined to one stream, cut at a fixed length."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.language.document_pieces import DocumentPieces
+from lit_ft.sources.batching import Plan, shuffled_batches
+from lit_ft.tokens.token_table import TokenTable
+
+
+class JoinedText(DocumentPieces):
+    """Texts one after another, cut into pieces of ``context`` + 1 tokens wherever that falls.
+
+    What ``DatasetDecomposition`` is compared with: a token attends to the texts before its own, and attention costs
+    tokens x context. The texts stand in the order that the split drew; what is left after the last whole piece is
+    dropped and counted.
+
+    Args:
+        path: Table with a column ``text``.
+        context: Predicted tokens of a piece.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        tokens_per_batch: Predicted tokens of a batch, at least ``context``.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        seed: Seed of split and order.
+        num_workers: Processes that prepare batches.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("D2",)
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(
+        self,
+        path: str,
+        context: int = 512,
+        val_path: str | None = None,
+        tokens_per_batch: int = 2048,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        if context < 1:
+            raise ConfigError("context", context, "at least 1")
+        if tokens_per_batch < context:
+            raise ConfigError("tokens_per_batch", tokens_per_batch, f"at least the context, {context}")
+        super().__init__(path, val_path, tokens_per_batch, val_fraction, seed, num_workers)
+        self.context = context
+
+    def cut(self, table: TokenTable, split: str) -> list[tuple[int, int, int]]:
+        """Pieces of one length; a piece is of the text in which it begins."""
+        size, owners = self.context + 1, torch.repeat_interleave(table.rows, torch.tensor(table.lengths))
+        starts = range(0, len(table.ids) - size + 1, size)
+        if not starts:
+            raise ConfigError("context", self.context, f"less: all {split} texts have {len(table.ids)} tokens")
+        return [(start, size, int(owners[start])) for start in starts]
+
+    def _buckets(self, split: str) -> Plan:
+        assert self.tokens_per_batch is not None
+        return shuffled_batches(len(self.examples[split]), self.tokens_per_batch // self.context, seed=self.seed)

@@ -1,0 +1,149 @@
+"""Many questions of one task with their answers, one after another in one context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.sources.splits import SPLITS
+from lit_ft.sources.tables import Row
+from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
+from lit_ft.tokens.token_data import TokenData
+
+SHOT = (Segment("{prompt}\n", "user"), Segment("{completion}\n\n", "assistant", 1.0))
+
+
+class ManyShot(TokenData):
+    r"""In-context examples in one sequence, all of whose answers are learned.
+
+    .. math:: -\sum_{i=1}^k\log p(y_i\mid x_1,y_1,\dots,x_{i-1},y_{i-1},x_i)
+
+    which trains every number of shots from 0 to k - 1 at once, for the cost of one sequence. Sequences are drawn with
+    ``seed`` from rows of one task; where a sequence is too long, whole examples are dropped, the first ones first.
+    Validation and test ask for the last answer alone, after k - 1 examples, whatever is learned.
+
+    Args:
+        path: Table with the rows, split into training, validation and test before sequences are made.
+        shots: Examples of a sequence, k, at least 1.
+        supervise: Learn ``all`` answers (the paper), or only the ``last``, as in few-shot fine-tuning.
+        template: Segments of one example; None is prompt, line end, completion, empty line.
+        sequences: Sequences drawn for training; None as many as there are rows divided by ``shots``.
+        task_column: Column with the name of the task; None is one task.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
+        batch_size: Sequences of a batch.
+        tokens_per_batch: Budget of a batch in tokens, instead of ``batch_size``.
+        max_length: Longest sequence in tokens.
+        packing: Whether several sequences share a row in training.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        test_fraction: Share of ``path`` for the test, in [0, 1).
+        seed: Seed of splits, sequences and order.
+        num_workers: Processes that prepare batches.
+
+    Source: W. He et al., You Only Fine-tune Once: Many-Shot In-Context Fine-Tuning for Large Language Models, 2025,
+    arXiv:2506.11103. Deviation: sequences are drawn once, not anew in every epoch, so that they are tokenised once.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E11",)
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(
+        self,
+        path: str,
+        shots: int = 8,
+        supervise: Literal["all", "last"] = "all",
+        template: list[Segment] | None = None,
+        sequences: int | None = None,
+        task_column: str | None = None,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        batch_size: int = 8,
+        tokens_per_batch: int | None = None,
+        max_length: int = 1024,
+        packing: bool = False,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            path, val_path, test_path, batch_size, tokens_per_batch, max_length, packing, val_fraction, test_fraction,
+            None, None, task_column, seed, num_workers,
+        )  # fmt: skip
+        for name, value in (("shots", shots), ("sequences", sequences)):
+            if value is not None and value < 1:
+                raise ConfigError(name, value, "at least 1")
+        if supervise not in ("all", "last"):
+            raise ConfigError("supervise", supervise, "all or last")
+        self.shots, self.supervise, self.sequences = shots, supervise, sequences
+        self.template = [s if isinstance(s, Segment) else Segment(**s) for s in template or SHOT]
+
+    def cache_key(self) -> Sequence[str]:
+        """The template; the sequences are the rows, and say which answers count."""
+        return [repr(self.template)]
+
+    def _tables(self) -> dict[str, list[Row]]:
+        """Sequences of each split, made of rows of that split alone."""
+        tables, specials = super()._tables(), special_fields(self.tokenizer)
+        for split, rows in tables.items():
+            for row, row_number in zip(rows, self._numbers(split, rows), strict=True):
+                fill(self.template, row, specials, row_number)  # what is wrong is said with the number of its row
+        self.numbers = {}  # a sequence is no row of the table
+        found: dict[str, list[Row]] = {}
+        for number, split in enumerate(SPLITS):
+            draw = np.random.default_rng((self.seed, number))
+            by_task: dict[str, list[Row]] = {}
+            for row in tables[split]:
+                by_task.setdefault(str(row[self.task_column]) if self.task_column else "", []).append(row)
+            count = self.sequences if split == "train" else None
+            found[split] = self._draw(by_task, count or max(1, len(tables[split]) // self.shots), draw, split)
+        return found
+
+    def _draw(self, by_task: dict[str, list[Row]], count: int, draw: np.random.Generator, split: str) -> list[Row]:
+        if not by_task:
+            return []
+        small = [f"{task or 'all rows'} ({len(rows)})" for task, rows in by_task.items() if len(rows) < self.shots]
+        if small:
+            raise ConfigError("shots", self.shots, f"no more than the {split} rows of a task: {', '.join(small)}")
+        names = sorted(by_task)
+        shares = np.array([len(by_task[name]) for name in names], dtype=float)
+        found = []
+        for _ in range(count):
+            name = names[draw.choice(len(names), p=shares / shares.sum())]
+            chosen = draw.choice(len(by_task[name]), self.shots, replace=False)
+            sequence = self._sequence([by_task[name][i] for i in chosen.tolist()], split)
+            found.append(sequence | ({self.task_column: name} if self.task_column else {}))
+        return found
+
+    def _sequence(self, examples: list[Row], split: str) -> Row:
+        return {"examples": examples, "answers": self.supervise if split == "train" else "last"}
+
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
+        """Tokens of whole sequences."""
+        specials = special_fields(tokenizer)
+        shots = [
+            fill(self.template, shot, specials, number)
+            for number, row in zip(numbers, rows, strict=True)
+            for shot in row["examples"]
+        ]
+        for number, segments in enumerate(shots):
+            place, shot = divmod(number, self.shots)
+            if rows[place]["answers"] == "last" and shot + 1 < self.shots:
+                shots[number] = [replace(segment, weight=0.0) for segment in segments]
+        encoded = encode_all(tokenizer, shots)
+        return [self._join(encoded[i : i + self.shots]) for i in range(0, len(encoded), self.shots)]
+
+    def _join(self, shots: Sequence[Encoded]) -> Encoded:
+        """The last examples that fit."""
+        start = 0
+        while start < len(shots) - 1 and sum(len(shot) for shot in shots[start:]) > self.max_length:
+            start += 1
+        joined = Encoded()
+        for shot in shots[start:]:
+            for name, values in vars(joined).items():
+                values.extend(getattr(shot, name))
+        return joined.take(slice(self.max_length))

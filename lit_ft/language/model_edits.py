@@ -1,0 +1,155 @@
+"""Edits of what a language model says, in two orders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.sources.batching import Plan, shuffled_batches
+from lit_ft.sources.tables import Row, read_rows
+from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
+from lit_ft.tokens.token_data import TokenData
+
+Order = Literal["breadth_first", "depth_first"]
+EDIT = (Segment("{start}{prompt}", "user"), Segment("{target}{eos}", "assistant", 1.0))
+COLUMNS = ("prompt", "target", "paraphrase", "locality")
+
+
+def editing_plan(edits: int, batch_size: int, passes: int, order: Order, seed: int = 0) -> Plan:
+    """An epoch that sees every edit ``passes`` times.
+
+    ``breadth_first`` passes over all edits, shuffled anew, again and again. ``depth_first`` passes once, and repeats
+    each batch before the next one. Both have the same number of batches, and are the same where one batch has all.
+
+    Args:
+        edits: Number of edits.
+        batch_size: Edits of a batch.
+        passes: How often each edit is seen.
+        order: As above.
+        seed: The order is a function of ``(seed, epoch)`` alone.
+    """
+    one = shuffled_batches(edits, batch_size, seed)
+
+    def plan(epoch: int) -> list[list[int]]:
+        if order == "depth_first":
+            return [batch for batch in one(epoch * passes) for _ in range(passes)]
+        return [batch for number in range(passes) for batch in one(epoch * passes + number)]
+
+    return plan
+
+
+class ModelEdits(TokenData):
+    """Prompts whose continuation is to become another one.
+
+    A row is ``{prompt, target, paraphrase, locality}``: after ``prompt`` the model shall write ``target`` and the
+    end-of-text token; ``paraphrase`` asks for the same in other words, ``locality`` is a prompt whose continuation
+    shall stay what it is. A space between prompt and target belongs to the target. Training has prompts and targets,
+    validation (``val/loss``) paraphrases and targets. ``EditingScores`` reads ``editing_examples``.
+
+    An epoch has ``passes`` passes in the order that is asked for, so ``trainer.max_epochs: 1`` compares orders at the
+    same number of steps. Use ``reduction: sequence``, which weighs edits alike, and a ``GradientMask`` on one matrix.
+
+    Refuses rows that lack a column, that are empty or too long, and two targets for one prompt, by their numbers.
+
+    Source: "Fine-tuning Done Right in Model Editing" (LocFT-BF). Deviations: depth-first repeats a batch a fixed number
+    of times, so that both orders take the same steps; with ``StopBelowLoss`` an edit is left when it holds.
+
+    Args:
+        path: Table with the edits: a file, ``packaged:NAME``, or a source of ``datasets``.
+        order: ``breadth_first`` or ``depth_first``, see ``editing_plan``.
+        passes: How often each edit is seen in an epoch, at least 1. Paper: at most 25.
+        batch_size: Edits of a batch. Paper: 100; sample-wise editing has 1.
+        max_length: Longest prompt with its target, in tokens.
+        max_rows: Only the first so many edits.
+        seed: Seed of the order.
+        num_workers: Processes that prepare batches.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E54",)
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(
+        self,
+        path: str,
+        order: Order = "breadth_first",
+        passes: int = 25,
+        batch_size: int = 100,
+        max_length: int = 128,
+        max_rows: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            path, batch_size=batch_size, max_length=max_length, max_rows=max_rows, seed=seed, num_workers=num_workers
+        )
+        if order not in ("breadth_first", "depth_first"):
+            raise ConfigError("order", order, "breadth_first or depth_first")
+        if passes < 1:
+            raise ConfigError("passes", passes, "at least 1")
+        self.order, self.passes = order, passes
+        self._edits: list[Row] = []
+
+    def edits(self) -> list[Row]:
+        """The rows as they are written."""
+        return read_rows(self.path, COLUMNS, max_rows=self.max_rows)
+
+    def _tables(self) -> dict[str, list[Row]]:
+        self._edits = checked(self.path, self.edits())
+        asked = [{"prompt": row["paraphrase"], "target": row["target"]} for row in self._edits]
+        return {"train": [{k: row[k] for k in ("prompt", "target")} for row in self._edits], "val": asked, "test": []}
+
+    def cache_key(self) -> Sequence[str]:
+        """The template."""
+        return [repr(EDIT)]
+
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
+        """Prompts and targets; none is cut."""
+        specials = special_fields(tokenizer)
+        encoded = encode_all(tokenizer, [fill(EDIT, row, specials, n) for row, n in zip(rows, numbers, strict=True)])
+        for number, example in zip(numbers, encoded, strict=True):
+            if len(example) > self.max_length:
+                raise ConfigError("max_length", self.max_length, f"at least the {len(example)} tokens of row {number}")
+        return encoded
+
+    def editing_examples(self) -> dict[str, list[tuple[list[int], list[int]]]]:
+        """Token ids of prompt and target of each edit, as ``reliability``, ``generality`` and ``locality``.
+
+        Those of ``locality`` have no target.
+        """
+        start = special_fields(self.tokenizer)["start"]
+        prompts = [[Segment(f"{start}{row['locality']}")] for row in self._edits]
+        found = {
+            name: [_parted(self.examples[split][number]) for number in range(len(self._edits))]
+            for name, split in (("reliability", "train"), ("generality", "val"))
+        }
+        return {**found, "locality": [(e.input_ids, []) for e in encode_all(self.tokenizer, prompts, self.max_length)]}
+
+    def _buckets(self, split: str) -> Plan:
+        if split != "train":
+            return super()._buckets(split)
+        return editing_plan(len(self.examples["train"]), self.batch_size, self.passes, self.order, self.seed)
+
+
+def checked(path: str, rows: Sequence[Row]) -> list[Row]:
+    """The rows, if every one can be learned: texts that are not empty, and one target for a prompt."""
+    seen: dict[str, tuple[int, str]] = {}
+    for number, row in enumerate(rows, start=1):
+        for column in COLUMNS:
+            if not isinstance(row[column], str) or not row[column].strip():
+                raise ConfigError(
+                    "path", f"{path} (row {number}, {column}: {row[column]!r})", "a text that is not empty"
+                )
+        other, target = seen.setdefault(row["prompt"], (number, row["target"]))
+        if target != row["target"]:
+            given = f"{path} (rows {other} and {number}: {row['prompt']!r} -> {target!r} and {row['target']!r})"
+            raise ConfigError("path", given, "one target for a prompt")
+    return list(rows)
+
+
+def _parted(example: dict[str, Tensor]) -> tuple[list[int], list[int]]:
+    """Token ids of prompt and target."""
+    ids, first = example["input_ids"].tolist(), int(example["weights"].nonzero()[0])
+    return ids[:first], ids[first:]

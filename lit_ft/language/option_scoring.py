@@ -1,0 +1,77 @@
+"""Answering questions with a language model by the likelihood of the answers it may choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+from lit_ft.language.options import Normalization, checked_normalization, option_rows, option_scores
+from lit_ft.tokens.language_method import LanguageMethod
+from lit_ft.tokens.network import readout
+
+
+class OptionScoring(LanguageMethod):
+    r"""Scores every option of a question by a language model; ``test`` and ``predict`` need no training.
+
+    The scores s are those of ``lit_ft.language.options``. Trained, it is a classifier whose head is the
+    model's own, as in prompt-based fine-tuning: :math:`-\log\operatorname{softmax}(s)_y`.
+
+    Reads batches of ``AnswerOptions``. Logs ``loss`` and ``accuracy``; ``predict`` writes the scores of each question,
+    the lowest number where a question has fewer options than another one of its batch.
+
+    Args:
+        network: A causal language model.
+        normalize: ``sum``, by ``token``, or against the answer ``context`` of the data.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+
+    Source: Language Models are Few-Shot Learners (E83).
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E83",)
+    batch_kind: ClassVar[str] = "options"
+
+    def __init__(
+        self,
+        network: Network,
+        normalize: Normalization = "sum",
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        self.normalize = checked_normalization(normalize)
+
+    def _log_probs(self, batch: Mapping[str, Tensor], prefix: str = "") -> Tensor:
+        assert self.network is not None
+        rows = option_rows(batch, prefix)
+        found = readout(self.network, rows).log_probs(rows["input_ids"], rows["weights"])
+        return (found * rows["weights"]).sum(1).unflatten(0, batch["input_ids"].shape[:2])
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Scores of shape (questions, options)."""
+        prior = None
+        if self.normalize == "context" and "context_input_ids" in batch:
+            prior = self._log_probs(batch, "context_")
+        return option_scores(self._log_probs(batch), batch["weights"].sum(-1), self.normalize, prior)
+
+    def compute(self, batch: Mapping[str, Tensor]) -> Output:
+        """Mean cross-entropy over the questions."""
+        scores, labels = self(batch), batch["labels"]
+        accuracy = (scores.argmax(1) == labels).float().mean()
+        return Output(F.cross_entropy(scores, labels), scalars={"accuracy": accuracy})
+
+    def loss_weight(self, batch: Mapping[str, Tensor]) -> float:
+        """Questions."""
+        return float(len(batch["labels"]))
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Scores of shape (questions, options)."""
+        return self(batch)

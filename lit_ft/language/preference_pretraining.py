@@ -1,0 +1,140 @@
+"""Training a language model from scratch on texts whose parts are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+from lit_ft.language.token_perplexity import TokenPerplexity
+from lit_ft.tokens.language_method import LanguageMethod
+from lit_ft.tokens.losses import log1mexp
+from lit_ft.tokens.network import readout
+
+Objective = Literal["likelihood", "unlikelihood", "reward_weighted", "advantage_weighted"]
+OBJECTIVES = ("likelihood", "unlikelihood", "reward_weighted", "advantage_weighted")
+
+
+def unlikelihood(log_probs: Tensor, scores: Tensor, alpha: float, threshold: float | None) -> Tensor:
+    r"""Up what scores at most the threshold, down the rest: :math:`-\log p` or :math:`-\alpha\log(1-p)`.
+
+    Args:
+        log_probs: Of the tokens.
+        scores: Of the tokens; high is bad.
+        alpha: Weight of what goes down.
+        threshold: None mixes both by the score, :math:`-(1-s)\log p-\alpha s\log(1-p)`, for scores in [0, 1].
+    """
+    bad = scores.clamp(0, 1) if threshold is None else (scores > threshold).float()
+    return -(1 - bad) * log_probs - alpha * bad * log1mexp(log_probs)
+
+
+def exponential_weights(advantages: Tensor, beta: float, most: float = 1000.0) -> Tensor:
+    r""":math:`\min(e^{A/\beta},1000)`, without gradient."""
+    return (advantages.detach() / beta).exp().clamp(max=most)
+
+
+class PreferencePretraining(LanguageMethod):
+    r"""Learns all tokens, those of bad parts less, not at all, or backwards.
+
+    With the score s of each token (high is bad), p its probability, and R = -s, the mean over tokens of
+
+    ======================== =================================================================================
+    ``likelihood``           :math:`-\log p`; with marks or a filter in the data, conditional training or filtering
+    ``unlikelihood``         :math:`-\log p` where :math:`s\le t`, else :math:`-\alpha\log(1-p)`
+    ``reward_weighted``      :math:`-e^{R/\beta}\log p`
+    ``advantage_weighted``   :math:`-\alpha e^{(R-V)/\beta}\log p+(1-\alpha)(R-V)^2`, V a linear map of hidden states
+    ======================== =================================================================================
+
+    V says from the tokens before what the next one will score. Weights are clipped at 1000 and not normalised, as in
+    the reference, so a rate that is right for one objective need not be for another.
+
+    Validation and test are the plain likelihood of what counts there; they log ``perplexity``. Training logs ``loss``.
+
+    Args:
+        network: A causal language model, in general from ``config``.
+        objective: One of the four.
+        alpha: Of unlikelihood, 0 or more (paper: 1; 0.01 for code style), and of advantage weighting, in [0, 1] (paper:
+            0.5; 0.05 for code style).
+        beta: Temperature of the weights, above 0. Paper: 10 for rewards; 10, 0.1 and 1 for advantages.
+        threshold: t; None mixes both terms by the score. 0 is a threshold. (The reference took a threshold of 0 for
+            none, so that two of its published runs mixed.)
+        optimizer: Makes the optimizer from parameters. Paper: rate 5e-4, decay 0.1.
+        schedule: How the learning rate moves; None keeps it constant.
+
+    Source: Pretraining Language Models with Human Preferences (E19); tomekkorbak/pretraining-with-human-feedback.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E19",)
+    batch_kind: ClassVar[str] = "scored_text"
+
+    def __init__(
+        self,
+        network: Network,
+        objective: Objective = "likelihood",
+        alpha: float = 1.0,
+        beta: float = 10.0,
+        threshold: float | None = None,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        if objective not in OBJECTIVES:
+            raise ConfigError("objective", objective, ", ".join(OBJECTIVES))
+        if alpha < 0 or (objective == "advantage_weighted" and alpha > 1):
+            raise ConfigError("alpha", alpha, "0 or more; for advantages in [0, 1]")
+        if not beta > 0:
+            raise ConfigError("beta", beta, "a number above 0")
+        self.objective, self.alpha, self.beta, self.threshold = objective, alpha, beta, threshold
+
+    def configure_model(self) -> None:
+        """The network and, for advantages, the map of its hidden states to a value, which starts at 0."""
+        if self.network is not None:
+            return
+        super().configure_model()
+        if self.objective == "advantage_weighted":
+            network: Any = self.network
+            self.value = nn.Linear(network.get_output_embeddings().weight.shape[1], 1)
+            nn.init.zeros_(self.value.weight)
+            nn.init.zeros_(self.value.bias)
+
+    def configure_metrics(self) -> dict[str, Metric]:
+        """Perplexity."""
+        return {"perplexity": TokenPerplexity()}
+
+    def compute(self, batch: Mapping[str, Tensor]) -> Output:
+        """Mean over the tokens that count."""
+        assert self.network is not None
+        said, weights = readout(self.network, batch), batch["weights"].float()  # bf16-true rounds sums
+        log_probs = said.log_probs(batch["input_ids"], weights)
+        total = weights.sum().clamp(min=1e-6)
+        plain = -(weights * log_probs).sum() / total
+        if not self.training:
+            return Output(plain, predictions=plain.detach(), targets=weights.sum())
+        if self.objective == "likelihood":
+            return Output(plain)
+        return Output((weights * self._terms(log_probs, batch["scores"], said.states)).sum() / total)
+
+    def _terms(self, log_probs: Tensor, scores: Tensor, states: Tensor) -> Tensor:
+        """What each token contributes, shape (rows, tokens)."""
+        if self.objective == "unlikelihood":
+            return unlikelihood(log_probs, scores, self.alpha, self.threshold)
+        if self.objective == "reward_weighted":
+            return -exponential_weights(-scores, self.beta) * log_probs
+        values = (
+            self.value(states.to(self.value.weight.dtype))[:, :, 0].float().roll(1, 1)
+        )  # the place before a token says what it will score
+        advantages = -scores - values
+        learned = -exponential_weights(advantages, self.beta) * log_probs
+        return self.alpha * learned + (1 - self.alpha) * advantages.square()
+
+    def loss_weight(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Tokens that count."""
+        return batch["weights"].float().sum()

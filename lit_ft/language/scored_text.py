@@ -1,0 +1,188 @@
+"""Texts to learn from scratch, each part of which has a score for how undesirable it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import compress
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.sources.batching import Plan
+from lit_ft.sources.loader import ResumableLoader, make_loader
+from lit_ft.sources.splits import SPLITS
+from lit_ft.sources.tables import Row
+from lit_ft.tokens.segments import Encoded, Segment, encode_all, special_fields
+from lit_ft.tokens.token_data import TokenData
+from lit_ft.tokens.token_table import TokenTable, collate_padded
+
+
+class ScoredText(TokenData):
+    """Rows ``{"texts": [...], "scores": [...]}``, the parts of a document, or ``{"text", "score"}``; high is bad.
+
+    A batch is ``{input_ids, attention_mask, weights, scores, rows}``: the score of each token is that of its part, and
+    0 for the end of text. Two ways of learning from scores are here, as they change what is read; those that change the
+    loss are in ``PreferencePretraining``.
+
+    - Conditional training: each part is preceded by ``good`` where its score is at most ``threshold``, else by ``bad``,
+      which are learned too. In validation and test they are read and do not count.
+    - Filtering: training documents whose mean score is above ``keep_below`` are left out.
+
+    Args:
+        path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
+        threshold: Highest score of a good part; None adds no marks. 0 is a threshold. Paper: 5.6e-4 for toxicity, 0 for
+            personal data and for code style.
+        good: Mark of good parts, ordinary text: one token where the tokenizer has it.
+        bad: Mark of the others.
+        drop_marks: Share of the marks that are left out in training, in [0, 1]. Paper: 0.01; 0.1 for code style.
+        keep_below: Highest mean score of a training document; None keeps all.
+        max_length: Longest document in tokens; what is longer is cut.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
+        batch_size: Documents of a batch.
+        tokens_per_batch: Budget of a batch in tokens, padding included, instead of ``batch_size``.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        test_fraction: Share of ``path`` for the test, in [0, 1).
+        max_rows: Train on no more rows than this.
+        max_eval_rows: Validate and test on no more rows than this each.
+        seed: Seed of the splits, the marks and the order.
+        num_workers: Processes that prepare batches.
+
+    Source: Pretraining Language Models with Human Preferences (E19); tomekkorbak/pretraining-with-human-feedback.
+    Deviation: marks are text, where the reference adds tokens to the vocabulary.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E19",)
+    batch_kind: ClassVar[str] = "scored_text"
+
+    def __init__(
+        self,
+        path: str,
+        threshold: float | None = None,
+        good: str = "<|aligned|>",
+        bad: str = "<|misaligned|>",
+        drop_marks: float = 0.01,
+        keep_below: float | None = None,
+        max_length: int = 512,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        batch_size: int = 8,
+        tokens_per_batch: int | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+        max_rows: int | None = None,
+        max_eval_rows: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            path, val_path, test_path, batch_size, tokens_per_batch, max_length, False, val_fraction, test_fraction,
+            max_rows, max_eval_rows, None, seed, num_workers,
+        )  # fmt: skip
+        if not 0 <= drop_marks <= 1:
+            raise ConfigError("drop_marks", drop_marks, "a share in [0, 1]")
+        if good == bad:
+            raise ConfigError("bad", bad, "another mark than that of good parts")
+        self.threshold, self.good, self.bad, self.drop_marks = threshold, good, bad, drop_marks
+        self.keep_below = keep_below
+        self.scores: dict[str, list[list[float]]] = {}
+
+    def cache_key(self) -> Sequence[str]:
+        """Nothing: marks are in the rows."""
+        return []
+
+    def _scored_rows(self) -> dict[str, list[Row]]:
+        return super()._tables()
+
+    def _tables(self) -> dict[str, list[Row]]:
+        """Parts with their marks; scores are kept aside, by part."""
+        tables: dict[str, list[Row]] = {}
+        for place, (split, rows) in enumerate(self._scored_rows().items()):
+            numbers = self._numbers(split, rows)
+            parts = [_parts(row, f"{split} row {number}") for row, number in zip(rows, numbers, strict=True)]
+            if split == "train" and self.keep_below is not None:
+                limit = self.keep_below
+                low = [sum(scores) / len(scores) <= limit for _, scores in parts]
+                left, self.numbers[split] = list(compress(parts, low)), list(compress(numbers, low))
+                rank_zero_info(f"{len(left)} of {len(parts)} training documents have a mean score of at most {limit}")
+                if not left:
+                    raise ConfigError("keep_below", limit, "at least the lowest mean score of a document")
+                parts = left
+            draw = np.random.default_rng((self.seed, place))
+            marked = [self._marked(texts, scores, draw, split == "train") for texts, scores in parts]
+            tables[split] = [{"parts": pieces, "learned": split == "train"} for pieces, _ in marked]
+            self.scores[split] = [scores for _, scores in marked]
+        return {split: tables.get(split, []) for split in SPLITS}
+
+    def _marked(
+        self, texts: list[str], scores: list[float], draw: np.random.Generator, training: bool
+    ) -> tuple[list[str], list[float]]:
+        """Mark and text in turn, the mark empty where there is none, with the score of each."""
+        pieces = []
+        for text, score in zip(texts, scores, strict=True):
+            dropped = training and draw.random() < self.drop_marks
+            mark = "" if self.threshold is None or dropped else self.good if score <= self.threshold else self.bad
+            pieces += [mark, text]
+        return pieces, [score for score in scores for _ in range(2)]
+
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
+        """The weight of a token that counts is the number of its piece, counted from 1; loaders put the score there."""
+        specials, documents = special_fields(tokenizer), []
+        start = specials["start"] or specials["bos"]  # or the first token of a document would be no target
+        for row in rows:
+            numbered = enumerate(row["parts"], start=1)
+            counts = [(text, float(n) if n % 2 == 0 or row["learned"] else 0.0) for n, text in numbered]
+            end = (specials["eos"], float(len(counts) + 1))
+            documents.append([Segment(text, "text", n) for text, n in ((start, 0.0), *counts, end)])
+        return encode_all(tokenizer, documents, self.max_length)
+
+    def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:
+        table = ScoredTable(self.examples[split], self.scores[split])
+        collate = partial(collate_scored, padding=self.padding)
+        return make_loader(table, plan, collate, self.seed, self.num_workers, training)
+
+
+class ScoredTable:
+    """Examples whose tokens have a score.
+
+    Args:
+        examples: Their weights are 0, or the number of the piece that a token is from.
+        scores: Of the pieces of each row; what comes after them has score 0.
+    """
+
+    def __init__(self, examples: TokenTable, scores: Sequence[Sequence[float]]) -> None:
+        self.examples, self.scores = examples, scores
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """``input_ids``, ``weights`` of 0 or 1, ``scores`` and ``row``."""
+        example = self.examples[number]
+        pieces = torch.tensor([0.0, *self.scores[int(example["row"])], 0.0])
+        numbers = example["weights"].long()
+        return {**example, "weights": (numbers > 0).float(), "scores": pieces[numbers]}
+
+
+def collate_scored(examples: Sequence[dict[str, Tensor]], padding: int) -> dict[str, Tensor]:
+    """Padded on the right; ``scores`` of shape (rows, tokens)."""
+    scores = torch.nn.utils.rnn.pad_sequence([e["scores"] for e in examples], batch_first=True)
+    return {**collate_padded(examples, padding), "scores": scores}
+
+
+def _parts(row: Row, place: str) -> tuple[list[str], list[float]]:
+    texts, scores = (
+        row[many] if many in row else [row.get(one)] for many, one in (("texts", "text"), ("scores", "score"))
+    )
+    try:
+        numbers = [float(str(score)) for score in scores]
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers or len(texts) != len(numbers) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError("path", sorted(row), f"texts with as many scores, or text and score; see {place}")
+    return list(texts), numbers

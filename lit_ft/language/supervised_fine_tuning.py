@@ -1,0 +1,121 @@
+"""Supervised fine-tuning of a causal language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torchmetrics import Metric
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+from lit_ft.language.token_perplexity import TokenPerplexity
+from lit_ft.tokens.language_method import LanguageMethod
+from lit_ft.tokens.losses import REDUCTIONS, Reduction, TokenLoss, document_numbers, shares
+from lit_ft.tokens.network import readout
+
+
+class SupervisedFineTuning(LanguageMethod):
+    r"""Learns the tokens of each example that have a weight.
+
+    .. math:: L=\frac{\sum_t w_t\,(-\log p(x_t\mid x_{<t}))}{\sum_t|w_t|}
+
+    over all tokens of the accumulation window and of all ranks: accumulating 4 batches of 2 equals one batch of 8,
+    however long their answers are. Softmax and loss are in float32. Logits are computed for targets alone and a few at
+    a time, so memory does not grow with the vocabulary; what a token contributes is
+    :class:`~lit_ft.tokens.losses.TokenLoss`.
+
+    Reads padded or packed batches of ``{input_ids, weights, ...}``. Logs ``loss`` and, in validation and test,
+    ``perplexity``, which is exp of the token mean whatever the reduction. With ``task`` and ``task_sequence``, tasks
+    are balanced within each batch; over a window, batches count by the weight of the tasks that they have.
+
+    Args:
+        network: A causal language model.
+        reduction: Mean over ``token`` (default), over ``sequence``s of their token means, over ``task``s of theirs, or
+            over tasks of the means over their sequences (``task_sequence``); the cases 1 to 4 of MFTCoder.
+        task_weights: Weight of each task by name, for reductions over tasks; others weigh 1.
+        label_smoothing: Share of the target that is spread over the vocabulary, in [0, 1).
+        focal: Exponent by which known tokens count less, 0 or more.
+        unlikelihood: Whether tokens of negative weight are pushed down by :math:`-\log(1-p)`, which is bounded.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+
+    Source: reductions as in B. Liu et al., MFTCoder: Boosting Code LLMs with Multitask Fine-Tuning, 2023,
+    arXiv:2311.02303.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E6",)
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(
+        self,
+        network: Network,
+        reduction: Reduction = "token",
+        task_weights: dict[str, float] | None = None,
+        label_smoothing: float = 0.0,
+        focal: float = 0.0,
+        unlikelihood: bool = False,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        if reduction not in REDUCTIONS:
+            raise ConfigError("reduction", reduction, ", ".join(REDUCTIONS))
+        if task_weights is not None and not reduction.startswith("task"):
+            raise ConfigError("task_weights", task_weights, "null: only reductions over tasks read them")
+        for name, weight in (task_weights or {}).items():
+            if weight < 0:
+                raise ConfigError(f"task_weights.{name}", weight, "0 or more")
+        self.reduction, self.task_weights = reduction, task_weights
+        self.token_loss = TokenLoss(label_smoothing, focal, unlikelihood)
+
+    def configure_metrics(self) -> dict[str, Metric]:
+        """Perplexity."""
+        return {"perplexity": TokenPerplexity()}
+
+    def importance(self, device: torch.device) -> Tensor | None:
+        """Weights of the tasks by number, from those by name; None where all are equal."""
+        if self.task_weights is None:
+            return None
+        names = getattr(getattr(self._trainer, "datamodule", None), "task_names", [])
+        for name in self.task_weights:
+            if name not in names:
+                raise ConfigError(f"task_weights.{name}", self.task_weights[name], f"the tasks {', '.join(names)}")
+        weights = [self.task_weights.get(name, 1.0) for name in names]
+        return torch.tensor(weights, device=device, dtype=torch.float32)  # under bf16-true the default type is bf16
+
+    def _shares(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        documents = document_numbers(batch["position_ids"]) if "position_ids" in batch else None
+        weights = batch["weights"]
+        return shares(weights, self.reduction, documents, batch.get("tasks"), self.importance(weights.device))
+
+    def compute(self, batch: Mapping[str, Tensor]) -> Output:
+        """Mean loss over the targets; in evaluation also their plain negative log-likelihood, for the perplexity."""
+        assert self.network is not None
+        coefficients, _ = self._shares(batch)
+        said = readout(self.network, batch)
+        loss = said.loss(batch["input_ids"], coefficients, self.token_loss)
+        if self.training:
+            return Output(loss)
+        size = batch["weights"].abs()
+        plain = loss.detach()
+        if self.reduction != "token" or not self.token_loss.is_plain or bool((batch["weights"] < 0).any()):
+            with torch.no_grad():
+                plain = said.loss(batch["input_ids"], shares(size)[0])
+        return Output(loss, predictions=plain, targets=size.sum())
+
+    def loss_weight(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Denominator of the mean: summed weights of targets, examples, or tasks."""
+        return self._shares(batch)[1]
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Summed log-probability of the targets of each row, each times its weight; shape (rows,)."""
+        assert self.network is not None
+        found = readout(self.network, batch).log_probs(batch["input_ids"], batch["weights"])
+        return (found * batch["weights"]).sum(1)

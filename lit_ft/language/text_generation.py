@@ -1,0 +1,149 @@
+"""Writing answers with a language model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.passes.second_pass import Randomness
+from lit_ft.core.schedules import Schedule
+from lit_ft.language.answers import AnswerMetric
+from lit_ft.language.rules import ResponseRules
+from lit_ft.language.supervised_fine_tuning import SupervisedFineTuning
+
+
+class TextGeneration(SupervisedFineTuning):
+    """Supervised fine-tuning whose ``predict`` writes an answer to each row, and whose evaluation may judge answers.
+
+    The prompt of a row are its tokens before the first one that is learned. ``predictions.jsonl`` gets a line a row:
+    ``{row, prompt, expected, answers}``, ``row`` being the number within its split and ``answers`` the samples. The
+    draws follow from ``--seed_everything`` and the order of the batches. With ``answers``, validation and test write
+    too, and log ``val/<name>`` and ``test/<name>``; training does not notice.
+
+    Args:
+        network: A causal language model.
+        max_new_tokens: Longest answer in tokens, at least 1.
+        temperature: Of the draw; 0 takes the likeliest token.
+        top_p: Share of probability that is drawn from, in (0, 1].
+        samples: Answers a row; more than one needs a temperature above 0.
+        rules: Rules on the next token (E89); None has none.
+        answers: Metrics over answers and what was expected, by the name they are logged under (``AnswerAccuracy``,
+            ``ToolCallReward``); None writes nothing in validation and test.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+
+    Source of the rules: J. Hewitt et al., Instruction Following without Instruction Tuning, 2024, arXiv:2409.14254.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E89",)
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(
+        self,
+        network: Network,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        samples: int = 1,
+        rules: ResponseRules | None = None,
+        answers: dict[str, AnswerMetric] | None = None,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer=optimizer, schedule=schedule)
+        for name, value in (("max_new_tokens", max_new_tokens), ("samples", samples)):
+            if value < 1:
+                raise ConfigError(name, value, "at least 1")
+        if temperature < 0:
+            raise ConfigError("temperature", temperature, "0 or more")
+        if not 0 < top_p <= 1:
+            raise ConfigError("top_p", top_p, "a share in (0, 1]")
+        if samples > 1 and temperature == 0:
+            raise ConfigError("samples", samples, "1 at temperature 0: they would all be the same")
+        self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p
+        self.samples, self.rules, self.answers = samples, rules, answers or {}
+        for name in self.answers:
+            if name in ("loss", "perplexity"):
+                raise ConfigError("answers", name, "a name other than loss and perplexity")
+
+    def configure_model(self) -> None:
+        """Build the network and the metrics, once."""
+        if self.network is not None:
+            return
+        super().configure_model()
+        clones = {stage: {name: m.clone() for name, m in self.answers.items()} for stage in ("val", "test")}
+        self.answer_metrics = nn.ModuleDict({stage: nn.ModuleDict(each) for stage, each in clones.items()})  # type: ignore[arg-type]
+
+    def _evaluate(self, batch: Mapping[str, Tensor], stage: str) -> Output:
+        output = super()._evaluate(batch, stage)
+        if self.answers:
+            before = Randomness()
+            written = self.predict_step(batch, 0)
+            before.restore()
+            said = [answer for row in written for answer in row["answers"]]
+            expected = [row["expected"] for row in written for _ in row["answers"]]
+            for metric in self.answer_metrics[stage].values():  # type: ignore[operator, union-attr]
+                metric.update(said, expected)
+        return output
+
+    def _finish_evaluation(self, stage: str) -> None:
+        super()._finish_evaluation(stage)
+        for name, metric in self.answer_metrics[stage].items():  # type: ignore[operator, union-attr]
+            if metric.update_called:
+                self.log(f"{stage}/{name}", metric.compute(), prog_bar=True)
+                metric.reset()
+
+    @torch.no_grad()
+    def generate(self, prompts: list[list[int]]) -> list[list[list[int]]]:
+        """Answers to prompts as token ids, without the end: for each prompt ``samples`` of them.
+
+        Args:
+            prompts: Token ids of each prompt, at least one.
+        """
+        if not all(prompts):
+            raise ConfigError("prompts", "one without tokens", "at least one token in each, to write from")
+        network: Any = self.network
+        longest, end = max(map(len, prompts)), self.tokenizer.eos_token_id
+        padding = next(token for token in (self.tokenizer.pad_token_id, end, 0) if token is not None)
+        ids = torch.tensor([[padding] * (longest - len(p)) + p for p in prompts], device=self.device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.device)
+        settings: dict[str, Any] = {"do_sample": self.temperature > 0}
+        if self.temperature > 0:
+            settings |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        if self.rules is not None:
+            settings["logits_processor"] = [self.rules.bind(self.tokenizer, mask.repeat_interleave(self.samples, 0))]
+        found = network.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=self.max_new_tokens, pad_token_id=padding,
+            eos_token_id=end, num_return_sequences=self.samples, **settings,
+        )  # fmt: skip
+        answers = [row[: row.index(end)] if end in row else row for row in found[:, longest:].tolist()]
+        return [answers[i : i + self.samples] for i in range(0, len(answers), self.samples)]
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:  # type: ignore[override]
+        """An answer to each row, see the class."""
+        lengths, first = batch["attention_mask"].sum(1).tolist(), (batch["weights"] != 0).int().argmax(1).tolist()
+        rows = batch["input_ids"].tolist()
+        prompts = [ids[:start] for ids, start in zip(rows, first, strict=True)]
+        words = self.tokenizer
+        for number, ids in zip(batch["rows"].tolist(), prompts, strict=True):
+            if not ids:
+                raise ConfigError("data", f"row {number}, which has no prompt", "a token before the first learned one")
+        return [
+            {
+                "row": number,
+                "prompt": words.decode(ids[:start]),
+                "expected": words.decode(ids[start:length], skip_special_tokens=True),
+                "answers": [words.decode(answer, skip_special_tokens=True) for answer in answers],
+            }
+            for number, ids, start, length, answers in zip(
+                batch["rows"].tolist(), rows, first, lengths, self.generate(prompts), strict=True
+            )
+        ]

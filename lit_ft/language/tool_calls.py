@@ -1,0 +1,195 @@
+"""Tool calls as text, which of their tokens decide for a tool or give a value, and which turns went wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.tokens.segments import Encoded, Segment
+
+OPEN, CLOSE = "<tool_call>\n", "\n</tool_call>"
+_BEFORE_NAME = '{"name": "'
+_BRANCH, _VALUE = " branch", " value"
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a tool.
+
+    Args:
+        name: Of the tool.
+        arguments: Their values by name.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The call as a model writes it, in the form that Hermes and Qwen models use."""
+        written = json.dumps({"name": self.name, "arguments": self.arguments}, ensure_ascii=False)
+        return f"{OPEN}{written}{CLOSE}"
+
+
+def tool_names(tools: Sequence[Mapping[str, Any]] | None, number: int) -> list[str]:
+    """Names of the tools of a row, ``{name, ...}`` or ``{"type": "function", "function": {name, ...}}`` each."""
+    names = []
+    for tool in tools or ():
+        name = (tool.get("function") or tool).get("name") if isinstance(tool, Mapping) else None
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name):
+            raise ConfigError("tools", name or tool, f"tools with names of letters, digits, _, - and . in row {number}")
+        names.append(name)
+    return names
+
+
+def calls_of(message: Mapping[str, Any], names: Sequence[str], number: int) -> list[ToolCall]:
+    """The calls of a message, ``{name, arguments}`` or ``{"function": {name, arguments}}`` each.
+
+    Args:
+        message: ``{role, content, tool_calls}``.
+        names: Of the tools that there are.
+        number: Of the row, counted from 1, for errors.
+    """
+    calls = []
+    for call in message.get("tool_calls") or ():
+        inner = call.get("function") or call
+        name, arguments = inner.get("name"), inner.get("arguments")
+        if message.get("role") != "assistant":
+            allowed = f"calls by the assistant alone; see row {number}"
+            raise ConfigError("messages.tool_calls", message.get("role"), allowed)
+        if name not in names:
+            known = ", ".join(names) or "none"
+            raise ConfigError(
+                "messages.tool_calls", name, f"a tool of row {number}: {known}{nearest(str(name), names)}"
+            )
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments)
+            except json.JSONDecodeError as error:
+                raise ConfigError("messages.tool_calls", arguments, f"arguments as JSON in row {number}") from error
+        if not isinstance(arguments, dict):
+            raise ConfigError("messages.tool_calls", arguments, f"arguments by name for {name} in row {number}")
+        calls.append(ToolCall(str(name), arguments))
+    return calls
+
+
+def failed_turns(messages: Sequence[Mapping[str, Any]], signs: Iterable[str]) -> set[int]:
+    """Places of the assistant's turns after which a tool answers with an error.
+
+    Args:
+        messages: ``{role, content}``; the answers of tools follow the turn that called them.
+        signs: Texts of which one stands in an error; only letters and digits count, in lower case.
+    """
+    wanted, failed, turn = [_bare(sign) for sign in signs], set(), None
+    for place, message in enumerate(messages):
+        if message.get("role") == "tool":
+            said = _bare(str(message.get("content")))
+            if turn is not None and any(sign in said for sign in wanted):
+                failed.add(turn)
+        else:
+            turn = place if message.get("role") == "assistant" else None
+    return failed
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"[\W_]", "", text.lower())
+
+
+def branch_offsets(tokenizer: Any, name: str, others: Iterable[str]) -> list[int]:
+    """Where in the name of a tool its tokens part from those of other tools: the places of what is told apart there.
+
+    The first token of the name is always one. A name that goes on where this one ends parts behind its last letter,
+    which is the place ``len(name)``.
+
+    Args:
+        tokenizer: A fast one of ``transformers``.
+        name: Of the tool that is called.
+        others: Names of the other tools.
+
+    Returns:
+        Places in characters, ascending.
+    """
+
+    def tokens(of: str) -> Any:
+        text = f'{_BEFORE_NAME}{of}", "arguments"'
+        return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+
+    own, found = tokens(name), {0}
+    for other in set(others) - {name}:
+        pairs = zip(own["input_ids"], tokens(other)["input_ids"], strict=False)
+        common = next(i for i, (ours, theirs) in enumerate(pairs) if ours != theirs)
+        found.add(max(0, own["offset_mapping"][common][0] - len(_BEFORE_NAME)))
+    return sorted(found)
+
+
+def value_spans(call: ToolCall) -> list[tuple[int, int]]:
+    """Where in the text of a call the values of its arguments begin and end."""
+    cursor, spans = ToolCall(call.name, {}).text.index("{}") + 1, []
+    for name, value in call.arguments.items():
+        begin = cursor + len(f"{json.dumps(name, ensure_ascii=False)}: ")
+        end = begin + len(json.dumps(value, ensure_ascii=False))
+        spans.append((begin, end))
+        cursor = end + len(", ")
+    return spans
+
+
+def turn_segments(
+    said: str, calls: Sequence[ToolCall], branches: Mapping[str, Sequence[int]], weight: float, place: int
+) -> list[Segment]:
+    """A turn of the assistant, cut so that tokens which choose a tool, and those of values, have tags of their own.
+
+    Args:
+        said: Text before the calls.
+        calls: The calls.
+        branches: Of each name, from :func:`branch_offsets`.
+        weight: Of all its tokens, before they are told apart.
+        place: Of the turn in its conversation.
+    """
+    other = Segment("", "assistant", weight, tag=f"turn {place}")
+    branch, value = (replace(other, tag=other.tag + kind, claims=True) for kind in (_BRANCH, _VALUE))
+    segments = [replace(other, text=said)] if said else []
+    for i, call in enumerate(calls):
+        lead = "\n" if said or i else ""
+        text, start, cursor = lead + call.text, len(lead + OPEN + _BEFORE_NAME), 0
+        marked = [(start + offset, start + offset + 1, branch) for offset in branches[call.name]]
+        marked += [(len(lead) + begin, len(lead) + end, value) for begin, end in value_spans(call)]
+        for begin, end, kind in marked:
+            segments += [replace(other, text=text[cursor:begin]), replace(kind, text=text[begin:end])]
+            cursor = end
+        segments.append(replace(other, text=text[cursor:]))
+    return segments
+
+
+def branch_weight(branches: int, others: int, most: float = 9.0) -> float:
+    r"""Weight of a token that chooses a tool: :math:`\min(n_{other}/n_{branch},m)`, and never below 1.
+
+    Args:
+        branches: Such tokens of a turn.
+        others: Its other targets.
+        most: m, at least 1.
+    """
+    return min(others / branches, most) if 0 < branches < others else 1.0
+
+
+def weigh_branches(example: Encoded, most: float = 9.0) -> Encoded:
+    """Multiply the weights of the tokens that choose a tool, turn by turn; see :func:`branch_weight`."""
+    targets = [tag if weight else "" for tag, weight in zip(example.tags, example.weights, strict=True)]
+    for tag in {tag for tag in targets if tag.endswith(_BRANCH)}:
+        places = [i for i, own in enumerate(targets) if own == tag]
+        turn = tag.removesuffix(_BRANCH)
+        weight = branch_weight(len(places), targets.count(turn) + targets.count(turn + _VALUE), most)
+        for i in places:
+            example.weights[i] *= weight
+    return example
+
+
+def weigh_values(example: Encoded, weight: float) -> Encoded:
+    """Multiply the weights of the tokens that give the values of arguments."""
+    for i, tag in enumerate(example.tags):
+        if tag.endswith(_VALUE):
+            example.weights[i] *= weight
+    return example

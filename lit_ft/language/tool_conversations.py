@@ -1,0 +1,156 @@
+"""Conversations with tool calls, for supervised fine-tuning that looks at what is special about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, ClassVar
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.language.tool_calls import (
+    branch_offsets,
+    calls_of,
+    failed_turns,
+    tool_names,
+    turn_segments,
+    weigh_branches,
+    weigh_values,
+)
+from lit_ft.sources.tables import Row
+from lit_ft.tokens.chat import checked_messages, encode_chat, message_segments
+from lit_ft.tokens.segments import Encoded, Segment, Truncation, truncated
+from lit_ft.tokens.token_data import TokenData
+
+ERROR_SIGNS = ("is not defined", "unexpected keyword", "400 client error", "invalid api call")
+
+
+class ToolConversations(TokenData):
+    r"""Rows ``{"messages": [...], "tools": [...]}`` with tool calls; the assistant's turns are learned.
+
+    Three things are told apart that plain fine-tuning treats alike:
+
+    - Turns after which a tool answers with an error are read and not learned.
+    - In a turn with calls, tokens at which the name of the tool parts from that of another tool of the row, and its
+      first token, weigh :math:`\min(n_{other}/n_{branch},m)` but no less than 1, with the numbers of these and of the
+      other targets of the turn; all others weigh 1.
+    - The values of arguments weigh ``argument_weight``.
+
+    Messages are those of chat models: an assistant's may have ``tool_calls`` (``{name, arguments}``, or OpenAI's
+    ``{"type": "function", "function": {...}}`` with arguments as an object or as JSON), followed by one message of the
+    role ``tool`` for each result. Calls are written into the text of their message,
+    ``<tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>``, and tools, one a line, into the system message, so
+    that any chat template with these roles will do. A ``weight`` of a message multiplies those of its tokens.
+
+    Errors name the row: a call of a tool that the row lacks, arguments that are no JSON, unknown roles. Rows whose
+    targets are all cut off or failed are left out and counted. Needs a fast tokenizer with a chat template.
+
+    Args:
+        path: Table with the rows.
+        max_weight: m, at least 1; 1 weighs all targets alike. Paper: 9.
+        argument_weight: Weight of the tokens that give the values of arguments, 0 or more. The reference finds the ends
+            of arguments and leaves them at 1.
+        error_signs: Texts by which the answer of a tool is known to be an error, compared by letters and digits alone;
+            an empty list learns every turn. The paper's list has 13; the default has four of them.
+        list_tools: Whether tools are written into the system message; false where it lists them already.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
+        batch_size: Conversations of a batch; those of about the same length stand together.
+        tokens_per_batch: Budget of a batch in tokens, padding included, instead of ``batch_size``.
+        max_length: Longest conversation in tokens.
+        truncation: What is cut of longer ones: ``right``, ``left`` or ``prompt``.
+        packing: As in ``Instructions``.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        test_fraction: Share of ``path`` for the test, in [0, 1).
+        max_rows: Train on no more rows than this.
+        max_eval_rows: Validate and test on no more rows than this each.
+        seed: Seed of the splits and of the order.
+        num_workers: Processes that prepare batches; batches do not depend on it.
+
+    Source: TL-Training: A Task-Feature-Based Framework for Training Large Language Models in Tool Use (E58);
+    Junjie-Ye/TL-Training. Deviations: a conversation is one example with all its turns instead of one for each turn,
+    so that the mean is over the targets of a batch; names part where their tokens do, found by character offsets.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E58",)
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(
+        self,
+        path: str,
+        max_weight: float = 9.0,
+        argument_weight: float = 1.0,
+        error_signs: list[str] = list(ERROR_SIGNS),  # noqa: B006  never changed
+        list_tools: bool = True,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        batch_size: int = 8,
+        tokens_per_batch: int | None = None,
+        max_length: int = 1024,
+        truncation: Truncation = "right",
+        packing: bool = False,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+        max_rows: int | None = None,
+        max_eval_rows: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            path, val_path, test_path, batch_size, tokens_per_batch, max_length, packing, val_fraction, test_fraction,
+            max_rows, max_eval_rows, None, seed, num_workers,
+        )  # fmt: skip
+        truncated(Encoded(), 1, truncation)
+        if not max_weight >= 1:
+            raise ConfigError("max_weight", max_weight, "at least 1")
+        if not 0 <= argument_weight < float("inf"):
+            raise ConfigError("argument_weight", argument_weight, "0 or more")
+        for sign in error_signs:
+            if not any(letter.isalnum() for letter in sign):
+                raise ConfigError("error_signs", sign, "texts with a letter or digit: any answer has this one")
+        self.max_weight, self.argument_weight, self.error_signs = max_weight, argument_weight, list(error_signs)
+        self.list_tools, self.truncation = list_tools, truncation
+
+    def required_columns(self) -> Sequence[str]:
+        """The conversation."""
+        return ["messages"]
+
+    def cache_key(self) -> Sequence[str]:
+        """Weights and filter."""
+        return [repr((self.max_weight, self.argument_weight, self.error_signs, self.list_tools, self.truncation))]
+
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
+        """Tokens and weights of each conversation."""
+        branches = cache(lambda name, names: branch_offsets(tokenizer, name, names))
+        found = [self._segments(row, number, branches) for row, number in zip(rows, numbers, strict=True)]
+        # whole turns are weighed, then cut
+        encoded = encode_chat(tokenizer, found, numbers=numbers)
+        weighed = [weigh_values(weigh_branches(example, self.max_weight), self.argument_weight) for example in encoded]
+        return [truncated(example, self.max_length, self.truncation) for example in weighed]
+
+    def _segments(self, row: Row, number: int, branches: Callable[..., list[int]]) -> list[Segment]:
+        names, messages = tuple(tool_names(row.get("tools"), number)), checked_messages(row["messages"], number)
+        if self.list_tools and names:
+            messages = with_tools(messages, row["tools"])
+        failed, segments = failed_turns(messages, self.error_signs), []
+        for place, message in enumerate(messages):
+            calls = calls_of(message, names, number)
+            said = message.get("content")
+            plain = {**message, "content": (said or "") if calls else said}
+            (segment,) = message_segments([plain], ["assistant"], number)
+            text = ("\n" if place and messages[place - 1].get("role") == segment.role else "") + segment.text
+            weight = 0.0 if place in failed else segment.weight
+            if calls:
+                parts = {call.name: branches(call.name, names) for call in calls}
+                segments += turn_segments(text, calls, parts, weight, place)
+            else:
+                segments.append(Segment(text, segment.role, weight, tag=segment.tag))
+        return segments
+
+
+def with_tools(messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Messages with the tools, one a line, at the end of the system message, which is made where there is none."""
+    text = "\n".join(["Tools:", *(json.dumps(tool.get("function") or tool, ensure_ascii=False) for tool in tools)])
+    if messages and messages[0].get("role") == "system":
+        return [{**messages[0], "content": f"{messages[0].get('content')}\n{text}"}, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]

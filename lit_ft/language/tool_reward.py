@@ -1,0 +1,61 @@
+"""What a tool call is worth, by rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+
+from lit_ft.language.tool_calls import CLOSE, OPEN, ToolCall
+
+
+def parsed_call(text: str) -> ToolCall | None:
+    """The first call in a text, inside its marks or as bare JSON; None where there is none."""
+    inner = text.partition(OPEN.strip())[2].partition(CLOSE.strip())[0] if OPEN.strip() in text else text
+    try:
+        found = json.loads(inner)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    name, arguments = found.get("name"), found.get("arguments")
+    return ToolCall(name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
+
+
+def tool_call_reward(text: str, right: ToolCall, tools: Mapping[str, Collection[str]]) -> float:
+    """Reward of a generated call, for learning by reinforcement.
+
+    ==== ==========================================================================
+    -2   no call that can be read, or of a tool that there is not
+    -1.5 the wrong tool
+    -1.8 arguments that the tool does not know, others too many, and others missing
+    -1.3 arguments that the tool does not know, and others too many or missing
+    -1   arguments too many, and others missing
+    -0.8 arguments that the tool does not know
+    -0.5 arguments too many, or missing
+    -.25 wrong values
+    +1   the right call
+    ==== ==========================================================================
+
+    The three faults at once cost more than the wrong tool does; so it is in the paper.
+
+    Args:
+        text: What the model wrote.
+        right: The call that was wanted.
+        tools: Names of the parameters of each tool that there is.
+
+    Source: TL-Training: A Task-Feature-Based Framework for Training Large Language Models in Tool Use (E58). An
+    argument is too many here where the tool knows it and the right call leaves it out.
+    """
+    call = parsed_call(text)
+    if call is None or call.name not in tools:
+        return -2.0
+    if call.name != right.name:
+        return -1.5
+    unknown = bool(call.arguments.keys() - set(tools[call.name]))
+    redundant = bool(call.arguments.keys() & set(tools[call.name]) - right.arguments.keys())
+    missing = bool(right.arguments.keys() - call.arguments.keys())
+    if unknown:
+        return {0: -0.8, 1: -1.3, 2: -1.8}[redundant + missing]
+    if redundant or missing:
+        return -1.0 if redundant and missing else -0.5
+    return 1.0 if call.arguments == right.arguments else -0.25

@@ -1,1 +1,0 @@
-"""Several checkpoints to one network."""

@@ -1,1 +1,0 @@
-"""Images, and other rows of numbers, into classes."""

@@ -1,0 +1,108 @@
+"""Prompts with answers: from rows of a table to tokens of which those of the answer are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.sources.tables import Row
+from lit_ft.tokens.chat import encode_chat, message_segments
+from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
+
+PLAIN = (Segment("{start}{prompt}", "user"), Segment("{answer}{eos}", "assistant", 1.0))
+CHAT = (Segment("{prompt}", "user"), Segment("{answer}", "assistant", 1.0))
+
+
+def encode_answers(rows: Sequence[Row], numbers: Sequence[int], chat: bool | None, tokenizer: Any) -> list[Encoded]:
+    """Prompts with one answer each, whole; only tokens of answers have a weight.
+
+    Args:
+        rows: ``prompt`` and ``answer``, both texts or both lists of messages.
+        numbers: Of the rows in their table, for errors.
+        chat: Whether texts are put into the chat template; None where there is one.
+        tokenizer: Makes the tokens.
+    """
+    specials, found = special_fields(tokenizer), [Encoded()] * len(rows)
+    chat = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
+    groups: dict[bool, list[int]] = {True: [], False: []}
+    segments = []
+    for i, (row, number) in enumerate(zip(rows, numbers, strict=True)):
+        is_chat = isinstance(row["answer"], list)
+        if is_chat:
+            prompt = [{**said, "weight": 0.0} for said in row["prompt"]]
+            segments.append(message_segments([*prompt, *row["answer"]], ["assistant"], number))
+        else:
+            segments.append(fill(CHAT if chat else PLAIN, row, specials, number))
+        groups[is_chat or chat].append(i)
+    for is_chat, members in groups.items():
+        if members:
+            parts = [segments[i] for i in members]
+            if is_chat:
+                encoded = encode_chat(tokenizer, parts, numbers=[numbers[i] for i in members])
+            else:
+                encoded = encode_all(tokenizer, parts)
+            for i, example in zip(members, encoded, strict=True):
+                found[i] = example
+    return found
+
+
+def cut_alike(answers: Sequence[Encoded], max_length: int) -> list[Encoded]:
+    """Answers to one prompt with the same part of it: its oldest tokens go first, then the ends of the answers.
+
+    The very first token stays, which may mark the beginning; and half of ``max_length`` stays the prompt's, or what
+    follows it would be learned as an answer to nothing.
+    """
+    longest = max(map(len, answers))
+    prompt = min(next((i for i, w in enumerate(e.weights) if w), len(e)) for e in answers)
+    surplus = min(max(0, longest - max_length), max(0, prompt - max(2, max_length // 2)))
+    return [e.take([0, *range(1 + surplus, len(e))][:max_length] if len(e) else []) for e in answers]
+
+
+def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
+    """The prompt with the chosen answer, and with the rejected one."""
+    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    if chosen == rejected:
+        raise ConfigError("path", chosen, f"two different answers; those of {split} row {number} are equal")
+    if isinstance(prompt, list):  # messages: a plain answer is the assistant's
+        chosen, rejected = (a if isinstance(a, list) else [message("assistant", a)] for a in (chosen, rejected))
+    elif prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
+        shared = 0
+        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+            shared += 1
+        if not shared:
+            raise ConfigError(
+                "path", chosen[:1], f"conversations that begin alike; those of {split} row {number} do not"
+            )
+        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    elif isinstance(prompt, str) and isinstance(chosen, list) and isinstance(rejected, list):
+        prompt = [message("user", prompt)]
+    if prompt is None or type(chosen) is not type(rejected) or not isinstance(chosen, (str, list)):
+        raise ConfigError("path", sorted(row), f"texts or messages in prompt, chosen and rejected; see row {number}")
+    for side, answer in (("chosen", chosen), ("rejected", rejected)):
+        if answer == []:
+            allowed = f"at least one message behind the prompt in {side!r}; {split} row {number} has none"
+            raise ConfigError("path", row[side], allowed)
+    return {"prompt": prompt, "answer": chosen}, {"prompt": prompt, "answer": rejected}
+
+
+def warn_of_empty_answers(sides: Sequence[Row], numbers: Sequence[int], split: str) -> None:
+    """Count answers without a word: all that is learned of them is that they end, which is rarely meant."""
+    blank = list(dict.fromkeys(n for side, n in zip(sides, numbers, strict=True) if _is_empty(side["answer"])))
+    if blank:
+        some = ", ".join(map(str, blank[:5])) + (" ..." if len(blank) > 5 else "")
+        rank_zero_warn(
+            f"{len(blank)} {split} rows have an empty answer, of which the end alone is learned: rows {some}"
+        )
+
+
+def _is_empty(answer: str | list[Any]) -> bool:
+    said = [m.get("content") for m in answer if isinstance(m, Mapping)] if isinstance(answer, list) else [answer]
+    return bool(said) and all(isinstance(text, str) and not text.strip() for text in said)
+
+
+def message(role: str, text: str) -> dict[str, str]:
+    """A text as a message."""
+    return {"role": role, "content": text}

@@ -1,0 +1,107 @@
+"""Direct preference optimisation and its relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+from lit_ft.preference.ches import ches
+from lit_ft.preference.pair_rewards import reward_scalars, weighted_mean
+from lit_ft.preference.paired import LogSigmoidPreference, Pairs, PreferenceLoss
+from lit_ft.preference.policy import Policy
+from lit_ft.preference.reference import Reference, sequence_log_probs
+from lit_ft.tokens.network import readout
+
+
+class DPO(Policy):
+    r"""Learns which of two answers is preferred, from log-probabilities of both.
+
+    .. math:: L=\frac{\sum_i w_i\,[\ell(h_i)-\lambda\,\tfrac1{|y_i^+|}\log\pi(y_i^+)]}{\sum_i w_i},\quad
+              h=\log\frac{\pi(y^+)}{\pi_0(y^+)}-\log\frac{\pi(y^-)}{\pi_0(y^-)}
+
+    Both answers go through the network in one forward; logits are made for targets alone, a few at a time. Dropout is
+    off in policy and reference, so that the first loss is exactly :math:`\ell(0)`.
+
+    Logs, besides ``loss``: ``rewards/chosen``, ``rewards/rejected``, ``rewards/margin``, ``rewards/accuracy``,
+    ``logp/chosen``, ``logp/rejected``. That ``logp/chosen`` falls while the loss does too is no fault of the code: see
+    ``LikelihoodDisplacement``, ``sft_weight`` and the CHES filter of ``Preferences``.
+
+    Args:
+        network: A causal language model.
+        loss: A loss over pairs (``LogSigmoidPreference``, ``RobustPreference``, ``IPO``, ``HingePreference``,
+            ``SimPO``, ``ORPO``, ``BCO``, ``NCA``, ``APO``, ``SPPO``); None is DPO itself, with ``beta``.
+        beta: Of the DPO loss, above 0, where ``loss`` is None. Paper: 0.1.
+        reference: ``AdapterOff``, ``FrozenCopy`` or ``CachedLogProbs``; None takes the first where there is an adapter,
+            else the second. Not used by losses without a reference.
+        sft_weight: :math:`\lambda`, weight of the supervised loss on the chosen answer, 0 or more.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+
+    Source: R. Rafailov et al., Direct Preference Optimization, 2023, arXiv:2305.18290; the supervised term as in
+    N. Razin et al., Unintentional Unalignment, 2024, arXiv:2410.08847 (C1). Values equal TRL 1.16.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("C1",)
+    batch_kind: ClassVar[str] = "preferences"
+
+    def __init__(
+        self,
+        network: Network,
+        loss: PreferenceLoss | None = None,
+        beta: float = 0.1,
+        reference: Reference | None = None,
+        sft_weight: float = 0.0,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, reference, optimizer, schedule)
+        if sft_weight < 0:
+            raise ConfigError("sft_weight", sft_weight, "0 or more")
+        self.loss, self.sft_weight = LogSigmoidPreference(beta) if loss is None else loss, sft_weight
+        self.needs_reference = self.loss.needs_reference
+
+    def compute(self, batch: Mapping[str, Tensor]) -> Output:
+        """Mean loss over the pairs."""
+        assert self.network is not None
+        sums, tokens = sequence_log_probs(self.network, batch), batch["weights"].sum(1)
+        pairs = Pairs(*sums.chunk(2), *tokens.chunk(2))
+        if self.needs_reference:
+            assert self.reference is not None
+            before = self.reference.log_probs(self.network, batch)
+            pairs.reference_chosen, pairs.reference_rejected = before.chunk(2)
+        losses = self.loss(pairs)
+        if self.sft_weight:
+            losses = losses - self.sft_weight * pairs.chosen / pairs.chosen_tokens
+        weights = batch["pair_weights"]
+        scalars = reward_scalars(*self.loss.rewards(pairs), weights) | {
+            "logp/chosen": weighted_mean(pairs.chosen.detach(), weights),
+            "logp/rejected": weighted_mean(pairs.rejected.detach(), weights),
+        }
+        return Output(weighted_mean(losses, weights), scalars=scalars)
+
+    def loss_weight(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Summed weights of the pairs."""
+        return batch["pair_weights"].sum()
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Log-probabilities of chosen and rejected answers, shape (pairs, 2)."""
+        assert self.network is not None
+        return torch.stack(sequence_log_probs(self.network, batch).chunk(2), dim=1)
+
+    @torch.no_grad()
+    def ches(self, batch: Mapping[str, Tensor], length_normalize: bool = True) -> Tensor:
+        """CHES scores of the pairs of a batch, shape (pairs,), for ``filter_column`` of ``Preferences``."""
+        assert self.network is not None
+        said = readout(self.network, batch)
+        if said.weight is None:
+            raise ConfigError("network", type(self.network).__name__, "a network whose head is one linear map")
+        return ches(said.states, batch["weights"], length_normalize)

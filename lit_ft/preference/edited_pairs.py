@@ -1,0 +1,66 @@
+"""Generated pairs of answers that are more or less alike."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.preference.ches_filter import ChesFilter
+from lit_ft.preference.preferences import Preferences
+from lit_ft.sources.splits import SPLITS
+from lit_ft.sources.tables import Row
+
+LETTERS = "abcdefghijklmnop"
+
+
+class EditedPairs(Preferences):
+    """A random key as prompt, a random word as chosen answer, the word with some letters changed as rejected answer.
+
+    Half of the pairs differ in ``few`` letters, the other half in all of them, which is what makes the CHES scores of
+    pairs differ.
+
+    Args:
+        pairs: Training pairs; validation has a quarter as many.
+        length: Letters of a word.
+        few: Letters that differ in half of the pairs, from 1 to ``length``.
+        ches_filter: Leaves out training pairs by the CHES that they have under the network before the first step.
+        batch_size: Pairs of a batch.
+        seed: Seed of pairs and order.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("C1",)
+    batch_kind: ClassVar[str] = "preferences"
+
+    def __init__(
+        self,
+        pairs: int = 128,
+        length: int = 8,
+        few: int = 1,
+        ches_filter: ChesFilter | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        if not 1 <= few <= length:
+            raise ConfigError("few", few, f"from 1 to the length {length}")
+        if pairs < 4:
+            raise ConfigError("pairs", pairs, "at least 4")
+        super().__init__("generated", 4 * length, ches_filter=ches_filter, batch_size=batch_size, seed=seed)
+        self.count, self.length, self.few = pairs, length, few
+
+    def _pair_rows(self) -> dict[str, list[Row]]:
+        found: dict[str, list[Row]] = {}
+        for number, split in enumerate(SPLITS):
+            draw = np.random.default_rng((self.seed, number))
+            count = {"train": self.count, "val": self.count // 4}.get(split, 0)
+            found[split] = [self._pair(draw, self.few if i % 2 else self.length) for i in range(count)]
+        return found
+
+    def _pair(self, draw: np.random.Generator, edits: int) -> Row:
+        key, word = draw.integers(len(LETTERS), size=(2, self.length))
+        other = word.copy()
+        places = draw.choice(self.length, edits, replace=False)
+        other[places] = (word[places] + draw.integers(1, len(LETTERS), size=edits)) % len(LETTERS)
+        prompt, chosen, rejected = ("".join(LETTERS[i] for i in letters) for letters in (key, word, other))
+        return {"prompt": f"{prompt}:", "chosen": chosen, "rejected": rejected}

@@ -1,0 +1,87 @@
+"""Kahneman-Tversky optimisation: learning from answers that are wanted or not, without pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+from lit_ft.preference.reference import Reference, sequence_log_probs
+from lit_ft.preference.unpaired import kto
+from lit_ft.preference.unpaired_policy import UnpairedPolicy, halves, reward_scalars
+
+
+class KTO(UnpairedPolicy):
+    r"""Raises answers marked as wanted above a reference point and lowers the others below it.
+
+    .. math:: L=\frac1n\sum_i\lambda_{y_i}\,[1-\sigma(\pm\beta(r_i-z))],\quad r=\log\frac{\pi(y|x)}{\pi_0(y|x)},\quad
+              z=\max\Big(0,\frac1n\sum_i\log\frac{\pi(y'_i|x_i)}{\pi_0(y'_i|x_i)}\Big)
+
+    with + for wanted answers, - for the others, and :math:`y'_i` an answer to another prompt. z has no gradient. It is
+    the mean over the micro-batch of all ranks in training, over that of one rank in validation and test; under
+    gradient accumulation each micro-batch has its own, so that accumulation equals one batch only where z is 0.
+
+    Costs a forward without gradient beside that of DPO. Dropout is off in policy and reference, so that the first loss
+    is exactly half the mean weight. Logs, besides ``loss``: ``divergence`` (z), ``rewards/signed`` (mean of
+    :math:`\pm\beta r`) and ``rewards/accuracy`` (share of answers on the right side of z).
+
+    Args:
+        network: A causal language model.
+        beta: Strength of the tie to the reference, above 0. Paper: 0.1.
+        desirable_weight: :math:`\lambda_D`, 0 or more. Paper: each weight times its number of answers in a ratio of 1
+            to 4/3, desirable first.
+        undesirable_weight: :math:`\lambda_U`, 0 or more.
+        reference: ``AdapterOff``, ``FrozenCopy`` or ``CachedLogProbs``; None takes the first where there is an adapter,
+            else the second.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+
+    Source: K. Ethayarajh et al., KTO, 2024, arXiv:2402.01306, eq. 7 and 8. Values equal TRL 1.16, which borrows answers
+    from the same batch.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    batch_kind: ClassVar[str] = "unpaired_preferences"
+
+    def __init__(
+        self,
+        network: Network,
+        beta: float = 0.1,
+        desirable_weight: float = 1.0,
+        undesirable_weight: float = 1.0,
+        reference: Reference | None = None,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, beta, reference, optimizer, schedule)
+        for name, weight in (("desirable_weight", desirable_weight), ("undesirable_weight", undesirable_weight)):
+            if weight < 0:
+                raise ConfigError(name, weight, "0 or more")
+        self.weights = (desirable_weight, undesirable_weight)
+
+    def compute(self, batch: Mapping[str, Tensor]) -> Output:
+        """Mean loss over the answers."""
+        assert self.network is not None
+        assert self.reference is not None
+        wanted, n = batch["desirable"], len(batch["desirable"])
+        own, borrowed = halves(batch)
+        with torch.no_grad():
+            before, before_borrowed = self.reference.log_probs(self.network, batch).split(n)
+            divergence = self._divergence(sequence_log_probs(self.network, borrowed) - before_borrowed)
+        ratios = sequence_log_probs(self.network, own) - before
+        losses = kto(ratios, wanted, divergence, self.beta, self.weights)
+        scalars = {"divergence": divergence, **reward_scalars(self.beta * ratios, wanted, self.beta * divergence)}
+        return Output(losses.mean(), scalars=scalars)
+
+    def _divergence(self, ratios: Tensor) -> Tensor:
+        """Mean log-ratio of borrowed answers, at least 0."""
+        total, number = self.sum_and_number(ratios)
+        return (total / number).clamp(min=0)

@@ -1,0 +1,91 @@
+"""What methods share that train a language model against a reference policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+
+from lit_ft.core.network import Network
+from lit_ft.core.schedules import Schedule
+from lit_ft.preference.reference import AdapterOff, FrozenCopy, Reference
+from lit_ft.tokens.language_method import LanguageMethod
+
+
+class Policy(LanguageMethod):
+    """A causal language model without dropout, beside the policy that it is measured from.
+
+    The reference is that of the weights before the first step, also where a run goes on from a checkpoint; another one
+    is refused by its fingerprint.
+
+    Args:
+        network: A causal language model.
+        reference: None takes ``AdapterOff`` where there is an adapter, else ``FrozenCopy``.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves.
+    """
+
+    needs_reference: bool = True  # False where the loss has none
+
+    def __init__(
+        self,
+        network: Network,
+        reference: Reference | None,
+        optimizer: OptimizerCallable,
+        schedule: Schedule | None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        self.reference, self._resumed, self._begun = reference, False, False
+
+    def configure_model(self) -> None:
+        """Build the network, switch dropout off, and let the reference see it."""
+        if self.network is not None:
+            return
+        super().configure_model()
+        assert self.network is not None
+        without_dropout(self.network)
+        if self.needs_reference:
+            if self.reference is None:
+                self.reference = AdapterOff() if hasattr(self.network, "disable_adapter") else FrozenCopy()
+            self.reference.attach(self.network)
+
+    def on_fit_start(self) -> None:
+        """The reference is that of the weights before the first step."""
+        if self.reference is not None and self.needs_reference:
+            assert self.network is not None
+            self.reference.start(self.network, self.trainer, fresh=not self._resumed and not self.global_step)
+            self._begun = True
+
+    def on_validation_start(self) -> None:
+        """Also where nothing is trained."""
+        if not self._begun:
+            self.on_fit_start()
+
+    def on_test_start(self) -> None:
+        """As for validation."""
+        self.on_validation_start()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the fingerprint of the reference, and what building the network again would not give."""
+        super().on_save_checkpoint(checkpoint)
+        if self.reference is not None and self.reference.fingerprint is not None:
+            checkpoint["reference"] = self.reference.fingerprint
+            checkpoint["reference_weights"] = self.reference.weights()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on from another reference."""
+        super().on_load_checkpoint(checkpoint)
+        self._resumed = self._trainer is not None  # load_from_checkpoint has none: what is trained next starts there
+        if self.reference is not None and self.needs_reference:
+            self.reference.resume(checkpoint.get("reference"), checkpoint.get("reference_weights", {}))
+
+
+def without_dropout(network: nn.Module) -> None:
+    """Set every dropout probability of a network to 0: layers, and those that attention reads as numbers."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "attn_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)

@@ -1,0 +1,252 @@
+"""Pairs of answers to a prompt, of which one is preferred."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.preference.answers import CHAT, PLAIN, cut_alike, encode_answers, pair_sides, warn_of_empty_answers
+from lit_ft.preference.ches_filter import ChesFilter
+from lit_ft.sources.batching import Plan, length_buckets
+from lit_ft.sources.loader import ResumableLoader, make_loader
+from lit_ft.sources.splits import SPLITS
+from lit_ft.sources.tables import Row
+from lit_ft.tokens.segments import Encoded
+from lit_ft.tokens.token_data import TokenData
+from lit_ft.tokens.token_table import TokenTable, collate_padded
+
+
+class Preferences(TokenData):
+    """Rows ``{"prompt", "chosen", "rejected"}``: texts, or lists of messages.
+
+    Both answers follow the same prompt: where the longer one makes a pair too long, the oldest tokens of the prompt are
+    cut from both alike, down to half of ``max_length``, then the ends of the answers. Equal answers are an error that
+    names the row; pairs of which an answer is cut off altogether, or both to the same tokens, are left out and counted.
+    An empty answer is kept, since to end at once may be meant, and counted. ``chosen`` and ``rejected`` may also be
+    whole conversations without ``prompt``; what they share at the beginning is the prompt.
+
+    A batch is ``{input_ids, attention_mask, weights, rows}`` with the chosen answers in the first half of the rows and
+    the rejected ones, in the same order, in the second, so that one forward serves both; ``pair_weights`` has shape
+    (pairs,).
+
+    Args:
+        path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
+        max_length: Longest prompt with answer, in tokens.
+        chat: Whether texts are put into the tokenizer's chat template, None where it has one; messages always are.
+        weight_column: Column with the weight of a pair, 0 or more; all weigh 1 by default.
+        filter_column: Column with a score of each row, such as its CHES (see
+            :class:`lit_ft.preference.ches.ChesScore`); needs ``drop_highest``.
+        drop_highest: Share of the training rows that is left out because their score is highest, in [0, 1).
+        ches_filter: Leaves out training pairs by the CHES that they have under the network before the first step.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
+        batch_size: Pairs of a batch. Pairs of about the same length stand together.
+        tokens_per_batch: Budget of a batch in tokens of both answers, padding included, instead of ``batch_size``.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        test_fraction: Share of ``path`` for the test, in [0, 1).
+        max_rows: Train on no more rows than this.
+        max_eval_rows: Validate and test on no more rows than this each.
+        seed: Seed of the splits and of the order.
+        num_workers: Processes that prepare batches; batches do not depend on it.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("C1",)
+    batch_kind: ClassVar[str] = "preferences"
+
+    def __init__(
+        self,
+        path: str,
+        max_length: int = 512,
+        chat: bool | None = False,
+        weight_column: str | None = None,
+        filter_column: str | None = None,
+        drop_highest: float = 0.0,
+        ches_filter: ChesFilter | None = None,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        batch_size: int = 4,
+        tokens_per_batch: int | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+        max_rows: int | None = None,
+        max_eval_rows: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            path, val_path, test_path, batch_size, tokens_per_batch, max_length, False, val_fraction, test_fraction,
+            max_rows, max_eval_rows, None, seed, num_workers,
+        )  # fmt: skip
+        if not 0 <= drop_highest < 1:
+            raise ConfigError("drop_highest", drop_highest, "a share in [0, 1)")
+        if (drop_highest > 0) != (filter_column is not None):
+            raise ConfigError("drop_highest", drop_highest, "above 0 together with filter_column, else 0")
+        self.chat, self.weight_column = chat, weight_column
+        self.filter_column, self.drop_highest, self.ches_filter = filter_column, drop_highest, ches_filter
+        self._kept: list[int] | None = None
+        self.pair_weights: dict[str, list[float]] = {}
+        self.pairs: dict[str, PairTable] = {}
+
+    def required_columns(self) -> Sequence[str]:
+        """Both answers, and the columns that were asked for."""
+        return ["chosen", "rejected", *(c for c in (self.weight_column, self.filter_column) if c is not None)]
+
+    def cache_key(self) -> Sequence[str]:
+        """The form of the prompt."""
+        return [repr((PLAIN, CHAT, self.chat))]
+
+    def setup(self, stage: str) -> None:
+        """Read, filter, split and tokenise; once, whatever the stage."""
+        if self.pairs:
+            return
+        super().setup(stage)
+        for split, table in self.examples.items():
+            self.pairs[split] = pairs = PairTable(table, self.pair_weights[split])
+            left_out, every = len(pairs.weights) - len(pairs), len(pairs.weights)
+            if left_out == every:
+                raise ConfigError("max_length", self.max_length, f"more tokens: no {split} pair keeps two answers")
+            if left_out:
+                rank_zero_warn(
+                    f"{left_out} of {every} {split} pairs are left out: max_length cuts an answer off altogether, or"
+                    " both to the same tokens"
+                )
+
+    def _tables(self) -> dict[str, list[Row]]:
+        """Two rows a pair: the chosen answer, then the rejected one."""
+        tables, sides = self._pair_rows(), {}
+        tables["train"] = self._filtered(tables["train"])
+        for split in SPLITS:
+            rows = tables.get(split, [])
+            numbered = list(zip(rows, super()._numbers(split, rows), strict=True))
+            self.pair_weights[split] = [self._weight(row, n) for row, n in numbered]
+            sides[split] = [side for row, n in numbered for side in pair_sides(row, n, split)]
+            warn_of_empty_answers(sides[split], [n for _, n in numbered for _ in range(2)], split)
+        return sides
+
+    def _pair_rows(self) -> dict[str, list[Row]]:
+        return super()._tables()
+
+    def _filtered(self, rows: list[Row]) -> list[Row]:
+        if self.filter_column is None:
+            return rows
+        column: str = self.filter_column
+        dropped = int(self.drop_highest * len(rows))
+        numbers = super()._numbers("train", rows)
+        scores = [_number(row, column, "filter_column", n) for row, n in zip(rows, numbers, strict=True)]
+        order = sorted(range(len(rows)), key=scores.__getitem__)
+        rank_zero_info(f"{dropped} of {len(rows)} training rows with the highest {self.filter_column} are left out")
+        kept = sorted(order[: len(rows) - dropped])
+        self.numbers["train"] = [numbers[i] for i in kept]
+        return [rows[i] for i in kept]
+
+    def _weight(self, row: Row, number: int) -> float:
+        if self.weight_column is None:
+            return 1.0
+        weight = _number(row, self.weight_column, "weight_column", number)
+        if weight < 0:
+            raise ConfigError("weight_column", weight, f"a number of 0 or more in row {number}")
+        return weight
+
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
+        """Tokens and weights of both sides of each pair, cut alike."""
+        found = encode_answers(rows, numbers, self.chat, tokenizer)
+        for i in range(0, len(found), 2):
+            if found[i].input_ids == found[i + 1].input_ids:
+                raise ConfigError(
+                    "path", rows[i]["answer"], f"two different answers; row {numbers[i]} has equal tokens"
+                )
+        return [side for i in range(0, len(found), 2) for side in cut_alike(found[i : i + 2], self.max_length)]
+
+    def _numbers(self, split: str, rows: Sequence[Row]) -> Sequence[int]:
+        pairs = super()._numbers(split, rows[::2])
+        return [number for number in pairs for _ in range(2)]
+
+    def train_dataloader(self) -> ResumableLoader:
+        """As for token data; the first call chooses the pairs, with the weights that training starts from."""
+        module = getattr(self.trainer, "lightning_module", None)
+        if self.ches_filter is not None and getattr(module, "network", module) is None:
+            rank_zero_warn("without weights, as here, there is no CHES: all pairs are kept")
+        elif self.ches_filter is not None:
+            pairs = self.pairs["train"]
+            if self._kept is None:
+                batches = self._loader("train", self._buckets("train"), training=False)
+                self._kept = self.ches_filter.kept_rows(self.trainer, batches, self.seed)
+                rank_zero_info(f"{len(self._kept)} of {len(pairs)} training pairs are kept by their CHES")
+            chosen = set(self._kept)
+            pairs.members = [member for member in pairs.members if member[2] in chosen]
+        return super().train_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pairs that were kept: what scored them is gone after the first step."""
+        return {} if self._kept is None else {"kept": self._kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self._kept = state_dict.get("kept")
+
+    def _buckets(self, split: str) -> Plan:
+        lengths = self.pairs[split].lengths
+        if self.tokens_per_batch is None:
+            return length_buckets(lengths, batch_size=self.batch_size, seed=self.seed)
+        return length_buckets(lengths, tokens_per_batch=max(1, self.tokens_per_batch // 2), seed=self.seed)
+
+    def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:
+        collate = partial(collate_pairs, padding=self.padding)
+        return make_loader(self.pairs[split], plan, collate, self.seed, self.num_workers, training)
+
+
+class PairTable:
+    """The pairs of a table of sides, those with a missing side or two equal ones left out.
+
+    Args:
+        sides: Chosen and rejected answers in turn.
+        weights: Weight of each pair.
+    """
+
+    def __init__(self, sides: TokenTable, weights: Sequence[float]) -> None:
+        self.sides, self.weights = sides, weights
+        place = {row: i for i, row in enumerate(sides.rows.tolist())}
+        pairs = [(place.get(2 * n), place.get(2 * n + 1), n) for n in range(len(weights))]
+        self.members = [(a, b, n) for a, b, n in pairs if a is not None and b is not None and self._differ(a, b)]
+
+    def _differ(self, first: int, second: int) -> bool:
+        return not torch.equal(self.sides[first]["input_ids"], self.sides[second]["input_ids"])
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+        """Both sides, and the weight of the pair."""
+        first, second, pair = self.members[number]
+        row = torch.tensor(pair)
+        return {**self.sides[first], "row": row}, {**self.sides[second], "row": row}, self.weights[pair]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of the longer side."""
+        each = self.sides.lengths
+        return [max(each[first], each[second]) for first, second, _ in self.members]
+
+
+def collate_pairs(pairs: Sequence[tuple[Any, Any, float]], padding: int) -> dict[str, Tensor]:
+    """Chosen answers, then rejected ones, padded on the right together."""
+    batch = collate_padded([pair[0] for pair in pairs] + [pair[1] for pair in pairs], padding)
+    return {**batch, "pair_weights": torch.tensor([pair[2] for pair in pairs])}
+
+
+def _number(row: Row, column: str, argument: str, number: int) -> float:
+    """A finite number in a column."""
+    try:
+        value = float(row[column])
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(argument, row[column], f"a column of numbers; see row {number}")
+    return value

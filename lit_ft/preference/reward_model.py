@@ -1,0 +1,109 @@
+"""A reward model from pairs of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+from lit_ft.preference.pair_rewards import reward_scalars, weighted_mean
+from lit_ft.preference.paired import bradley_terry
+from lit_ft.tokens.language_method import LanguageMethod
+
+
+def rewards(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Rewards of the rows of a batch, shape (rows,), float32.
+
+    A decoder is read at the last token that is not padding, by the mask: ``transformers`` looks for the last token
+    that is not ``pad_token_id``, and so reads another one where an answer ends with a token that also pads. An encoder
+    is read by its own head.
+
+    Args:
+        network: For sequence classification with one label, with an adapter or without.
+        batch: ``input_ids`` and ``attention_mask``, padded on the right.
+    """
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    inner: Any = network.get_base_model() if hasattr(network, "peft_config") else network  # type: ignore[operator]
+    if not hasattr(inner, "score"):
+        return network(**inputs).logits[:, 0].float()
+    hidden = getattr(inner, inner.base_model_prefix)(**inputs, use_cache=False).last_hidden_state
+    last = batch["attention_mask"].sum(1) - 1
+    return inner.score(hidden[torch.arange(len(last), device=last.device), last])[:, 0].float()
+
+
+class RewardModel(LanguageMethod):
+    r"""Bradley-Terry: the preferred answer of a pair gets the higher reward.
+
+    .. math:: L=\frac{\sum_iw_i\,[-\log\sigma(r_i^+-r_i^--m)+c\,(r_i^++r_i^-)^2]}{\sum_iw_i}
+
+    The head is new and has one output; with ``network.peft`` it trains beside the adapter. Both answers go through the
+    network in one forward. Logs, besides ``loss``: ``rewards/chosen``, ``rewards/rejected``, ``rewards/margin``,
+    ``rewards/accuracy``. Predicts rewards of shape (pairs, 2). Refuses adapters that put tokens in front of the batch.
+
+    Args:
+        network: Decoder or encoder.
+        margin: m, by how much the preferred answer should win, 0 or more.
+        center: c, 0 or more, draws rewards of a pair towards opposite values; without it their mean is free. TRL
+            suggests 0.01.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+
+    Source: R. A. Bradley, M. E. Terry, 1952; margin as in H. Touvron et al., Llama 2, 2023, arXiv:2307.09288, there one
+    for each pair.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    batch_kind: ClassVar[str] = "preferences"
+
+    def __init__(
+        self,
+        network: Network,
+        margin: float = 0.0,
+        center: float = 0.0,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        for name, value in (("margin", margin), ("center", center)):
+            if value < 0:
+                raise ConfigError(name, value, "0 or more")
+        self.margin, self.center = margin, center
+
+    def build_network(self) -> nn.Module:
+        """The network with a head of one output."""
+        from lit_ft.models.build import sequence_classifier
+
+        assert self.spec is not None
+        return sequence_classifier(self.spec, 1)
+
+    def configure_model(self) -> None:
+        """Build the network; look for what its rewards cannot be read from."""
+        super().configure_model()
+        adapters = getattr(self.network, "peft_config", {})
+        if any(config.is_prompt_learning for config in adapters.values()):  # type: ignore[union-attr]
+            raise ConfigError("network.peft", "prompt learning", "an adapter inside the network, such as LoRA")
+
+    def compute(self, batch: Mapping[str, Tensor]) -> Output:
+        """Mean loss over the pairs."""
+        assert self.network is not None
+        chosen, rejected = rewards(self.network, batch).chunk(2)
+        losses = bradley_terry(chosen, rejected, self.margin) + self.center * (chosen + rejected).square()
+        weights = batch["pair_weights"]
+        return Output(weighted_mean(losses, weights), scalars=reward_scalars(chosen, rejected, weights))
+
+    def loss_weight(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Summed weights of the pairs."""
+        return batch["pair_weights"].sum()
+
+    def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Rewards of chosen and rejected answers, shape (pairs, 2)."""
+        assert self.network is not None
+        return torch.stack(rewards(self.network, batch).chunk(2), dim=1)

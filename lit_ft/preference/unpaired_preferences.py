@@ -1,0 +1,190 @@
+"""Answers to prompts, each of which is wanted or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.preference.answers import CHAT, PLAIN, cut_alike, encode_answers, message, pair_sides, warn_of_empty_answers
+from lit_ft.sources.batching import Plan, length_buckets
+from lit_ft.sources.loader import ResumableLoader, make_loader
+from lit_ft.sources.tables import Row
+from lit_ft.tokens.segments import Encoded
+from lit_ft.tokens.token_data import TokenData
+from lit_ft.tokens.token_table import TokenTable, collate_padded
+
+
+class UnpairedPreferences(TokenData):
+    """Rows ``{"prompt", "completion", "label"}``: texts, or lists of messages; the label is true or false, 1 or 0.
+
+    Rows ``{"prompt", "chosen", "rejected"}`` are taken apart into a wanted answer and one that is not.
+
+    A batch is ``{input_ids, attention_mask, weights, rows, desirable}``. Answers are the first half of its rows; the
+    second half, in the same order, has each of their prompts with the answer to another prompt, from which the
+    divergence of policy and reference is estimated. Whose answer that is depends on the table alone (the next row with
+    another prompt), not on batch or epoch, so batches of one row will do and log-probabilities can be cached.
+
+    Where an answer makes an example too long, the oldest tokens of its prompt are cut, down to half of ``max_length``,
+    then its end. An empty answer is kept, since to end at once may be meant, and counted.
+
+    Args:
+        path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
+        max_length: Longest prompt with answer, in tokens.
+        chat: Whether texts are put into the tokenizer's chat template, None where it has one; messages always are.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
+        batch_size: Answers of a batch; answers of about the same length stand together.
+        tokens_per_batch: Budget of a batch in tokens of both halves, padding included, instead of ``batch_size``.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        test_fraction: Share of ``path`` for the test, in [0, 1).
+        max_rows: Train on no more rows than this.
+        max_eval_rows: Validate and test on no more rows than this each.
+        seed: Seed of the splits and of the order.
+        num_workers: Processes that prepare batches; batches do not depend on it.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    batch_kind: ClassVar[str] = "unpaired_preferences"
+
+    def __init__(
+        self,
+        path: str,
+        max_length: int = 512,
+        chat: bool | None = False,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        batch_size: int = 8,
+        tokens_per_batch: int | None = None,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.0,
+        max_rows: int | None = None,
+        max_eval_rows: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            path, val_path, test_path, batch_size, tokens_per_batch, max_length, False, val_fraction, test_fraction,
+            max_rows, max_eval_rows, None, seed, num_workers,
+        )  # fmt: skip
+        self.chat = chat
+        self.labels: dict[str, list[bool]] = {}
+        self.answers: dict[str, AnswerTable] = {}
+
+    def cache_key(self) -> Sequence[str]:
+        """The form of the prompt."""
+        return [repr((PLAIN, CHAT, self.chat))]
+
+    def setup(self, stage: str) -> None:
+        """Read, split and tokenise; once, whatever the stage."""
+        if self.answers:
+            return
+        super().setup(stage)
+        for split, table in self.examples.items():
+            self.answers[split] = answers = AnswerTable(table, self.labels[split], self.max_length)
+            if answers.prompts < 2:
+                allowed = f"more tokens: no two prompts of the {split} rows differ in those that are left of them"
+                raise ConfigError("max_length", self.max_length, allowed)
+        wanted, every = sum(self.labels["train"]), len(self.labels["train"])
+        rank_zero_info(f"{wanted} of {every} training answers are desirable")
+
+    def _tables(self) -> dict[str, list[Row]]:
+        tables = {}
+        for split, rows in super()._tables().items():
+            numbers = self._numbers(split, rows)
+            parts = [(side, n) for row, n in zip(rows, numbers, strict=True) for side in _answers(row, n, split)]
+            tables[split], self.numbers[split] = [side for side, _ in parts], [n for _, n in parts]
+            warn_of_empty_answers(tables[split], self.numbers[split], split)
+            if len({repr(side["prompt"]) for side in tables[split]}) == 1:
+                allowed = f"at least two prompts among the {split} rows: each borrows another's answer"
+                raise ConfigError("path", self.path, allowed)
+            self.labels[split] = [side.pop("label") for side in tables[split]]
+        return tables
+
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
+        """Tokens and weights of each prompt with its answer."""
+        found = encode_answers(rows, numbers, self.chat, tokenizer)
+        return [cut_alike([example], self.max_length)[0] for example in found]
+
+    def _buckets(self, split: str) -> Plan:
+        lengths = self.answers[split].lengths
+        if self.tokens_per_batch is None:
+            return length_buckets(lengths, batch_size=self.batch_size, seed=self.seed)
+        return length_buckets(lengths, tokens_per_batch=max(1, self.tokens_per_batch // 2), seed=self.seed)
+
+    def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:
+        collate = partial(collate_answers, padding=self.padding)
+        return make_loader(self.answers[split], plan, collate, self.seed, self.num_workers, training)
+
+
+class AnswerTable:
+    """Answers with their labels, each beside its prompt with the answer to another prompt.
+
+    Args:
+        examples: Prompts with answers; the answer begins at the first token with a weight.
+        labels: Of the rows that the examples come from.
+        max_length: Longest prompt with answer, in tokens.
+
+    ``prompts`` is the number of different ones; with one alone an answer borrows its like.
+    """
+
+    def __init__(self, examples: TokenTable, labels: Sequence[bool], max_length: int) -> None:
+        self.examples, self.labels, self.max_length = examples, labels, max_length
+        self._prompts = [int((examples[i]["weights"] != 0).nonzero()[0]) for i in range(len(examples))]
+        texts = [examples[i]["input_ids"][:n].numpy().tobytes() for i, n in enumerate(self._prompts)]
+        self.prompts = len(set(texts))
+        # from the back, over the table twice: the next row with another prompt, going round at the end
+        self.partners, other = [0] * len(texts), 0
+        for i in reversed(range(2 * len(texts) - 1)):
+            here, after = i % len(texts), (i + 1) % len(texts)
+            other = after if texts[after] != texts[here] else other
+            self.partners[here] = other
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor], bool]:
+        """The answer, the same prompt with another's answer, and whether the first is wanted."""
+        own, other = self.examples[number], self.examples[self.partners[number]]
+        prompt, start = self._prompts[number], self._prompts[self.partners[number]]
+        borrowed = {
+            name: torch.cat([own[name][:prompt], other[name][start:]])[: self.max_length]
+            for name in ("input_ids", "weights")
+        }
+        return own, {**borrowed, "row": own["row"]}, self.labels[int(own["row"])]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of the longer of the two."""
+        own = self.examples.lengths
+        borrowed = [prompt + own[j] - self._prompts[j] for prompt, j in zip(self._prompts, self.partners, strict=True)]
+        return [max(a, min(b, self.max_length)) for a, b in zip(own, borrowed, strict=True)]
+
+
+def collate_answers(answers: Sequence[tuple[Any, Any, bool]], padding: int) -> dict[str, Tensor]:
+    """Answers, then the borrowed ones, padded on the right together."""
+    batch = collate_padded([answer[0] for answer in answers] + [answer[1] for answer in answers], padding)
+    return {**batch, "desirable": torch.tensor([answer[2] for answer in answers])}
+
+
+def _answers(row: Row, number: int, split: str) -> list[Row]:
+    """Prompt, answer and label of a row; two of them where it is a pair."""
+    place = f"{split} row {number}"
+    if "chosen" in row and "rejected" in row:
+        return [{**side, "label": i == 0} for i, side in enumerate(pair_sides(row, number, split))]
+    prompt, answer = row.get("prompt"), row.get("completion")
+    if isinstance(prompt, list) and isinstance(answer, str):
+        answer = [message("assistant", answer)]
+    elif isinstance(prompt, str) and isinstance(answer, list):
+        prompt = [message("user", prompt)]
+    if type(prompt) is not type(answer) or not isinstance(answer, (str, list)) or answer == []:
+        raise ConfigError("path", sorted(row), f"texts or messages in prompt and completion, and label; see {place}")
+    label = {"true": True, "1": True, "false": False, "0": False}.get(str(row.get("label")).lower().removesuffix(".0"))
+    if label is None:
+        raise ConfigError("path", f"label {row.get('label')!r}", f"true or false, 1 or 0, in {place}")
+    return [{"prompt": prompt, "answer": answer, "label": label}]

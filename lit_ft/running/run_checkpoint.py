@@ -1,0 +1,245 @@
+"""Checkpoints from which a run goes on as if it had never stopped."""
+
+import math
+import signal
+import time
+from pathlib import Path
+from threading import current_thread, main_thread
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lit_ft.core.anew import begins_anew, from_its_start
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.passes.window import window_starts
+from lit_ft.running.files import commit, digest_file, is_whole
+from lit_ft.running.metrics_file import MetricsFile
+from lit_ft.running.randomness import randomness_state, restore_randomness
+from lit_ft.running.resume_point import mark, settle
+
+OLD = 10.0  # seconds: what a save at the start of an epoch may cost is little beside it
+
+
+class RunCheckpoint(Callback):
+    """Saves a run between two batches, durably, with every rank's randomness; resuming is bit-exact.
+
+    Beside what Lightning saves, a checkpoint holds the state of all global random generators of all ranks, the number
+    of rows in ``metrics.csv`` (which is cut back to them on resume), and the position of every stateful loader before
+    the batch that is already fetched. It is written aside, synced, read back, and renamed; the one before is deleted
+    only then. A SIGTERM saves once more before the run ends: at the end of its window of accumulation, and after a
+    validation that is under way; with several ranks only when it comes between two windows.
+
+    Exact for modules whose state is in checkpoints and for loaders with ``state_dict``; a loader without it starts its
+    epoch again (Lightning warns), and wall-clock values differ. It makes itself the first callback of the trainer.
+    Refuses to begin a run in a folder with checkpoints; one that goes back to an earlier checkpoint removes later ones.
+
+    Args:
+        every_n_steps: Optimizer steps between two checkpoints; there is also one at the end of the run, and one at the
+            start of an epoch when the last is more than ten seconds old. None: only these.
+        keep: How many to keep, at least 1; 2 leaves a way back when the newest is damaged.
+        monitor: Logged key whose best value is kept as ``best.ckpt`` (weights only), looked at after each validation.
+        mode: Whether the lowest (``min``) or the highest (``max``) value is the best.
+        folder: Where to write; None: ``checkpoints`` in the folder of the first logger, else in ``default_root_dir``.
+    """
+
+    papers = ()
+
+    def __init__(
+        self,
+        every_n_steps: int | None = 500,
+        keep: int = 2,
+        monitor: str | None = None,
+        mode: str = "min",
+        folder: str | None = None,
+    ) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ConfigError("every_n_steps", every_n_steps, "a number of steps from 1, or null")
+        if keep < 1:
+            raise ConfigError("keep", keep, "a number from 1")
+        if mode not in ("min", "max"):
+            raise ConfigError("mode", mode, "min or max")
+        self.every_n_steps, self.keep, self.monitor, self.mode, self.folder = every_n_steps, keep, monitor, mode, folder
+        self.best: float | None = None
+        self._saved_step, self._saved_at = 0, time.monotonic()
+        self._between_batches = self._sigterm = False
+        self._handler: Any = None
+        self._loader_states: list[dict[str, Any]] | None = None
+        self._resumed: dict[str, Any] | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Stand first, so that a checkpoint is taken before any other callback has touched the next batch."""
+        if begins_anew(trainer, stage):
+            self.best, self._saved_step, self._loader_states, self._resumed = None, 0, None, None
+        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
+        trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
+
+    # saving
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save before this batch when it is time; after a resume put the randomness back first."""
+        if self._resumed is not None:
+            states = self._resumed["randomness"]
+            if len(states) == trainer.world_size:
+                restore_randomness(states[trainer.global_rank])
+            trainer.fit_loop.epoch_loop.val_loop.batch_progress.load_state_dict(self._resumed["validation"])
+            self._resumed = None
+        step = trainer.global_step
+        if not window_starts(trainer, batch_idx):
+            return
+        if self._sigterm:
+            if step != self._saved_step:
+                self._save_between(trainer)
+            raise SIGTERMException
+        if step == self._saved_step:
+            return
+        due = self.every_n_steps is not None and step % self.every_n_steps == 0
+        if due or (batch_idx == 0 and self._is_old(trainer)):
+            self._save_between(trainer)
+
+    def _is_old(self, trainer: pl.Trainer) -> bool:
+        """Whether the last checkpoint is; every rank takes the answer of the first."""
+        return trainer.strategy.broadcast(time.monotonic() - self._saved_at > OLD)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Remember where the loaders stand, before the next batch is fetched."""
+        loader = trainer.fit_loop._combined_loader
+        self._loader_states = None if loader is None else loader._state_dicts()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the end of the run."""
+        self._heed_sigterm(False)
+        if trainer.global_step != self._saved_step:
+            self._save_between(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save on SIGTERM with several ranks, which Lightning raises between two batches."""
+        self._heed_sigterm(False)
+        closes_window = window_starts(trainer, trainer.fit_loop.epoch_loop.batch_progress.current.completed)
+        if isinstance(exception, SIGTERMException) and not self._sigterm and trainer.training and closes_window:
+            self._save_between(trainer)
+
+    def _heed_sigterm(self, heed: bool) -> None:
+        """Note SIGTERM until a checkpoint can be taken, instead of Lightning, which stops inside a window."""
+        if heed and current_thread() is main_thread():
+            self._sigterm, self._handler = False, signal.signal(signal.SIGTERM, self._note_sigterm)
+        elif not heed and self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+            self._handler = None
+
+    def _note_sigterm(self, *_: Any) -> None:
+        self._sigterm = True
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the weights when the monitored value is the best so far."""
+        if self.monitor is None or trainer.sanity_checking or (not trainer.training and trainer.state.fn != "fit"):
+            return
+        if self.monitor not in trainer.callback_metrics:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise ConfigError("monitor", self.monitor, f"a logged key: {known}")
+        value = float(trainer.callback_metrics[self.monitor])
+        sign = 1 if self.mode == "min" else -1
+        if math.isfinite(value) and (self.best is None or sign * value < sign * self.best):
+            self.best = value
+            self._write(trainer, self.directory(trainer) / "best.ckpt", weights_only=True)
+
+    def _save_between(self, trainer: pl.Trainer) -> None:
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        directory = self.directory(trainer)
+        self._between_batches = True
+        try:
+            self._write(trainer, directory / f"step={trainer.global_step:08d}.ckpt", weights_only=False)
+        finally:
+            self._between_batches = False
+        if trainer.is_global_zero:
+            known = sorted(directory.glob("step=*.ckpt"))
+            passed = [path for path in known if path.name <= f"step={trainer.global_step:08d}.ckpt"]
+            for old in {*known} - {*passed[-self.keep :]}:
+                old.unlink()
+                digest_file(old).unlink(missing_ok=True)
+
+    def _write(self, trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
+        aside = path.with_name(f".{path.name}.tmp")
+        trainer.save_checkpoint(aside, weights_only=weights_only)
+        if trainer.is_global_zero:
+            if aside.is_file():  # read back; a sharded checkpoint is a folder that its strategy reads
+                torch.load(aside, map_location="meta", weights_only=True)
+            commit(aside, path)
+        trainer.strategy.barrier("checkpoint")
+
+    def directory(self, trainer: pl.Trainer) -> Path:
+        """Where this run's checkpoints are."""
+        if self.folder is not None:
+            return Path(self.folder)
+        return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+
+    # what is in a checkpoint
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The best value so far."""
+        self.best = state_dict["best"]
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add randomness, the rows logged, and the progress counters of the point between two batches."""
+        if not self._between_batches:
+            return
+        states: list[Any] = [randomness_state()]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            torch.distributed.all_gather_object(states, randomness_state())
+        rows = [logger.rows for logger in trainer.loggers if isinstance(logger, MetricsFile)]
+        checkpoint["run_checkpoint"] = {"randomness": states, "rows": rows}
+        mark(checkpoint, trainer.num_training_batches, trainer.accumulate_grad_batches)
+        if self._loader_states:
+            checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = self._loader_states
+
+    # resuming
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep what is needed once training starts."""
+        if "run_checkpoint" not in checkpoint or trainer.state.fn != "fit":
+            return
+        loop = checkpoint["loops"]["fit_loop"]
+        self._resumed = {
+            **checkpoint["run_checkpoint"],
+            "loaders": loop["state_dict"].get("combined_loader", []),
+            "validation": loop["epoch_loop.val_loop.batch_progress"],
+        }
+        self._saved_step = checkpoint["global_step"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Settle counters and loaders, and cut ``metrics.csv`` back to what the checkpoint knew."""
+        directory = self.directory(trainer)
+        if from_its_start(trainer) and any(directory.glob("*.ckpt")):
+            raise ConfigError("folder", str(directory), "one without checkpoints, or ckpt_path to go on from them")
+        self._saved_at = time.monotonic()
+        self._heed_sigterm(trainer.world_size == 1)
+        if self._resumed is None:
+            return
+        settle(trainer, self._resumed["loaders"])
+        files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
+        if trainer.is_global_zero:
+            for file, rows in zip(files, self._resumed["rows"], strict=False):
+                file.cut(rows)
+
+
+def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
+    """The newest undamaged checkpoint in a folder of ``RunCheckpoint``, and the damaged ones that are newer."""
+    damaged: list[Path] = []
+    for path in sorted(folder.glob("step=*.ckpt"), reverse=True):
+        if is_whole(path):
+            return path, damaged
+        damaged.append(path)
+    return None, damaged

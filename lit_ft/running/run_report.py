@@ -1,0 +1,200 @@
+"""What a run leaves behind for a reader."""
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.data import extract_batch_size
+
+from lit_ft.core.method import Method
+from lit_ft.running.files import write_text
+from lit_ft.running.metrics_file import read_history
+from lit_ft.running.report import (
+    curves,
+    final_values,
+    git_state,
+    page,
+    read_report,
+    save_figures,
+    versions,
+    write_report,
+)
+
+
+class RunReport(Callback):
+    """Writes ``config.yaml``, ``report.json``, ``report.html`` and ``plots/*.svg|png`` into the run folder.
+
+    The report holds command, versions, git state, seed, steps, wall and CPU time, peak memory, samples and tokens per
+    second, the last value of every logged key, and what each callback says of itself: a callback may define
+    ``report() -> dict`` and ``plots(history) -> {name: matplotlib figure}``. A later ``test`` adds to the same report.
+
+    Nothing is written before the first step (or the first batch of an evaluation).
+
+    Args:
+        folder: The run folder.
+        name: Name of the run, shown as the title.
+        config: Text of the resolved configuration.
+        command: The command line that started the run.
+        seed: The seed of the run.
+    """
+
+    papers = ()
+
+    def __init__(
+        self, folder: str, name: str = "run", config: str = "", command: str = "", seed: int | None = None
+    ) -> None:
+        self.folder, self.name, self.config, self.command, self.seed = Path(folder), name, config, command, seed
+        self._wall = self._cpu = 0.0
+        self._samples = 0
+        self._tokens: Any = 0
+        self._before: dict[str, Any] = {}
+        self._git: dict[str, Any] | None = None
+        self._started = ""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Nothing of this run has begun."""
+        self._wall, self._samples, self._tokens = 0.0, 0, 0
+
+    def _begin(self, trainer: pl.Trainer) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        if not trainer.is_global_zero:
+            return
+        self._before, self._git = read_report(self.folder), git_state()
+        self._started = self._before.get("started") or datetime.now().astimezone().isoformat(timespec="seconds")
+        if not (self.folder / "config.yaml").exists() and self.config:
+            write_text(self.folder / "config.yaml", self.config)
+        if trainer.state.fn == "fit":
+            self._save(trainer, "running")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clocks."""
+        self._begin(trainer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count samples and tokens."""
+        ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+        if isinstance(ids, torch.Tensor):
+            mask = batch.get("attention_mask")
+            self._tokens = self._tokens + (mask.sum() if mask is not None and mask.ndim == 2 else ids.numel())
+            self._samples += ids.shape[0]
+        else:
+            self._samples += extract_batch_size(batch)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the report of a finished fit."""
+        if trainer.is_global_zero:
+            self._save(trainer, "finished")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Note that the run did not finish."""
+        if trainer.is_global_zero and self._wall and trainer.state.fn == "fit":
+            self._save(trainer, "interrupted" if isinstance(exception, (KeyboardInterrupt, SystemExit)) else "failed")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clocks."""
+        self._begin(trainer)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add the test's values to the report."""
+        self._add_evaluation(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clocks when validation is the whole run."""
+        if trainer.state.fn == "validate":
+            self._begin(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add the values of a validation of its own."""
+        if trainer.state.fn == "validate":
+            self._add_evaluation(trainer)
+
+    def _callbacks(self, trainer: pl.Trainer) -> dict[str, Any]:
+        summaries: dict[str, Any] = {}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if callable(getattr(callback, "report", None)):
+                name = type(callback).__name__
+                summaries[name if name not in summaries else f"{name} {len(summaries)}"] = callback.report()
+        return summaries
+
+    def _save(self, trainer: pl.Trainer, status: str) -> None:
+        spent_wall, spent_cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        before = self._before
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        parameters = dict(trainer.lightning_module.named_parameters())
+        report = {
+            "name": self.name,
+            "status": status,
+            "command": self.command,
+            "started": self._started,
+            "seed": self.seed,
+            "steps": trainer.global_step,
+            "epochs": trainer.current_epoch,
+            "wall_seconds": before.get("wall_seconds", 0.0) + spent_wall,
+            "cpu_seconds": before.get("cpu_seconds", 0.0) + spent_cpu,
+            "peak_memory_bytes": max(before.get("peak_memory_bytes", 0), peak),
+            "samples_per_second": self._samples / spent_wall,
+            "tokens_per_second": float(self._tokens) / spent_wall,
+            "parameters": sum(p.numel() for p in parameters.values()),
+            "trainable_parameters": sum(p.numel() for p in parameters.values() if p.requires_grad),
+            "metrics": final_values(read_history(self.folder / "metrics.csv")),
+            "callbacks": self._callbacks(trainer),
+            "versions": versions(),
+            "machine": machine(trainer),
+            "git": self._git,
+        }
+        if status == "running":  # nothing to draw yet
+            write_report(self.folder, report)
+        else:
+            self._publish(trainer, report)
+
+    def _add_evaluation(self, trainer: pl.Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
+        report = self._before or {"name": self.name, "command": self.command, "versions": versions()}
+        values = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        report["metrics"] = {**report.get("metrics", {}), **values}
+        report["callbacks"] = {
+            **report.get("callbacks", {}),
+            **{k: v for k, v in self._callbacks(trainer).items() if v},
+        }
+        report["validate_command" if trainer.state.fn == "validate" else "test_command"] = self.command
+        self._publish(trainer, report)
+
+    def _publish(self, trainer: pl.Trainer, report: dict[str, Any]) -> None:
+        """Write everything; an evaluation draws only what a source has in its own state, the fit's curves stand."""
+        plots, history = self.folder / "plots", read_history(self.folder / "metrics.csv")
+        files = {name: file for name, file in report.get("figures", {}).items() if (plots / f"{file}.svg").exists()}
+        if trainer.state.fn != "fit" and files:
+            history = {}
+        figures = curves(history)
+        for source in (*trainer.callbacks, trainer.lightning_module):  # type: ignore[attr-defined]
+            if isinstance(source, (Callback, Method)) and callable(getattr(source, "plots", None)):
+                figures |= source.plots(history)  # type: ignore[operator, union-attr]
+        report["figures"] = {**files, **save_figures(figures, plots)}
+        drawings = [(plots / f"{file}.svg").read_text(encoding="utf-8") for file in report["figures"].values()]
+        config = self.folder / "config.yaml"
+        text = config.read_text(encoding="utf-8") if config.exists() else self.config
+        write_report(self.folder, report)
+        write_text(self.folder / "report.html", page(report, drawings, text))
+
+
+def machine(trainer: pl.Trainer) -> dict[str, Any]:
+    """What the run ran on."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "accelerator": type(trainer.accelerator).__name__,
+        "devices": trainer.num_devices,
+        "ranks": trainer.world_size,
+        "precision": str(trainer.precision),
+        "threads": torch.get_num_threads(),
+    }

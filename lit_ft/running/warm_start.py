@@ -1,0 +1,50 @@
+"""Start a run from the weights of another one."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from lit_ft.core.anew import from_its_start
+from lit_ft.core.errors import ConfigError, existing, nearest
+from lit_ft.core.weights import tensors_in
+
+
+class WarmStart(Callback):
+    """Loads the weights of another run's checkpoint before training begins, by name; a resume overrides it.
+
+    Weights that the module has and the checkpoint lacks (a new head) stay as they were built, those that only the
+    checkpoint has are left out; both are logged by number in ``report()``. At least one must fit. Works in any module.
+
+    Args:
+        checkpoint: A checkpoint of Lightning or torch, or a ``.safetensors`` file.
+    """
+
+    papers = ()
+
+    def __init__(self, checkpoint: str | Path) -> None:
+        self.checkpoint = str(existing("checkpoint", checkpoint))
+        self._counts: dict[str, int] = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Copy the weights in place, where the fit does not go on."""
+        if not from_its_start(trainer):
+            return
+        saved = tensors_in("checkpoint", Path(self.checkpoint))
+        own = pl_module.state_dict()
+        fitting = {name: tensor for name, tensor in saved.items() if name in own}
+        if not fitting:
+            first = next(iter(saved))
+            raise ConfigError(
+                "checkpoint", self.checkpoint, f"weights of this module; it has {first!r}{nearest(first, own)}"
+            )
+        for name, tensor in fitting.items():
+            if own[name].shape != tensor.shape:
+                shapes = f"{tuple(tensor.shape)} for {name}"
+                raise ConfigError("checkpoint", f"{self.checkpoint} with {shapes}", f"shape {tuple(own[name].shape)}")
+        pl_module.load_state_dict(fitting, strict=False)
+        self._counts = {"loaded": len(fitting), "kept": len(own) - len(fitting), "unused": len(saved) - len(fitting)}
+
+    def report(self) -> dict[str, int]:
+        """How many tensors were loaded, kept as built, and not used."""
+        return self._counts

@@ -1,0 +1,1 @@
+"""Where rows come from: tables, packaged assets, splits; how they become batches."""

@@ -1,0 +1,206 @@
+"""A loader that can be stopped between any two batches and continued as if nothing had happened.
+
+What a batch holds, and any random draw made while it is put together, is a function of ``(seed, epoch, number of the
+batch)``: not of the number of workers, not of the global random state, which is never drawn from.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.sources.batching import Plan
+
+
+class PlannedSampler(DistributedSampler):
+    """Yields this process's batches of the current epoch, each as ``(key, row numbers)``.
+
+    A ``DistributedSampler``, so that Lightning leaves it alone under DDP and tells it the epoch. Every process gets the
+    same number of batches, because unequal numbers hang in the collectives of DDP: for training the first batches of
+    the epoch are repeated at the end, for evaluation the largest batches are cut in two, which repeats no row.
+
+    Args:
+        batches: The plan: ``batches(epoch)`` lists all batches of an epoch over all processes, the same number in each.
+        seed: Part of the key from which randomness in a batch is drawn.
+        training: Whether batches may be repeated to give every process equally many.
+        num_replicas: Number of processes; None asks ``torch.distributed`` whenever it matters, so that a loader that is
+            built before the processes know each other is shared out all the same.
+        rank: Number of this process; None asks ``torch.distributed``.
+    """
+
+    def __init__(
+        self,
+        batches: Plan,
+        seed: int = 0,
+        training: bool = True,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        plan = batches(0)
+        super().__init__(plan, num_replicas=1, rank=0, shuffle=False, seed=seed)  # type: ignore[arg-type]
+        self.batches, self.training, self.first = batches, training, 0
+        self._place = num_replicas, rank
+        self._count = len(plan)
+
+    def place(self) -> tuple[int, int]:
+        """Number of processes, and which one this is."""
+        world, rank = self._place
+        running = distributed.is_available() and distributed.is_initialized()
+        return (
+            world if world is not None else distributed.get_world_size() if running else 1,
+            rank if rank is not None else distributed.get_rank() if running else 0,
+        )
+
+    def __len__(self) -> int:
+        """Batches of this process in an epoch, the same in every process."""
+        return -(-self._count // self.place()[0])
+
+    def __iter__(self) -> Iterator[tuple[tuple[int, int, int], list[int]]]:
+        """The batches from number ``self.first`` on, both it and the epoch read when the first batch is asked for."""
+        world, rank = self.place()
+        plan = self.batches(self.epoch)
+        if len(plan) != self._count:
+            raise ValueError(f"epoch {self.epoch} has {len(plan)} batches, epoch 0 has {self._count}")
+        plan = self._whole(plan, world)
+        for number in range(rank + self.first * world, len(plan), world):
+            yield (self.seed, self.epoch, number), plan[number]
+
+    def _whole(self, plan: list[list[int]], world: int) -> list[list[int]]:
+        """The plan with a number of batches that all processes can share equally."""
+        missing = -len(plan) % world if plan else 0
+        if self.training:
+            return plan + [plan[i % len(plan)] for i in range(missing)]
+        plan = list(plan)
+        for _ in range(missing):
+            largest = max(range(len(plan)), key=lambda i: len(plan[i]))
+            rows = plan[largest]
+            if len(rows) < 2:
+                allowed = f"at least one for each of {world} processes"
+                raise ConfigError("rows for evaluation", len(plan), allowed)
+            plan[largest : largest + 1] = [rows[: len(rows) // 2], rows[len(rows) // 2 :]]
+        return plan
+
+
+class ResumableLoader(DataLoader):
+    """A ``DataLoader`` over a :class:`PlannedSampler` that remembers how many batches it has handed out.
+
+    Lightning saves and loads ``state_dict()`` with the trainer's checkpoint. Its length stays that of a whole epoch. A
+    checkpoint at the end of an epoch continues with the start of the next one. Build it with :func:`make_loader`.
+    """
+
+    sampler: PlannedSampler
+    _reached: dict[str, int] | None = None
+    _pending: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Batches of the sampler's epoch, continued where a loaded state left off.
+
+        Nothing happens before the first batch is asked for: Lightning asks for the iterator before it sets the epoch.
+        """
+        pending, self._pending = self._pending, None
+        first = pending["position"] if pending and pending["epoch"] == self.sampler.epoch else 0
+        self.sampler.first = first
+        for position, batch in enumerate(super().__iter__(), start=first + 1):
+            self._reached = self._state(self.sampler.epoch, position)
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """How far this epoch has come, in batches handed out (not in batches that workers have prepared)."""
+        if self._pending is not None:
+            return dict(self._pending)
+        if self._reached is not None and self._reached["epoch"] == self.sampler.epoch:
+            return dict(self._reached)
+        return self._state(self.sampler.epoch, 0)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue from ``state`` when the next iterator is asked for its first batch."""
+        if state["batches"] != len(self):
+            warnings.warn(
+                f"the checkpoint was made in an epoch of {state['batches']} batches, this one has {len(self)}: data,"
+                " batch size or number of processes differ, so the order of the rows does not continue",
+                stacklevel=2,
+            )
+        ended = state["position"] >= len(self)
+        epoch, position = (state["epoch"] + 1, 0) if ended else (state["epoch"], state["position"])
+        self.sampler.set_epoch(epoch)
+        self._pending = self._state(epoch, position)
+
+    def _state(self, epoch: int, position: int) -> dict[str, int]:
+        return {"epoch": epoch, "position": position, "batches": len(self)}
+
+
+class _Batches(Dataset):
+    """Puts a batch together in one place, with randomness of its own."""
+
+    def __init__(self, rows: Any, collate: Callable[[list[Any]], Any]) -> None:
+        self.rows, self.collate = rows, collate
+
+    def __getitem__(self, planned: Any) -> Any:
+        if not isinstance(planned, tuple):
+            raise ConfigError("trainer.overfit_batches", "a value above 0", "0; limit_train_batches does the like")
+        key, numbers = planned
+        with _randomness_of(key):
+            many = getattr(self.rows, "__getitems__", None)
+            return self.collate(many(numbers) if many else [self.rows[i] for i in numbers])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@contextmanager
+def _randomness_of(key: tuple[int, int, int]) -> Iterator[None]:
+    """Seed torch, numpy and ``random`` on the CPU from ``key``; afterwards they are as before."""
+    kept = torch.default_generator.get_state(), np.random.get_state(), random.getstate()
+    words = np.random.SeedSequence(key).generate_state(3)
+    torch.default_generator.manual_seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    random.seed(int(words[2]))
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(kept[0])
+        np.random.set_state(kept[1])
+        random.setstate(kept[2])
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def make_loader(
+    dataset: Any,
+    batches: Plan,
+    collate: Callable[[list[Any]], Any],
+    seed: int = 0,
+    num_workers: int = 0,
+    training: bool = True,
+) -> ResumableLoader:
+    """A loader that resumes exactly, under Lightning and in a plain loop.
+
+    Args:
+        dataset: Rows by number (a list, a ``datasets.Dataset``, a torch ``Dataset``).
+        batches: The plan of an epoch, from :mod:`lit_ft.sources.batching`.
+        collate: Makes a batch of a list of rows. It may draw random numbers (torch on the CPU, numpy, ``random``): they
+            are a function of seed, epoch and number of the batch.
+        seed: Seed of those draws.
+        num_workers: Processes that prepare batches; batches are the same with any number.
+        training: Under DDP, repeat batches (True) or cut the largest in two (False) to give all processes equally many.
+    """
+    return ResumableLoader(
+        _Batches(dataset, collate),
+        batch_size=None,
+        sampler=PlannedSampler(batches, seed=seed, training=training),
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        generator=torch.Generator().manual_seed(seed),  # without it, every new iterator draws from the global one
+        pin_memory=torch.cuda.is_available(),
+    )

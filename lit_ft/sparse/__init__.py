@@ -1,0 +1,1 @@
+"""Which weights move: masks, scores, sparse changes and their files."""

@@ -1,0 +1,61 @@
+"""Start from a network and what several sparse fine-tunings of it changed."""
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from lit_ft.core.anew import from_its_start
+from lit_ft.core.errors import existing
+from lit_ft.core.selection.base import overlap
+from lit_ft.sparse.sparse_delta import SparseDelta
+
+
+class ComposedDeltas(Callback):
+    r"""Begins at :math:`\theta_0 + \sum_t \phi_t`, the network and the sparse deltas of several tasks or languages.
+
+    The deltas are added before the first step, after the weights of ``--from`` were read, and before a validation or a
+    test of its own; a run that goes on, from a checkpoint or with its trainer, has them in its weights already. Put it
+    before callbacks that look at the weights when training starts (``Forgetting``). Each delta knows the weights that
+    it belongs to and refuses others: a fresh head must be the same one, made with the same seed.
+
+    Works in any module; costs nothing after the start. Without files it does nothing.
+
+    Source: A. Ansell et al., "Composable Sparse Fine-Tuning for Cross-Lingual Transfer", 2022, arXiv 2110.07560.
+
+    Args:
+        files: Files that ``LotteryTicket`` or ``SparseDelta.save`` wrote, of mode ``add`` where there are several.
+    """
+
+    papers = ("E43",)
+
+    def __init__(self, files: list[str | Path]) -> None:
+        self.files = [str(existing("files", file)) for file in files]
+        self._report: dict[str, Any] = {}
+
+    def _add(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not self.files or not from_its_start(trainer):
+            return
+        deltas = [SparseDelta.load(file, module) for file in self.files]
+        (deltas[0] if len(deltas) == 1 else SparseDelta.sum(deltas)).apply_(module)
+        shared = [overlap(a.choices, b.choices, module) for a, b in combinations(deltas, 2)]
+        self._report = {"entries": [delta.numel for delta in deltas], "overlap": shared}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add them to the start of a fit."""
+        self._add(trainer, pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add them where validation is the whole run."""
+        if trainer.state.fn == "validate":
+            self._add(trainer, pl_module)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Add them before a test of its own."""
+        self._add(trainer, pl_module)
+
+    def report(self) -> dict[str, Any]:
+        """How many entries each delta has, and the Jaccard index of each two."""
+        return self._report

@@ -1,0 +1,216 @@
+"""Messages as tokens: the text comes from the tokenizer's chat template, the weights come from our segments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.tokens.segments import Encoded, Segment, Truncation, encode_all, truncated
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_MARK = "\ue000content\ue001"  # stands in no text
+
+
+@dataclass(frozen=True)
+class _Span:
+    start: int
+    end: int
+    segment: Segment
+
+
+def checked_messages(messages: Any, number: int) -> list[dict[str, Any]]:
+    """Messages of a row, numbered from 1 for the error."""
+    if not isinstance(messages, (list, tuple)) or not all(isinstance(message, Mapping) for message in messages):
+        raise ConfigError("messages", str(messages)[:80], f"a list of {{role, content}} in row {number}")
+    return list(messages)
+
+
+def message_segments(
+    messages: Sequence[Mapping[str, Any]], train_on: Sequence[str], number: int, scale: float = 1.0
+) -> list[Segment]:
+    """One segment a message; its weight is that of the message (``weight``), else 1 for roles that are trained on.
+
+    Args:
+        messages: ``{role, content}``, and where wanted ``weight``.
+        train_on: Roles that are learned.
+        number: Of the row, counted from 1, for errors.
+        scale: Weight of the whole example.
+    """
+    segments = []
+    for message in checked_messages(messages, number):
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise ConfigError("messages.role", role, f"{', '.join(ROLES)} in row {number}{nearest(str(role), ROLES)}")
+        if not isinstance(content, str):
+            raise ConfigError("messages.content", content, f"text in every message; row {number} has none")
+        weight = message.get("weight")
+        weight = float(role in train_on) if weight is None else weight
+        if not isinstance(weight, (int, float)):
+            raise ConfigError("messages.weight", weight, f"a number, or none, in row {number}")
+        segments.append(Segment(content, role=role, weight=scale * weight, tag=role))
+    return segments
+
+
+def encode_chat(
+    tokenizer: Any,
+    examples: Sequence[Sequence[Segment]],
+    max_length: int | None = None,
+    truncation: Truncation = "right",
+    numbers: Sequence[int] | None = None,
+) -> list[Encoded]:
+    """Tokens of the chat template as a whole, each with the weight of the segment that its characters come from.
+
+    The ids are those of ``tokenizer.apply_chat_template``. The end of an assistant's turn (``<|im_end|>``, ``</s>``)
+    has the weight of the turn, so that ending is learned; every other text of the template has weight 0.
+
+    Args:
+        tokenizer: Of ``transformers``, with a chat template.
+        examples: Segments with roles; neighbours of one role are one message.
+        max_length: Longest example in tokens; None cuts nothing.
+        truncation: As in :func:`lit_ft.tokens.segments.truncated`.
+        numbers: Of the rows, counted from 1, for errors.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError("chat", True, "a tokenizer with a chat template, or rows of prompt and completion")
+    numbers = range(1, len(examples) + 1) if numbers is None else numbers
+    rendered = [_spans(tokenizer, segments, n) for segments, n in zip(examples, numbers, strict=True)]
+    if getattr(tokenizer, "is_fast", False):
+        encoded = _by_offsets(tokenizer, rendered)
+    else:
+        encoded = _apart(tokenizer, rendered, numbers)
+    return [truncated(example, max_length, truncation) for example in encoded]
+
+
+def _spans(tokenizer: Any, segments: Sequence[Segment], number: int) -> tuple[str, list[_Span]]:
+    """The rendered text, and where in it each segment stands."""
+    turns = [(role, list(parts)) for role, parts in groupby(segments, key=lambda s: s.role)]
+    messages = [{"role": role, "content": "".join(part.text for part in parts)} for role, parts in turns]
+
+    def rendered(some: list[dict[str, str]]) -> str:
+        try:
+            return tokenizer.apply_chat_template(some, tokenize=False)
+        except Exception as error:
+            raise ConfigError("messages", [m["role"] for m in messages], f"row {number}: {error}") from error
+
+    def with_mark(position: int) -> str:
+        role = messages[position]["role"]
+        return rendered([*messages[:position], {"role": role, "content": _MARK}, *messages[position + 1 :]])
+
+    whole, spans, cursor = rendered(messages), [], 0
+    for position, (message, (role, parts)) in enumerate(zip(messages, turns, strict=True)):
+        region_end = _prefix_end(lambda upto: rendered(messages[:upto]), position + 1, len(messages), whole)
+        content, marked = message["content"], partial(with_mark, position)
+        start = _place(content, whole, cursor, region_end, marked)
+        skipped = 0
+        if start < 0:  # many templates strip it
+            skipped = len(content) - len(content.lstrip())
+            content = content.strip()
+            start = _place(content, whole, cursor, region_end, marked)
+        if start < 0:
+            if any(part.weight or part.embed for part in parts):
+                allowed = f"a chat template that shows it; that of row {number} leaves it out or changes it"
+                raise ConfigError("messages", f"{role}: {content[:40]!r}", allowed)
+            continue
+        end = start + len(content)
+        limit = len(whole) if region_end is None else region_end
+        close = _turn_end(tokenizer, whole, end, limit, region_end is not None) if role == "assistant" else end
+        place = start - skipped
+        for part in parts:
+            spans.append(_Span(max(place, start), min(place + len(part.text), end), part))
+            place += len(part.text)
+        spans.append(_Span(end, close, parts[-1]))
+        cursor = close
+    return whole, spans
+
+
+def _place(content: str, whole: str, cursor: int, end: int | None, marked: Callable[[], str]) -> int:
+    """Where a content stands behind the cursor; -1 where it does not.
+
+    A short one may stand in the words of the template too ("a" in "assistant"), a line break that is stripped between
+    them, and an empty one stands everywhere: then its place is that of a mark in its stead.
+    """
+    first = whole.find(content, cursor, end)
+    whole_words = bool(content) and content == content.strip()
+    if first < 0 or (whole_words and whole.find(content, first + 1, end) < 0):
+        return first
+    try:
+        text = marked()
+    except ConfigError:  # a template that refuses other words there
+        return first if content else -1
+    place = text.find(_MARK, cursor)
+    if place < 0 or not whole.startswith(text[:place]):
+        return first if content else -1
+    return place if whole.startswith(content, place) else -1
+
+
+def _prefix_end(render: Any, upto: int, length: int, whole: str) -> int | None:
+    """Where the text of the first messages ends in the whole; None for templates that render a prefix differently."""
+    if upto == length:
+        return len(whole)
+    try:
+        part = render(upto)
+    except ConfigError:
+        return None
+    return len(part) if whole.startswith(part) else None
+
+
+def _turn_end(tokenizer: Any, whole: str, end: int, limit: int, certain: bool) -> int:
+    """The end of the mark that closes a turn, whitespace behind it left out."""
+    rest = whole[end:limit]
+    marks = [m for m in sorted(tokenizer.all_special_tokens, key=len, reverse=True) if rest.lstrip().startswith(m)]
+    if marks:
+        return end + len(rest) - len(rest.lstrip()) + len(marks[0])
+    return end + len(rest.rstrip()) if certain else end
+
+
+def _by_offsets(tokenizer: Any, rendered: Sequence[tuple[str, list[_Span]]]) -> list[Encoded]:
+    texts = [whole for whole, _ in rendered]
+    found = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = []
+    outside = Segment("")
+    for (_, spans), ids, offsets in zip(rendered, found["input_ids"], found["offset_mapping"], strict=True):
+        example, position = Encoded(), 0
+        for token, (start, end) in zip(ids, offsets, strict=True):
+            while position < len(spans) and spans[position].end <= start:
+                position += 1
+            example.add([token], _owner(spans, position, start, end) or outside)
+        encoded.append(example)
+    return encoded
+
+
+def _owner(spans: Sequence[_Span], position: int, start: int, end: int) -> Segment | None:
+    """The segment that claims a token or has most of its characters; the None where most is outside."""
+    best, most, inside = None, 0, 0
+    for span in spans[position:]:
+        if span.start >= end:
+            break
+        shared = min(end, span.end) - max(start, span.start)
+        if shared > 0 and span.segment.claims:
+            return span.segment
+        inside += max(0, shared)
+        if shared >= max(most, 1):
+            best, most = span.segment, shared
+    return best if most >= (end - start) - inside else None
+
+
+def _apart(tokenizer: Any, rendered: Sequence[tuple[str, list[_Span]]], numbers: Sequence[int]) -> list[Encoded]:
+    """Without offsets: tokenised in pieces, which must give the ids of the whole."""
+    pieces = []
+    for whole, spans in rendered:
+        parts, cursor = [], 0
+        for span in (s for s in spans if s.end > s.start):
+            parts.append(Segment(whole[cursor : span.start]))
+            parts.append(Segment(whole[span.start : span.end], "", span.segment.weight, span.segment.tag))
+            cursor = span.end
+        pieces.append([*parts, Segment(whole[cursor:])])
+    encoded = encode_all(tokenizer, pieces)
+    whole_ids = tokenizer([whole for whole, _ in rendered], add_special_tokens=False)["input_ids"]
+    for example, ids, number in zip(encoded, whole_ids, numbers, strict=True):
+        if example.input_ids != list(ids):
+            allowed = f"a fast tokenizer: pieces of row {number} give other tokens than its whole text"
+            raise ConfigError("tokenizer", type(tokenizer).__name__, allowed)
+    return encoded

@@ -1,0 +1,58 @@
+"""What methods share whose network reads tokens."""
+
+from typing import Any
+
+from torch import nn
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Method
+
+
+class LanguageMethod(Method):
+    """A method whose network comes with a tokenizer; the network is a causal language model unless a subclass differs.
+
+    Args:
+        network: Where the network and its tokenizer come from.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+    """
+
+    def setup(self, stage: str) -> None:
+        """Refuse data whose tokens another tokenizer has made, in an earlier run: they are set up once."""
+        super().setup(stage)
+        theirs = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
+        if theirs is None or theirs is self._tokenizer or self.tokenizer is None:
+            return
+        if theirs.get_vocab() != self.tokenizer.get_vocab():
+            allowed = "a data module that no model with another tokenizer has used"
+            raise ConfigError("data", "tokens of another tokenizer", allowed)
+
+    def configure_model(self) -> None:
+        """Build the network, and refuse one that does not know all words of the tokenizer."""
+        if self.network is not None:
+            return
+        super().configure_model()
+        self._check_vocabulary()
+
+    def _check_vocabulary(self) -> None:
+        """Data that need the tokenizer have loaded it by now; others may come without one."""
+        embedding = getattr(self.network, "get_input_embeddings", lambda: None)()
+        known = getattr(embedding, "num_embeddings", None)
+        if self.spec is None or known is None or self._tokenizer is None:
+            return
+        if len(self._tokenizer) > known:
+            allowed = f"a tokenizer of at most {known} tokens, the network's; this one has {len(self._tokenizer)}"
+            raise ConfigError("network", self.spec.path or self.spec.config, allowed)
+
+    def build_network(self) -> nn.Module:
+        """The causal language model."""
+        from lit_ft.models.build import causal_lm
+
+        assert self.spec is not None
+        return causal_lm(self.spec)
+
+    def build_tokenizer(self) -> Any:
+        """The tokenizer of the network; None where the network is a module given from Python."""
+        from lit_ft.models.build import tokenizer
+
+        return None if self.spec is None else tokenizer(self.spec)

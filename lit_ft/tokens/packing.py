@@ -1,0 +1,72 @@
+"""Several documents in one row, none of which sees another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import nn
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.passes.evaluating import evaluating
+from lit_ft.sources.batching import Plan
+from lit_ft.tokens.bins import best_fit, pack_positions
+
+
+def packed_batches(lengths: Sequence[int], capacity: int, rows_per_batch: int, seed: int = 0) -> Plan:
+    """Batches of rows full of documents: a batch lists documents, which the collator puts into the same rows again.
+
+    Which documents of one length share a row, and the order of the rows, are drawn anew in every epoch; the number of
+    batches stays the same.
+
+    Args:
+        lengths: Tokens of each document.
+        capacity: Tokens of a row.
+        rows_per_batch: Rows of a batch.
+        seed: The order is a function of ``(seed, epoch)`` alone.
+    """
+
+    def plan(epoch: int) -> list[list[int]]:
+        random = np.random.default_rng((seed, epoch))
+        rows = best_fit(lengths, capacity, random.permutation(len(lengths)).tolist())
+        order = random.permutation(len(rows)).tolist()
+        batches = [order[start : start + rows_per_batch] for start in range(0, len(rows), rows_per_batch)]
+        return [[document for row in batch for document in rows[row]] for batch in batches]
+
+    return plan
+
+
+@torch.no_grad()
+def check_packing(network: nn.Module, vocabulary: int, tolerance: float = 1e-3) -> float:
+    """Refuse a network that lets packed documents see each other: compares two documents packed and alone.
+
+    Documents are told apart by positions that begin again, without a mask and without a cache. Networks that ignore
+    positions (recurrent ones, some attention kernels) leak.
+
+    Args:
+        network: A causal language model.
+        vocabulary: Number of words.
+        tolerance: Largest difference of logits that counts as rounding, for float32.
+
+    Returns:
+        The largest difference.
+    """
+    parameter = next(network.parameters())
+    generator = torch.Generator().manual_seed(0)
+    documents = [torch.randint(0, vocabulary, (1, n), generator=generator).to(parameter.device) for n in (5, 7)]
+    positions = pack_positions([5, 7])[None].to(parameter.device)
+    with evaluating(network):
+        alone = torch.cat([network(input_ids=ids, use_cache=False).logits for ids in documents], 1).float()
+        packed = network(input_ids=torch.cat(documents, 1), position_ids=positions, use_cache=False).logits.float()
+    difference = (alone - packed).abs().max().item()
+    allowed = tolerance if parameter.dtype == torch.float32 else 0.05 * alone.abs().max().item()
+    if not difference <= allowed:
+        raise ConfigError(
+            "packing",
+            f"{type(network).__name__} (logits differ by {difference:.2g} between packed and alone)",
+            "false for this network: its documents would see each other",
+        )
+    rank_zero_info(f"Packing check: packed and alone differ by {difference:.1g}")
+    return difference

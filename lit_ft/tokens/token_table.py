@@ -1,0 +1,180 @@
+"""Examples as tokens with weights, made once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.running.cache import cached
+from lit_ft.tokens.bins import best_fit
+from lit_ft.tokens.segments import Encoded
+
+_AT_ONCE = 5_000
+_FORMAT = 4  # raised when the same rows would give other tokens than before
+
+
+class TokenTable:
+    """Examples of various lengths in flat tensors.
+
+    Args:
+        ids: Token ids of all examples.
+        weights: Weight of each token as a target.
+        starts: Where each example begins, and the end of the last.
+        rows: Number of the row that each example comes from, counted from 0.
+        tasks: Number of the task of each example; None where there are no tasks.
+    """
+
+    def __init__(self, ids: Tensor, weights: Tensor, starts: Tensor, rows: Tensor, tasks: Tensor | None = None) -> None:
+        self.ids, self.weights, self.starts, self.rows, self.tasks = ids, weights, starts, rows, tasks
+        self._starts: list[int] = starts.tolist()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """``input_ids``, ``weights``, ``row`` and, where there are any, ``task`` of one example."""
+        place = slice(self._starts[number], self._starts[number + 1])
+        example = {"input_ids": self.ids[place].long(), "weights": self.weights[place], "row": self.rows[number]}
+        return example if self.tasks is None else {**example, "task": self.tasks[number]}
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each example."""
+        return (self.starts[1:] - self.starts[:-1]).tolist()
+
+    @classmethod
+    def of(cls, examples: Sequence[Encoded], rows: Sequence[int], tasks: Sequence[int] | None = None) -> TokenTable:
+        """From lists."""
+        return cls(
+            torch.tensor(list(chain.from_iterable(e.input_ids for e in examples)), dtype=torch.int32),
+            torch.tensor(list(chain.from_iterable(e.weights for e in examples)), dtype=torch.float32),
+            torch.tensor([0, *(len(e) for e in examples)]).cumsum(0),
+            torch.tensor(rows, dtype=torch.int64),
+            None if tasks is None else torch.tensor(tasks, dtype=torch.int64),
+        )
+
+
+def token_table(
+    rows: Sequence[Any],
+    make: Callable[[Sequence[Any], Sequence[int]], list[Encoded]],
+    key: Sequence[str],
+    split: str,
+    max_length: int,
+    numbers: Sequence[int],
+    tasks: Sequence[int] | None = None,
+) -> TokenTable:
+    """Encode rows once and keep them; examples without a target are left out and counted.
+
+    Args:
+        rows: What is encoded.
+        make: ``make(rows, numbers)`` encodes some rows.
+        key: Everything besides the rows that the tokens depend on: tokenizer, template, settings.
+        split: What the rows are for, for messages.
+        max_length: Longest example in tokens, for messages.
+        numbers: Of the rows, for messages.
+        tasks: Number of the task of each row.
+    """
+    digest = hashlib.sha256("\0".join([str(_FORMAT), *key]).encode("utf-8", "surrogatepass"))
+    for row in rows:
+        text = json.dumps(row, sort_keys=True, default=str)
+        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    folder = cached(f"examples/{digest.hexdigest()[:32]}", lambda folder: _encode(rows, numbers, make, folder))
+    saved = torch.load(folder / "examples.pt", weights_only=True, mmap=True)
+    left_out = sorted(set(range(len(rows))) - set(saved["rows"].tolist()))
+    if left_out:
+        named = list(dict.fromkeys(str(numbers[place]) for place in left_out))
+        some = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
+        if len(left_out) == len(rows):
+            allowed = f"rows with a target; those of {split} rows {some} are all cut off by it, or weigh 0"
+            raise ConfigError("max_length", max_length, allowed)
+        rank_zero_warn(
+            f"{len(left_out)} of {len(rows)} {split} examples have no target and are left out (cut off by max_length,"
+            f" or all weights are 0): rows {some}"
+        )
+    full = int((saved["starts"].diff() >= max_length).sum())
+    if full:
+        rank_zero_warn(f"{full} of {len(rows)} {split} examples fill max_length = {max_length}; what is longer is cut")
+    chosen = None if tasks is None else torch.tensor(tasks)[saved["rows"]]
+    return TokenTable(saved["ids"], saved["weights"], saved["starts"], saved["rows"], chosen)
+
+
+def _encode(
+    rows: Sequence[Any],
+    numbers: Sequence[int],
+    make: Callable[[Sequence[Any], Sequence[int]], list[Encoded]],
+    folder: Path,
+) -> None:
+    examples: list[Encoded] = []
+    for start in range(0, len(rows), _AT_ONCE):
+        if len(rows) > _AT_ONCE:
+            rank_zero_info(f"Tokenising rows {start} to {min(start + _AT_ONCE, len(rows))} of {len(rows)}, once")
+        some = numbers[start : start + _AT_ONCE]
+        examples += checked_weights(make(rows[start : start + _AT_ONCE], some), some)
+    kept = [number for number, example in enumerate(examples) if example.has_targets]
+    table = TokenTable.of([examples[number] for number in kept], kept)
+    torch.save({n: getattr(table, n) for n in ("ids", "weights", "starts", "rows")}, folder / "examples.pt")
+
+
+def checked_weights(examples: list[Encoded], numbers: Sequence[int]) -> list[Encoded]:
+    """The examples, unless a weight of one is no finite number."""
+    for example, number in zip(examples, numbers, strict=True):
+        if not math.isfinite(sum(example.weights)):
+            wrong = next(weight for weight in example.weights if not math.isfinite(weight))
+            raise ConfigError("weight", wrong, f"a finite number; see row {number}")
+    return examples
+
+
+def collate_padded(examples: Sequence[dict[str, Tensor]], padding: int) -> dict[str, Tensor]:
+    """Pad on the right to the longest example.
+
+    ``input_ids``, ``attention_mask``, ``weights`` of shape (rows, tokens); ``rows`` and, where there are tasks,
+    ``tasks`` of shape (rows,).
+    """
+    lengths = torch.tensor([len(e["input_ids"]) for e in examples])
+    batch = {
+        "input_ids": _padded([e["input_ids"] for e in examples], padding),
+        "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
+        "weights": _padded([e["weights"] for e in examples], 0),
+        "rows": torch.stack([e["row"] for e in examples]),
+    }
+    if "task" in examples[0]:
+        batch["tasks"] = torch.stack([e["task"] for e in examples])
+    return batch
+
+
+def collate_packed(examples: Sequence[dict[str, Tensor]], padding: int, capacity: int) -> dict[str, Tensor]:
+    """Several examples in a row, with positions that begin again at 0 with each, and no mask.
+
+    ``input_ids``, ``position_ids``, ``weights`` and, where there are tasks, ``tasks`` of shape (rows, tokens);
+    ``rows`` of shape (examples,). Each token of padding stands at position 0: a document of its own.
+    """
+    packed = best_fit([len(e["input_ids"]) for e in examples], capacity)
+
+    def rows_of(name: str, fill: int) -> Tensor:
+        return _padded([torch.cat([examples[i][name] for i in row]) for row in packed], fill)
+
+    examples = [{**e, "positions": torch.arange(len(e["input_ids"]))} for e in examples]
+    batch = {
+        "input_ids": rows_of("input_ids", padding),
+        "position_ids": rows_of("positions", 0),
+        "weights": rows_of("weights", 0),
+        "rows": torch.stack([e["row"] for e in examples]),
+    }
+    if "task" in examples[0]:
+        examples = [{**e, "task": e["task"].expand(len(e["input_ids"]))} for e in examples]
+        batch["tasks"] = rows_of("task", 0)
+    return batch
+
+
+def _padded(rows: list[Tensor], value: float) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)

@@ -1,1 +1,0 @@
-"""The small tools beside fit and test."""

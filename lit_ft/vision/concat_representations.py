@@ -1,0 +1,125 @@
+"""A classifier on the features of several networks side by side."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lit_ft.core.anew import from_its_start
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.schedules import Schedule
+from lit_ft.core.weights import weights_of
+from lit_ft.vision.image_classifier import ImageClassifier
+from lit_ft.vision.independent_members import Members
+
+
+class Concatenation(Members):
+    """Networks side by side, read by one head.
+
+    Args:
+        members: Networks with a method ``features`` and a linear ``head``.
+    """
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__(members)
+        heads: list[Any] = [member.head for member in members]
+        self.head = nn.Linear(sum(head.in_features for head in heads), heads[0].out_features)
+        self.average()
+
+    @torch.no_grad()
+    def average(self) -> None:
+        """Make the head say what the members' heads say on average."""
+        heads: list[Any] = [member.head for member in self.members]
+        self.head.weight.copy_(torch.cat([head.weight for head in heads], 1) / len(heads))
+        self.head.bias.copy_(torch.stack([head.bias for head in heads]).mean(0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Shape (rows, classes)."""
+        return self.head(self.features(images))
+
+
+class ConcatRepresentations(ImageClassifier):
+    r"""A linear head on the concatenated features of n networks: :math:`W [\phi_1(x); \dots; \phi_n(x)] + b`.
+
+    ``train: head`` is linear probing (Cat-n): the members are frozen, in evaluation mode. ``train: all`` fine-tunes the
+    concatenation as one network ([init]cat). Two-stage fine-tuning ([2ft]cat) is two runs: ``IndependentMembers`` on
+    the new task, then this with ``train: head`` from it. The head starts as the average of the members' heads, which
+    makes the network the average of their logits.
+
+    The members are ``members``, or come from a run of ``IndependentMembers`` (``lit-ft fit --from RUN``), whose first n
+    are taken; members of another number of classes are read from files (their heads stay behind).
+
+    Reads batches ``{images, labels}``. Logs ``loss`` and ``accuracy``.
+
+    Source: "Learning useful representations for shifting tasks and distributions" (code TjuJianyu/RRL). Deviations: no
+    normalisation of features (the authors use batch norm before the head for large n). Distillation is
+    ``DistilledRepresentations``.
+
+    Args:
+        network: ``{config: {model_type: mlp | cnn, ...}}``; the structure of each member.
+        members: Run folders, checkpoints or ``.safetensors``, one a member; None starts from random members.
+        num_members: n, at least 1; None takes the number of ``members``.
+        train: ``head`` or ``all``.
+        num_classes: None takes it from the data module.
+        input_shape: Shape of one row; None takes it from the data module.
+        loss: ``cross_entropy`` or ``squared_error``.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("D1",)
+    batch_kind: ClassVar[str] = "images"
+
+    def __init__(
+        self,
+        network: Network,
+        members: list[str] | None = None,
+        num_members: int | None = None,
+        train: Literal["head", "all"] = "head",
+        num_classes: int | None = None,
+        input_shape: list[int] | None = None,
+        loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, num_classes, input_shape, loss, optimizer, schedule)
+        if train not in ("head", "all"):
+            raise ConfigError("train", train, "head or all")
+        number = len(members or ()) if num_members is None else num_members
+        if number < 1 or (members is not None and number != len(members)):
+            raise ConfigError("num_members", num_members, "1 or more, and as many as members where these are given")
+        self.members, self.num_members, self.train_part = members, number, train
+
+    def build_network(self) -> nn.Module:
+        """The members with their weights, and the head."""
+        members = [super(ConcatRepresentations, self).build_network() for _ in range(self.num_members)]
+        for member, source in zip(members, self.members or (), strict=False):
+            own: Any = member
+            head, own.head = own.head, nn.Identity()  # heads are of another task
+            member.load_state_dict(weights_of("members", source, ParameterIndex(member)), strict=False)
+            own.head = head
+        network = Concatenation(members)
+        if self.train_part == "head":
+            network.members.requires_grad_(False).eval()
+        else:
+            for member in network.members:
+                member.head.requires_grad_(False)  # type: ignore[union-attr, operator]
+        return network
+
+    def on_fit_start(self) -> None:
+        """Read the heads of members that another run gave; a resumed run has its own."""
+        if from_its_start(self.trainer) and isinstance(self.network, Concatenation):
+            self.network.average()
+
+    def train(self, mode: bool = True) -> ConcatRepresentations:
+        """Frozen members stay in evaluation mode: no dropout, no moving statistics."""
+        super().train(mode)
+        if self.train_part == "head" and isinstance(self.network, Concatenation):
+            self.network.members.eval()
+        return self

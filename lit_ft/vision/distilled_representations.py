@@ -1,0 +1,130 @@
+"""One network that holds the features of several."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lit_ft.core.anew import from_its_start
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.facts import data_fact
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+from lit_ft.models.images import image_classifier
+from lit_ft.vision.concat_representations import Concatenation
+from lit_ft.vision.image_classifier import ImageClassifier
+from lit_ft.vision.independent_members import Members
+
+
+class Distillation(Concatenation):
+    """Frozen networks side by side, and a student from whose features a linear map tells theirs.
+
+    Args:
+        members: Networks with a method ``features`` and a linear ``head``.
+        student: Such a network too; its head is not used.
+    """
+
+    def __init__(self, members: list[nn.Module], student: nn.Module) -> None:
+        super().__init__(members)
+        self.requires_grad_(False).eval()
+        self.student = Members([student])
+        head: Any = student.head
+        head.requires_grad_(False)
+        self.tells = nn.Linear(head.in_features, self.head.in_features)
+
+    @torch.no_grad()
+    def targets(self, images: Tensor) -> Tensor:
+        """The members' features, shape (rows, sum of the widths)."""
+        return super().features(images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Those of the student, shape (rows, width)."""
+        return self.student.features(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the members' heads say on average of the features that the student tells, shape (rows, classes)."""
+        return self.head(self.tells(self.features(images)))
+
+
+class DistilledRepresentations(ImageClassifier):
+    r"""Trains one network until a linear map tells the features of n others from its own (Distil-n).
+
+    .. math:: \min_{\phi, V, c} \; \frac{1}{D} \lVert V \phi(x) + c - [\phi_1(x); \dots; \phi_n(x)] \rVert^2
+
+    with D the sum of their widths. What the n runs found stays where a linear probe finds it, at the cost of one
+    network. The members are frozen, in evaluation mode; they come from a run of ``IndependentMembers``
+    (``lit-ft fit --from RUN``), whose first n are taken, and are random networks without it. Labels are read by the
+    accuracy alone: that of the members' average head on what the student tells.
+
+    Reads batches ``{images, labels}``. Logs ``loss`` and ``accuracy``. Cost: n forward passes and one step of the
+    student; checkpoints hold the members too.
+
+    Source: "Learning useful representations for shifting tasks and distributions" (code TjuJianyu/RRL) names
+    distillation into one network; the loss is ours.
+
+    Args:
+        network: ``{config: {model_type: mlp | cnn, ...}}``; the structure of each member.
+        num_members: n, at least 1 (paper: 2, 4, 5, 10).
+        student: The structure of the one network; None takes that of a member.
+        num_classes: None takes it from the data module.
+        input_shape: Shape of one row; None takes it from the data module.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("D1",)
+    batch_kind: ClassVar[str] = "images"
+
+    def __init__(
+        self,
+        network: Network,
+        num_members: int = 5,
+        student: Network | None = None,
+        num_classes: int | None = None,
+        input_shape: list[int] | None = None,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, num_classes, input_shape, "squared_error", optimizer, schedule)
+        if num_members < 1:
+            raise ConfigError("num_members", num_members, "1 or more")
+        self.num_members = num_members
+        self.student = None if student is None else Network.of(student)
+
+    def build_network(self) -> nn.Module:
+        """The members, and the student."""
+        members = [super(DistilledRepresentations, self).build_network() for _ in range(self.num_members)]
+        if self.student is None:
+            return Distillation(members, super().build_network())
+        shape = tuple(data_fact(self, "input_shape"))
+        return Distillation(members, image_classifier(self.student, data_fact(self, "num_classes"), shape))
+
+    @property
+    def distillation(self) -> Distillation:
+        """Members and student."""
+        assert isinstance(self.network, Distillation)
+        return self.network
+
+    def on_fit_start(self) -> None:
+        """Read the heads of members that another run gave; a resumed run has its own."""
+        if from_its_start(self.trainer):
+            self.distillation.average()
+
+    def train(self, mode: bool = True) -> DistilledRepresentations:
+        """Members stay in evaluation mode: no dropout, no moving statistics."""
+        super().train(mode)
+        if isinstance(self.network, Distillation):
+            self.network.members.eval()
+        return self
+
+    def compute(self, batch: dict[str, Tensor]) -> Output:
+        """Mean squared error over rows and features."""
+        images, distillation = batch["images"], self.distillation
+        told = distillation.tells(distillation.features(images))
+        loss = (told - distillation.targets(images)).float().square().mean()
+        return Output(loss, predictions=distillation.head(told).float(), targets=batch["labels"])

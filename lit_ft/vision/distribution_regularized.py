@@ -1,0 +1,149 @@
+"""Fine-tuning whose head must also do on the features of the pre-trained network."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.nn import functional as F
+
+from lit_ft.core.anew import from_its_start
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.gathering import gather_rows
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+from lit_ft.vision.image_classifier import ImageClassifier
+from lit_ft.vision.linear_head import linear_head
+from lit_ft.vision.row_memory import RowMemory
+from lit_ft.vision.semantic_calibration import calibrated, rotation
+
+
+class DistributionRegularized(ImageClassifier):
+    r"""DR-Tune: :math:`\ell(h(f_d(x)), y) + \lambda\, \ell(h(\tilde f_p(x')), y')`.
+
+    The head h is also trained on features of the frozen pre-trained network :math:`f_p` for the last ``memory`` rows
+    x', calibrated (``lit_ft.vision.semantic_calibration``) against the drift of :math:`f_d`: turned as a whole, and
+    moved class by class. This regularises the head; no gradient reaches :math:`f_d` from it. Validation, test and what
+    is deployed are :math:`f_d` and h alone.
+
+    The pre-trained weights are those at the start of the fit: of ``network.path``, or of ``--from RUN``.
+
+    Reads batches ``{images, labels}``. Logs ``loss``, ``train/memory_loss``, and in validation and test ``accuracy``.
+    Cost: another forward pass, the head on ``memory`` rows a step, and a singular value decomposition of (width, width)
+    every ``turn_every_n_steps``. Memory: a copy of the network, and twice ``memory`` x width numbers, in checkpoints
+    too.
+
+    Source: "DR-Tune: Improving Fine-tuning of Pretrained Visual Models by Distribution Regularization with Semantic
+    Calibration" (code weeknan/DR-Tune). Deviations: the memory fills as training goes (the code fills it first); the
+    last rotation is used until the next (the code leaves the other steps unturned); any batch size; the optimizer has
+    one learning rate.
+
+    Args:
+        network: ``{config: {model_type: mlp | cnn, ...}}``.
+        weight: :math:`\lambda`, at least 0; None is the code's: one mean over the rows of batch and memory.
+        memory: Rows that are remembered, at least 1 (paper's code: 2048).
+        turn_every_n_steps: Steps between rotations, at least 1 (code: 10); none before as many rows are remembered
+            as a feature has numbers.
+        num_classes: None takes it from the data module.
+        input_shape: Shape of one row; None takes it from the data module.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E59",)
+    batch_kind: ClassVar[str] = "images"
+    turn: Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        weight: float | None = None,
+        memory: int = 2048,
+        turn_every_n_steps: int = 10,
+        num_classes: int | None = None,
+        input_shape: list[int] | None = None,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, num_classes, input_shape, "cross_entropy", optimizer, schedule)
+        if weight is not None and not 0 <= weight < float("inf"):
+            raise ConfigError("weight", weight, "a finite number of at least 0, or null")
+        for name, value in (("memory", memory), ("turn_every_n_steps", turn_every_n_steps)):
+            if value < 1:
+                raise ConfigError(name, value, "at least 1")
+        self.weight, self.memory_size, self.turn_every_n_steps = weight, memory, turn_every_n_steps
+        self._fresh: dict[str, Tensor] | None = None
+        self._step = 0
+
+    def configure_model(self) -> None:
+        """Build the network, its frozen copy and the memory, once."""
+        if self.network is not None:
+            return
+        super().configure_model()
+        network: Any = self.network
+        row = torch.zeros(linear_head(network).in_features)
+        self.frozen = copy.deepcopy(network).requires_grad_(False).eval()
+        self.memory = RowMemory(self.memory_size, {"own": row, "pre": row, "labels": torch.tensor(0)})
+        self.register_buffer("turn", torch.eye(len(row)))
+
+    def on_fit_start(self) -> None:
+        """Freeze a copy of what the fit starts from; a resumed run has it."""
+        if from_its_start(self.trainer):
+            assert self.network is not None
+            self.frozen.load_state_dict(self.network.state_dict())
+
+    def on_train_start(self) -> None:
+        """Note the step that the run begins with."""
+        super().on_train_start()
+        self._step = self.global_step
+
+    def train(self, mode: bool = True) -> DistributionRegularized:
+        """The frozen copy stays in evaluation mode."""
+        super().train(mode)
+        if self.network is not None:
+            self.frozen.eval()
+        return self
+
+    def compute(self, batch: dict[str, Tensor]) -> Output:
+        """The loss on the batch; in training with that on calibrated features of the memory."""
+        if not self.training:
+            return super().compute(batch)
+        network: Any = self.network
+        images, labels = batch["images"], batch["labels"]
+        own = network.features(images)
+        with torch.no_grad():
+            pre = self.frozen.features(images)  # type: ignore[operator]
+        self._fresh = {"own": own.detach(), "pre": pre, "labels": labels}
+        loss = F.cross_entropy(network.head(own).float(), labels)
+        count = int(self.memory.count)
+        if count == 0:
+            return Output(loss, scalars={"memory_loss": 0.0})
+        remembered = F.cross_entropy(network.head(self.calibrated_memory()).float(), self.memory.column("labels"))
+        if self.weight is not None:
+            total = loss + self.weight * remembered
+        else:
+            total = (len(labels) * loss + count * remembered) / (len(labels) + count)
+        return Output(total, scalars={"memory_loss": remembered.detach()})
+
+    @torch.no_grad()
+    def calibrated_memory(self) -> Tensor:
+        """Features of the pre-trained network for the rows in memory, calibrated; shape (rows, width)."""
+        network: Any = self.network
+        pre, own, labels = (self.memory.column(name) for name in ("pre", "own", "labels"))
+        return calibrated(pre, own, labels, network.head.weight, self.turn)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Remember the rows of the batch, once, and turn anew when it is time."""
+        if self._fresh is not None:
+            self.memory.add({name: gather_rows(part)[0] for name, part in self._fresh.items()})
+        self._fresh = None
+        stepped, self._step = self.global_step != self._step, self.global_step
+        enough = int(self.memory.count) >= len(self.turn)  # else the rotation is not determined
+        if stepped and enough and self.global_step % self.turn_every_n_steps == 0:
+            pre, own = (F.normalize(self.memory.column(name), dim=-1) for name in ("pre", "own"))
+            self.turn.copy_(rotation(pre, own))

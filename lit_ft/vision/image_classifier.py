@@ -1,0 +1,111 @@
+"""Classify images, or vectors of numbers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.facts import data_fact, mark_facts, recall_facts
+from lit_ft.core.method import Method, Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+
+
+class ImageClassifier(Method):
+    r"""Cross-entropy, or squared error against one-hot targets.
+
+    ``cross_entropy`` is :math:`-\frac{1}{n}\sum_i \log p(y_i \mid x_i)`; ``squared_error`` is
+    :math:`\frac{1}{n}\sum_i \frac{1}{2} \lVert f(x_i) - e_{y_i} \rVert^2`, as in J. Cohen et al., Gradient Descent on
+    Neural Networks Typically Occurs at the Edge of Stability, 2021, arXiv 2103.00065.
+
+    Reads batches ``{images, labels}``. Logs ``loss``, and in validation and test ``accuracy``.
+
+    Args:
+        network: ``{config: {model_type: mlp | cnn, width: ..., depth: ..., activation: ...}}``, or a path or config of
+            an image classifier of ``transformers``.
+        num_classes: None takes it from the data module.
+        input_shape: Shape of one row; None takes it from the data module.
+        loss: ``cross_entropy`` or ``squared_error``.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    batch_kind: ClassVar[str] = "images"
+
+    def __init__(
+        self,
+        network: Network,
+        num_classes: int | None = None,
+        input_shape: list[int] | None = None,
+        loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, optimizer, schedule)
+        if num_classes is not None and num_classes < 2:
+            raise ConfigError("num_classes", num_classes, "at least 2")
+        if loss not in ("cross_entropy", "squared_error"):
+            raise ConfigError("loss", loss, "cross_entropy or squared_error")
+        self.num_classes, self.input_shape, self.loss = num_classes, input_shape, loss
+
+    def build_network(self) -> nn.Module:
+        """The network with a head of ``num_classes``."""
+        from lit_ft.models.images import image_classifier
+
+        assert self.spec is not None
+        shape = tuple(data_fact(self, "input_shape"))
+        return image_classifier(self.spec, data_fact(self, "num_classes"), shape)
+
+    def configure_metrics(self) -> dict[str, Metric]:
+        """Accuracy."""
+        return {"accuracy": MulticlassAccuracy(data_fact(self, "num_classes"), average="micro")}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note what was learnt about the data."""
+        mark_facts(checkpoint, "num_classes", "input_shape")
+        super().on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take facts about the data from the checkpoint where the data do not say them."""
+        recall_facts(self, checkpoint)
+        super().on_load_checkpoint(checkpoint)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of shape (rows, classes)."""
+        assert self.network is not None
+        output = self.network(images.to(next(self.network.parameters()).dtype))
+        return output if isinstance(output, Tensor) else output.logits
+
+    def compute(self, batch: dict[str, Tensor]) -> Output:
+        """Mean loss over the rows."""
+        logits, labels = self(batch["images"]).float(), batch["labels"]
+        return Output(self.row_losses(logits, labels).mean(), predictions=logits, targets=labels)
+
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each row, shape (rows,)."""
+        if self.loss == "cross_entropy":
+            return F.cross_entropy(logits, labels, reduction="none")
+        targets = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
+        return 0.5 * (logits - targets).square().sum(-1)
+
+    def loss_weight(self, batch: dict[str, Tensor]) -> float:
+        """Number of rows."""
+        return float(len(batch["labels"]))
+
+    def features(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the head reads, averaged over positions; shape (rows, width)."""
+        assert self.network is not None
+        images = batch["images"].to(next(self.network.parameters()).dtype)
+        own = getattr(self.network, "features", None)
+        if own is not None:
+            return own(images)
+        hidden = self.network(images, output_hidden_states=True).hidden_states[-1]
+        return hidden.mean((2, 3)) if hidden.ndim == 4 else hidden.mean(1)

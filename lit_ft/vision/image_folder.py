@@ -1,0 +1,104 @@
+"""Images in folders that are named after their class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError, existing
+from lit_ft.vision.image_rows import ImageRow, ImageRows
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+
+
+class ImageFolder(ImageRows):
+    """Images from ``path/CLASS/**/NAME.png`` (or jpg, bmp, gif, webp, tif), read through Pillow when they are needed.
+
+    Each is resized to a square, transparency laid on white, and scaled to [-1, 1].
+
+    Args:
+        path: Folder with one folder for each class.
+        image_size: Height and width in pixels.
+        channels: 3 for colour, 1 for grey.
+        batch_size: Rows in a batch; None takes all training rows at once.
+        val_fraction: Share of the rows for validation, in [0, 1).
+        test_fraction: Share of the rows for the test, in [0, 1).
+        max_rows: Train on no more rows than this.
+        seed: Seed of the splits and of the order.
+        num_workers: Processes that prepare batches.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ()
+    batch_kind: ClassVar[str] = "images"
+
+    def __init__(
+        self,
+        path: str,
+        image_size: int = 224,
+        channels: int = 3,
+        batch_size: int | None = 32,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        max_rows: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, val_fraction, test_fraction, max_rows, seed, num_workers)
+        if channels not in (1, 3):
+            raise ConfigError("channels", channels, "1 (grey) or 3 (colour)")
+        if image_size < 1:
+            raise ConfigError("image_size", image_size, "at least 1 pixel")
+        self.path, self.image_size, self.channels = path, image_size, channels
+
+    def read(self) -> tuple[Sequence[ImageRow], list[str]]:
+        """List the files; the images themselves are read when they are needed."""
+        folder = existing("path", self.path)
+        names = sorted(place.name for place in folder.iterdir() if place.is_dir())
+        files = [
+            (file, number)
+            for number, name in enumerate(names)
+            for file in sorted((folder / name).rglob("*"))
+            if file.suffix.lower() in _SUFFIXES
+        ]
+        if len({number for _, number in files}) < 2:
+            raise ConfigError("path", self.path, "a folder with images in at least two folders, one for each class")
+        return ImageFiles(files, self.image_size, self.channels), names
+
+
+class ImageFiles(Sequence[Any]):
+    """Image files as tensors (channels, size, size) in [-1, 1], with their class.
+
+    Args:
+        files: Path and class of each.
+        size: Height and width in pixels.
+        channels: 3 or 1.
+    """
+
+    def __init__(self, files: list[tuple[Path, int]], size: int, channels: int) -> None:
+        self.files, self.size, self.channels = files, size, channels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: Any) -> Any:
+        file, label = self.files[number]
+        return self._image(file), label
+
+    def _image(self, file: Path) -> Tensor:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(file) as opened:
+                whole = opened.convert("RGBA")
+        except UnidentifiedImageError as error:
+            raise ConfigError("path", str(file), "an image that Pillow can read") from error
+        white = Image.new("RGBA", whole.size, "white")
+        flat = Image.alpha_composite(white, whole).convert("RGB" if self.channels == 3 else "L")
+        pixels = np.asarray(flat.resize((self.size, self.size), Image.Resampling.BILINEAR), dtype=np.float32)
+        image = torch.from_numpy(pixels.copy()).reshape(self.size, self.size, self.channels)
+        return image.permute(2, 0, 1).contiguous() / 127.5 - 1

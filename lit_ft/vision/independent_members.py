@@ -1,0 +1,93 @@
+"""Several networks that are trained apart on the same batches."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.schedules import Schedule
+from lit_ft.vision.image_classifier import ImageClassifier
+from lit_ft.vision.linear_head import linear_head
+
+
+class Members(nn.Module):
+    """Networks side by side: logits are the mean of theirs, features stand one after another.
+
+    Args:
+        members: Networks with a method ``features`` and a linear ``head``.
+    """
+
+    def __init__(self, members: list[nn.Module]) -> None:
+        super().__init__()
+        for member in members:
+            linear_head(member)
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Shape (rows, classes)."""
+        return torch.stack([member(images) for member in self.members]).mean(0)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Shape (rows, sum of the widths)."""
+        return torch.cat([member.features(images) for member in self.members], -1)  # type: ignore[operator]
+
+
+class IndependentMembers(ImageClassifier):
+    r"""Trains n networks that differ in their random weights, :math:`\sum_i \ell(w_i)` on the same batches.
+
+    Each gets the gradient it would get alone (clipping by norm apart); as a classifier they are their mean. What a new
+    task finds in their features side by side is measured by ``FeatureProbe`` with other ``data``; after training,
+    ``ConcatRepresentations`` goes on with them.
+
+    Reads batches ``{images, labels}``. Logs ``loss`` (the sum in training, that of the mean logits else) and
+    ``accuracy``. Cost and memory: n times those of one.
+
+    Source: "Learning useful representations for shifting tasks and distributions" (code TjuJianyu/RRL), Cat-n.
+
+    Args:
+        network: ``{config: {model_type: mlp | cnn, ...}}``.
+        num_members: n, at least 1 (paper: 2, 4, 5, 10).
+        num_classes: None takes it from the data module.
+        input_shape: Shape of one row; None takes it from the data module.
+        loss: ``cross_entropy`` or ``squared_error``.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("D1",)
+    batch_kind: ClassVar[str] = "images"
+
+    def __init__(
+        self,
+        network: Network,
+        num_members: int = 5,
+        num_classes: int | None = None,
+        input_shape: list[int] | None = None,
+        loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, num_classes, input_shape, loss, optimizer, schedule)
+        if num_members < 1:
+            raise ConfigError("num_members", num_members, "1 or more")
+        self.num_members = num_members
+
+    def build_network(self) -> nn.Module:
+        """Networks with weights of their own."""
+        return Members([super(IndependentMembers, self).build_network() for _ in range(self.num_members)])
+
+    def compute(self, batch: dict[str, Tensor]) -> Output:
+        """In training the sum of the members' losses, else the loss of their mean."""
+        if not self.training:
+            return super().compute(batch)
+        assert isinstance(self.network, Members)
+        outputs = [member(batch["images"]).float() for member in self.network.members]
+        losses = torch.stack([self.row_losses(logits, batch["labels"]).mean() for logits in outputs])
+        return Output(losses.sum(), predictions=torch.stack(outputs).mean(0), targets=batch["labels"])

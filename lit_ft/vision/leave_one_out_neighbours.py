@@ -1,0 +1,174 @@
+"""Supervised pre-training by nearest neighbours."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.facts import data_fact
+from lit_ft.core.gathering import gather_rows
+from lit_ft.core.method import Output
+from lit_ft.core.network import Network
+from lit_ft.core.optimizers import adamw
+from lit_ft.core.passes.window import window_starts
+from lit_ft.core.schedules import Schedule
+from lit_ft.vision.image_classifier import ImageClassifier
+from lit_ft.vision.linear_head import linear_head
+from lit_ft.vision.neighbours import leave_one_out
+from lit_ft.vision.row_memory import RowMemory
+
+
+class WithMemory(nn.Module):
+    """A network, a slow copy of it, and the features that the copy gave to the last rows.
+
+    Args:
+        network: With a method ``features``.
+        size: Rows that are remembered.
+        width: Length of a feature.
+    """
+
+    def __init__(self, network: nn.Module, size: int, width: int) -> None:
+        super().__init__()
+        self.network, self.slow = network, copy.deepcopy(network).requires_grad_(False).eval()
+        number = torch.tensor(0)
+        self.memory = RowMemory(size, {"keys": torch.zeros(width), "labels": number, "rows": number}, key="rows")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the head says, which this does not train; shape (rows, classes)."""
+        return self.network(images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Shape (rows, width)."""
+        return self.network.features(images)  # type: ignore[operator]
+
+    @torch.no_grad()
+    def follow(self, momentum: float) -> None:
+        """Move the copy a little towards the network; its buffers are the network's."""
+        for slow, fast in zip(self.slow.parameters(), self.network.parameters(), strict=True):
+            slow.lerp_(fast, 1 - momentum)
+        for copied, buffer in zip(self.slow.buffers(), self.network.buffers(), strict=True):
+            copied.copy_(buffer)
+
+
+class LeaveOneOutNeighbours(ImageClassifier):
+    r"""LOOK: each image shares its label with most of its k nearest neighbours, so that a class may have several modes.
+
+    Loss: ``leave_one_out`` of ``core.features.neighbours`` on unit features, with the batch and a memory of earlier
+    rows as keys. Keys come from a slow copy of the network, :math:`\xi \leftarrow m \xi + (1 - m) \theta`, and carry no
+    gradient. A row never meets itself: its number is ``ids`` of the batch, or a digest of its pixels where the batch
+    has none (with random augmentation the data module must give ``ids``). The memory holds each number once.
+
+    Reads batches ``{images, labels}``. Logs ``loss``, and in validation and test ``accuracy`` of the vote of the k
+    neighbours in the memory. The head is not trained; ``FeatureProbe`` measures what features are worth.
+
+    Cost: another forward pass, and a product of (rows, width) with (memory + rows, width). Memory: a copy of the
+    network, and ``memory`` x width numbers, which also go into checkpoints. Under DDP all ranks remember all rows.
+
+    Source: "Rethinking Supervised Pre-training for Better Downstream Transferring" (LOOK). No code was found: the
+    defaults are those with which small experiments worked, not the paper's. Where none of the k neighbours has the
+    label, the nearest key that does is added.
+
+    Args:
+        network: ``{config: {model_type: mlp | cnn, ...}}``.
+        k: Neighbours, at least 1. As many as there are rows makes classes collapse to one mode each.
+        temperature: tau, above 0.
+        memory: Rows that are remembered, at least k; at least the size of the data is exact for small data.
+        momentum: m of the slow copy, in [0, 1); 0 takes the network itself.
+        num_classes: None takes it from the data module.
+        input_shape: Shape of one row; None takes it from the data module.
+        optimizer: Makes the optimizer from parameters.
+        schedule: How the learning rate moves; None keeps it constant.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E88",)
+    batch_kind: ClassVar[str] = "images"
+
+    def __init__(
+        self,
+        network: Network,
+        k: int = 50,
+        temperature: float = 0.1,
+        memory: int = 1024,
+        momentum: float = 0.9,
+        num_classes: int | None = None,
+        input_shape: list[int] | None = None,
+        optimizer: OptimizerCallable = adamw,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(network, num_classes, input_shape, "cross_entropy", optimizer, schedule)
+        if k < 1:
+            raise ConfigError("k", k, "at least 1")
+        if not 0 < temperature < float("inf"):
+            raise ConfigError("temperature", temperature, "a finite number above 0")
+        if memory < k:
+            raise ConfigError("memory", memory, f"at least k, {k}")
+        if not 0 <= momentum < 1:
+            raise ConfigError("momentum", momentum, "a number in [0, 1)")
+        self.k, self.temperature, self.memory, self.momentum = k, temperature, memory, momentum
+        self._fresh: dict[str, Tensor] | None = None
+
+    def build_network(self) -> nn.Module:
+        """The network, its slow copy and the memory."""
+        network = super().build_network()
+        head = linear_head(network).requires_grad_(False)
+        return WithMemory(network, self.memory, head.in_features)
+
+    def train(self, mode: bool = True) -> LeaveOneOutNeighbours:
+        """The slow copy stays in evaluation mode."""
+        super().train(mode)
+        if isinstance(self.network, WithMemory):
+            self.network.slow.eval()
+        return self
+
+    def compute(self, batch: dict[str, Tensor]) -> Output:
+        """Mean loss over the rows; predictions are log-shares of the classes among neighbours."""
+        network, images, labels = self.network, batch["images"], batch["labels"]
+        assert isinstance(network, WithMemory)
+        rows = batch["ids"] if "ids" in batch else digests(images)
+        queries = F.normalize(network.features(images).float(), dim=-1)
+        keys, known, numbers = (network.memory.column(name) for name in ("keys", "labels", "rows"))
+        keys = keys.to(queries)  # bf16-true keeps the memory in bf16
+        if self.training:
+            with torch.no_grad():
+                fresh = F.normalize(network.slow.features(images).float(), dim=-1)  # type: ignore[operator]
+            self._fresh = {"keys": fresh, "labels": labels, "rows": rows}
+            kept = ~torch.isin(numbers, rows)  # these have a newer key
+            keys, known = torch.cat([fresh, keys[kept]]), torch.cat([labels, known[kept]])
+            numbers = torch.cat([rows, numbers[kept]])
+        same_row = rows[:, None] == numbers[None]
+        losses = leave_one_out(queries, keys, labels[:, None] == known[None], same_row, self.k, self.temperature)
+        return Output(losses.mean(), predictions=self._vote(queries.detach(), keys, known), targets=labels)
+
+    def _vote(self, queries: Tensor, keys: Tensor, known: Tensor) -> Tensor:
+        votes = queries.new_zeros(len(queries), data_fact(self, "num_classes"))
+        if len(keys):
+            near = (queries @ keys.T / self.temperature).float().topk(min(self.k, len(keys)), dim=1)
+            votes.scatter_add_(1, known[near.indices], near.values.softmax(-1))
+        return votes.clamp(min=1e-9).log()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Let the slow copy follow, once an optimizer step."""
+        super().on_train_batch_start(batch, batch_idx)
+        assert isinstance(self.network, WithMemory)
+        if window_starts(self.trainer, batch_idx):
+            self.network.follow(self.momentum)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Remember the rows of the batch, once, however often they were run."""
+        if self._fresh is not None:
+            assert isinstance(self.network, WithMemory)
+            self.network.memory.add({name: gather_rows(part)[0] for name, part in self._fresh.items()})
+        self._fresh = None
+
+
+def digests(images: Tensor) -> Tensor:
+    """A whole number for each image, the same for the same pixels and hardly ever for others; shape (rows,)."""
+    bits = images.detach().float().contiguous().flatten(1).view(torch.int32).long()
+    places = torch.arange(1, bits.shape[1] + 1, device=bits.device)
+    return ((bits ^ (places * 2654435761)) * (2 * places + 1)).sum(1).abs()

@@ -1,0 +1,50 @@
+"""Pairs of digits that say the same thing in training, one of them easily."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from lit_ft.vision.digits import Digits
+from lit_ft.vision.side_by_side import SideBySide
+
+EASY = [[0], [1]]
+HARD = [[3, 5], [8, 9]]
+
+
+class RedundantDigits(SideBySide):
+    """Two handwritten digits side by side: left 0 or 1, right one of 3 and 5, or one of 8 and 9; two classes.
+
+    The label is the class of the right one. In training the left one agrees with it in a share ``correlation`` of the
+    rows: 1 makes it redundant, 0.95 spurious. In validation and test the two are independent, so that accuracy there,
+    and a linear probe on features, say how well the hard one was learnt. Each split has digits of its own.
+
+    A batch is ``{images, labels, groups}`` of shapes (rows, 1, 8, 16), or (rows, 128) with ``flat``, (rows,), (rows,).
+    The group is ``2 * label + class of the left digit``: 1 and 2 are the minorities of training. Goes with
+    ``GroupedClassifier``.
+
+    Source: built after CIFAR-MNIST and Waterbirds as used in "Sharpness-aware minimization enhances feature quality via
+    balanced learning", 2024, from the digits of scikit-learn.
+
+    Args:
+        rows: Rows of each split.
+        correlation: Share of the training rows in which the two agree, in [0, 1].
+        hard_scale: Contrast of the right digit, above 0; below 1 makes it harder yet.
+        batch_size: Rows in a batch; None takes all training rows at once.
+        flat: Give vectors instead of images.
+        seed: Seed of the splits, the pairs and the order.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("A1",)
+    batch_kind: ClassVar[str] = "images"
+
+    def __init__(
+        self,
+        rows: int = 600,
+        correlation: float = 1.0,
+        hard_scale: float = 1.0,
+        batch_size: int | None = None,
+        flat: bool = False,
+        seed: int = 0,
+    ) -> None:
+        digits = Digits(val_fraction=0.25, test_fraction=0.25, seed=seed)
+        super().__init__(digits, digits, EASY, HARD, rows, correlation, hard_scale, None, batch_size, flat, seed)

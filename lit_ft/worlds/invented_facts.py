@@ -1,0 +1,164 @@
+"""Facts about people who do not exist, to be learned and then to be edited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.language.model_edits import EDIT, ModelEdits, Order
+from lit_ft.sources.tables import Row
+from lit_ft.tokens.segments import Encoded, encode_all, fill, special_fields
+from lit_ft.tokens.token_data import TokenData
+
+
+class Relation(NamedTuple):
+    """Two ways to ask, and what may be answered."""
+
+    prompt: str
+    paraphrase: str
+    objects: tuple[str, ...]
+
+
+HOMES = ["Paris", "Rome", "Oslo", "Cairo", "Lima", "Delhi", "Tokyo", "Boston"]
+JOBS = ["baker", "lawyer", "nurse", "pilot", "farmer", "singer", "judge", "tailor"]
+INSTRUMENTS = ["piano", "violin", "flute", "drums", "guitar", "harp", "trumpet", "organ"]
+RELATIONS = (
+    Relation("{} lives in", "The home of {} is", tuple(HOMES)),
+    Relation("{} works as a", "The job of {} is", tuple(JOBS)),
+    Relation("{} plays the", "The instrument of {} is the", tuple(INSTRUMENTS)),
+)
+WORLD = (
+    "The capital of France is", "The largest planet is", "Water is made of hydrogen and", "The opposite of hot is",
+    "The first month of the year is", "A week has", "The author of Hamlet is", "The chemical symbol of gold is",
+    "The colour of the sky is", "Bees make", "The sun rises in the", "Two plus two is", "The Great Wall is in",
+    "A triangle has", "The currency of Japan is the", "The heart pumps", "Ice is frozen", "Spiders have",
+    "The Amazon is a", "Once upon a", "To be or not to", "The language of Brazil is", "Penguins live in",
+    "The theory of relativity is by",
+)  # fmt: skip
+SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "mo", "ne", "pi", "ro", "su", "ta", "vi", "wu", "ze")
+MOST = len(SYLLABLES) ** 3 * len(RELATIONS)
+
+
+class Fact(NamedTuple):
+    """What is asked for, and numbers of the object that is known and of the one that takes its place."""
+
+    subject: str
+    relation: Relation
+    known: int
+    edited: int
+
+    def asked(self, paraphrased: bool = False) -> str:
+        """The prompt."""
+        return (self.relation.paraphrase if paraphrased else self.relation.prompt).format(self.subject)
+
+    def answer(self, edited: bool = False) -> str:
+        """The object, with a space before it."""
+        return " " + self.relation.objects[self.edited if edited else self.known]
+
+
+def invented_facts(count: int, seed: int = 0) -> list[Fact]:
+    """Facts in a drawn order; every subject has one of each relation (the last one maybe fewer).
+
+    Args:
+        count: Number of facts, at most 10,125.
+        seed: Seed of names, objects and order.
+    """
+    draw = np.random.default_rng(seed)
+    names = ["".join(parts).capitalize() for parts in product(SYLLABLES, repeat=3)]
+    subjects = draw.permutation(len(names))[: -(-count // len(RELATIONS))]
+    facts = []
+    for number, relation in product(subjects.tolist(), RELATIONS):
+        known, edited = draw.choice(len(relation.objects), 2, replace=False).tolist()
+        facts.append(Fact(names[number], relation, known, edited))
+    return [facts[i] for i in draw.permutation(count).tolist()]
+
+
+class KnownFacts(TokenData):
+    """Invented facts, each in both wordings, for a network that is to know something before it is edited.
+
+    Args:
+        facts: Number of facts, from 2 to 10,125; validation asks for the same ones.
+        batch_size: Examples of a batch.
+        facts_seed: Seed of the facts: edits of them have the same one.
+        seed: Seed of the order.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E54",)
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(self, facts: int = 200, batch_size: int = 32, facts_seed: int = 0, seed: int = 0) -> None:
+        super().__init__("generated", batch_size=batch_size, max_length=64, seed=seed)
+        self.facts, self.facts_seed = checked_count(facts), facts_seed
+
+    def _tables(self) -> dict[str, list[Row]]:
+        facts = invented_facts(self.facts, self.facts_seed)
+        rows = [{"prompt": f.asked(way), "target": f.answer()} for f in facts for way in (False, True)]
+        return {"train": rows, "val": rows, "test": []}
+
+    def cache_key(self) -> Sequence[str]:
+        """The template."""
+        return [repr(EDIT)]
+
+    def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
+        """Prompts and answers."""
+        specials = special_fields(tokenizer)
+        return encode_all(tokenizer, [fill(EDIT, row, specials, n) for row, n in zip(rows, numbers, strict=True)])
+
+
+class FactEdits(ModelEdits):
+    """Invented facts that become others: the first ``edits`` of them. Prompts for locality take turns.
+
+    Args:
+        edits: Number of edits, at least 1 and less than ``facts``.
+        facts: Number of facts that the network knows from ``KnownFacts``: the rest of them are the prompts for
+            locality. None: it knows of no such people; the prompts are 24 beginnings about the world.
+        order: ``breadth_first`` or ``depth_first``.
+        passes: How often each edit is seen in an epoch.
+        batch_size: Edits of a batch.
+        facts_seed: Seed of the facts.
+        seed: Seed of the order.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E54",)
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(
+        self,
+        edits: int = 50,
+        facts: int | None = 200,
+        order: Order = "breadth_first",
+        passes: int = 25,
+        batch_size: int = 10,
+        facts_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__("generated", order, passes, batch_size, max_length=64, seed=seed)
+        most = MOST if facts is None else checked_count(facts) - 1
+        if not 1 <= edits <= most:
+            raise ConfigError("edits", edits, f"from 1 to {most:,}, less than the facts")
+        self.count, self.facts, self.facts_seed = edits, facts, facts_seed
+
+    def edits(self) -> list[Row]:
+        """Rows about the first facts."""
+        facts = invented_facts(self.facts or self.count, self.facts_seed)
+        others = [fact.asked() for fact in facts[self.count :]] or WORLD
+        return [
+            {
+                "prompt": fact.asked(),
+                "target": fact.answer(edited=True),
+                "paraphrase": fact.asked(True),
+                "locality": others[number % len(others)],
+            }
+            for number, fact in enumerate(facts[: self.count])
+        ]
+
+
+def checked_count(facts: int) -> int:
+    """The number of facts, if there are as many."""
+    if not 2 <= facts <= MOST:
+        raise ConfigError("facts", facts, f"from 2 to {MOST:,}")
+    return facts

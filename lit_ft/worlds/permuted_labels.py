@@ -1,0 +1,113 @@
+"""Generated tasks that can be done from the context alone."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.language.answer_options import AnswerOptions
+from lit_ft.language.many_shot import ManyShot
+from lit_ft.sources.splits import SPLITS
+from lit_ft.sources.tables import Row
+from lit_ft.tokens.segments import Segment
+
+PAIR = (Segment("{prompt}", "user"), Segment("{completion}", "assistant", 1.0))
+
+
+class PermutedLabels(ManyShot):
+    """Symbols and their labels, under a permutation that is drawn anew for every sequence.
+
+    A sequence ``b3d0b3a1...`` has ``shots`` symbols, each with its label. Which label a symbol has is known only from
+    the context, so a network that does not learn in context stays at the loss log(classes).
+
+    Args:
+        classes: Symbols, and labels; from 2 to 10.
+        shots: Pairs of a sequence, k, at least 1.
+        supervise: Learn ``all`` labels, or only the ``last``.
+        sequences: Sequences of the training.
+        eval_sequences: Sequences of validation and of test each.
+        batch_size: Sequences of a batch.
+        seed: Seed of sequences and order.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E11",)
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(
+        self,
+        classes: int = 4,
+        shots: int = 10,
+        supervise: Literal["all", "last"] = "all",
+        sequences: int = 300,
+        eval_sequences: int = 500,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        if not 2 <= classes <= 10:
+            raise ConfigError("classes", classes, "from 2 to 10")
+        if eval_sequences < 1:
+            raise ConfigError("eval_sequences", eval_sequences, "at least 1")
+        super().__init__("generated", shots, supervise, list(PAIR), sequences, batch_size=batch_size, seed=seed)
+        self.classes, self.eval_sequences = classes, eval_sequences
+
+    def _tables(self) -> dict[str, list[Row]]:
+        tables = {}
+        for number, split in enumerate(SPLITS):
+            draw = np.random.default_rng((self.seed, number))
+            count = self.sequences if split == "train" else self.eval_sequences
+            tables[split] = [self._sequence(self._pairs(draw), split) for _ in range(count or 0)]
+        return tables
+
+    def _pairs(self, draw: np.random.Generator) -> list[Row]:
+        labels = draw.permutation(self.classes)
+        symbols = draw.integers(self.classes, size=self.shots)
+        return [{"prompt": "abcdefghij"[symbol], "completion": str(labels[symbol])} for symbol in symbols]
+
+
+class PermutedQuestions(AnswerOptions):
+    """What a model that learned from ``PermutedLabels`` answers: a symbol behind labelled ones of its task.
+
+    A question is ``b3d0b``, its options are all labels. Each task has its own permutation.
+
+    Args:
+        classes: Symbols, and labels; from 2 to 10.
+        shots: Labelled symbols before the question, at most 19.
+        tasks: Permutations, each with ten questions.
+        batch_size: Questions of a batch.
+        shot_seed: Seed of the examples.
+        seed: Seed of the permutations and of the order.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E83",)
+    batch_kind: ClassVar[str] = "options"
+
+    def __init__(
+        self,
+        classes: int = 4,
+        shots: int = 0,
+        tasks: int = 50,
+        batch_size: int = 100,
+        shot_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if not 2 <= classes <= 10:
+            raise ConfigError("classes", classes, "from 2 to 10")
+        if tasks < 1:
+            raise ConfigError("tasks", tasks, "at least 1")
+        super().__init__(
+            "generated", options={label: label for label in "0123456789"[:classes]}, prefix="", shots=shots,
+            separator="", task_column="task", shot_seed=shot_seed, batch_size=batch_size, seed=seed,
+        )  # fmt: skip
+        self.classes, self.tasks = classes, tasks
+
+    def _tables(self) -> dict[str, list[Row]]:
+        draw = np.random.default_rng(self.seed)
+        permutations = [draw.permutation(self.classes) for _ in range(self.tasks)]
+
+        def rows(count: int) -> list[Row]:
+            drawn = [(task, symbol) for task in range(self.tasks) for symbol in draw.integers(self.classes, size=count)]
+            return [{"task": t, "prompt": "abcdefghij"[s], "answer": str(permutations[t][s])} for t, s in drawn]
+
+        return {"train": rows(20), "val": [], "test": rows(10)}

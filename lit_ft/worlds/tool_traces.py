@@ -1,0 +1,131 @@
+"""Generated conversations with tools whose names are easily confused, and questions about them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.language.answer_options import AnswerOptions
+from lit_ft.language.tool_calls import ToolCall
+from lit_ft.language.tool_conversations import ERROR_SIGNS, ToolConversations
+from lit_ft.sources.tables import Row
+
+WORDS = {"find": "get", "change": "set", "mail": "user", "page": "site", "when": "date", "where": "place"}
+TOOLS = [
+    f"{verb}_{thing}{rest}" for verb in ("get", "set") for thing in ("user", "site") for rest in ("_date", "_place")
+]
+
+
+def trace(draw: np.random.Generator, error_share: float = 0.0) -> Row:
+    """A request, a call, its result, and an answer; before the right call sometimes that of a like tool, and its error.
+
+    Args:
+        draw: Of randomness.
+        error_share: Share of conversations that begin with a wrong call.
+    """
+    said = [("find", "change"), ("mail", "page"), ("when", "where")]
+    words = [pair[draw.integers(2)] for pair in said]
+    right, number = "_".join(WORDS[word] for word in words), int(draw.integers(10))
+    messages: list[dict[str, Any]] = [{"role": "user", "content": " ".join([*words, str(number)])}]
+    if draw.random() < error_share:
+        place = draw.integers(3)
+        other = dict(pair for pair in (said[place], said[place][::-1]))
+        wrong = "_".join(WORDS[other[word] if i == place else word] for i, word in enumerate(words))
+        messages += [_call(wrong, number), {"role": "tool", "content": "Invalid API call"}]
+    result = int(draw.integers(10))
+    messages += [_call(right, number), {"role": "tool", "content": str(result)}]
+    messages.append({"role": "assistant", "content": f"The answer is {result}, as the tool says."})
+    return {"messages": messages, "tools": [{"name": name} for name in TOOLS], "right": right, "number": number}
+
+
+def _call(name: str, number: int) -> dict[str, Any]:
+    return {"role": "assistant", "content": "", "tool_calls": [{"name": name, "arguments": {"id": number}}]}
+
+
+class ToolTraces(ToolConversations):
+    """Requests of three words and a number; the words say which of eight tools is to be called, the number for what.
+
+    The names of the tools begin alike (``get_user_date``, ``get_user_place``, ...). Some conversations of the training
+    begin with a call of another tool, which is answered with an error.
+
+    Args:
+        conversations: Of the training; validation has 100, without wrong calls.
+        error_share: Share of training conversations with a wrong call, in [0, 1].
+        max_weight: As in ``ToolConversations``.
+        argument_weight: As in ``ToolConversations``.
+        error_signs: As in ``ToolConversations``.
+        list_tools: As in ``ToolConversations``; the tools are always the same here.
+        batch_size: Conversations of a batch.
+        seed: Seed of conversations and order.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E58",)
+    batch_kind: ClassVar[str] = "language"
+
+    def __init__(
+        self,
+        conversations: int = 2000,
+        error_share: float = 0.2,
+        max_weight: float = 9.0,
+        argument_weight: float = 1.0,
+        error_signs: list[str] = list(ERROR_SIGNS),  # noqa: B006  never changed
+        list_tools: bool = False,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
+        if conversations < 1:
+            raise ConfigError("conversations", conversations, "at least 1")
+        if not 0 <= error_share <= 1:
+            raise ConfigError("error_share", error_share, "a share in [0, 1]")
+        super().__init__(
+            "generated", max_weight, argument_weight, error_signs, list_tools, batch_size=batch_size, seed=seed
+        )
+        self.conversations, self.error_share = conversations, error_share
+
+    def _tables(self) -> dict[str, list[Row]]:
+        training = np.random.default_rng((self.seed, 0))
+        return {
+            "train": [trace(training, self.error_share) for _ in range(self.conversations)],
+            "val": _clean(self.seed),
+            "test": [],
+        }
+
+
+class ToolQuestions(AnswerOptions):
+    """What a model that learned from ``ToolTraces`` would call: behind a request and the beginning of a call.
+
+    Options are all tools, or the numbers from 0 to 9 as argument of the right tool. Needs a tokenizer with a chat
+    template, and ``list_tools: false`` of the traces.
+
+    Args:
+        ask: For the ``tool`` or for its ``argument``.
+        batch_size: Questions of a batch.
+        seed: Seed of the conversations; those asked for are the validation of ``ToolTraces`` with this seed.
+    """
+
+    papers: ClassVar[tuple[str, ...]] = ("E58",)
+    batch_kind: ClassVar[str] = "options"
+
+    def __init__(self, ask: Literal["tool", "argument"] = "tool", batch_size: int = 25, seed: int = 0) -> None:
+        if ask not in ("tool", "argument"):
+            raise ConfigError("ask", ask, "tool or argument")
+        super().__init__("generated", options_column="options", prefix="", batch_size=batch_size, seed=seed)
+        self.ask = ask
+
+    def _tables(self) -> dict[str, list[Row]]:
+        parts = {"train": _clean(self.seed, 2), "val": _clean(self.seed)}
+        return {"test": [], **{split: [self._question(row) for row in rows] for split, rows in parts.items()}}
+
+    def _question(self, row: Row) -> Row:
+        before = self.tokenizer.apply_chat_template(row["messages"][:1], add_generation_prompt=True, tokenize=False)
+        right, number = row["right"], row["number"]
+        pairs = [(name, number) for name in TOOLS] if self.ask == "tool" else [(right, n) for n in range(10)]
+        options = [ToolCall(name, {"id": n}).text for name, n in pairs]
+        return {"prompt": before, "options": options, "answer": ToolCall(right, {"id": number}).text}
+
+
+def _clean(seed: int, part: int = 1) -> list[Row]:
+    draw = np.random.default_rng((seed, part))
+    return [trace(draw) for _ in range(100)]
