@@ -47,7 +47,6 @@ class LabelledText(pl.LightningDataModule):
         num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "labelled_text"
 
     def __init__(

@@ -32,7 +32,6 @@ class GaussianClusters(ImageRows):
         seed: Seed of the rows, the splits and the order.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "images"
 
     def __init__(
@@ -75,7 +74,6 @@ class NoisyLinear(pl.LightningDataModule):
         seed: Seed of the rows and the order.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "numbers"
 
     def __init__(

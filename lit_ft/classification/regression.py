@@ -29,7 +29,6 @@ class Regression(Method):
         schedule: How the learning rate moves; None keeps it constant.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "numbers"
 
     def __init__(

@@ -35,7 +35,6 @@ class TextClassifier(LanguageMethod):
         schedule: How the learning rate moves; None keeps it constant.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "labelled_text"
 
     def __init__(

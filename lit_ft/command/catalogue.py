@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
+from lit_ft.command.cards import cards
 from lit_ft.command.names import PACKAGE, known
 
 KINDS = {"methods": "method", "callbacks": "callback", "data": "data module", "metrics": "metric"}  # by index module
@@ -49,12 +50,6 @@ def config_folder() -> Path:
     return inside if inside.exists() else PACKAGE.parent / "configs"
 
 
-@cache
-def papers() -> dict[str, dict]:
-    """Titles and years by paper id."""
-    return json.loads((PACKAGE / "papers.json").read_text(encoding="utf-8"))
-
-
 def entries() -> list[Listed]:
     """Every public class of the package that can be named in YAML, by kind and name."""
     texts = {str(p.relative_to(config_folder())): p.read_text(encoding="utf-8") for p in config_files()}
@@ -63,12 +58,13 @@ def entries() -> list[Listed]:
         kind, node = KINDS.get(index.removeprefix(f"{PACKAGE.name}."), ""), _class(module, name)
         if node is None or not kind or _is_abstract(node) or not _descends(node, kind, module):
             continue
-        values = _literals(node)
-        if kind in ("method", "data module") and not values.get("batch_kind"):
+        batch_kind = _batch_kind(node)
+        if kind in ("method", "data module") and not batch_kind:
             continue  # what several methods share
+        papers = tuple(paper for paper, card in cards().items() if name in card.classes)
         used = [path for path, text in texts.items() if re.search(rf"\b{name}\b", re.sub(r"#.*", "", text))]
         summary = _plain((ast.get_docstring(node) or "").partition("\n\n")[0])
-        found.append(Listed(name, kind, summary, values.get("papers", ()), values.get("batch_kind", ""), used))
+        found.append(Listed(name, kind, summary, papers, batch_kind, used))
     order = list(KINDS.values())
     return sorted(found, key=lambda entry: (order.index(entry.kind), entry.name))
 
@@ -122,13 +118,12 @@ def _descends(node: ast.ClassDef, kind: str, module: str) -> bool:
     return False
 
 
-def _literals(node: ast.ClassDef) -> dict:
-    values = {}
+def _batch_kind(node: ast.ClassDef) -> str:
     for statement in node.body:
         target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        if isinstance(target, ast.Name) and target.id in ("papers", "batch_kind") and statement.value is not None:  # type: ignore[attr-defined]
-            values[target.id] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
-    return values
+        if isinstance(target, ast.Name) and target.id == "batch_kind" and statement.value is not None:  # type: ignore[attr-defined]
+            return ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+    return ""
 
 
 def results() -> dict[str, dict]:
@@ -143,19 +138,13 @@ def gallery() -> str:
     """The table of the README: a row a paper, then what has no paper."""
     everything, recorded = entries(), results()
     rows = ["| paper | what is built | config | verdict |", "| --- | --- | --- | --- |"]
-    used = {paper for entry in everything for paper in entry.papers} | {
-        r["paper"] for r in recorded.values() if r["paper"]
-    }
-    for paper in sorted(used, key=lambda p: (p[0], int(p[1:]))):
-        mine = [entry for entry in everything if paper in entry.papers]
-        built = ", ".join(f"`{entry.name}`" for entry in mine)
-        configs = sorted(
-            {config for entry in mine for config in entry.configs}, key=lambda c: (_strange(paper, c), len(c), c)
-        )
-        link = f"[{configs[0]}](configs/{configs[0]})" if configs else ""
-        verdicts = [_verdict(name, result) for name, result in recorded.items() if result.get("paper") == paper]
-        verdict = "; ".join(verdicts) or "claim not run yet"
-        rows.append(f"| {paper} {papers()[paper]['title']} | {built} | {link} | {verdict} |")
+    for paper, card in cards().items():
+        if not card.equation:
+            continue
+        built = ", ".join(f"`{entry.name}`" for entry in everything if entry.name in card.classes)
+        link = f"[{card.configs[0]}](configs/{card.configs[0]})" if card.configs else ""
+        verdicts = [_verdict(name, result) for name, result in recorded.items() if name in card.studies]
+        rows.append(f"| {paper} {card.title} | {built} | {link} | {'; '.join(verdicts) or 'claim not run yet'} |")
     own = [entry for entry in everything if not entry.papers and entry.kind != "data module"]
     rows += ["", "Without a paper: " + ", ".join(f"`{entry.name}`" for entry in own) + "."]
     kinds: dict[str, list[Listed]] = {}
@@ -167,11 +156,6 @@ def gallery() -> str:
         cells = [", ".join(f"`{m.name}`" for m in members if m.kind == k) for k in ("data module", "method")]
         rows.append(f"| {kind.replace('_', ' ')} | {cells[0]} | {cells[1]} |")
     return "\n".join(rows)
-
-
-def _strange(paper: str, config: str) -> bool:
-    """Whether a config does not say that it is about a paper."""
-    return not re.search(rf"\b{paper}\b", (config_folder() / config).read_text(encoding="utf-8"))
 
 
 def _verdict(name: str, result: dict) -> str:

@@ -28,7 +28,6 @@ class Barrier(Metric):
         positions: Where the loss is measured: ascending, from 0 to 1.
     """
 
-    papers = ("C4",)
     is_differentiable = False
     higher_is_better = False
     full_state_update = False

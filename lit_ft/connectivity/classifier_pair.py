@@ -83,7 +83,6 @@ class ClassifierPair(ImageClassifier):
         schedule: How the learning rate moves; None keeps it constant.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("C4",)
     batch_kind: ClassVar[str] = "images"
 
     def __init__(

@@ -53,7 +53,6 @@ class ModeConnectivity(ClassifierPair):
         schedule: How the learning rate moves; None keeps it constant.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("C4",)
     batch_kind: ClassVar[str] = "images"
 
     def __init__(

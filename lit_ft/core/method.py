@@ -60,7 +60,6 @@ class Method(pl.LightningModule):
         schedule: How the learning rate moves; None keeps it constant.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = ""
 
     def __init__(

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,8 +36,6 @@ class Vectors:
 class EmbeddingLoss(ABC):
     """A loss for each anchor."""
 
-    papers: ClassVar[tuple[str, ...]] = ()
-
     @abstractmethod
     def __call__(self, vectors: Vectors) -> Tensor:
         """Losses of shape (rows,)."""
@@ -63,8 +61,6 @@ class InBatchContrastive(EmbeddingLoss):
     L. Hallee et al., Contrastive Learning and Mixture of Experts Enables Precise Vector Embeddings, 2024 (E41). Equals
     ``MultipleNegativesRankingLoss`` of sentence-transformers 6.2 without the mask.
     """
-
-    papers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, scale: float = 20.0, symmetric: bool = False, mask_duplicates: bool = True, gather: bool = True
@@ -137,8 +133,6 @@ class Triplet(EmbeddingLoss):
     ``TripletLoss`` of sentence-transformers 6.2 (whose default is Euclidean with margin 5, out of reach for vectors of
     length 1).
     """
-
-    papers: ClassVar[tuple[str, ...]] = ("E16",)
 
     def __init__(
         self,

@@ -43,7 +43,6 @@ class ExpertEmbedding(SentenceEmbedding):
     comes with the row, not as a special token at the first position of its text.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E41",)
     batch_kind: ClassVar[str] = "pairs"
 
     def __init__(

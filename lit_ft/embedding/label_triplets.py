@@ -38,7 +38,6 @@ class LabelTriplets(TextPairs):
         num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E16",)
     batch_kind: ClassVar[str] = "pairs"
 
     def __init__(

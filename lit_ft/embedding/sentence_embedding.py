@@ -50,7 +50,6 @@ class SentenceEmbedding(LanguageMethod):
     arXiv:2101.06983, by recomputation in the backward pass.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("A2", "E16")
     batch_kind: ClassVar[str] = "pairs"
 
     def __init__(

@@ -61,7 +61,6 @@ class TextPairs(pl.LightningDataModule):
     Source of the echo: J. M. Springer et al., Repetition Improves Language Model Embeddings, 2024, arXiv:2402.15449.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("A2", "E16")
     batch_kind: ClassVar[str] = "pairs"
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -68,8 +68,6 @@ class EdgeOfStability(pl.Callback):
     Stability, 2021, arXiv 2103.00065; adaptive optimizers: Cohen et al., 2022, arXiv 2207.14484. There the eigenvalues
     come from ARPACK; here from a warm-started block solver (``lit_ft.curvature.eigensolver``).
     """
-
-    papers: ClassVar[tuple[str, ...]] = ("B6", "B5")
 
     def __init__(
         self,

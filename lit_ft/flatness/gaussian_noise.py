@@ -31,8 +31,6 @@ class GaussianNoise(pl.Callback):
         key: Key or position of the inputs.
     """
 
-    papers = ("B7",)
-
     def __init__(self, sigma: float = 0.25, key: str | int = "images") -> None:
         if not 0 <= sigma < float("inf"):
             raise ConfigError("sigma", sigma, "a finite number of at least 0")

@@ -40,8 +40,6 @@ class GradientGrafting(pl.Callback):
         length: n, above 0 (paper: 0.24 to 0.43); None takes the norm of the first micro-batch.
     """
 
-    papers = ("B4",)
-
     def __init__(self, length: float | None = None) -> None:
         if length is not None and not 0 < length < float("inf"):
             raise ConfigError("length", length, "a finite number above 0, or null for that of a micro-batch")

@@ -111,8 +111,6 @@ class MicroBatchRegularizer(pl.Callback):
         seed: Seed of drawn labels and directions, which are a function of it, the step, the micro-batch and the rank.
     """
 
-    papers = ("B4",)
-
     def __init__(
         self,
         penalty: Penalty = "gradient_norm",

@@ -63,8 +63,6 @@ class SAM(pl.Callback):
         variant: ``GSAM``, ``LookSAM`` or ``FriendlySAM``.
     """
 
-    papers = ("A1", "B5")
-
     def __init__(
         self,
         rho: float = 0.05,

@@ -83,8 +83,6 @@ class SWAG(pl.Callback):
         rank: How many of the last deviations are kept, at least 2 (paper: 20).
     """
 
-    papers = ()
-
     def __init__(self, start: float = 0.75, every_n_steps: int | None = None, rank: int = 20) -> None:
         if start < 0 or (start >= 1 and start != int(start)):
             raise ConfigError("start", start, "a fraction in [0, 1) or a whole number of steps")

@@ -1,7 +1,7 @@
 """How far the confidence of a classifier is from how often it is right."""
 
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch import Callback
@@ -31,8 +31,6 @@ class Calibration(Callback):
         output: Name of the submodule that gives logits.
         bins: Number of bins, at least 1.
     """
-
-    papers: ClassVar[tuple[str, ...]] = ("E52",)
 
     def __init__(self, output: str = "network", bins: int = 15) -> None:
         if bins < 1:

@@ -28,7 +28,6 @@ class ContinualScores(Metric):
         untrained: Scores of the untrained network on each task, for ``forward_transfer``; None leaves it out.
     """
 
-    papers = ("E64",)
     full_state_update = False
     rows: list[Tensor]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -44,8 +44,6 @@ class FeatureProbe(Callback):
         data: Another data module of the same batches; None takes that of the training.
         name: In the log; several probes need one each.
     """
-
-    papers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,

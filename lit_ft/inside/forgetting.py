@@ -41,8 +41,6 @@ class Forgetting(pl.Callback):
         limit_batches: Number of batches of each task; None takes all.
     """
 
-    papers = ("E64",)
-
     def __init__(
         self,
         data: dict[str, pl.LightningDataModule],

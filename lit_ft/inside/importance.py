@@ -42,7 +42,6 @@ class ImportanceLorenz(Metric):
     Source: "Sharpness-aware minimization enhances feature quality via balanced learning", 2024.
     """
 
-    papers = ("A1",)
     is_differentiable = False
     higher_is_better = False
     full_state_update = False

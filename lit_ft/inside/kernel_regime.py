@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -51,8 +51,6 @@ class KernelRegime(Callback):
 
     Source: A kernel-based view of language model fine-tuning, 2022 (C2); princeton-nlp/LM-Kernel-FT.
     """
-
-    papers: ClassVar[tuple[str, ...]] = ("C2",)
 
     def __init__(
         self,

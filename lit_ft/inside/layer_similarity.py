@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
@@ -47,8 +47,6 @@ class LayerSimilarity(Callback):
         num_rows: Rows to compare, at least 3.
         probe: Fit probes; the batches need labels.
     """
-
-    papers: ClassVar[tuple[str, ...]] = ("E80",)
 
     def __init__(self, modules: list[str] | None = None, num_rows: int = 500, probe: bool = True) -> None:
         if modules is not None and not modules:

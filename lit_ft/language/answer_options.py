@@ -64,7 +64,6 @@ class AnswerOptions(TokenData):
     Source: Language Models are Few-Shot Learners (E83).
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E83",)
     batch_kind: ClassVar[str] = "options"
 
     def __init__(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from lit_ft.core.errors import ConfigError
 class AnswerMetric(Metric):
     """The mean score of written answers, over all processes; a subclass says in ``score`` what one is worth."""
 
-    papers: ClassVar[tuple[str, ...]] = ()
     full_state_update = False
     total: Tensor
     count: Tensor

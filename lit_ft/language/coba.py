@@ -1,7 +1,7 @@
 """Weights of tasks that follow how each of them converges."""
 
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -70,8 +70,6 @@ class CoBa(Callback):
     Source: B. Liu et al., MFTCoder, 2023, arXiv:2311.02303, and its repository, where CoBa was added. Deviations: the
     same validation rows at each measurement, not the next batch; D is at most 1, so that both scores keep their sign.
     """
-
-    papers: ClassVar[tuple[str, ...]] = ("E6",)
 
     def __init__(
         self,

@@ -88,7 +88,6 @@ class DatasetDecomposition(DocumentPieces):
     with odds.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("D2",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

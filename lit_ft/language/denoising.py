@@ -127,7 +127,6 @@ class MixtureOfDenoisers(TokenData):
     sentinels.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E57",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

@@ -1,6 +1,6 @@
 """What edits of a language model have changed: what they should, and what they should not."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -36,8 +36,6 @@ class EditingScores(pl.Callback):
         locality_tokens: Longest text that is compared for locality, at least 1.
         batch_size: Prompts of a forward pass, at least 1.
     """
-
-    papers: ClassVar[tuple[str, ...]] = ("E54",)
 
     def __init__(self, every_n_steps: int | None = None, locality_tokens: int = 8, batch_size: int = 32) -> None:
         counts = {"every_n_steps": every_n_steps, "locality_tokens": locality_tokens, "batch_size": batch_size}

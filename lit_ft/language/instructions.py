@@ -60,7 +60,6 @@ class Instructions(TokenData):
         num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

@@ -29,7 +29,6 @@ class JoinedText(DocumentPieces):
         num_workers: Processes that prepare batches.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("D2",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

@@ -48,7 +48,6 @@ class ManyShot(TokenData):
     arXiv:2506.11103. Deviation: sequences are drawn once, not anew in every epoch, so that they are tokenised once.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E11",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

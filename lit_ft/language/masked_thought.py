@@ -59,7 +59,6 @@ class MaskedThought(SupervisedFineTuning):
     Learning of Language Models, 2024, arXiv:2403.02178; ChangyuChen347/MaskedThought.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E61",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

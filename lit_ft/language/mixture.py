@@ -112,7 +112,6 @@ class Mixture(TokenData):
     Refuses sources that corrupt or pair their examples when a batch is made (``MixtureOfDenoisers``, ``Preferences``).
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

@@ -68,7 +68,6 @@ class ModelEdits(TokenData):
         num_workers: Processes that prepare batches.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E54",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

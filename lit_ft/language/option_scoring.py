@@ -36,7 +36,6 @@ class OptionScoring(LanguageMethod):
     Source: Language Models are Few-Shot Learners (E83).
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E83",)
     batch_kind: ClassVar[str] = "options"
 
     def __init__(

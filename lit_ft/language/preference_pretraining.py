@@ -72,7 +72,6 @@ class PreferencePretraining(LanguageMethod):
     Source: Pretraining Language Models with Human Preferences (E19); tomekkorbak/pretraining-with-human-feedback.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E19",)
     batch_kind: ClassVar[str] = "scored_text"
 
     def __init__(

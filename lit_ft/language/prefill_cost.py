@@ -32,8 +32,6 @@ class PrefillCost(pl.Callback):
     Models, 2024, arXiv:2404.09529; see :func:`lit_ft.language.prepack.prepacked_prefill`.
     """
 
-    papers = ("D10",)
-
     def __init__(self, prompts: int = 32, rounds: int = 5) -> None:
         for name, value in (("prompts", prompts), ("rounds", rounds)):
             if value < 1:

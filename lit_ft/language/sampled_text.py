@@ -1,7 +1,7 @@
 """What a language model writes by itself, and how much of it is of a certain kind."""
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -33,8 +33,6 @@ class SampledText(Callback):
 
     Source: the evaluation of Pretraining Language Models with Human Preferences (E19).
     """
-
-    papers: ClassVar[tuple[str, ...]] = ("E19",)
 
     def __init__(
         self,

@@ -57,7 +57,6 @@ class ScoredText(TokenData):
     Deviation: marks are text, where the reference adds tokens to the vocabulary.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E19",)
     batch_kind: ClassVar[str] = "scored_text"
 
     def __init__(

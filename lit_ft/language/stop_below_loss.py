@@ -32,8 +32,6 @@ class StopBelowLoss(Callback):
         loss: The threshold, above 0. Paper: 1e-2.
     """
 
-    papers = ("E54",)
-
     def __init__(self, loss: float = 1.0e-2) -> None:
         if not loss > 0:
             raise ConfigError("loss", loss, "a number above 0")

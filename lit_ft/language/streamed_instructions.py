@@ -55,7 +55,6 @@ class StreamedInstructions(Instructions):
         num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

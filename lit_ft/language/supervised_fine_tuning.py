@@ -50,7 +50,6 @@ class SupervisedFineTuning(LanguageMethod):
     arXiv:2311.02303.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E6",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

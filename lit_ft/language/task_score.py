@@ -1,7 +1,7 @@
 """Validation of a language model by what it can do: the share of questions that it answers rightly."""
 
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -32,8 +32,6 @@ class TaskScore(Callback):
 
     Source: Language Models are Few-Shot Learners (E83).
     """
-
-    papers: ClassVar[tuple[str, ...]] = ("E83",)
 
     def __init__(
         self,

@@ -43,7 +43,6 @@ class TextGeneration(SupervisedFineTuning):
     Source of the rules: J. Hewitt et al., Instruction Following without Instruction Tuning, 2024, arXiv:2409.14254.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E89",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from lit_ft.core.errors import ConfigError
 from lit_ft.language.answers import AnswerMetric
 from lit_ft.language.tool_reward import parsed_call, tool_call_reward
@@ -20,8 +18,6 @@ class ToolCallReward(AnswerMetric):
     Source: TL-Training: A Task-Feature-Based Framework for Training Large Language Models in Tool Use (E58), where it
     is the reward of PPO.
     """
-
-    papers: ClassVar[tuple[str, ...]] = ("E58",)
 
     def __init__(self, tools: dict[str, list[str]]) -> None:
         super().__init__()

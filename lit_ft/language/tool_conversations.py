@@ -72,7 +72,6 @@ class ToolConversations(TokenData):
     so that the mean is over the targets of a batch; names part where their tokens do, found by character offsets.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E58",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

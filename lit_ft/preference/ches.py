@@ -1,7 +1,5 @@
 """How much two answers look alike from inside the network: the CHES score."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -44,7 +42,6 @@ class ChesScore(Metric):
         length_normalize: Whether sums over tokens are means.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("C1",)
     total: Tensor
     count: Tensor
 

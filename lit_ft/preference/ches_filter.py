@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,8 +28,6 @@ class ChesFilter:
     Source: N. Razin et al., Unintentional Unalignment: Likelihood Displacement in Direct Preference Optimization, 2024,
     arXiv:2410.08847 (C1).
     """
-
-    papers: ClassVar[tuple[str, ...]] = ("C1",)
 
     def __init__(
         self, keep: float = 0.5, side: Literal["lowest", "highest", "random"] = "lowest", length_normalize: bool = True

@@ -50,7 +50,6 @@ class DPO(Policy):
     N. Razin et al., Unintentional Unalignment, 2024, arXiv:2410.08847 (C1). Values equal TRL 1.16.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("C1",)
     batch_kind: ClassVar[str] = "preferences"
 
     def __init__(

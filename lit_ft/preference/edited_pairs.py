@@ -30,7 +30,6 @@ class EditedPairs(Preferences):
         seed: Seed of pairs and order.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("C1",)
     batch_kind: ClassVar[str] = "preferences"
 
     def __init__(

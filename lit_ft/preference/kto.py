@@ -48,7 +48,6 @@ class KTO(UnpairedPolicy):
     from the same batch.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "unpaired_preferences"
 
     def __init__(

@@ -44,8 +44,6 @@ class LikelihoodDisplacement(Callback):
     arXiv:2410.08847 (C1).
     """
 
-    papers = ("C1",)
-
     def __init__(self, every_n_steps: int = 10, num_batches: int = 4) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("num_batches", num_batches)):
             if value < 1:

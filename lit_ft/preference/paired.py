@@ -50,7 +50,6 @@ class PreferenceLoss(ABC):
     """A loss for each pair."""
 
     needs_reference: ClassVar[bool] = True
-    papers: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def __call__(self, pairs: Pairs) -> Tensor:

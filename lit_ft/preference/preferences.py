@@ -57,7 +57,6 @@ class Preferences(TokenData):
         num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("C1",)
     batch_kind: ClassVar[str] = "preferences"
 
     def __init__(

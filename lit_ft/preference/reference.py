@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -29,7 +29,6 @@ def sequence_log_probs(network: nn.Module, batch: Mapping[str, Tensor]) -> Tenso
 class Reference(ABC):
     """Where reference log-probabilities come from; always without dropout."""
 
-    papers: ClassVar[tuple[str, ...]] = ()
     fingerprint: str | None = None
 
     def attach(self, network: nn.Module) -> None:  # noqa: B027

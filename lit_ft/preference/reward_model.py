@@ -60,7 +60,6 @@ class RewardModel(LanguageMethod):
     for each pair.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "preferences"
 
     def __init__(

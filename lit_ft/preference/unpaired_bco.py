@@ -45,7 +45,6 @@ class UnpairedBCO(UnpairedPolicy):
     (1.16 has none).
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "unpaired_preferences"
     seen: Tensor
 

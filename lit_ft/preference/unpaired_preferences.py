@@ -49,7 +49,6 @@ class UnpairedPreferences(TokenData):
         num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "unpaired_preferences"
 
     def __init__(

@@ -45,8 +45,6 @@ class RunCheckpoint(Callback):
         folder: Where to write; None: ``checkpoints`` in the folder of the first logger, else in ``default_root_dir``.
     """
 
-    papers = ()
-
     def __init__(
         self,
         every_n_steps: int | None = 500,

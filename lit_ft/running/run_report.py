@@ -46,8 +46,6 @@ class RunReport(Callback):
         seed: The seed of the run.
     """
 
-    papers = ()
-
     def __init__(
         self, folder: str, name: str = "run", config: str = "", command: str = "", seed: int | None = None
     ) -> None:

@@ -20,8 +20,6 @@ class WarmStart(Callback):
         checkpoint: A checkpoint of Lightning or torch, or a ``.safetensors`` file.
     """
 
-    papers = ()
-
     def __init__(self, checkpoint: str | Path) -> None:
         self.checkpoint = str(existing("checkpoint", checkpoint))
         self._counts: dict[str, int] = {}

@@ -29,8 +29,6 @@ class ComposedDeltas(Callback):
         files: Files that ``LotteryTicket`` or ``SparseDelta.save`` wrote, of mode ``add`` where there are several.
     """
 
-    papers = ("E43",)
-
     def __init__(self, files: list[str | Path]) -> None:
         self.files = [str(existing("files", file)) for file in files]
         self._report: dict[str, Any] = {}

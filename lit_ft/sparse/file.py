@@ -51,8 +51,6 @@ class SavedSelection(Selection):
         path: The file. One that was written for a network with other names or shapes is refused.
     """
 
-    papers = ()
-
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
 

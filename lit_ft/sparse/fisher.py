@@ -36,8 +36,6 @@ class Fisher(Scored):
         patterns: Shell globs of the parameters that are compared; None takes all.
     """
 
-    papers = ()
-
     def __init__(
         self,
         density: float,

@@ -87,8 +87,6 @@ class ForwardMask(pl.Callback):
         bits: Name of a file in the trainer's ``default_root_dir`` that gets one bit a weight; None writes none.
     """
 
-    papers = ("E29",)
-
     def __init__(
         self,
         selection: Selection,

@@ -47,8 +47,6 @@ class GradientMask(pl.Callback):
             their optimizer state, so that no old momentum moves them when they are selected again. None never does.
     """
 
-    papers = ("E5", "E64", "E80")
-
     def __init__(
         self, selection: Selection, outside: Outside = "base", redraw_every_n_steps: int | None = None
     ) -> None:

@@ -79,8 +79,6 @@ class HeadOffsets(TwoPhases):
         file: Name of a file in the trainer's ``default_root_dir`` that gets the heads, for ``SavedSelection``.
     """
 
-    papers = ("E36",)
-
     def __init__(
         self,
         first_steps: int | float = 0.5,

@@ -63,8 +63,6 @@ class LearnedGraft(TwoPhases):
             graft itself: random weights are what a learned one is compared with.
     """
 
-    papers = ("E52",)
-
     def __init__(
         self,
         first_steps: int | float = 0.5,

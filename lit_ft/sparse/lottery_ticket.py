@@ -45,8 +45,6 @@ class LotteryTicket(TwoPhases):
         mode: ``add`` makes deltas that can be summed, ``replace`` those that are exact in every dtype.
     """
 
-    papers = ("E43",)
-
     def __init__(
         self,
         first_steps: int | float = 0.5,

@@ -39,8 +39,6 @@ class RandomHalf(Selection):
     embedding and head is ours: what the authors do with them we could not verify.
     """
 
-    papers = ("E64",)
-
     def __init__(self, seed: int = 0, embeddings: bool = False, head: bool = True, draw: int = 0) -> None:
         if draw < 0:
             raise ConfigError("draw", draw, "a whole number of at least 0")
@@ -114,8 +112,6 @@ class RandomElements(Selection):
         others: Whether parameters that no pattern matches are selected as a whole.
         draw: Number of the stage; each has its own draw.
     """
-
-    papers = ("E5",)
 
     def __init__(
         self, density: float, seed: int = 0, patterns: list[str] | None = None, others: bool = False, draw: int = 0

@@ -74,8 +74,6 @@ class TopChange(Scored):
     Where the authors' code overshoots its budget at ties, ours meets it.
     """
 
-    papers = ("E43", "E52")
-
     def __init__(
         self,
         density: float,
@@ -108,8 +106,6 @@ class TopMagnitude(Scored):
         patterns: Shell globs of the parameters that are compared; None takes all.
     """
 
-    papers = ()
-
     def __init__(
         self,
         density: float,
@@ -136,8 +132,6 @@ class LearnedScore(Scored):
         scope: ``global`` compares all entries; ``tensor`` gives each tensor the same share.
         patterns: Shell globs of the parameters that are compared; None takes all that the file holds.
     """
-
-    papers = ("E29", "E52")
 
     def __init__(
         self, path: str | Path, density: float, scope: Scope = "global", patterns: list[str] | None = None
@@ -179,8 +173,6 @@ class TopUnits(Selection):
 
     Source: top heads as in LoFiT, F. Yin et al., 2024, arXiv 2406.01563; units as in CoFiTune, 2024, arXiv 2404.10306.
     """
-
-    papers = ("E36", "E68")
 
     def __init__(self, score: Scored, density: float, unit: Literal["head", "feed_forward"] = "head") -> None:
         if not 0 < density <= 1:

@@ -34,8 +34,6 @@ class SoftMask(pl.Callback):
     update is scaled, where the authors scale the gradient under AdamW.
     """
 
-    papers = ("E68",)
-
     def __init__(
         self,
         importance: str | UnitImportance | dict[str, Tensor],

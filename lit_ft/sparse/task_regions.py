@@ -51,8 +51,6 @@ class TaskRegions(Callback):
             ``TASK.safetensors``, for ``SavedSelection`` and ``lit-ft overlap``.
     """
 
-    papers = ("E52",)
-
     def __init__(
         self,
         data: dict[str, pl.LightningDataModule],

@@ -1,7 +1,7 @@
 """The account of floating-point operations of a run."""
 
 from contextlib import ExitStack
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning.pytorch as pl
 from torch.optim import LBFGS
@@ -32,8 +32,6 @@ class TrainingFlops(pl.Callback):
     Source: V. Thangarasa et al., SPDF: Sparse Pre-training and Dense Fine-tuning for Large Language Models, 2023,
     arXiv:2303.10464. Deviation: operations are counted as they run instead of from a formula for GPT.
     """
-
-    papers: ClassVar[tuple[str, ...]] = ("E5",)
 
     def __init__(self, every_n_steps: int = 10) -> None:
         if every_n_steps < 1:

@@ -35,8 +35,6 @@ class UnitImportance:
         loss: In Python, (module, batch) to a loss; None takes the module's own.
     """
 
-    papers = ("E68",)
-
     def __init__(
         self,
         data: Batches,

@@ -49,7 +49,7 @@ def result_of(study: Study, planned: Sequence[Planned], values: Values, judged: 
 
     return {
         "study": study.name,
-        "paper": study.paper.get("id", ""),
+        "paper": study.paper,
         "claim": study.claim,
         "verdict": overall(judged),
         "headline": headline(judged),

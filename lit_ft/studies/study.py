@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
+from lit_ft.command.cards import cards
 from lit_ft.core.errors import ConfigError, existing, nearest
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.expression import check
@@ -31,7 +32,7 @@ class Study:
             the rows anew, and intervals over seeds are over rows too.
         measure: What is read from each run.
         expect: Expressions over arms and measures; all must hold.
-        paper: ``{id, title, authors, year, url}``; empty for a comparison of your own.
+        paper: Id of the paper, whose card is ``lit_ft/papers/<id>.yaml``; empty for a comparison of your own.
         stages: ``[{name, config, from}]``: runs after one another; ``from`` names an earlier stage whose weights the
             stage starts from.
         test: Whether each run is tested after its fit.
@@ -47,7 +48,7 @@ class Study:
     seeds: list[int]
     measure: dict[str, Measure]
     expect: list[str]
-    paper: dict[str, Any] = field(default_factory=dict)
+    paper: str = ""
     seeded: list[str] = field(default_factory=list)
     stages: list[dict[str, str]] = field(default_factory=list)
     test: bool = True
@@ -105,6 +106,9 @@ class Study:
             if key not in content:
                 raise ConfigError(key, None, "a value; every study has claim, base, arms, seeds, measure, expect")
         given = dict(content)
+        if (paper := given.get("paper", "")) not in ("", *cards()):
+            allowed = f"the id of a card, such as A1, or no key for a study of your own{nearest(str(paper), cards())}"
+            raise ConfigError("paper", paper, allowed)
         for key in ("base", "expect"):
             given[key] = [given[key]] if isinstance(given[key], str) else given[key]
         if isinstance(given["arms"], dict):

@@ -46,7 +46,6 @@ class TokenData(pl.LightningDataModule):
         num_workers: Processes that prepare batches.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

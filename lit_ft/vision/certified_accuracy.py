@@ -21,7 +21,6 @@ class CertifiedAccuracy(Metric):
         radius: L2 radius in the units of the input, at least 0.
     """
 
-    papers = ("B7",)
     is_differentiable = False
     higher_is_better = True
     full_state_update = False

@@ -63,7 +63,6 @@ class CertifiedClassifier(ImageClassifier):
         schedule: How the learning rate moves; None keeps it constant.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("B7",)
     batch_kind: ClassVar[str] = "images"
 
     def __init__(

@@ -30,7 +30,6 @@ class Digits(ImageRows):
             high, ``[[5], [6]]`` leaves out the other eight. None makes each digit a class.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "images"
 
     def __init__(

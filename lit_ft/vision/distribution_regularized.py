@@ -55,7 +55,6 @@ class DistributionRegularized(ImageClassifier):
         schedule: How the learning rate moves; None keeps it constant.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E59",)
     batch_kind: ClassVar[str] = "images"
     turn: Tensor
 

@@ -21,7 +21,6 @@ class GroupAccuracy(Metric):
         over: ``rows`` or ``worst``.
     """
 
-    papers = ("A1",)
     is_differentiable = False
     higher_is_better = True
     full_state_update = False

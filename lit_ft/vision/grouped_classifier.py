@@ -21,7 +21,6 @@ class GroupedClassifier(ImageClassifier):
     many values as there are classes. Logs ``loss``, ``accuracy`` and ``worst_group``.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("A1",)
     batch_kind: ClassVar[str] = "images"
 
     def configure_metrics(self) -> dict[str, Metric]:

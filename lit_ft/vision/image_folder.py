@@ -33,7 +33,6 @@ class ImageFolder(ImageRows):
         num_workers: Processes that prepare batches.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "images"
 
     def __init__(

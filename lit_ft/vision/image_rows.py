@@ -33,7 +33,6 @@ class ImageRows(pl.LightningDataModule, ABC):
         num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "images"
 
     def __init__(

@@ -61,7 +61,6 @@ class IndependentMembers(ImageClassifier):
         schedule: How the learning rate moves; None keeps it constant.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("D1",)
     batch_kind: ClassVar[str] = "images"
 
     def __init__(

@@ -86,7 +86,6 @@ class LeaveOneOutNeighbours(ImageClassifier):
         schedule: How the learning rate moves; None keeps it constant.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E88",)
     batch_kind: ClassVar[str] = "images"
 
     def __init__(

@@ -32,7 +32,6 @@ class MNIST5k(ImageRows):
         num_workers: Processes that prepare batches.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ()
     batch_kind: ClassVar[str] = "images"
 
     def __init__(

@@ -34,7 +34,6 @@ class RedundantDigits(SideBySide):
         seed: Seed of the splits, the pairs and the order.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("A1",)
     batch_kind: ClassVar[str] = "images"
 
     def __init__(

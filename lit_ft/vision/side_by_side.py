@@ -44,7 +44,6 @@ class SideBySide(ImageRows):
         seed: Seed of the pairs and of the order; splits are those of the sources.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("A1",)
     batch_kind: ClassVar[str] = "images"
 
     def __init__(

@@ -87,7 +87,6 @@ class KnownFacts(TokenData):
         seed: Seed of the order.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E54",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(self, facts: int = 200, batch_size: int = 32, facts_seed: int = 0, seed: int = 0) -> None:
@@ -123,7 +122,6 @@ class FactEdits(ModelEdits):
         seed: Seed of the order.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E54",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

@@ -29,7 +29,6 @@ class MarkedCorpus(ScoredText):
         seed: Seed of corpus and order.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E19",)
     batch_kind: ClassVar[str] = "scored_text"
 
     def __init__(

@@ -32,7 +32,6 @@ class PermutedLabels(ManyShot):
         seed: Seed of sequences and order.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E11",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(
@@ -80,7 +79,6 @@ class PermutedQuestions(AnswerOptions):
         seed: Seed of the permutations and of the order.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E83",)
     batch_kind: ClassVar[str] = "options"
 
     def __init__(

@@ -34,7 +34,6 @@ class SumChains(TokenData):
         seed: Seed of the questions and of the order.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E61",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(

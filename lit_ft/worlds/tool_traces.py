@@ -61,7 +61,6 @@ class ToolTraces(ToolConversations):
         seed: Seed of conversations and order.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E58",)
     batch_kind: ClassVar[str] = "language"
 
     def __init__(
@@ -105,7 +104,6 @@ class ToolQuestions(AnswerOptions):
         seed: Seed of the conversations; those asked for are the validation of ``ToolTraces`` with this seed.
     """
 
-    papers: ClassVar[tuple[str, ...]] = ("E58",)
     batch_kind: ClassVar[str] = "options"
 
     def __init__(self, ask: Literal["tool", "argument"] = "tool", batch_size: int = 25, seed: int = 0) -> None:

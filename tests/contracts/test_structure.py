@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,14 +10,23 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lit_ft.command import catalogue
+from lit_ft.command.cards import cards
+from lit_ft.command.names import known
 from lit_ft.core.lazy import listed
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lit_ft"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LISTED = {n for i in ("callbacks", "methods", "data") for n in listed(PACKAGE / f"{i}.py")}
+
+DEFINED = {n.name for f in FILES for n in ast.parse(f.read_text()).body if isinstance(n, ast.ClassDef)}
+STUDIES = {
+    path.stem: yaml.safe_load(path.read_text()).get("paper", "")
+    for path in (ROOT / "configs" / "studies").glob("*.yaml")
+}
 
 # what everything may stand on, in the order in which it stands on each other
 GROUND = ("core", "running", "sources", "models", "tokens")
@@ -189,12 +199,24 @@ def test_the_gallery_is_fresh() -> None:
     assert between == catalogue.gallery().strip()
 
 
-def test_every_paper_that_is_claimed_has_a_config() -> None:
-    """A class that names a paper is used by a file that runs, or by a study."""
-    studies = "".join(path.read_text() for path in (ROOT / "configs" / "studies").glob("*.yaml"))
-    unused = [
-        entry.name
-        for entry in catalogue.entries()
-        if entry.papers and not entry.configs and entry.kind in ("method", "callback") and entry.name not in studies
-    ]
-    assert not unused, unused
+@pytest.mark.parametrize("paper", cards())
+def test_a_card_says_what_is_there(paper: str) -> None:
+    card, names = cards()[paper], known()
+    assert card.title
+    assert card.authors
+    assert 1990 < card.year < 2100
+    assert card.arxiv is None or re.fullmatch(r"\d{4}\.\d{4,5}", card.arxiv)
+    if not card.equation:
+        assert not card.classes + card.configs + card.studies, "a paper that is not built has four fields"
+        return
+    module, _, name = card.equation.rpartition(".")
+    tree = ast.parse(ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text())
+    assert name in {node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    assert not [name for name in card.classes if name not in names and name not in DEFINED]
+    assert card.configs
+    assert all((ROOT / "configs" / config).is_file() for config in card.configs)
+    assert set(card.studies) == {study for study, of in STUDIES.items() if of == paper}
+
+
+def test_every_study_has_a_card() -> None:
+    assert {paper for paper in STUDIES.values() if paper} <= {paper for paper, card in cards().items() if card.equation}

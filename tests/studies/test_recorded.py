@@ -37,7 +37,7 @@ def test_a_recorded_verdict_is_that_of_its_numbers(path: Path) -> None:
     study = Study.load(config_folder() / "studies" / f"{path.stem}.yaml")
     assert result["verdict"] == verdict_again(result, study)
     assert result["seeds"] == study.seeds
-    assert result["paper"] == study.paper.get("id", "")
+    assert result["paper"] == study.paper
     assert result["versions"]["torch"]
     assert result["hardware"]
 

@@ -1,7 +1,7 @@
 """What a selection is, and how selections combine."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,6 @@ class Selection:
     False, or a boolean tensor of the parameter's shape. It is deterministic, draws no global random number, and leaves
     the module as it was. Selections combine with ``&``, ``|`` and ``~``, or ``And``, ``Or`` and ``Not`` in YAML.
     """
-
-    papers: ClassVar[tuple[str, ...]] = ()
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
         """The choice for each parameter of ``index``; what is absent is not selected. A subclass implements it."""
@@ -118,8 +116,6 @@ class And(_Combined):
         selections: The selections.
     """
 
-    papers = ()
-
     def __init__(self, selections: list[Selection]) -> None:
         super().__init__(selections)
 
@@ -139,8 +135,6 @@ class Or(_Combined):
         selections: The selections.
     """
 
-    papers = ()
-
     def __init__(self, selections: list[Selection]) -> None:
         super().__init__(selections)
 
@@ -159,8 +153,6 @@ class Not(Selection):
     Args:
         selection: The selection.
     """
-
-    papers = ()
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection

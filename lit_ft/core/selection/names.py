@@ -20,8 +20,6 @@ class Names(Selection):
             A pattern that matches nothing is an error that lists the nearest names.
     """
 
-    papers = ("E54", "E68", "E80")
-
     def __init__(self, patterns: list[str] | str) -> None:
         self.patterns = [patterns] if isinstance(patterns, str) else list(patterns)
         if not self.patterns:
@@ -52,8 +50,6 @@ class Layers(Selection):
     Source: bottom layers frozen as in Telly-K, E. Shi et al., "Towards Efficient Fine-tuning of Pre-trained Code
     Models", 2023, arXiv 2304.05216; ranges of blocks as in CoFiTune, 2024, arXiv 2404.10306.
     """
-
-    papers = ("E68", "E80")
 
     def __init__(
         self,
@@ -125,8 +121,6 @@ class Heads(Selection):
     Args:
         heads: Numbers of heads by number of block, of the first stack: ``{3: [0, 5]}``.
     """
-
-    papers = ("E36",)
 
     def __init__(self, heads: dict[int, list[int]]) -> None:
         if not any(heads.values()):
