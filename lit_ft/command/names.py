@@ -12,7 +12,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lit_ft.command.overrides import values_of
 from lit_ft.command.preload import quick_imports
+from lit_ft.core.errors import existing
 from lit_ft.core.lazy import listed
 
 PACKAGE = Path(__file__).parents[1]
@@ -48,7 +50,10 @@ def import_named(arguments: Iterable[str]) -> None:
     arguments = list(arguments)
     if any(re.match(r"-h$|--([\w.]+\.)?help\b", argument) for argument in arguments):
         return import_all()
-    words = {word for text in _texts(arguments, set()) for word in re.findall(r"\b[A-Z]\w*", text)}
+    configs = (
+        existing("--config", file).read_text("utf-8", "replace") for file in values_of(arguments, "-c", "--config")
+    )
+    words = {word for text in _texts([*arguments, *configs], set()) for word in re.findall(r"\b[A-Z]\w*", text)}
     return _import(known()[word][1] for word in sorted(words & known().keys()))
 
 
@@ -65,8 +70,10 @@ def _import(modules: Iterable[str]) -> None:
 
 
 def _texts(texts: Iterable[str], seen: set[str]) -> Iterator[str]:
+    """The texts, and those of the files of YAML that they name."""
     for text in texts:
         yield text
-        files = [name for name in re.findall(r"[^\s'\"=,\[\]{}]+\.(?:ya?ml|json)\b", text) if name not in seen]
-        seen.update(files)
-        yield from _texts((Path(f).read_text("utf-8", "replace") for f in files if Path(f).is_file()), seen)
+        words = [word for word in re.findall(r"[^\s'\"=,\[\]{}]+", text) if word.endswith((".yaml", ".yml"))]
+        files = [Path(word) for word in dict.fromkeys(words) if word not in seen]
+        seen.update(words)
+        yield from _texts((file.read_text("utf-8", "replace") for file in files if file.is_file()), seen)
