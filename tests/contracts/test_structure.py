@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import re
 import subprocess
 import sys
@@ -178,12 +179,40 @@ def test_heavy_packages_wait_until_they_are_used() -> None:
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
+def header(path: Path) -> dict[str, str]:
+    """The comment at the top of a config, by key and in its order; what it is comes first and has no key."""
+    first, *more = lines = list(itertools.takewhile(lambda line: line.startswith("# "), path.read_text().splitlines()))
+    assert max(map(len, lines)) <= 120
+    key = "What"
+    found = {key: first[2:]}
+    for line in more:
+        if line.startswith("#   "):
+            found[key] += line[3:]
+        else:
+            key, _, text = line[2:].partition(": ")
+            assert key not in found
+            found[key] = text
+    return found
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_configs_say_what_they_are(path: Path) -> None:
-    first = path.read_text().lstrip().splitlines()[0]
-    assert first.startswith("# "), "a config begins with a comment that says what it is"
+    """In the format of CONTRIBUTING.md."""
+    found, name = header(path), path.relative_to(ROOT / "configs").as_posix()
+    study = name.startswith("studies/")
+    order = "What Run" if study else "What( Paper)? Run Expect( Scale)?( Smoke)?"
+    assert re.fullmatch(order, " ".join(found))
+    assert found["Run"].startswith("lit-ft ")
+    assert f" configs/{name}" in found["Run"]
+    if study:
+        return
+    listing = [paper for paper, card in cards().items() if name in card.configs]
+    assert re.findall(r"\b([A-E]\d+),", found.get("Paper", "")) == listing
+    placeholders = set(re.findall(r"\b[A-Z]{3,}\b", found["Run"]))
+    assert placeholders <= set(re.findall(r"\w+", found["What"])), "what a placeholder of the command stands for"
+    assert "test/" not in found["Expect"] or "lit-ft test " in found["Run"], "lit-ft fit measures nothing on test rows"
 
 
 def test_every_package_is_in_the_wheel() -> None:
