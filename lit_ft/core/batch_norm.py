@@ -25,6 +25,12 @@ def update_batch_norm(
         module: A module with or without batch norm.
         batches: What it is run on; none leaves everything as it is.
         forward: How it is run.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> update_batch_norm(norm, [torch.tensor([[0.0], [2.0]]), torch.tensor([[4.0], [6.0]])])
+        >>> norm.running_mean, norm.running_var  # means over two batches
+        (tensor([3.]), tensor([2.]))
     """
     norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.track_running_stats]
     batches = list(batches)

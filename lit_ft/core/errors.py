@@ -15,6 +15,12 @@ class ConfigError(Exception):
         allowed: What would have been accepted, in words.
 
     Raised inside a method, it also knows the class: ``owner``.
+
+    Example:
+        >>> raise ConfigError("rho", -1, "0 or more")
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: rho: given -1; allowed: 0 or more
     """
 
     def __init__(self, argument: str, given: object, allowed: str) -> None:
@@ -36,7 +42,12 @@ def _rebuild(kind: type, text: str, argument: str, given: str, allowed: str, own
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """The known name that looks most like ``name``, as a clause for an error message, or an empty string."""
+    """The known name that looks most like ``name``, as a clause for an error message, or an empty string.
+
+    Example:
+        >>> nearest("relo", ["relu", "tanh"]), nearest("x", ["relu", "tanh"])
+        (" (did you mean 'relu'?)", '')
+    """
     close = get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

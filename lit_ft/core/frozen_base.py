@@ -11,7 +11,13 @@ from lit_ft.core.errors import ConfigError
 
 
 def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over the names, types, shapes and bytes of tensors, in the order of their names."""
+    """SHA-256 over the names, types, shapes and bytes of tensors, in the order of their names.
+
+    Example:
+        >>> one = fingerprint({"a": torch.zeros(1), "b": torch.ones(1)}.items())
+        >>> one == fingerprint({"b": torch.ones(1), "a": torch.zeros(1)}.items())
+        True
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

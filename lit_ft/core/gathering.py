@@ -16,6 +16,11 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
 
     Args:
         rows: Shape (rows, ...).
+
+    Example:
+        >>> gather_rows(torch.tensor([[1.0], [2.0]]))  # in a single process
+        (tensor([[1.],
+                [2.]]), 0)
     """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return rows, 0

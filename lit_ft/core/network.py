@@ -25,6 +25,14 @@ class Network:
         peft: An adapter, ``{class_path: peft.LoraConfig, init_args: {r: 8, target_modules: all-linear}}``. The base is
             frozen, and checkpoints hold the adapter alone.
         trust_remote_code: Run Python code that comes with the model. Off; switch it on only for code you have read.
+
+    Example:
+        >>> Network.of({"config": {"model_type": "mlp", "width": 32}, "dtype": "bfloat16"}).dtype
+        'bfloat16'
+        >>> Network.of({"path": "gpt2", "dtyp": "bfloat16"})
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: network.dtyp: given 'bfloat16'; allowed: ... (did you mean 'dtype'?)
     """
 
     path: str | None = None

@@ -16,5 +16,10 @@ def adamw(params: Iterable[Any], lr: float = 1e-4, weight_decay: float = 0.01) -
         params: Parameters or groups of them.
         lr: Learning rate.
         weight_decay: Decay of the weights, a share of the rate.
+
+    Example:
+        >>> optimizer = adamw([torch.zeros(1)], lr=1e-3)
+        >>> optimizer.defaults["lr"], optimizer.defaults["weight_decay"]
+        (0.001, 0.01)
     """
     return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)

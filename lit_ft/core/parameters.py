@@ -70,6 +70,16 @@ class ParameterIndex:
 
     Args:
         module: A network, or anything that wraps it.
+
+    See also: :class:`~lit_ft.core.selection.Selection`.
+
+    Example:
+        >>> from lit_ft.models.small import MLP
+        >>> index = ParameterIndex(MLP((4,), 2, depth=2))
+        >>> [(entry.block, entry.role) for entry in index.values() if not entry.bias]
+        [(0, 'feed_forward.in'), (1, 'feed_forward.in'), (None, 'head')]
+        >>> index.match("blocks.1.*")
+        ['blocks.1.linear.weight', 'blocks.1.linear.bias']
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -165,7 +175,13 @@ class ParameterIndex:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside of DDP, ``torch.compile`` and Lightning's own wrappers."""
+    """The module inside of DDP, ``torch.compile`` and Lightning's own wrappers.
+
+    Example:
+        >>> network = nn.Linear(1, 1)
+        >>> unwrapped(nn.DataParallel(network)) is network
+        True
+    """
     while True:
         inner = getattr(module, "_orig_mod", None)
         if inner is None and type(module).__name__ in ("DistributedDataParallel", "DataParallel", "_FabricModule"):
@@ -176,7 +192,16 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def network_of(module: nn.Module) -> nn.Module:
-    """The network of a LightningModule (its child ``network``, or else ``model``); any other module is one itself."""
+    """The network of a LightningModule (its child ``network``, or else ``model``); any other module is one itself.
+
+    Example:
+        >>> class Module(pl.LightningModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.network = nn.Linear(1, 1)
+        >>> network_of(Module())
+        Linear(in_features=1, out_features=1, bias=True)
+    """
     module = unwrapped(module)
     if isinstance(module, pl.LightningModule):
         for key in ("network", "model"):
@@ -187,7 +212,12 @@ def network_of(module: nn.Module) -> nn.Module:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what wrappers and PEFT put into it."""
+    """A parameter's name without what wrappers and PEFT put into it.
+
+    Example:
+        >>> plain_name("_orig_mod.base_model.model.encoder.0.base_layer.weight")
+        'encoder.0.weight'
+    """
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")

@@ -36,6 +36,14 @@ class Part:
     Args:
         dim: Dimension that is sliced.
         spans: First and one past the last index of each slice.
+
+    Example:
+        >>> mask = torch.zeros(3, 2, dtype=torch.bool)
+        >>> Part(dim=0, spans=((1, 3),)).mark(mask)
+        >>> mask
+        tensor([[False, False],
+                [ True,  True],
+                [ True,  True]])
     """
 
     dim: int
@@ -120,7 +128,14 @@ def parts_of(role: str, module: nn.Module, parameter: nn.Parameter, network: nn.
 
 
 def head_counts(network: nn.Module) -> tuple[int, int]:
-    """Numbers of query heads and of key-value heads of a ``transformers`` network; 0 where it does not say."""
+    """Numbers of query heads and of key-value heads of a ``transformers`` network; 0 where it does not say.
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from lit_ft.models import causal_lm
+        >>> head_counts(causal_lm(Network(config={"model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 1})))
+        (2, 2)
+    """
     config = getattr(network, "config", None)
     config = getattr(config, "text_config", config)
     heads = getattr(config, "num_attention_heads", None) or getattr(config, "n_head", None) or 0
@@ -140,7 +155,13 @@ def _interleaved(network: nn.Module, module: nn.Module) -> bool:
 
 
 def entries_of(part: Part, shape: torch.Size) -> Tensor:
-    """A mask of a parameter's shape that is true on one part."""
+    """A mask of a parameter's shape that is true on one part.
+
+    Example:
+        >>> entries_of(Part(dim=1, spans=((0, 1),)), torch.Size([2, 2]))
+        tensor([[ True, False],
+                [ True, False]])
+    """
     mask = torch.zeros(shape, dtype=torch.bool)
     part.mark(mask)
     return mask

@@ -12,7 +12,19 @@ from lit_ft.core.errors import ConfigError
 
 
 class Schedule(ABC):
-    """How the learning rate moves over a run."""
+    """How the learning rate moves over a run.
+
+    See also: :class:`TorchSchedule`, for the schedulers of torch.
+
+    Example:
+        >>> class TenSteps(Schedule):
+        ...     def configure(self, optimizer, total_steps):
+        ...         scheduler = torch.optim.lr_scheduler.StepLR(optimizer, total_steps // 10)
+        ...         return {"scheduler": scheduler, "interval": "step"}
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> TenSteps().configure(optimizer, total_steps=100)["scheduler"].step_size
+        10
+    """
 
     @abstractmethod
     def configure(self, optimizer: Optimizer, total_steps: float) -> LRSchedulerConfigType:
@@ -30,6 +42,15 @@ class WarmUpSchedule(Schedule):
     Args:
         warmup: Below 1: fraction of all steps; else a number of steps.
         final: Rate at the end as a fraction of the peak.
+
+    Example:
+        >>> class Square(WarmUpSchedule):
+        ...     def decay(self, progress):
+        ...         return (1 - progress) ** 2
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> scheduler = Square(warmup=1).configure(optimizer, total_steps=5)["scheduler"]
+        >>> [scheduler.lr_lambdas[0](step) for step in range(6)]
+        [0.5, 1.0, 0.5625, 0.25, 0.0625, 0.0]
     """
 
     def __init__(self, warmup: float = 0.0, final: float = 0.0) -> None:
@@ -59,7 +80,14 @@ class WarmUpSchedule(Schedule):
 
 
 class Constant(WarmUpSchedule):
-    """Warm-up, then the peak rate to the end."""
+    """Warm-up, then the peak rate to the end.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> scheduler = Constant(warmup=3).configure(optimizer, total_steps=5)["scheduler"]
+        >>> [scheduler.lr_lambdas[0](step) for step in range(6)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    """
 
     def __init__(self, warmup: float = 0.0) -> None:
         super().__init__(warmup)
@@ -70,7 +98,14 @@ class Constant(WarmUpSchedule):
 
 
 class Linear(WarmUpSchedule):
-    """Warm-up, then a straight line to ``final``."""
+    """Warm-up, then a straight line to ``final``.
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> scheduler = Linear(warmup=1, final=0.2).configure(optimizer, total_steps=5)["scheduler"]
+        >>> [round(scheduler.lr_lambdas[0](step), 2) for step in range(6)]
+        [0.5, 1.0, 0.8, 0.6, 0.4, 0.2]
+    """
 
     def decay(self, progress: float) -> float:
         """``1 - progress``."""
@@ -78,7 +113,14 @@ class Linear(WarmUpSchedule):
 
 
 class Cosine(WarmUpSchedule):
-    """Warm-up, then half a cosine to ``final`` (Loshchilov, Hutter: SGDR, 2017, arXiv 1608.03983, no restarts)."""
+    """Warm-up, then half a cosine to ``final`` (Loshchilov, Hutter: SGDR, 2017, arXiv 1608.03983, no restarts).
+
+    Example:
+        >>> optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        >>> scheduler = Cosine().configure(optimizer, total_steps=4)["scheduler"]
+        >>> [round(scheduler.lr_lambdas[0](step), 2) for step in range(5)]
+        [1.0, 0.85, 0.5, 0.15, 0.0]
+    """
 
     def decay(self, progress: float) -> float:
         """``(1 + cos(pi progress)) / 2``."""
@@ -92,6 +134,11 @@ class TorchSchedule(Schedule):
         scheduler: For instance ``{class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 10}}``.
         interval: Whether the scheduler steps with the optimizer (``step``) or at the end of an epoch (``epoch``).
         monitor: Logged key that ``ReduceLROnPlateau`` watches.
+
+    Example:
+        >>> schedule = TorchSchedule(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=10))
+        >>> schedule.configure(torch.optim.SGD([torch.zeros(1)], lr=1.0), total_steps=100)["interval"]
+        'epoch'
     """
 
     def __init__(self, scheduler: LRSchedulerCallable, interval: str = "epoch", monitor: str = "val/loss") -> None:

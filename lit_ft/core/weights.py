@@ -24,6 +24,12 @@ def weights_of(argument: str, source: Source | Path | Mapping[str, Tensor], inde
 
     Raises:
         ConfigError: A parameter is absent, or has another shape.
+
+    Example:
+        >>> from safetensors.torch import save_file
+        >>> save_file({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, "model.safetensors")
+        >>> weights_of("tuned", "model.safetensors", ParameterIndex(nn.Linear(2, 1)))
+        {'weight': tensor([[1., 1.]]), 'bias': tensor([0.])}
     """
     if isinstance(source, nn.Module):
         tensors: Mapping[str, Tensor] = {
@@ -45,7 +51,12 @@ def weights_of(argument: str, source: Source | Path | Mapping[str, Tensor], inde
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """In float32, or the tensor's own type where that holds more: what differences are taken in."""
+    """In float32, or the tensor's own type where that holds more: what differences are taken in.
+
+    Example:
+        >>> wide(torch.zeros(2, dtype=torch.bfloat16)).dtype, wide(torch.zeros(2, dtype=torch.float64)).dtype
+        (torch.float32, torch.float64)
+    """
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

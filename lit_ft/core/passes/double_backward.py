@@ -14,7 +14,13 @@ _wanted: ContextVar[bool] = ContextVar("double_backward_wanted", default=False)
 
 @contextmanager
 def differentiable_twice() -> Iterator[None]:
-    """Inside, losses take the form that can be differentiated twice."""
+    """Inside, losses take the form that can be differentiated twice.
+
+    Example:
+        >>> with differentiable_twice():
+        ...     double_backward_wanted()
+        True
+    """
     token = _wanted.set(True)
     try:
         yield
@@ -23,5 +29,15 @@ def differentiable_twice() -> Iterator[None]:
 
 
 def double_backward_wanted() -> bool:
-    """Whether the caller will differentiate the gradient of this loss."""
+    """Whether the caller will differentiate the gradient of this loss.
+
+    See also: :func:`differentiable_twice`.
+
+    Example:
+        >>> double_backward_wanted()
+        False
+        >>> with differentiable_twice():
+        ...     double_backward_wanted()
+        True
+    """
     return _wanted.get()

@@ -11,6 +11,13 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
     """Inside, modes may change; afterwards the module and each of its children has its own again.
 
     ``module.train(mode)`` would not do: it gives every child the mode of the module, frozen ones in evaluation too.
+
+    Example:
+        >>> network = nn.Sequential(nn.Dropout(), nn.Linear(1, 1).eval())
+        >>> with modes_kept(network):
+        ...     _ = network.train()
+        >>> [child.training for child in network]
+        [True, False]
     """
     children = tree(module)
     flags = [child.training for child in children]
@@ -24,7 +31,16 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside, the module is in evaluation mode; afterwards every child is in the mode that it was in."""
+    """Inside, the module is in evaluation mode; afterwards every child is in the mode that it was in.
+
+    Example:
+        >>> network = nn.Dropout()
+        >>> with evaluating(network):
+        ...     network(torch.ones(3))
+        tensor([1., 1., 1.])
+        >>> network.training
+        True
+    """
     with modes_kept(module):
         module.eval()
         yield

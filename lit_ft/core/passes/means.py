@@ -8,7 +8,15 @@ from torch import Tensor
 
 
 class WeightedMeans:
-    """Accumulates ``sum_i w_i x_i / sum_i w_i`` for several quantities at once, in float64 on their device."""
+    """Accumulates ``sum_i w_i x_i / sum_i w_i`` for several quantities at once, in float64 on their device.
+
+    Example:
+        >>> means = WeightedMeans()
+        >>> means.add(1.0, {"loss": 2.0})
+        >>> means.add(3.0, {"loss": 4.0})
+        >>> means.means()
+        (tensor(4., dtype=torch.float64), {'loss': tensor(3.5000, dtype=torch.float64)})
+    """
 
     def __init__(self) -> None:
         self.weight: Tensor | None = None
@@ -40,7 +48,14 @@ class WeightedMeans:
 
 
 class NewestMeans:
-    """The newest mean of each quantity: a window without weight has none, and leaves that of the window before it."""
+    """The newest mean of each quantity: a window without weight has none, and leaves that of the window before it.
+
+    Example:
+        >>> newest = NewestMeans()
+        >>> _ = newest.take(torch.tensor(2.0), {"loss": torch.tensor(3.0)})
+        >>> newest.take(torch.tensor(0.0), {"loss": torch.tensor(torch.nan)})
+        {'loss': tensor(3.)}
+    """
 
     def __init__(self) -> None:
         self.means: dict[str, Tensor] = {}
@@ -55,7 +70,12 @@ class NewestMeans:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum over all ranks, in place; the tensor as it is where there is no process group. All ranks must call it."""
+    """The sum over all ranks, in place; the tensor as it is where there is no process group. All ranks must call it.
+
+    Example:
+        >>> sum_over_ranks(torch.tensor(3))  # in a single process
+        tensor(3)
+    """
     if not dist.is_available() or not dist.is_initialized():
         return tensor
     if dist.get_backend() == "nccl" and not tensor.is_cuda:  # before the module is on its device

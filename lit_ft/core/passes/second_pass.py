@@ -26,7 +26,15 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 
 
 class Randomness:
-    """A snapshot of the global random generators (torch, CUDA, numpy, ``random``), cheap enough for every step."""
+    """A snapshot of the global random generators (torch, CUDA, numpy, ``random``), cheap enough for every step.
+
+    Example:
+        >>> randomness = Randomness()
+        >>> first = torch.rand(3)
+        >>> randomness.restore()
+        >>> torch.equal(first, torch.rand(3))
+        True
+    """
 
     def __init__(self) -> None:
         self.torch = torch.get_rng_state()
@@ -55,6 +63,13 @@ def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
     Args:
         trainer: The trainer whose loggers are muted; None outside of training.
         module: The module that is run, and all its children. Unwrapped (no DDP wrapper).
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> with silent(None, norm):
+        ...     _ = norm(torch.tensor([[10.0], [20.0]]))
+        >>> norm.running_mean
+        tensor([0.])
     """
     children = tree(module)
     with ExitStack() as stack:
@@ -268,12 +283,24 @@ def _scale_gradients(module: nn.Module, factor: Tensor | float) -> None:
 
 
 def loss_of(output: Any) -> Tensor | None:
-    """The loss in what a training step returned; None where it skips the batch."""
+    """The loss in what a training step returned; None where it skips the batch.
+
+    Example:
+        >>> loss_of({"loss": torch.tensor(1.0)}), loss_of(torch.tensor(2.0)), loss_of(None)
+        (tensor(1.), tensor(2.), None)
+    """
     return output["loss"] if isinstance(output, Mapping) else output
 
 
 def copied(batch: Any) -> Any:
-    """The batch with new containers around the same tensors."""
+    """The batch with new containers around the same tensors.
+
+    Example:
+        >>> batch = {"input_ids": torch.tensor([1, 2])}
+        >>> other = copied(batch)
+        >>> other is batch, other["input_ids"] is batch["input_ids"]
+        (False, True)
+    """
     if isinstance(batch, MutableMapping):
         new = copy.copy(batch)
         for key, value in batch.items():

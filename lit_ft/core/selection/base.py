@@ -19,6 +19,12 @@ class Selection:
     ``select`` gives, for every unique parameter of a module by the network's own name (see ``ParameterIndex``), True,
     False, or a boolean tensor of the parameter's shape. It is deterministic, draws no global random number, and leaves
     the module as it was. Selections combine with ``&``, ``|`` and ``~``, or ``And``, ``Or`` and ``Not`` in YAML.
+
+    Example:
+        >>> from lit_ft.core.selection import Names
+        >>> network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        >>> (Names("*.weight") & ~Names("0.*")).select(network)
+        {'0.weight': False, '0.bias': False, '1.weight': True, '1.bias': False}
     """
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
@@ -114,6 +120,11 @@ class And(_Combined):
 
     Args:
         selections: The selections.
+
+    Example:
+        >>> from lit_ft.core.selection import Names
+        >>> And([Names("0.*"), Names("*.bias")]).select(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)))
+        {'0.weight': False, '0.bias': True, '1.weight': False, '1.bias': False}
     """
 
     def __init__(self, selections: list[Selection]) -> None:
@@ -133,6 +144,11 @@ class Or(_Combined):
 
     Args:
         selections: The selections.
+
+    Example:
+        >>> from lit_ft.core.selection import Names
+        >>> Or([Names("0.*"), Names("*.bias")]).select(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)))
+        {'0.weight': True, '0.bias': True, '1.weight': False, '1.bias': True}
     """
 
     def __init__(self, selections: list[Selection]) -> None:
@@ -152,6 +168,11 @@ class Not(Selection):
 
     Args:
         selection: The selection.
+
+    Example:
+        >>> from lit_ft.core.selection import Names
+        >>> Not(Names("bias")).select(nn.Linear(2, 1))
+        {'weight': True, 'bias': False}
     """
 
     def __init__(self, selection: Selection) -> None:
@@ -168,7 +189,12 @@ class Not(Selection):
 
 
 def count(choices: Mapping[str, Choice], module: nn.Module) -> tuple[int, int]:
-    """How many entries are selected, and how many there are."""
+    """How many entries are selected, and how many there are.
+
+    Example:
+        >>> count({"weight": True, "bias": False}, nn.Linear(4, 2))
+        (8, 10)
+    """
     parameters = ParameterIndex(module).parameters
     selected = sum(
         int(choice.sum()) if isinstance(choice, Tensor) else choice * parameters[name].numel()
@@ -178,7 +204,14 @@ def count(choices: Mapping[str, Choice], module: nn.Module) -> tuple[int, int]:
 
 
 def overlap(a: Mapping[str, Choice], b: Mapping[str, Choice], module: nn.Module) -> float:
-    r"""Jaccard index :math:`|a \cap b| / |a \cup b|` of two choices over one network; 0 where both are empty."""
+    r"""Jaccard index :math:`|a \cap b| / |a \cup b|` of two choices over one network; 0 where both are empty.
+
+    See also: :func:`~lit_ft.core.selection.shared_parts`, which is not symmetric.
+
+    Example:
+        >>> overlap({"weight": True}, {"weight": True, "bias": True}, nn.Linear(4, 2))
+        0.8
+    """
     names = {*a, *b}
     shared, _ = count({name: both(a.get(name, False), b.get(name, False)) for name in names}, module)
     union, _ = count({name: either(a.get(name, False), b.get(name, False)) for name in names}, module)
@@ -186,7 +219,12 @@ def overlap(a: Mapping[str, Choice], b: Mapping[str, Choice], module: nn.Module)
 
 
 def as_mask(choice: Choice, parameter: Tensor) -> Tensor:
-    """A choice as a boolean tensor beside its parameter."""
+    """A choice as a boolean tensor beside its parameter.
+
+    Example:
+        >>> as_mask(True, torch.zeros(3))
+        tensor([True, True, True])
+    """
     if isinstance(choice, Tensor):
         return choice.to(parameter.device)
     return torch.full(parameter.shape, choice, dtype=torch.bool, device=parameter.device)

@@ -18,6 +18,12 @@ class Names(Selection):
     Args:
         patterns: Anchored shell globs over the network's own names (``encoder.layer.0.*``); a star also matches dots.
             A pattern that matches nothing is an error that lists the nearest names.
+
+    See also: :class:`Layers`, which selects by place and role.
+
+    Example:
+        >>> Names("*.weight").select(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)))
+        {'0.weight': True, '0.bias': False, '1.weight': True, '1.bias': False}
     """
 
     def __init__(self, patterns: list[str] | str) -> None:
@@ -49,6 +55,14 @@ class Layers(Selection):
 
     Source: bottom layers frozen as in Telly-K, E. Shi et al., "Towards Efficient Fine-tuning of Pre-trained Code
     Models", 2023, arXiv 2304.05216; ranges of blocks as in CoFiTune, 2024, arXiv 2404.10306.
+
+    See also: :class:`Names`, which selects by name.
+
+    Example:
+        >>> from lit_ft.models.small import MLP
+        >>> chosen = Layers(start=-1, head=True).select(MLP((4,), 2, depth=3))
+        >>> [name for name, choice in chosen.items() if choice]
+        ['blocks.2.linear.weight', 'blocks.2.linear.bias', 'head.weight', 'head.bias']
     """
 
     def __init__(
@@ -120,6 +134,18 @@ class Heads(Selection):
 
     Args:
         heads: Numbers of heads by number of block, of the first stack: ``{3: [0, 5]}``.
+
+    See also: :class:`~lit_ft.core.selection.TopUnits`, which finds heads by score.
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from lit_ft.models import causal_lm
+        >>> network = causal_lm(Network(config={"model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 2}))
+        >>> Heads({0: [1]}).select(network)["transformer.h.0.attn.c_proj.weight"]
+        tensor([[False, False, False, False],
+                [False, False, False, False],
+                [ True,  True,  True,  True],
+                [ True,  True,  True,  True]])
     """
 
     def __init__(self, heads: dict[int, list[int]]) -> None:
