@@ -36,6 +36,15 @@ class CentralFlow:
     Source: Cohen, Damian, Talwalkar, Kolter, Lee, Understanding Optimization in Deep Learning with Central Flows, 2024,
     arXiv 2410.24206. Deviation: one direction, in closed form, where the authors solve a semidefinite complementarity
     problem for several.
+
+    Example:
+        >>> module = nn.Linear(1, 1, bias=False)
+        >>> module.weight.data = torch.ones(1, 1)
+        >>> objective = Objective(module, [None], loss=lambda module, _: module.weight.square().sum() / 2)
+        >>> flow = CentralFlow(objective, rate=0.1)
+        >>> flow.step()  # four substeps of a quarter each: (1 - 0.025) ** 4
+        >>> module.weight.data, round(flow.sharpness, 3)
+        (tensor([[0.9037]]), 1.0)
     """
 
     def __init__(
@@ -82,6 +91,13 @@ def sharpness_gradient(objective: Objective, vector: Tensor) -> Tensor:
     Args:
         objective: The loss; the caller is inside ``objective.evaluating()``.
         vector: u.
+
+    Example:
+        >>> module = nn.Linear(1, 1, bias=False)
+        >>> objective = Objective(module, [None], loss=lambda module, _: (module.weight**3).sum() / 6)
+        >>> with objective.evaluating():
+        ...     sharpness_gradient(objective, torch.ones(1))  # the second derivative is w
+        tensor([1.])
     """
     total = torch.zeros(objective.size, dtype=objective.dtype, device=objective.device)
     pieces = objective.shaped(vector)

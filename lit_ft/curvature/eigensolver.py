@@ -27,6 +27,14 @@ class Eigenpairs:
         converged: Whether each error is below ``tol`` times the leading eigenvalue's magnitude.
         subspace: A start for the next measurement ``[k + guards + 1, size]``: Ritz vectors, and a scout (the product of
             the next Ritz vector) that finds, over a few measurements, what rises from below.
+
+    Example:
+        >>> from lit_ft.core.curvature import hessian_eigenvalues
+        >>> module = nn.Linear(2, 1, bias=False)
+        >>> loss = lambda module, scales: (scales * module.weight.square()).sum() / 2
+        >>> pairs = hessian_eigenvalues(module, [torch.tensor([1.0, 3.0])], loss=loss)
+        >>> pairs.values.round(decimals=3), pairs.vectors.abs().round(decimals=3), pairs.converged
+        (tensor([3.], dtype=torch.float64), tensor([[0., 1.]]), True)
     """
 
     values: Tensor
@@ -132,6 +140,16 @@ def leading_eigenpairs(
         max_basis: Rows kept in memory, twice (the basis and its products).
         max_products: Where to stop without convergence.
         seed: Seed of random rows, the same on all ranks.
+
+    See also: :func:`~lit_ft.curvature.eigenvalues.hessian_eigenvalues`, for the Hessian of a module.
+
+    Example:
+        >>> from lit_ft.core.curvature import Hessian, Objective
+        >>> loss = lambda module, scales: (scales * module.weight.square()).sum() / 2
+        >>> objective = Objective(nn.Linear(2, 1, bias=False), [torch.tensor([3.0, 1.0])], loss)
+        >>> with objective.evaluating():
+        ...     leading_eigenpairs(Hessian(objective), torch.ones(1, 2), k=2).values.round(decimals=3)
+        tensor([3., 1.], dtype=torch.float64)
     """
     before, cold = operator.products, len(start) < k + guards
     wanted = min(k + guards + cold, operator.size)

@@ -18,7 +18,15 @@ HALF_PRECISION_TOL = 1e-2
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss, its gradient or its curvature is not a finite number."""
+    """The loss, its gradient or its curvature is not a finite number.
+
+    Example:
+        >>> loss = lambda module, x: module(x).square().mean()
+        >>> hessian_eigenvalues(nn.Linear(1, 1), [torch.tensor([[torch.inf]])], loss=loss)
+        Traceback (most recent call last):
+            ...
+        lit_ft.curvature.eigenvalues.NonFiniteLoss: the loss is inf and has no finite gradient: no curvature to measure
+    """
 
 
 def measure(
@@ -44,6 +52,14 @@ def measure(
         scaling: Positive diagonal D ``[size]``; the eigenvalues are then those of :math:`D^{1/2} H D^{1/2}`.
         guards: Further pairs carried along.
         max_products: Where to stop without convergence.
+
+    Example:
+        >>> loss = lambda module, scales: (scales * module.weight.square()).sum() / 2
+        >>> objective = Objective(nn.Linear(2, 1, bias=False), [torch.tensor([3.0, 1.0])], loss)
+        >>> with objective.evaluating():
+        ...     pairs, matrix = measure(objective, scaling=torch.tensor([4.0, 1.0]))
+        >>> pairs.values.round(decimals=3)
+        tensor([12.], dtype=torch.float64)
     """
     if not 1 <= k <= objective.size:
         raise ConfigError("k", k, f"1 to the number of parameters, {objective.size}")
@@ -110,6 +126,14 @@ def hessian_eigenvalues(
         ConfigError: For a ``k`` above the number of parameters, no batches, a module without a usable loss.
         NoDoubleBackward: Where the loss has no second derivative; names what to do.
         NonFiniteLoss: Where the loss or its gradient is not finite.
+
+    See also: :func:`group_eigenvalues`, and :class:`~lit_ft.callbacks.EdgeOfStability` for a training run.
+
+    Example:
+        >>> module = nn.Linear(2, 1, bias=False)
+        >>> loss = lambda module, scales: (scales * module.weight.square()).sum() / 2
+        >>> hessian_eigenvalues(module, [torch.tensor([3.0, 1.0])], k=2, loss=loss).values.round(decimals=3)
+        tensor([3., 1.], dtype=torch.float64)
     """
     objective = Objective(module, batches, loss, parameters, training, seed)
     with objective.evaluating():
@@ -140,6 +164,15 @@ def group_eigenvalues(
         loss: As there.
         which: As there.
         training: As there.
+
+    See also: :func:`hessian_eigenvalues`.
+
+    Example:
+        >>> module = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+        >>> loss = lambda module, scale: (scale * module[0].weight.square() + module[1].weight.square()).sum() / 2
+        >>> pairs = group_eigenvalues(module, [torch.tensor(5.0)], loss=loss)
+        >>> {group: round(float(found.values[0]), 4) for group, found in pairs.items()}
+        {'0': 5.0, '1': 1.0}
     """
     batches = list(batches)
     named = {name: p for name, p in unwrapped(module).named_parameters() if p.requires_grad}

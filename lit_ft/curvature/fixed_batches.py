@@ -19,6 +19,12 @@ def fixed_batches(loader: Any, count: int, seed: int, rank: int = 0, world_size:
         seed: Seed of the choice of rows.
         rank: This rank takes batches ``rank, rank + world_size, ...``.
         world_size: Number of ranks.
+
+    Example:
+        >>> loader = DataLoader(torch.arange(6), batch_size=2)
+        >>> batches = fixed_batches(loader, count=3, seed=0)
+        >>> len(batches), torch.cat(batches).sort().values
+        (3, tensor([0, 1, 2, 3, 4, 5]))
     """
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None

@@ -39,6 +39,17 @@ class OutputCurvature:
         loss: ``cross_entropy`` or ``squared_error``.
         matrix: See the table.
         keep_graphs: As in ``Hessian``.
+
+    See also: :class:`~lit_ft.curvature.operators.Hessian`.
+
+    Example:
+        >>> x = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+        >>> objective = Objective(nn.Linear(2, 1, bias=False), [x], loss=lambda module, x: module(x).square().mean())
+        >>> outputs = lambda module, x: (module(x), torch.zeros(2, 1))
+        >>> with objective.evaluating():
+        ...     OutputCurvature(objective, outputs, loss="squared_error").apply(torch.eye(2))
+        tensor([[2.0000, 0.0000],
+                [0.0000, 0.5000]])
     """
 
     def __init__(

@@ -58,6 +58,15 @@ class Objective:
         parameters: The parameters that vary; None takes all that require a gradient. Tied ones count once.
         training: Run the module in training mode (with its own dropout mask per batch, the same in every evaluation).
         seed: Seed of that randomness.
+
+    Example:
+        >>> module = nn.Linear(1, 1, bias=False)
+        >>> module.weight.data = torch.tensor([[2.0]])
+        >>> batches = [torch.tensor([1.0]), torch.tensor([3.0])]
+        >>> objective = Objective(module, batches, loss=lambda module, x: module(x).mean())
+        >>> with objective.evaluating():
+        ...     [(share, loss.item()) for share, loss in objective.losses()]
+        [(0.5, 2.0), (0.5, 6.0)]
     """
 
     def __init__(

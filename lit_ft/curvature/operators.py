@@ -27,7 +27,18 @@ class Operator(Protocol):
 
 
 class NoDoubleBackward(RuntimeError):
-    """The loss cannot be differentiated twice."""
+    """The loss cannot be differentiated twice.
+
+    Example:
+        >>> lengths = torch.tensor([2]), torch.tensor([1])
+        >>> ctc = lambda module, x: nn.functional.ctc_loss(module(x).log_softmax(-1), torch.tensor([1]), *lengths)
+        >>> objective = Objective(nn.Linear(3, 3), [torch.ones(2, 3)], loss=ctc)
+        >>> with objective.evaluating():
+        ...     Hessian(objective).apply(torch.ones(1, 12))
+        Traceback (most recent call last):
+            ...
+        lit_ft.curvature.operators.NoDoubleBackward: the loss has no second derivative here ...
+    """
 
 
 @contextmanager
@@ -88,6 +99,16 @@ class Hessian:
         keep_graphs: Keep the graph of the gradient between calls: a product then costs two thirds, in the memory of one
             graph a batch. None keeps it for a single batch. Without, each batch is differentiated once for a whole
             block.
+
+    See also: :class:`FiniteDifferenceHessian`, for losses without a second derivative.
+
+    Example:
+        >>> loss = lambda module, scales: (scales * module.weight.square()).sum() / 2
+        >>> objective = Objective(nn.Linear(2, 1, bias=False), [torch.tensor([3.0, 1.0])], loss)
+        >>> with objective.evaluating():
+        ...     Hessian(objective).apply(torch.eye(2))
+        tensor([[3., 0.],
+                [0., 1.]])
     """
 
     def __init__(self, objective: Objective, keep_graphs: bool | None = None) -> None:
@@ -163,6 +184,16 @@ class FiniteDifferenceHessian:
     Args:
         objective: What is differentiated, with weights in float32 or float64.
         radius: r; None takes the cube root of the machine precision (5e-3 in float32).
+
+    See also: :class:`Hessian`, which is exact.
+
+    Example:
+        >>> loss = lambda module, scales: (scales * module.weight.square()).sum() / 2
+        >>> objective = Objective(nn.Linear(2, 1, bias=False).double(), [torch.tensor([3.0, 1.0])], loss)
+        >>> with objective.evaluating():
+        ...     FiniteDifferenceHessian(objective).apply(torch.eye(2).double()).round(decimals=4)
+        tensor([[3., 0.],
+                [0., 1.]], dtype=torch.float64)
     """
 
     single = True
@@ -212,6 +243,14 @@ class Scaled:
     Args:
         operator: A.
         diagonal: D ``[size]``.
+
+    Example:
+        >>> loss = lambda module, scales: (scales * module.weight.square()).sum() / 2
+        >>> objective = Objective(nn.Linear(2, 1, bias=False), [torch.tensor([3.0, 1.0])], loss)
+        >>> with objective.evaluating():
+        ...     Scaled(Hessian(objective), torch.tensor([4.0, 1.0])).apply(torch.eye(2))
+        tensor([[12.,  0.],
+                [ 0.,  1.]])
     """
 
     def __init__(self, operator: Operator, diagonal: Tensor) -> None:

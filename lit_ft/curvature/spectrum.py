@@ -26,6 +26,14 @@ def hutch_plus_plus(operator: Operator, products: int = 30, seed: int = 0) -> fl
         operator: The matrix; nothing is gained over Hutchinson where its spectrum is flat.
         products: How many products may be spent, at least 3.
         seed: Seed of the random signs.
+
+    Example:
+        >>> from lit_ft.core.curvature import Hessian, Objective
+        >>> loss = lambda module, scales: (scales * module.weight.square()).sum() / 2
+        >>> objective = Objective(nn.Linear(3, 1, bias=False), [torch.tensor([5.0, 0.0, 0.0])], loss)
+        >>> with objective.evaluating():
+        ...     round(hutch_plus_plus(Hessian(objective), products=3), 3)  # exact, as the rank is 1
+        5.0
     """
     if products < 3:
         raise ConfigError("products", products, "3 or more")
@@ -45,6 +53,11 @@ class SpectralDensity:
     Args:
         nodes: Ritz values ``[runs * steps]`` in float64.
         weights: Their weights, which add up to 1.
+
+    Example:
+        >>> density = SpectralDensity(nodes=torch.tensor([0.0]), weights=torch.tensor([1.0]))
+        >>> density.on(torch.tensor([-1.0, 0.0, 1.0]), width=1.0)
+        tensor([0.2420, 0.3989, 0.2420], dtype=torch.float64)
     """
 
     nodes: Tensor
@@ -69,6 +82,16 @@ def spectral_density(operator: Operator, steps: int = 40, runs: int = 1, seed: i
         steps: Products a run, and rows kept in memory.
         runs: Independent runs.
         seed: Seed of the random vectors.
+
+    See also: :func:`hutch_plus_plus`, for the sum of the eigenvalues alone.
+
+    Example:
+        >>> from lit_ft.core.curvature import Hessian, Objective
+        >>> loss = lambda module, scales: (scales * module.weight.square()).sum() / 2
+        >>> objective = Objective(nn.Linear(2, 1, bias=False), [torch.tensor([3.0, 1.0])], loss)
+        >>> with objective.evaluating():
+        ...     spectral_density(Hessian(objective), steps=2).nodes.round(decimals=3)
+        tensor([1., 3.], dtype=torch.float64)
     """
     if steps < 1 or runs < 1:
         raise ConfigError("steps, runs", (steps, runs), "1 or more")

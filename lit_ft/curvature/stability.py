@@ -44,6 +44,13 @@ def stability(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> Stabi
     Source: Cohen, Kaur, Li, Kolter, Talwalkar, Gradient Descent on Neural Networks Typically Occurs at the Edge of
     Stability, 2021, arXiv 2103.00065; Cohen et al., Adaptive Gradient Methods at the Edge of Stability, 2022,
     arXiv 2207.14484.
+
+    Example:
+        >>> parameters = list(nn.Linear(2, 1).parameters())
+        >>> stability(torch.optim.SGD(parameters, lr=0.1), parameters)
+        Stability(threshold=20.0, diagonal=None)
+        >>> round(stability(torch.optim.SGD(parameters, lr=0.1, momentum=0.9), parameters).threshold, 3)  # 3.8 / 0.1
+        38.0
     """
     groups = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
     used = [groups[parameter] for parameter in parameters]

@@ -15,6 +15,16 @@ class WarmSubspace:
     At the edge of stability the weights swing with period two, so the eigenvectors of two steps ago are often nearer
     than those of the last step (this saves about two products a measurement); which of the two holds is read off the
     last three leading vectors. Memory: ``2 (k + guards) + k`` rows.
+
+    See also: :func:`~lit_ft.curvature.eigenvalues.hessian_eigenvalues`, whose argument ``warm`` it is.
+
+    Example:
+        >>> from lit_ft.core.curvature import hessian_eigenvalues
+        >>> module, batches, warm = nn.Linear(50, 1, bias=False), [torch.arange(50.0)], WarmSubspace()
+        >>> loss = lambda module, scales: (scales * module.weight.square()).sum() / 2
+        >>> cold = hessian_eigenvalues(module, batches, loss=loss, warm=warm)
+        >>> hessian_eigenvalues(module, batches, loss=loss, warm=warm).products < cold.products
+        True
     """
 
     def __init__(self) -> None:
