@@ -13,7 +13,12 @@ from lit_ft.core.passes.second_pass import Randomness, silent
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The euclidean norm of all tensors together, in float32 or better."""
+    """The euclidean norm of all tensors together, in float32 or better.
+
+    Example:
+        >>> total_norm([torch.tensor([3.0]), torch.tensor([0.0, 4.0])])
+        tensor(5.)
+    """
     if not tensors:
         return torch.zeros(())
     real = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in tensors]
@@ -42,6 +47,12 @@ def perturbation(
         adaptive: Whether ASAM's is meant.
         eta: ASAM's offset, which lets zero weights move (0.01 in the paper).
         norm: The norm of the gradient, where it is known already.
+
+    See also: :func:`sam_step`, which takes the whole step.
+
+    Example:
+        >>> perturbation([torch.tensor([3.0, 4.0])], [torch.ones(2)], rho=0.5)  # 0.5 times (3, 4) / 5
+        [tensor([0.3000, 0.4000])]
     """
     gradients = list(gradients)
     if not adaptive:
@@ -55,7 +66,16 @@ def perturbation(
 
 @contextmanager
 def perturbed(parameters: Sequence[Tensor], step: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, the parameters are moved by ``step``; afterwards they are what they were, to the last bit."""
+    """Inside, the parameters are moved by ``step``; afterwards they are what they were, to the last bit.
+
+    Example:
+        >>> weight = torch.zeros(2)
+        >>> with perturbed([weight], [torch.tensor([0.3, 0.4])]):
+        ...     print(weight)
+        tensor([0.3000, 0.4000])
+        >>> weight
+        tensor([0., 0.])
+    """
     parameters = list(parameters)
     with torch.no_grad():
         before = [parameter.detach().clone() for parameter in parameters]
@@ -101,6 +121,20 @@ def sam_step(
 
     Returns:
         What the closure returned at the unperturbed weights.
+
+    See also: :class:`~lit_ft.callbacks.SAM`, which needs no own loop.
+
+    Example:
+        >>> module = nn.Linear(1, 1, bias=False)
+        >>> module.weight.data = torch.ones(1, 1)
+        >>> optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        >>> def closure():
+        ...     loss = module.weight.square().sum() / 2
+        ...     loss.backward()
+        ...     return loss
+        >>> _ = sam_step(module, optimizer, closure, rho=0.05)
+        >>> module.weight.data  # 1 - 0.1 * 1.05
+        tensor([[0.8950]])
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     randomness = Randomness()
