@@ -17,6 +17,10 @@ def barrier(positions: Tensor, losses: Tensor) -> Tensor:
     Args:
         positions: Ascending, from 0 to 1; shape (points,).
         losses: At those positions, shape (points,).
+
+    Example:
+        >>> barrier(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([1.0, 3.5, 2.0]))
+        tensor(2.)
     """
     return (losses - torch.lerp(losses[0], losses[-1], positions.to(losses))).max()
 
@@ -26,6 +30,15 @@ class Barrier(Metric):
 
     Args:
         positions: Where the loss is measured: ascending, from 0 to 1.
+
+    See also: :func:`~lit_ft.connectivity.profile.losses_along`, which measures the losses.
+
+    Example:
+        >>> metric = Barrier(positions=[0.0, 0.5, 1.0])
+        >>> for number, losses in enumerate([[0.5, 1.5], [3.0, 4.0], [2.0, 2.0]]):
+        ...     metric.update(number, torch.tensor(losses))
+        >>> metric.compute()  # 3.5 - (1 + 2) / 2
+        tensor(2., dtype=torch.float64)
     """
 
     is_differentiable = False

@@ -49,6 +49,14 @@ def dropout_path(
         head: Name of the linear map to the logits.
         norms: Name of the norm after a hidden layer, by that of the layer; it must treat each channel for itself (batch
             norm, instance norm). ``unit_layers`` finds these names in a network.
+
+    See also: :func:`~lit_ft.connectivity.unit_layers.unit_layers`, :func:`~lit_ft.connectivity.profile.losses_along`.
+
+    Example:
+        >>> a, b = (nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1)) for _ in range(2))
+        >>> path = dropout_path(dict(a.named_parameters()), dict(b.named_parameters()), head="2")
+        >>> len(path.points)  # ends of the five segments of one hidden layer
+        6
     """
     if hidden is None:
         weights = [name.removesuffix(".weight") for name in first if name.endswith(".weight")]

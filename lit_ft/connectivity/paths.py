@@ -22,6 +22,13 @@ class Path:
     Args:
         points: Control points, two or more: parameters by name.
         bezier: Whether it is a Bezier curve.
+
+    See also: :func:`linear_path`, :func:`~lit_ft.connectivity.dropout_path.dropout_path`.
+
+    Example:
+        >>> points = [{"w": torch.tensor(value)} for value in (0.0, 1.0, 4.0)]
+        >>> Path(points).at(0.75), Path(points, bezier=True).at(0.5)
+        ({'w': tensor(2.5000)}, {'w': tensor(1.5000)})
     """
 
     points: Sequence[State]
@@ -51,5 +58,10 @@ class Path:
 
 
 def linear_path(first: State, last: State) -> Path:
-    """The straight line between two networks."""
+    """The straight line between two networks.
+
+    Example:
+        >>> linear_path({"w": torch.tensor(0.0)}, {"w": torch.tensor(4.0)}).at(0.25)
+        {'w': tensor(1.)}
+    """
     return Path([first, last])

@@ -24,6 +24,12 @@ def member(network: nn.Module, state: dict[str, Tensor], batches: Iterable[Any],
         batches: Training batches from which batch-norm statistics are estimated anew: those of the ends do not fit in
             between. Not read where there is no batch norm.
         forward: Runs a network on a batch.
+
+    Example:
+        >>> network = nn.Linear(1, 1, bias=False)
+        >>> own = member(network, {"weight": torch.tensor([[2.0]])}, [], lambda network, x: network(x))
+        >>> own.weight.item(), own is network
+        (2.0, False)
     """
     own = copy.deepcopy(network)
     with torch.no_grad():
@@ -55,6 +61,15 @@ def losses_along(
         losses: The loss of each row, from a network and a batch; shape (rows,).
         batches: What the loss is measured on; read once a position.
         train_batches: For batch-norm statistics, estimated anew at each position.
+
+    See also: :class:`~lit_ft.metrics.Barrier`.
+
+    Example:
+        >>> from lit_ft.connectivity.paths import linear_path
+        >>> path = linear_path({"weight": torch.tensor([[-1.0]])}, {"weight": torch.tensor([[1.0]])})
+        >>> losses = lambda network, x: network(x).square()[:, 0]
+        >>> losses_along(nn.Linear(1, 1, bias=False), path, [0.0, 0.5, 1.0], losses, [torch.ones(4, 1)])
+        [1.0, 0.0, 1.0]
     """
     batches, train_batches = list(batches), list(train_batches)
     sums, rows = torch.zeros(len(positions), dtype=torch.float64), 0

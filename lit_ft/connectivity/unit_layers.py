@@ -26,6 +26,10 @@ def unit_layers(network: nn.Module) -> UnitLayers:
 
     Args:
         network: Its modules are called in the order in which they were registered.
+
+    Example:
+        >>> unit_layers(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)))
+        UnitLayers(hidden=['0'], head='4', norms={'0': '1'})
     """
     found: list[str] = []
     norms: dict[str, str] = {}
