@@ -26,6 +26,15 @@ class ContinualScores(Metric):
 
     Args:
         untrained: Scores of the untrained network on each task, for ``forward_transfer``; None leaves it out.
+
+    See also: :func:`at_matched_loss`, for runs that learn at different speeds.
+
+    Example:
+        >>> metric = ContinualScores()
+        >>> metric.update([0.9, 0.1])
+        >>> metric.update([0.6, 0.8])
+        >>> {name: round(value.item(), 2) for name, value in metric.compute().items()}
+        {'average': 0.7, 'backward_transfer': -0.3, 'forgetting': 0.3}
     """
 
     full_state_update = False
@@ -74,6 +83,12 @@ def at_matched_loss(new: Sequence[float], old: Sequence[float], level: float) ->
 
     Returns:
         The value; NaN when the loss never comes down to the level.
+
+    See also: :func:`matched_levels`.
+
+    Example:
+        >>> at_matched_loss(new=[2.0, 1.0], old=[0.5, 1.5], level=1.5)
+        1.0
     """
     if len(new) != len(old) or not new:
         raise ConfigError("new, old", (len(new), len(old)), "two curves of the same length, at least 1")
@@ -92,6 +107,10 @@ def matched_levels(*runs: Sequence[float], number: int = 5) -> list[float]:
     Args:
         runs: Loss on the new task at each evaluation, one sequence a run.
         number: How many levels.
+
+    Example:
+        >>> matched_levels([2.0, 1.0], [2.0, 0.5], number=2)
+        [1.5, 1.0]
     """
     if not runs or number < 1:
         raise ConfigError("runs", len(runs), "at least one run and one level")

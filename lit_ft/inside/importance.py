@@ -13,6 +13,10 @@ def lorenz_curve(weights: Tensor) -> Tensor:
 
     Args:
         weights: At least 0, not all 0; shape (n,).
+
+    Example:
+        >>> lorenz_curve(torch.tensor([3.0, 1.0]))
+        tensor([0.0000, 0.2500, 1.0000], dtype=torch.float64)
     """
     ascending = weights.double().sort().values
     return torch.cat([ascending.new_zeros(1), ascending.cumsum(0) / ascending.sum()])
@@ -23,6 +27,10 @@ def gini(weights: Tensor) -> Tensor:
 
     Args:
         weights: At least 0; shape (n,). All 0 counts as equal.
+
+    Example:
+        >>> gini(torch.tensor([0.0, 0.0, 0.0, 5.0])), gini(torch.ones(4))
+        (tensor(0.7500, dtype=torch.float64), tensor(0., dtype=torch.float64))
     """
     if not weights.any():
         return torch.zeros((), dtype=torch.float64, device=weights.device)
@@ -40,6 +48,14 @@ class ImportanceLorenz(Metric):
     Keeps one number a row.
 
     Source: "Sharpness-aware minimization enhances feature quality via balanced learning", 2024.
+
+    See also: :func:`gini`.
+
+    Example:
+        >>> metric = ImportanceLorenz()
+        >>> metric.update(torch.tensor([[0.0, 0.0], [100.0, 0.0]]), torch.tensor([0, 0]))  # weights 0.5 and 0
+        >>> metric.compute()
+        tensor(0.5000)
     """
 
     is_differentiable = False

@@ -16,6 +16,13 @@ class LinearProbe:
     Args:
         weight: Shape (classes, width), for features as they are given.
         bias: Shape (classes,).
+
+    See also: :func:`fit_linear_probe`.
+
+    Example:
+        >>> probe = LinearProbe(weight=torch.tensor([[-1.0], [1.0]]), bias=torch.zeros(2))
+        >>> probe.predict(torch.tensor([[-2.0], [3.0]]))
+        tensor([0, 1])
     """
 
     weight: Tensor
@@ -44,6 +51,12 @@ def fit_linear_probe(features: Tensor, labels: Tensor, num_classes: int, penalty
         labels: Class numbers of shape (rows,).
         num_classes: Number of classes.
         penalty: :math:`\lambda`, 0 or more; the loss is a sum over rows, so it counts as one row does.
+
+    Example:
+        >>> features, labels = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]]), torch.tensor([0, 0, 1, 1])
+        >>> probe = fit_linear_probe(features, labels, num_classes=2)
+        >>> probe.accuracy(features, labels), probe.predict(torch.tensor([[0.1]]))
+        (1.0, tensor([1]))
     """
     x = features.detach().to(torch.float64, copy=True)
     y = labels.to(x.device, copy=True)

@@ -27,6 +27,11 @@ def row_tangents(outputs: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     Args:
         outputs: Of one row, any shape, with their graph.
         parameters: By which they are differentiated; one that they do not depend on has zeros.
+
+    Example:
+        >>> weight = torch.tensor([1.0, 1.0], requires_grad=True)
+        >>> row_tangents((weight * torch.tensor([2.0, 3.0])).sum(), [weight])
+        [tensor([[2., 3.]])]
     """
     found = []
     for output in outputs.flatten():
@@ -48,6 +53,16 @@ class EmpiricalNTK:
         parameters: The weights that are meant, for example those of an adapter.
         kind: ``sgd``; ``sign``, signs of both gradients; or ``asymmetric``, signs of the gradients of ``rows`` alone,
             as a step of signed gradient descent (Adam, early in training) has it. Only the first two are symmetric.
+
+    See also: :class:`KernelPredictor`.
+
+    Example:
+        >>> weight = torch.ones(2, requires_grad=True)
+        >>> rows = torch.tensor([[1.0, 0.0], [1.0, 2.0]])
+        >>> kernel = EmpiricalNTK(lambda row: (weight * row).sum(), rows, [weight])
+        >>> kernel.matrix()[:, 0, :, 0]  # of a linear function: the products of the rows
+        tensor([[1., 1.],
+                [1., 5.]], dtype=torch.float64)
     """
 
     def __init__(
@@ -122,6 +137,14 @@ class KernelPredictor:
         kernel: Of the rows that are learned.
         targets: y, shape (rows, outputs).
         ridge: :math:`\lambda`, 0 or more, in units of the mean of the kernel's diagonal.
+
+    See also: :class:`EmpiricalNTK`.
+
+    Example:
+        >>> weight = torch.zeros(1, requires_grad=True)
+        >>> kernel = EmpiricalNTK(lambda row: weight * row, [torch.tensor(1.0)], [weight])
+        >>> KernelPredictor(kernel, targets=torch.tensor([[2.0]])).predict([torch.tensor(3.0)]).round(decimals=3)
+        tensor([[6.]], dtype=torch.float64)
     """
 
     def __init__(self, kernel: EmpiricalNTK, targets: Tensor, ridge: float = 0.0) -> None:

@@ -17,6 +17,15 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
     Args:
         a: Shape (rows, width).
         b: Shape (rows, another width), of the same rows.
+
+    See also: :func:`representational_similarity`, which compares distances.
+
+    Example:
+        >>> a = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 3.0]])
+        >>> round(linear_cka(a, 5 * a.flip(1) + 1), 4)
+        1.0
+        >>> linear_cka(torch.tensor([[0.0], [0.0], [1.0], [1.0]]), torch.tensor([[0.0], [1.0], [0.0], [1.0]]))
+        0.0
     """
     a, b = _centred(a), _centred(b)
     if max(a.shape[1], b.shape[1]) <= len(a):
@@ -38,6 +47,13 @@ def representational_similarity(a: Tensor, b: Tensor) -> float:
 
     Returns:
         A number in [-1, 1], or 0 where all distances of one are equal.
+
+    See also: :func:`linear_cka`.
+
+    Example:
+        >>> a = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 3.0]])
+        >>> round(representational_similarity(a, 5 * a.flip(1)), 4)
+        1.0
     """
     rows = torch.triu_indices(len(a), len(a), offset=1, device=a.device)
     x, y = (torch.nn.functional.normalize(z.double(), dim=1) for z in (a, b))
