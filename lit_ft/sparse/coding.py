@@ -15,6 +15,10 @@ def encode_mask(mask: Tensor) -> tuple[str, Tensor]:
 
     Returns:
         The name of the form, and its content.
+
+    Example:
+        >>> encode_mask(torch.arange(1000) % 500 == 40)  # gaps of 40 and of 255 + 244 entries
+        ('gaps8', tensor([ 40, 255, 244], dtype=torch.uint8))
     """
     flat = mask.flatten().cpu()
     places = flat.nonzero().flatten()
@@ -38,7 +42,13 @@ _GAPS = {"gaps8": (255, 1), "gaps16": (65535, 2)}
 
 
 def decode_mask(kind: str, content: Tensor, shape: torch.Size) -> Tensor:
-    """The mask that ``encode_mask`` was given."""
+    """The mask that ``encode_mask`` was given.
+
+    Example:
+        >>> kind, content = encode_mask(torch.tensor([True, False, True]))
+        >>> decode_mask(kind, content, torch.Size([3]))
+        tensor([ True, False,  True])
+    """
     if kind == "bits":
         return unpack(content, shape.numel()).view(shape)
     top, _ = _GAPS[kind]
@@ -51,7 +61,12 @@ def decode_mask(kind: str, content: Tensor, shape: torch.Size) -> Tensor:
 
 
 def pack(flat: Tensor) -> Tensor:
-    """Eight boolean entries a byte, the first one in the lowest bit."""
+    """Eight boolean entries a byte, the first one in the lowest bit.
+
+    Example:
+        >>> pack(torch.tensor([True, False, True]))
+        tensor([5], dtype=torch.uint8)
+    """
     packed = torch.empty((flat.numel() + 7) // 8, dtype=torch.uint8)
     for start in range(0, flat.numel(), _CHUNK):
         part = flat[start : start + _CHUNK].to(torch.uint8)
@@ -61,7 +76,12 @@ def pack(flat: Tensor) -> Tensor:
 
 
 def unpack(packed: Tensor, number: int) -> Tensor:
-    """The first ``number`` boolean entries of packed bytes."""
+    """The first ``number`` boolean entries of packed bytes.
+
+    Example:
+        >>> unpack(torch.tensor([5], dtype=torch.uint8), number=3)
+        tensor([ True, False,  True])
+    """
     flat = torch.empty(number, dtype=torch.bool)
     for start in range(0, number, _CHUNK):
         stop = min(start + _CHUNK, number)

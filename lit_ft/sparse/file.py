@@ -29,6 +29,13 @@ def save_selection(path: str | Path, choices: Mapping[str, Choice], module: nn.M
         path: The file.
         choices: What ``Selection.select`` returned.
         module: The module it was called with.
+
+    Example:
+        >>> from lit_ft.core.selection import Names
+        >>> network = nn.Linear(2, 2)
+        >>> path = save_selection("bias.safetensors", Names("bias").select(network), network)
+        >>> SavedSelection(path).select(network)
+        {'weight': False, 'bias': True}
     """
     from safetensors.torch import save_file
 
@@ -49,6 +56,15 @@ class SavedSelection(Selection):
 
     Args:
         path: The file. One that was written for a network with other names or shapes is refused.
+
+    See also: :func:`save_selection`.
+
+    Example:
+        >>> network = nn.Linear(3, 1)
+        >>> mask = torch.tensor([[True, False, True]])
+        >>> path = save_selection("mask.safetensors", {"weight": mask}, network)
+        >>> SavedSelection(path).select(network)
+        {'weight': tensor([[ True, False,  True]]), 'bias': False}
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -34,6 +34,12 @@ class Fisher(Scored):
         least: Take the entries with the smallest values instead.
         scope: ``global`` compares all entries; ``tensor`` gives each tensor the same share.
         patterns: Shell globs of the parameters that are compared; None takes all.
+
+    Example:
+        >>> batches = [torch.tensor([3.0, 0.0, 1.0])]
+        >>> module = nn.Linear(3, 1, bias=False)
+        >>> Fisher(density=1 / 3, data=batches, loss=lambda module, x: module(x).sum()).select(module)
+        {'weight': tensor([[ True, False, False]])}
     """
 
     def __init__(

@@ -40,6 +40,15 @@ class Flops:
     its input and :math:`s F` for that of its weight, where :math:`F` is its forward count and each is counted only
     where it is computed. Attention between tokens, and weights that are used without calling their module, have no
     share and count whole. Element-wise work counts nothing, as usual.
+
+    Example:
+        >>> flops, layer = Flops(), nn.Linear(4, 3)
+        >>> layer.weight.data[0] = 0.0
+        >>> flops.count_zeros(layer)
+        >>> with flops.counting(layer), torch.no_grad():
+        ...     _ = layer(torch.ones(2, 4))
+        >>> flops.total, round(flops.nonzero)  # 2 rows, 4 inputs, 3 outputs, two operations each
+        (48, 32)
     """
 
     def __init__(self) -> None:

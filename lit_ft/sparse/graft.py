@@ -26,6 +26,14 @@ def graft(base: nn.Module, tuned: Source | Path, selection: Selection | Mapping[
 
     Source: A. Panigrahi et al., "Task-Specific Skill Localization in Fine-tuned Language Models", 2023, arXiv
     2302.06600.
+
+    See also: :class:`~lit_ft.sparse.sparse_delta.SparseDelta`.
+
+    Example:
+        >>> base, tuned = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> grafted = graft(base, tuned, {"weight": True})
+        >>> torch.equal(grafted.weight, tuned.weight), torch.equal(grafted.bias, base.bias)
+        (True, True)
     """
     grafted = copy.deepcopy(base)
     index = ParameterIndex(grafted)
@@ -40,7 +48,14 @@ def graft(base: nn.Module, tuned: Source | Path, selection: Selection | Mapping[
 
 @torch.no_grad()
 def copy_selected_(into: Mapping[str, Tensor], values: Mapping[str, Tensor], choices: Mapping[str, Choice]) -> None:
-    """Copy the selected entries of ``values`` over those of ``into``, in place."""
+    """Copy the selected entries of ``values`` over those of ``into``, in place.
+
+    Example:
+        >>> weights = {"w": torch.zeros(3)}
+        >>> copy_selected_(weights, {"w": torch.ones(3)}, {"w": torch.tensor([True, False, True])})
+        >>> weights["w"]
+        tensor([1., 0., 1.])
+    """
     for name, target in into.items():
         choice = choices.get(name, False)
         if choice is False:

@@ -37,6 +37,14 @@ class RandomHalf(Selection):
 
     Source: T. Hui et al., "HFT: Half Fine-Tuning for Large Language Models", 2024, arXiv 2404.18466. The choice for
     embedding and head is ours: what the authors do with them we could not verify.
+
+    Example:
+        >>> from lit_ft.models.small import MLP
+        >>> chosen = RandomHalf(seed=0).select(MLP((8,), 2, width=8, depth=4))
+        >>> sum(chosen[f"blocks.{number}.linear.weight"] for number in range(4))
+        2
+        >>> chosen["head.weight"]
+        True
     """
 
     def __init__(self, seed: int = 0, embeddings: bool = False, head: bool = True, draw: int = 0) -> None:
@@ -111,6 +119,11 @@ class RandomElements(Selection):
             with ``others``.
         others: Whether parameters that no pattern matches are selected as a whole.
         draw: Number of the stage; each has its own draw.
+
+    Example:
+        >>> chosen = RandomElements(density=0.25, seed=0).select(nn.Linear(8, 4))
+        >>> {name: int(mask.sum()) for name, mask in chosen.items()}
+        {'weight': 8, 'bias': 1}
     """
 
     def __init__(

@@ -20,6 +20,13 @@ def shared_parts(regions: Mapping[str, Mapping[str, Choice]], module: nn.Module)
 
     Source: A. Panigrahi et al., "Task-Specific Skill Localization in Fine-tuned Language Models", 2023, arXiv
     2302.06600 (overlap of grafting regions).
+
+    See also: :func:`~lit_ft.core.selection.overlap`.
+
+    Example:
+        >>> regions = {"a": {"weight": True}, "b": {"weight": True, "bias": True}}
+        >>> shared_parts(regions, nn.Linear(4, 2))
+        {'a': {'a': 1.0, 'b': 1.0}, 'b': {'a': 0.8, 'b': 1.0}}
     """
     parts: dict[str, dict[str, float]] = {}
     for a, region in regions.items():

@@ -24,6 +24,15 @@ class Scored(Selection):
         density: Share of the entries that is selected, in (0, 1].
         scope: ``global`` compares all entries with each other; ``tensor`` gives each tensor the same share.
         patterns: Shell globs of the parameters that are compared; the others are not selected. None takes all.
+
+    Example:
+        >>> class Largest(Scored):
+        ...     def scores(self, index, base):
+        ...         return {n: lambda i, j, p=p: p.detach().flatten()[i:j] for n, p in index.parameters.items()}
+        >>> network = nn.Linear(3, 1, bias=False)
+        >>> network.weight.data = torch.tensor([[-3.0, 2.0, 1.0]])
+        >>> Largest(density=1 / 3).select(network)
+        {'weight': tensor([[False,  True, False]])}
     """
 
     def __init__(self, density: float, scope: Scope = "global", patterns: list[str] | None = None) -> None:
@@ -72,6 +81,14 @@ class TopChange(Scored):
     Source: A. Ansell et al., "Composable Sparse Fine-Tuning for Cross-Lingual Transfer", 2022, arXiv 2110.07560;
     A. Panigrahi et al., "Task-Specific Skill Localization in Fine-tuned Language Models", 2023, arXiv 2302.06600.
     Where the authors' code overshoots its budget at ties, ours meets it.
+
+    See also: :class:`~lit_ft.sparse.sparse_delta.SparseDelta`, which keeps the changed entries in a file.
+
+    Example:
+        >>> base, tuned = nn.Linear(3, 1, bias=False), nn.Linear(3, 1, bias=False)
+        >>> tuned.weight.data = base.weight.data + torch.tensor([[0.0, 2.0, -1.0]])
+        >>> TopChange(density=1 / 3).select(tuned, base)
+        {'weight': tensor([[False,  True, False]])}
     """
 
     def __init__(
@@ -104,6 +121,14 @@ class TopMagnitude(Scored):
         weights: Whose values; None means the module that the selection is applied to.
         scope: ``global`` compares all entries; ``tensor`` gives each tensor the same share.
         patterns: Shell globs of the parameters that are compared; None takes all.
+
+    Example:
+        >>> network = nn.Linear(3, 1, bias=False)
+        >>> network.weight.data = torch.tensor([[-3.0, 2.0, 1.0]])
+        >>> TopMagnitude(density=1 / 3).select(network)
+        {'weight': tensor([[ True, False, False]])}
+        >>> TopMagnitude(density=1 / 3, smallest=True).select(network)
+        {'weight': tensor([[False, False,  True]])}
     """
 
     def __init__(
@@ -131,6 +156,12 @@ class LearnedScore(Scored):
         density: Share of the entries, in (0, 1].
         scope: ``global`` compares all entries; ``tensor`` gives each tensor the same share.
         patterns: Shell globs of the parameters that are compared; None takes all that the file holds.
+
+    Example:
+        >>> from safetensors.torch import save_file
+        >>> save_file({"weight": torch.tensor([[0.1, 0.9, 0.5]])}, "scores.safetensors")
+        >>> LearnedScore("scores.safetensors", density=1 / 3).select(nn.Linear(3, 1))
+        {'weight': tensor([[False,  True, False]]), 'bias': False}
     """
 
     def __init__(
@@ -172,6 +203,16 @@ class TopUnits(Selection):
         unit: ``head`` or ``feed_forward``.
 
     Source: top heads as in LoFiT, F. Yin et al., 2024, arXiv 2406.01563; units as in CoFiTune, 2024, arXiv 2404.10306.
+
+    See also: :class:`~lit_ft.core.selection.Heads`, which takes the numbers of heads.
+
+    Example:
+        >>> from lit_ft.models.small import MLP
+        >>> network = MLP((2,), 2, width=2, depth=2)
+        >>> network.blocks[1].linear.weight.data[0] = 9.0
+        >>> chosen = TopUnits(TopMagnitude(1.0), density=0.25, unit="feed_forward").select(network)
+        >>> chosen["blocks.1.linear.bias"], chosen["blocks.0.linear.bias"]
+        (tensor([ True, False]), False)
     """
 
     def __init__(self, score: Scored, density: float, unit: Literal["head", "feed_forward"] = "head") -> None:

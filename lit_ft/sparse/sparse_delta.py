@@ -40,6 +40,18 @@ class SparseDelta:
 
     Source: the idea of gap-coded files follows A. Ansell et al., "Composable Sparse Fine-Tuning", 2022, arXiv
     2110.07560.
+
+    See also: :func:`~lit_ft.sparse.graft.graft`, which makes the network at once.
+
+    Example:
+        >>> base, tuned = nn.Linear(3, 1), nn.Linear(3, 1)
+        >>> tuned.load_state_dict(base.state_dict())
+        <All keys matched successfully>
+        >>> tuned.weight.data[0, 1] += 1
+        >>> delta = SparseDelta.between(base, tuned)
+        >>> delta = SparseDelta.load(delta.save("delta.safetensors"))
+        >>> delta.numel, torch.equal(delta.apply_(base).weight, tuned.weight)
+        (1, True)
     """
 
     mode: Mode
@@ -135,6 +147,16 @@ class SparseDelta:
         """One delta that adds all of several ``add`` deltas of one base (language and task, or several tasks).
 
         Source: composition as in LT-SFT, arXiv 2110.07560.
+
+        Example:
+            >>> deltas = []
+            >>> base = nn.Linear(2, 1, bias=False)
+            >>> for change in ([1.0, 0.0], [0.0, 2.0]):
+            ...     tuned = nn.Linear(2, 1, bias=False)
+            ...     tuned.weight.data = base.weight.data + torch.tensor([change])
+            ...     deltas.append(SparseDelta.between(base, tuned, mode="add"))
+            >>> SparseDelta.sum(deltas).values["weight"]
+            tensor([1., 2.])
         """
         if not deltas or any(delta.mode != "add" for delta in deltas):
             modes = [delta.mode for delta in deltas]

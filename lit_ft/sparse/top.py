@@ -22,6 +22,10 @@ def budgets(density: float, sizes: Sequence[int], what: str = "entries") -> list
 
     Raises:
         ConfigError: That is nothing in all of them.
+
+    Example:
+        >>> budgets(0.1, [100, 4])
+        [10, 0]
     """
     numbers = [round(density * size) for size in sizes]
     if not any(numbers):
@@ -46,6 +50,11 @@ def top_masks(scores: Mapping[str, Score], shapes: Mapping[str, torch.Size], num
 
     Raises:
         ConfigError: A score is not a number.
+
+    Example:
+        >>> scores = torch.tensor([1.0, 3.0, 2.0, 3.0])
+        >>> top_masks({"w": lambda start, stop: scores[start:stop]}, {"w": scores.shape}, number=3)
+        {'w': tensor([False,  True,  True,  True])}
     """
     high = torch.zeros(1 << 16, dtype=torch.int64)
     for _, keys in _keys(scores, shapes):

@@ -33,6 +33,15 @@ class UnitImportance:
         num_batches: Number of batches that each process reads.
         unit: ``head`` or ``feed_forward``.
         loss: In Python, (module, batch) to a loss; None takes the module's own.
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from lit_ft.models import causal_lm
+        >>> network = causal_lm(Network(config={"model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 2}))
+        >>> loss = lambda network, ids: network(input_ids=ids, labels=ids).loss
+        >>> found = UnitImportance([torch.arange(9)[None]], unit="head", loss=loss).measure(network)
+        >>> found["transformer.h.0.attn.c_proj.weight"].T  # two heads are equally far from their mean
+        tensor([[0.6089, 0.6089, 0.6089, 0.6089]])
     """
 
     def __init__(

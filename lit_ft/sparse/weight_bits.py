@@ -13,7 +13,13 @@ from lit_ft.sparse.coding import pack, unpack
 
 
 def save_bits(path: str | Path, masks: Mapping[str, Tensor]) -> Path:
-    """Write boolean masks by parameter name: N / 8 bytes for N weights, and the shapes."""
+    """Write boolean masks by parameter name: N / 8 bytes for N weights, and the shapes.
+
+    Example:
+        >>> path = save_bits("mask.safetensors", {"weight": torch.tensor([[True, False]])})
+        >>> load_bits(path)
+        {'weight': tensor([[ True, False]])}
+    """
     from safetensors.torch import save_file
 
     shapes = json.dumps({name: list(mask.shape) for name, mask in masks.items()})
@@ -37,7 +43,15 @@ def load_bits(path: str | Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def mask_weights_(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Put zeros where a mask has none, in place; refuses masks of another network before any weight is changed."""
+    """Put zeros where a mask has none, in place; refuses masks of another network before any weight is changed.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> layer.weight.data = torch.tensor([[3.0, 4.0]])
+        >>> mask_weights_(layer, {"weight": torch.tensor([[True, False]])})
+        >>> layer.weight.data
+        tensor([[3., 0.]])
+    """
     parameters = ParameterIndex(module).parameters
     for name, mask in masks.items():
         if name not in parameters or parameters[name].shape != mask.shape:
