@@ -12,7 +12,17 @@ from lit_ft.core.errors import ConfigError
 
 
 class AnswerMetric(Metric):
-    """The mean score of written answers, over all processes; a subclass says in ``score`` what one is worth."""
+    """The mean score of written answers, over all processes; a subclass says in ``score`` what one is worth.
+
+    Example:
+        >>> class Shorter(AnswerMetric):
+        ...     def score(self, answer, expected):
+        ...         return float(len(answer) < len(expected))
+        >>> metric = Shorter()
+        >>> metric.update(["yes", "no"], ["yes", "yes"])
+        >>> metric.compute()
+        tensor(0.5000)
+    """
 
     full_state_update = False
     total: Tensor
@@ -44,6 +54,12 @@ class AnswerAccuracy(AnswerMetric):
     Args:
         after: Compare only what stands behind the last of this text in each, such as a result behind its derivation;
             an answer without it is wrong. None compares all.
+
+    Example:
+        >>> metric = AnswerAccuracy(after="####")
+        >>> metric.update(["2 + 2 = 4 #### 4", "5"], ["#### 4", "#### 5"])
+        >>> metric.compute()
+        tensor(0.5000)
     """
 
     def __init__(self, after: str | None = None) -> None:

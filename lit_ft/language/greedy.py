@@ -16,6 +16,16 @@ def written(
         prompts: Token ids, at least one each.
         tokens: Longest text. The cost is one forward pass each, without a cache.
         end: The token at which a text ends, itself included; None for no such token.
+
+    See also: :func:`~lit_ft.language.prepack.generate_prepacked`, which uses a cache.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> class CountUp(nn.Embedding):
+        ...     def forward(self, input_ids, attention_mask):
+        ...         return SimpleNamespace(logits=nn.functional.one_hot((input_ids + 1) % 10, 10))
+        >>> written(CountUp(10, 1), prompts=[[1], [5, 6]], tokens=3, end=8)
+        [[2, 3, 4], [7, 8]]
     """
     rows = [list(prompt) for prompt in prompts]
     growing = list(range(len(rows)))
@@ -33,6 +43,14 @@ def would_write(network: nn.Module, prompts: Sequence[Sequence[int]], texts: Seq
     """Whether greedy decoding after each prompt begins with the text, in one forward pass.
 
     It does just when every token of the text is the likeliest one after the prompt and the text before it.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> class CountUp(nn.Embedding):
+        ...     def forward(self, input_ids, attention_mask):
+        ...         return SimpleNamespace(logits=nn.functional.one_hot((input_ids + 1) % 10, 10))
+        >>> would_write(CountUp(10, 1), prompts=[[1], [1]], texts=[[2, 3], [2, 4]])
+        [True, False]
     """
     rows = [[*prompt, *text] for prompt, text in zip(prompts, texts, strict=True)]
     best = _best(network, rows).tolist()

@@ -19,6 +19,12 @@ def option_rows(batch: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tens
     Args:
         batch: ``input_ids`` and ``weights`` of shape (questions, options, tokens).
         prefix: Before both names; ``context_`` are the options behind the answer context alone.
+
+    Example:
+        >>> input_ids, weights = torch.tensor([[[5, 6, 0], [5, 7, 0]]]), torch.tensor([[[0, 1, 0], [0, 1, 0]]])
+        >>> option_rows({"input_ids": input_ids, "weights": weights})["input_ids"]
+        tensor([[5, 6],
+                [5, 7]])
     """
     rows = {name: batch[prefix + name].flatten(0, 1) for name in ("input_ids", "weights")}
     # every token up to the last target; nothing behind it can change what is said about targets
@@ -38,6 +44,11 @@ def option_scores(log_probs: Tensor, counts: Tensor, normalize: Normalization, p
         counts: Tokens of each option, 0 where there is none; such an option has the lowest number.
         normalize: As above.
         prior: As ``log_probs``, behind the answer context.
+
+    Example:
+        >>> log_probs, counts = torch.tensor([[-2.0, -3.0]]), torch.tensor([[1, 3]])
+        >>> option_scores(log_probs, counts, "sum"), option_scores(log_probs, counts, "token")
+        (tensor([[-2., -3.]]), tensor([[-2., -1.]]))
     """
     if normalize == "token":
         log_probs = log_probs / counts.clamp(min=1)
@@ -49,7 +60,12 @@ def option_scores(log_probs: Tensor, counts: Tensor, normalize: Normalization, p
 
 
 def ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:
-    """Runs of n words, in lower case without punctuation; a shorter text is one run."""
+    """Runs of n words, in lower case without punctuation; a shorter text is one run.
+
+    Example:
+        >>> list(ngrams("One two, three.", n=2))
+        [('one', 'two'), ('two', 'three')]
+    """
     words = re.findall(r"\w+", text.lower())
     for start in range(max(1, len(words) - n + 1)):
         yield tuple(words[start : start + n])
@@ -62,6 +78,10 @@ def contaminated(texts: Iterable[str], corpus: Iterable[str], n: int = 13) -> li
         texts: What a model is tested on.
         corpus: What it was trained on.
         n: Words of a run, at least 1. Paper (E83): 13.
+
+    Example:
+        >>> contaminated(["The cat sat.", "A dog ran."], corpus=["See: the cat sat down"], n=3)
+        [True, False]
     """
     if n < 1:
         raise ConfigError("n", n, "at least 1")

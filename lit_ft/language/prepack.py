@@ -48,6 +48,16 @@ def prepacked_prefill(network: Any, prompts: Sequence[Sequence[int]]) -> Prefill
     Source: S. Zhao et al., Prepacking: A Simple Method for Fast Prefilling and Increased Throughput in Large Language
     Models, 2024, arXiv:2404.09529. Deviation: the whole prompt is packed (the reference leaves out its last token, and
     fails on prompts of one token), best fit instead of an integer program, and no model is patched.
+
+    See also: :func:`generate_prepacked`, :func:`padded_prefill`.
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from lit_ft.models import causal_lm
+        >>> network = causal_lm(Network(config={"model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 1})).eval()
+        >>> prompts = [[1, 2, 3, 4], [5, 6], [7, 8]]
+        >>> prepacked_prefill(network, prompts).processed, padded_prefill(network, prompts).processed
+        (8, 12)
     """
     from transformers import DynamicCache
 
@@ -151,6 +161,17 @@ def generate_prepacked(
         prompts: Token ids.
         max_new_tokens: Most tokens for each.
         end: Token that ends an answer; it is part of the answer.
+
+    See also: :func:`~lit_ft.language.greedy.written`, which needs no cache.
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from lit_ft.language.greedy import written
+        >>> from lit_ft.models import causal_lm
+        >>> network = causal_lm(Network(config={"model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 1})).eval()
+        >>> prompts = [[1, 2, 3, 4], [5, 6], [7, 8]]
+        >>> generate_prepacked(network, prompts, max_new_tokens=3) == written(network, prompts, tokens=3)
+        True
     """
     state = prepacked_prefill(network, prompts)
     answers: list[list[int]] = [[] for _ in prompts]

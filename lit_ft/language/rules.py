@@ -28,6 +28,13 @@ class ResponseRules:
 
     Source: J. Hewitt et al., Instruction Following without Instruction Tuning, 2024, arXiv:2409.14254 (E89);
     john-hewitt/implicit-ins. Deviation: the bonus stays at b behind token N instead of ending there.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> rules = ResponseRules(end_bonus=2.0, end_after=2, repeat_penalty=1.5)
+        >>> process = rules.bind(byte_tokenizer(), mask=torch.ones(1, 1))
+        >>> process(torch.tensor([[4, 5]]), torch.zeros(1, 6))  # one new token; the end is token 2
+        tensor([[ 0.0000,  0.0000,  1.0000,  0.0000, -1.5000, -1.5000]])
     """
 
     end_bonus: float = 15.0

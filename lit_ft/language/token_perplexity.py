@@ -8,7 +8,15 @@ from torchmetrics import Metric
 
 
 class TokenPerplexity(Metric):
-    r"""Perplexity :math:`\exp(\sum_t|w_t|\ell_t/\sum_t|w_t|)` from mean losses of batches and their summed weights."""
+    r"""Perplexity :math:`\exp(\sum_t|w_t|\ell_t/\sum_t|w_t|)` from mean losses of batches and their summed weights.
+
+    Example:
+        >>> metric = TokenPerplexity()
+        >>> metric.update(torch.tensor(2.0).log(), torch.tensor(3.0))  # three tokens of probability 1 / 2
+        >>> metric.update(torch.tensor(8.0).log(), torch.tensor(3.0))
+        >>> metric.compute()
+        tensor(4.)
+    """
 
     full_state_update = False
 

@@ -17,6 +17,13 @@ class ToolCallReward(AnswerMetric):
 
     Source: TL-Training: A Task-Feature-Based Framework for Training Large Language Models in Tool Use (E58), where it
     is the reward of PPO.
+
+    Example:
+        >>> metric = ToolCallReward(tools={"add": ["a", "b"]})
+        >>> right = '{"name": "add", "arguments": {"a": 1, "b": 2}}'
+        >>> metric.update([right, "3"], [right, right])  # 1 and -2
+        >>> metric.compute()
+        tensor(-0.5000)
     """
 
     def __init__(self, tools: dict[str, list[str]]) -> None:

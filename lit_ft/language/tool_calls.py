@@ -23,6 +23,12 @@ class ToolCall:
     Args:
         name: Of the tool.
         arguments: Their values by name.
+
+    Example:
+        >>> print(ToolCall("add", {"a": 1, "b": 2}).text)
+        <tool_call>
+        {"name": "add", "arguments": {"a": 1, "b": 2}}
+        </tool_call>
     """
 
     name: str
@@ -36,7 +42,12 @@ class ToolCall:
 
 
 def tool_names(tools: Sequence[Mapping[str, Any]] | None, number: int) -> list[str]:
-    """Names of the tools of a row, ``{name, ...}`` or ``{"type": "function", "function": {name, ...}}`` each."""
+    """Names of the tools of a row, ``{name, ...}`` or ``{"type": "function", "function": {name, ...}}`` each.
+
+    Example:
+        >>> tool_names([{"name": "add"}, {"type": "function", "function": {"name": "search"}}], number=1)
+        ['add', 'search']
+    """
     names = []
     for tool in tools or ():
         name = (tool.get("function") or tool).get("name") if isinstance(tool, Mapping) else None
@@ -53,6 +64,11 @@ def calls_of(message: Mapping[str, Any], names: Sequence[str], number: int) -> l
         message: ``{role, content, tool_calls}``.
         names: Of the tools that there are.
         number: Of the row, counted from 1, for errors.
+
+    Example:
+        >>> message = {"role": "assistant", "content": "", "tool_calls": [{"name": "add", "arguments": '{"a": 1}'}]}
+        >>> calls_of(message, names=["add"], number=1)
+        [ToolCall(name='add', arguments={'a': 1})]
     """
     calls = []
     for call in message.get("tool_calls") or ():
@@ -83,6 +99,12 @@ def failed_turns(messages: Sequence[Mapping[str, Any]], signs: Iterable[str]) ->
     Args:
         messages: ``{role, content}``; the answers of tools follow the turn that called them.
         signs: Texts of which one stands in an error; only letters and digits count, in lower case.
+
+    Example:
+        >>> roles = ["user", "assistant", "tool", "assistant"]
+        >>> contents = ["2 + 2?", "<call>", "Error: no such tool", "4"]
+        >>> failed_turns([{"role": r, "content": c} for r, c in zip(roles, contents)], signs=["error:"])
+        {1}
     """
     wanted, failed, turn = [_bare(sign) for sign in signs], set(), None
     for place, message in enumerate(messages):
@@ -112,6 +134,11 @@ def branch_offsets(tokenizer: Any, name: str, others: Iterable[str]) -> list[int
 
     Returns:
         Places in characters, ascending.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> branch_offsets(byte_tokenizer(), "get_time", ["get_date", "add"])  # g against a, t against d
+        [0, 4]
     """
 
     def tokens(of: str) -> Any:
@@ -127,7 +154,13 @@ def branch_offsets(tokenizer: Any, name: str, others: Iterable[str]) -> list[int
 
 
 def value_spans(call: ToolCall) -> list[tuple[int, int]]:
-    """Where in the text of a call the values of its arguments begin and end."""
+    """Where in the text of a call the values of its arguments begin and end.
+
+    Example:
+        >>> call = ToolCall("add", {"a": 12, "b": "x"})
+        >>> [call.text[begin:end] for begin, end in value_spans(call)]
+        ['12', '"x"']
+    """
     cursor, spans = ToolCall(call.name, {}).text.index("{}") + 1, []
     for name, value in call.arguments.items():
         begin = cursor + len(f"{json.dumps(name, ensure_ascii=False)}: ")
@@ -148,6 +181,11 @@ def turn_segments(
         branches: Of each name, from :func:`branch_offsets`.
         weight: Of all its tokens, before they are told apart.
         place: Of the turn in its conversation.
+
+    Example:
+        >>> segments = turn_segments("Well.", [ToolCall("add", {"a": 12})], {"add": [0]}, weight=1.0, place=1)
+        >>> [(segment.text, segment.tag) for segment in segments if segment.claims]
+        [('a', 'turn 1 branch'), ('12', 'turn 1 value')]
     """
     other = Segment("", "assistant", weight, tag=f"turn {place}")
     branch, value = (replace(other, tag=other.tag + kind, claims=True) for kind in (_BRANCH, _VALUE))
@@ -171,12 +209,22 @@ def branch_weight(branches: int, others: int, most: float = 9.0) -> float:
         branches: Such tokens of a turn.
         others: Its other targets.
         most: m, at least 1.
+
+    Example:
+        >>> branch_weight(branches=2, others=8), branch_weight(branches=1, others=100)
+        (4.0, 9.0)
     """
     return min(others / branches, most) if 0 < branches < others else 1.0
 
 
 def weigh_branches(example: Encoded, most: float = 9.0) -> Encoded:
-    """Multiply the weights of the tokens that choose a tool, turn by turn; see :func:`branch_weight`."""
+    """Multiply the weights of the tokens that choose a tool, turn by turn; see :func:`branch_weight`.
+
+    Example:
+        >>> tags = ["turn 1", "turn 1", "turn 1 branch", "turn 1", "turn 1"]
+        >>> weigh_branches(Encoded([5, 6, 7, 8, 9], [0.0, 1.0, 1.0, 1.0, 1.0], tags, [False] * 5)).weights
+        [0.0, 1.0, 3.0, 1.0, 1.0]
+    """
     targets = [tag if weight else "" for tag, weight in zip(example.tags, example.weights, strict=True)]
     for tag in {tag for tag in targets if tag.endswith(_BRANCH)}:
         places = [i for i, own in enumerate(targets) if own == tag]
@@ -188,7 +236,13 @@ def weigh_branches(example: Encoded, most: float = 9.0) -> Encoded:
 
 
 def weigh_values(example: Encoded, weight: float) -> Encoded:
-    """Multiply the weights of the tokens that give the values of arguments."""
+    """Multiply the weights of the tokens that give the values of arguments.
+
+    Example:
+        >>> example = Encoded([5, 6], [0.0, 1.0], ["turn 1", "turn 1 value"], [False, False])
+        >>> weigh_values(example, weight=0.5).weights
+        [0.0, 0.5]
+    """
     for i, tag in enumerate(example.tags):
         if tag.endswith(_VALUE):
             example.weights[i] *= weight

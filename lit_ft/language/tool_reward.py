@@ -9,7 +9,14 @@ from lit_ft.language.tool_calls import CLOSE, OPEN, ToolCall
 
 
 def parsed_call(text: str) -> ToolCall | None:
-    """The first call in a text, inside its marks or as bare JSON; None where there is none."""
+    """The first call in a text, inside its marks or as bare JSON; None where there is none.
+
+    Example:
+        >>> parsed_call('<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>')
+        ToolCall(name='add', arguments={'a': 1})
+        >>> parsed_call("The sum is 3.") is None
+        True
+    """
     inner = text.partition(OPEN.strip())[2].partition(CLOSE.strip())[0] if OPEN.strip() in text else text
     try:
         found = json.loads(inner)
@@ -45,6 +52,14 @@ def tool_call_reward(text: str, right: ToolCall, tools: Mapping[str, Collection[
 
     Source: TL-Training: A Task-Feature-Based Framework for Training Large Language Models in Tool Use (E58). An
     argument is too many here where the tool knows it and the right call leaves it out.
+
+    See also: :class:`~lit_ft.metrics.ToolCallReward`.
+
+    Example:
+        >>> right, tools = ToolCall("add", {"a": 1, "b": 2}), {"add": ["a", "b"], "sub": ["a", "b"]}
+        >>> texts = ("3", ToolCall("sub", {}).text, ToolCall("add", {"a": 1}).text, right.text)
+        >>> [tool_call_reward(text, right, tools) for text in texts]
+        [-2.0, -1.5, -0.5, 1.0]
     """
     call = parsed_call(text)
     if call is None or call.name not in tools:
