@@ -26,6 +26,11 @@ def ches(hidden: Tensor, weights: Tensor, length_normalize: bool = True) -> Tens
     Source: N. Razin et al., Unintentional Unalignment: Likelihood Displacement in Direct Preference Optimization, 2024,
     arXiv:2410.08847. Deviation: indexed by mask, where its code drops the last column, which is padding for all answers
     but the longest.
+
+    Example:
+        >>> hidden = torch.tensor([[[1.0, 0.0], [9.0, 9.0]], [[0.5, 2.0], [9.0, 9.0]]])
+        >>> ches(hidden, torch.tensor([[0, 1], [0, 1]]))  # 0.5 - 1: the last token predicts nothing
+        tensor([-0.5000])
     """
     predicts = (weights[:, 1:] != 0).float()
     sums = torch.einsum("bt,btw->bw", predicts, hidden[:, :-1].float())
@@ -40,6 +45,15 @@ class ChesScore(Metric):
 
     Args:
         length_normalize: Whether sums over tokens are means.
+
+    See also: :func:`ches`, and :class:`~lit_ft.callbacks.LikelihoodDisplacement` for what the score foretells.
+
+    Example:
+        >>> metric = ChesScore()
+        >>> hidden = torch.tensor([[[1.0, 0.0], [9.0, 9.0]], [[0.5, 2.0], [9.0, 9.0]]])
+        >>> metric.update(hidden, torch.tensor([[0, 1], [0, 1]]))
+        >>> metric.compute()
+        tensor(-0.5000)
     """
 
     total: Tensor

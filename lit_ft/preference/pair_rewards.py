@@ -5,7 +5,12 @@ from torch import Tensor
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """The mean of values with weights; 0 where no weight is above 0."""
+    """The mean of values with weights; 0 where no weight is above 0.
+
+    Example:
+        >>> weighted_mean(torch.tensor([1.0, 4.0]), torch.tensor([2.0, 1.0]))
+        tensor(2.)
+    """
     weights = weights.float()
     return (weights * values).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
@@ -17,6 +22,11 @@ def reward_scalars(chosen: Tensor, rejected: Tensor, weights: Tensor) -> dict[st
         chosen: Shape (pairs,).
         rejected: Shape (pairs,).
         weights: Of the pairs.
+
+    Example:
+        >>> values = reward_scalars(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0]), weights=torch.ones(2))
+        >>> {name: value.item() for name, value in values.items()}
+        {'rewards/chosen': 1.5, 'rewards/rejected': 1.5, 'rewards/margin': 0.0, 'rewards/accuracy': 0.5}
     """
     chosen, rejected = chosen.detach(), rejected.detach()
     values = {

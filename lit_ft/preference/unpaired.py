@@ -20,6 +20,12 @@ def kto(
         weights: :math:`(\lambda_D,\lambda_U)`. Paper: their product with the counts in a ratio of 1 to 4/3.
 
     Source: K. Ethayarajh et al., KTO, 2024, arXiv:2402.01306, eq. 7 and 8.
+
+    See also: :func:`bco`.
+
+    Example:
+        >>> kto(torch.zeros(2), torch.tensor([True, False]), torch.tensor(0.0), beta=0.1, weights=(1.0, 2.0))
+        tensor([0.5000, 1.0000])
     """
     signed = torch.where(desirable, ratios - divergence, divergence - ratios)
     wanted, unwanted = (torch.as_tensor(w, dtype=ratios.dtype, device=ratios.device) for w in weights)
@@ -36,6 +42,12 @@ def bco(rewards: Tensor, desirable: Tensor, shift: Tensor) -> Tensor:
         shift: :math:`\delta`, the mean reward of answers; constant.
 
     Source: S. Jung et al., Binary Classifier Optimization for LLM Alignment, 2024, arXiv:2404.04656.
+
+    See also: :func:`kto`.
+
+    Example:
+        >>> bco(torch.tensor([0.5, 20.0]), torch.tensor([True, True]), shift=torch.tensor(0.5))  # log 2, and nearly 0
+        tensor([0.6931, 0.0000])
     """
     shifted = rewards - shift
     return -F.logsigmoid(torch.where(desirable, shifted, -shifted))
