@@ -45,6 +45,14 @@ def towards(
         steps: Steps uphill, at least 1.
         samples: Noisy copies a step, at least 1.
         seed: Of the noise.
+
+    See also: :func:`agreement`.
+
+    Example:
+        >>> network = nn.Linear(2, 2, bias=False)
+        >>> network.weight.data = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+        >>> towards(network, torch.zeros(1, 2), targets=torch.tensor([1]), budget=0.5)
+        tensor([[0.5000, 0.0000]])
     """
     for name, value, least in (("budget", budget, 0), ("steps", steps, 1), ("samples", samples, 1)):
         if value < least or value == 0:
@@ -79,6 +87,11 @@ def agreement(network: nn.Module, judge: nn.Module, moved: Tensor, targets: Tens
         judge: Maps inputs to scores of the classes; has seen nothing of the network (nearest neighbours, say).
         moved: From :func:`towards`, shape (rows, ...).
         targets: Shape (rows,).
+
+    Example:
+        >>> network = judge = nn.Identity()
+        >>> agreement(network, judge, torch.tensor([[2.0, 1.0], [1.0, 2.0]]), targets=torch.tensor([0, 0]))
+        1.0
     """
     reached = network(moved).argmax(-1) == targets
     return (judge(moved[reached]).argmax(-1) == targets[reached]).double().mean().item() if reached.any() else 0.0

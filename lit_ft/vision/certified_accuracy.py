@@ -19,6 +19,14 @@ class CertifiedAccuracy(Metric):
 
     Args:
         radius: L2 radius in the units of the input, at least 0.
+
+    See also: :class:`~lit_ft.vision.smoothed_classifier.SmoothedClassifier`, which certifies.
+
+    Example:
+        >>> metric = CertifiedAccuracy(radius=0.5)
+        >>> metric.update(torch.tensor([1, 1, 2]), torch.tensor([0.9, 0.3, 0.9]), targets=torch.tensor([1, 1, 0]))
+        >>> metric.compute()  # the second radius is too small, the third class is wrong
+        tensor(0.3333)
     """
 
     is_differentiable = False

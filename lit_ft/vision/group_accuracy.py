@@ -19,6 +19,13 @@ class GroupAccuracy(Metric):
     Args:
         num_groups: Number of groups.
         over: ``rows`` or ``worst``.
+
+    Example:
+        >>> metric = GroupAccuracy(num_groups=2, over="worst")
+        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
+        >>> metric.update(logits, torch.tensor([[0, 0], [1, 0], [1, 1]]))  # one of two right, one of one
+        >>> metric.compute()
+        tensor(0.5000)
     """
 
     is_differentiable = False

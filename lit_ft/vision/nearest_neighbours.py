@@ -13,6 +13,12 @@ class NearestNeighbours(nn.Module):
         images: Rows to look among, shape (rows, ...).
         labels: Their classes, shape (rows,).
         k: Number of neighbours, from 1 to the number of rows.
+
+    Example:
+        >>> judge = NearestNeighbours(torch.tensor([[0.0], [1.0], [9.0]]), labels=torch.tensor([0, 0, 1]), k=2)
+        >>> judge(torch.tensor([[0.2], [6.0]]))
+        tensor([[2, 0],
+                [1, 1]])
     """
 
     images: Tensor

@@ -25,6 +25,12 @@ def leave_one_out(
 
     Returns:
         Losses of shape (rows,), 0 where no other key has the label.
+
+    Example:
+        >>> keys, same_class = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[True, False]])
+        >>> none = torch.zeros(1, 2, dtype=torch.bool)
+        >>> leave_one_out(torch.tensor([[1.0, 0.0]]), keys, same_class, none, k=2, temperature=1.0)  # -log(e / (e + 1))
+        tensor([0.3133])
     """
     if not len(keys):  # before the first row is remembered
         return queries.sum(1) * 0.0

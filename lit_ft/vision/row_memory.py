@@ -14,6 +14,13 @@ class RowMemory(nn.Module):
         columns: An example of a row's entry, by name of the column: gives shape and type.
         key: A column of whole numbers that tells rows apart: of a row that comes again the newest entry alone is kept.
             None keeps every entry.
+
+    Example:
+        >>> memory = RowMemory(size=2, columns={"row": torch.tensor(0)})
+        >>> memory.add({"row": torch.tensor([1, 2])})
+        >>> memory.add({"row": torch.tensor([3])})
+        >>> memory.column("row")
+        tensor([3, 1])
     """
 
     count: Tensor
@@ -44,7 +51,12 @@ class RowMemory(nn.Module):
 
 
 def first_places(values: Tensor) -> Tensor:
-    """Where each of the different values stands first, in their order; shape (different values,)."""
+    """Where each of the different values stands first, in their order; shape (different values,).
+
+    Example:
+        >>> first_places(torch.tensor([5, 3, 5]))
+        tensor([0, 1])
+    """
     different, which = values.unique(return_inverse=True)
     places = torch.arange(len(values), device=values.device)
     return places.new_full(different.shape, len(values)).scatter_reduce(0, which, places, "amin").sort().values

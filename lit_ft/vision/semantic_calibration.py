@@ -13,6 +13,12 @@ def rotation(source: Tensor, target: Tensor) -> Tensor:
     Args:
         source: x, shape (rows, width).
         target: y, shape (rows, width).
+
+    Example:
+        >>> source = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> target = source.roll(-1, dims=0)  # a quarter turn
+        >>> torch.allclose(source @ rotation(source, target).T, target, atol=1e-6)
+        True
     """
     x, y = source.double() - source.double().mean(0), target.double() - target.double().mean(0)
     left, _, right = torch.linalg.svd(y.T @ x)
@@ -28,6 +34,13 @@ def class_centres(rows: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
         rows: Shape (rows, width).
         labels: Shape (rows,).
         scores: How typical a row is of each class, shape (rows, classes).
+
+    Example:
+        >>> rows, labels = torch.tensor([[0.0, 2.0], [4.0, 2.0]]), torch.tensor([1, 1])
+        >>> class_centres(rows, labels, scores=torch.zeros(2, 3))
+        tensor([[0., 0.],
+                [2., 2.],
+                [0., 0.]])
     """
     member = F.one_hot(labels, scores.shape[1]).bool()
     weights = scores.masked_fill(~member, -torch.inf).softmax(0)
@@ -47,6 +60,14 @@ def calibrated(pre: Tensor, own: Tensor, labels: Tensor, class_weights: Tensor, 
         labels: Shape (rows,).
         class_weights: Of the head, shape (classes, width).
         turn: From :func:`rotation`, shape (width, width).
+
+    See also: :func:`rotation`.
+
+    Example:
+        >>> pre, own = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 2.0], [2.0, 0.0]])
+        >>> calibrated(pre, own, labels=torch.tensor([0, 1]), class_weights=own, turn=torch.eye(2))  # one row a class
+        tensor([[0., 2.],
+                [2., 0.]])
     """
     turned, unit = F.normalize(pre, dim=-1) @ turn.T, F.normalize(own, dim=-1)
     typical = unit @ F.normalize(class_weights, dim=-1).T

@@ -48,6 +48,16 @@ class SmoothedClassifier(nn.Module):
         alpha: Probability that a certificate is wrong, in (0, 1) (paper: 0.001).
         batch_size: Noisy copies that run together.
         seed: Seed of the noise: each input meets the same noise, whatever stands beside it.
+
+    See also: :class:`~lit_ft.metrics.CertifiedAccuracy`.
+
+    Example:
+        >>> base = nn.Linear(1, 2, bias=False)
+        >>> base.weight.data = torch.tensor([[-1.0], [1.0]])  # the class is the sign
+        >>> smoothed = SmoothedClassifier(base, sigma=0.25)
+        >>> certificate, doubtful = smoothed.certify(torch.tensor([[2.0], [0.0]]))
+        >>> certificate.label, round(certificate.radius, 3), doubtful
+        (1, 0.616, Certificate(label=-1, radius=0.0))
     """
 
     def __init__(
@@ -121,7 +131,12 @@ class SmoothedClassifier(nn.Module):
 
 
 def lower_confidence_bound(hits: int, trials: int, alpha: float) -> float:
-    """Clopper and Pearson's lower bound of a probability, at confidence ``1 - alpha`` (one-sided)."""
+    """Clopper and Pearson's lower bound of a probability, at confidence ``1 - alpha`` (one-sided).
+
+    Example:
+        >>> round(lower_confidence_bound(hits=100, trials=100, alpha=0.001), 4)  # 0.001 ** (1 / 100)
+        0.9333
+    """
     from scipy.stats import beta
 
     return 0.0 if hits == 0 else float(beta.ppf(alpha, hits, trials - hits + 1))
