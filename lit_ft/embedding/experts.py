@@ -14,7 +14,16 @@ from lit_ft.embedding.sentence_encoder import SentenceEncoder
 
 
 class Route:
-    """Which expert each row of the next forward pass uses; shared by all layers of a network."""
+    """Which expert each row of the next forward pass uses; shared by all layers of a network.
+
+    See also: :class:`RoutedLinear`.
+
+    Example:
+        >>> route = Route()
+        >>> with route.to(torch.tensor([0, 1])):
+        ...     route.experts
+        tensor([0, 1])
+    """
 
     def __init__(self) -> None:
         self.experts: Tensor | None = None
@@ -36,6 +45,16 @@ class RoutedLinear(nn.Module):
         layer: The layer.
         experts: Number of copies.
         route: Tells the expert of each row.
+
+    Example:
+        >>> route = Route()
+        >>> layer = RoutedLinear(nn.Linear(1, 1, bias=False), experts=2, route=route)
+        >>> for number, expert in enumerate(layer.experts):
+        ...     expert.weight.data = torch.tensor([[10.0**number]])
+        >>> with route.to(torch.tensor([1, 0])):
+        ...     layer(torch.ones(2, 1)).detach()
+        tensor([[10.],
+                [ 1.]])
     """
 
     def __init__(self, layer: nn.Linear, experts: int, route: Route) -> None:
@@ -71,6 +90,14 @@ def expand_to_experts(network: nn.Module, experts: int, route: Route) -> int:
 
     Returns:
         Number of layers that were replaced.
+
+    Example:
+        >>> from lit_ft.models.small import MLP
+        >>> network, route = MLP((4,), 2, depth=2), Route()
+        >>> expand_to_experts(network, experts=3, route=route)
+        2
+        >>> len(network.blocks[0].linear.experts)
+        3
     """
     if experts < 1:
         raise ConfigError("experts", experts, "at least 1")
