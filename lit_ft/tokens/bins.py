@@ -20,6 +20,10 @@ def best_fit(lengths: Sequence[int], capacity: int, order: Sequence[int] | None 
         lengths: Tokens of each document, none longer than ``capacity``.
         capacity: Tokens of a row.
         order: Tie-break among documents of one length: a permutation of their numbers.
+
+    Example:
+        >>> best_fit([3, 5, 2, 4], capacity=7)
+        [[1, 2], [3, 0]]
     """
     longest = max(lengths, default=0)
     if longest > capacity:
@@ -62,5 +66,10 @@ class _Rooms:
 
 
 def pack_positions(lengths: Sequence[int]) -> torch.Tensor:
-    """Positions that begin again at 0 with each document."""
+    """Positions that begin again at 0 with each document.
+
+    Example:
+        >>> pack_positions([3, 2])
+        tensor([0, 1, 2, 0, 1])
+    """
     return torch.cat([torch.arange(length) for length in lengths])

@@ -39,6 +39,11 @@ def message_segments(
         train_on: Roles that are learned.
         number: Of the row, counted from 1, for errors.
         scale: Weight of the whole example.
+
+    Example:
+        >>> messages = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+        >>> [(segment.text, segment.weight) for segment in message_segments(messages, ["assistant"], number=1)]
+        [('2 + 2?', 0.0), ('4', 1.0)]
     """
     segments = []
     for message in checked_messages(messages, number):
@@ -73,6 +78,15 @@ def encode_chat(
         max_length: Longest example in tokens; None cuts nothing.
         truncation: As in :func:`lit_ft.tokens.segments.truncated`.
         numbers: Of the rows, counted from 1, for errors.
+
+    See also: :func:`message_segments`, :func:`~lit_ft.tokens.segments.encode_all`.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> tokenizer = byte_tokenizer()
+        >>> (example,) = encode_chat(tokenizer, [[Segment("Hi", "user"), Segment("4", "assistant", weight=1.0)]])
+        >>> tokenizer.decode([token for token, weight in zip(example.input_ids, example.weights) if weight])
+        '4</s>'
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError("chat", True, "a tokenizer with a chat template, or rows of prompt and completion")

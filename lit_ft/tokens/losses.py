@@ -28,6 +28,15 @@ class TokenLoss:
             arXiv:1708.02002).
         unlikelihood: A token of negative weight contributes :math:`-|c|\log(1-p)`, which is bounded below, and not
             :math:`-|c|(-\log p)`, which is not (S. Welleck et al., 2019, arXiv:1908.04319).
+
+    See also: :func:`shares`, which gives the coefficients.
+
+    Example:
+        >>> log_probs, coefficients = torch.tensor([0.5, 0.5]).log(), torch.tensor([1.0, -1.0])
+        >>> TokenLoss()(log_probs, log_probs, coefficients)
+        tensor([ 0.6931, -0.6931])
+        >>> TokenLoss(focal=2.0)(log_probs, log_probs, coefficients)  # a quarter of it
+        tensor([ 0.1733, -0.1733])
     """
 
     label_smoothing: float = 0.0
@@ -65,7 +74,12 @@ class TokenLoss:
 
 
 def log1mexp(x: Tensor) -> Tensor:
-    """``log(1 - exp(x))`` for x <= 0 without cancellation; x = 0 counts as the largest float below it."""
+    """``log(1 - exp(x))`` for x <= 0 without cancellation; x = 0 counts as the largest float below it.
+
+    Example:
+        >>> log1mexp(torch.tensor([0.25]).log()).exp()
+        tensor([0.7500])
+    """
     x = x.clamp(max=-torch.finfo(x.dtype).eps)
     near = x > -math.log(2)
     # each branch gets a harmless argument where the other one is taken, or its gradient would be nan
@@ -103,6 +117,15 @@ def shares(
         task_weights: Weight of each task, shape (tasks,); equal by default.
 
     Source of the four: B. Liu et al., MFTCoder, 2023, arXiv:2311.02303.
+
+    Example:
+        >>> weights = torch.tensor([[0.0, 1.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0]])
+        >>> shares(weights, "token")
+        (tensor([[0.0000, 0.2500, 0.2500, 0.2500],
+                [0.0000, 0.2500, 0.0000, 0.0000]]), tensor(4.))
+        >>> shares(weights, "sequence")
+        (tensor([[0.0000, 0.1667, 0.1667, 0.1667],
+                [0.0000, 0.5000, 0.0000, 0.0000]]), tensor(2.))
     """
     if reduction not in REDUCTIONS:
         raise ConfigError("reduction", reduction, ", ".join(REDUCTIONS))
@@ -145,7 +168,12 @@ def _over(values: Tensor, total: Tensor) -> Tensor:
 
 
 def document_numbers(position_ids: Tensor) -> Tensor:
-    """Number of the document of each token of packed rows, from positions that begin again at 0."""
+    """Number of the document of each token of packed rows, from positions that begin again at 0.
+
+    Example:
+        >>> document_numbers(torch.tensor([[0, 1, 2, 0, 1]]))
+        tensor([[0, 0, 0, 1, 1]])
+    """
     return (position_ids == 0).flatten().cumsum(0).view_as(position_ids) - 1
 
 
@@ -156,6 +184,11 @@ def targets_of(states: Tensor, input_ids: Tensor, coefficients: Tensor) -> tuple
         states: Hidden states or logits, shape (rows, tokens, width).
         input_ids: Shape (rows, tokens).
         coefficients: Of each token as a target, shape (rows, tokens); where it is 0 nothing is computed.
+
+    Example:
+        >>> states, input_ids = torch.arange(3.0).view(1, 3, 1), torch.tensor([[7, 8, 9]])
+        >>> targets_of(states, input_ids, torch.tensor([[0.0, 0.0, 1.0]]))
+        (tensor([[1.]]), tensor([9]), tensor([1.]))
     """
     chosen = (coefficients[:, 1:] != 0).flatten().nonzero()[:, 0]
     before = chosen + torch.div(chosen, max(1, input_ids.shape[1] - 1), rounding_mode="floor")
@@ -176,6 +209,13 @@ def weighted_cross_entropy(
     """The plain form, from whole logits of shape (rows, tokens, vocabulary); see :func:`shares`.
 
     Logits at a place predict the token of the next place. The softmax is taken in float32.
+
+    See also: :class:`~lit_ft.tokens.readout.Readout`, which needs no logits of a whole batch.
+
+    Example:
+        >>> logits = torch.zeros(1, 3, 4)  # every token has probability 1 / 4
+        >>> weighted_cross_entropy(logits, torch.tensor([[1, 2, 3]]), torch.ones(1, 3))
+        tensor(1.3863)
     """
     coefficients, _ = shares(weights, reduction, documents, tasks, task_weights)
     return plain_loss(*targets_of(logits, input_ids, coefficients), loss)

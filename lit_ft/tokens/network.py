@@ -32,6 +32,13 @@ def readout(network: nn.Module, batch: Mapping[str, Tensor]) -> Readout:
     Args:
         network: A causal language model of ``transformers``, or one with an adapter.
         batch: ``input_ids``, and ``position_ids`` where it is packed.
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from lit_ft.models import causal_lm
+        >>> network = causal_lm(Network(config={"model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 1}))
+        >>> readout(network, {"input_ids": torch.tensor([[1, 2, 3]])}).states.shape
+        torch.Size([1, 3, 4])
     """
     inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
     if "position_ids" in batch:

@@ -26,6 +26,13 @@ def packed_batches(lengths: Sequence[int], capacity: int, rows_per_batch: int, s
         capacity: Tokens of a row.
         rows_per_batch: Rows of a batch.
         seed: The order is a function of ``(seed, epoch)`` alone.
+
+    See also: :func:`~lit_ft.tokens.bins.best_fit`.
+
+    Example:
+        >>> plan = packed_batches([3, 5, 2, 4], capacity=7, rows_per_batch=1)
+        >>> sorted(sorted(batch) for batch in plan(0))
+        [[0, 3], [1, 2]]
     """
 
     def plan(epoch: int) -> list[list[int]]:
@@ -52,6 +59,13 @@ def check_packing(network: nn.Module, vocabulary: int, tolerance: float = 1e-3) 
 
     Returns:
         The largest difference.
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from lit_ft.models import causal_lm
+        >>> network = causal_lm(Network(config={"model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 1}))
+        >>> check_packing(network, vocabulary=100) < 1e-5
+        True
     """
     parameter = next(network.parameters())
     generator = torch.Generator().manual_seed(0)

@@ -28,6 +28,11 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
     Returns:
         Shape (texts, width), in the type of ``hidden``.
+
+    Example:
+        >>> hidden, mask = torch.tensor([[[1.0], [5.0], [9.0]]]), torch.tensor([[1, 1, 0]])
+        >>> {pooling: pool(hidden, mask, pooling).item() for pooling in POOLINGS}
+        {'mean': 3.0, 'cls': 1.0, 'last': 5.0, 'max': 5.0}
     """
     real = mask.bool().unsqueeze(-1)
     if pooling == "mean":

@@ -29,6 +29,15 @@ class Readout:
         states: Hidden states, shape (rows, tokens, width); logits where ``weight`` is None.
         weight: Of the head, shape (vocabulary, width).
         bias: Of the head, shape (vocabulary,).
+
+    See also: :func:`~lit_ft.tokens.network.readout`, :func:`~lit_ft.tokens.losses.weighted_cross_entropy`.
+
+    Example:
+        >>> read = Readout(torch.zeros(1, 3, 2), weight=torch.zeros(4, 2))  # every token has probability 1 / 4
+        >>> read.log_probs(torch.tensor([[1, 2, 3]]), torch.tensor([[1, 1, 0]]))
+        tensor([[ 0.0000, -1.3863,  0.0000]])
+        >>> read.loss(torch.tensor([[1, 2, 3]]), torch.tensor([[0.0, 0.5, 0.5]]))
+        tensor(1.3863)
     """
 
     states: Tensor

@@ -27,6 +27,14 @@ class Segment:
         embed: Whether its tokens are pooled into an embedding.
         max_tokens: Longest it may be; cut at the end.
         claims: In a chat, whether a token with any of its characters is its own, even if most of the token is not.
+
+    See also: :func:`fill`, :func:`encode`.
+
+    Example:
+        >>> template = [Segment("{question}"), Segment(" {answer}{eos}", weight=1.0)]
+        >>> row = {"question": "2 + 2?", "answer": 4}
+        >>> [segment.text for segment in fill(template, row, {"eos": "</s>"}, number=1)]
+        ['2 + 2?', ' 4</s>']
     """
 
     text: str
@@ -52,6 +60,14 @@ class Encoded:
         weights: Weight of each token as a target. The first is 0: nothing predicts it.
         tags: Tag of the segment that each token comes from.
         embed: Whether each token is pooled.
+
+    Example:
+        >>> example = Encoded()
+        >>> example.add([5, 6], Segment("", weight=1.0))
+        >>> example.weights
+        [0.0, 1.0]
+        >>> example.take(slice(1, None))
+        Encoded(input_ids=[6], weights=[0.0], tags=[''], embed=[False])
     """
 
     input_ids: list[int] = field(default_factory=list)
@@ -84,7 +100,13 @@ class Encoded:
 
 
 def special_fields(tokenizer: Any) -> dict[str, str]:
-    """What ``{bos}``, ``{eos}`` and ``{start}`` stand for."""
+    """What ``{bos}``, ``{eos}`` and ``{start}`` stand for.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> special_fields(byte_tokenizer())
+        {'bos': '<s>', 'eos': '</s>', 'start': ''}
+    """
     marked, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
     length = next((i for i in range(len(marked)) if marked[i : i + len(plain)] == plain), 0)
     start = "".join(tokenizer.convert_ids_to_tokens(marked[:length]))
@@ -101,6 +123,11 @@ def fill(
         row: Columns; the special fields win over columns of the same name.
         specials: From :func:`special_fields`.
         number: Of the row, counted from 1, for errors.
+
+    Example:
+        >>> segments = fill([Segment("{{{text}}}{eos}")], {"text": "a {b}"}, {"eos": "</s>"}, number=1)
+        >>> segments[0].text
+        '{a {b}}</s>'
     """
     values = {**row, **specials}
     filled = []
@@ -138,7 +165,14 @@ def encode(
     max_length: int | None = None,
     truncation: Truncation = "right",
 ) -> Encoded:
-    """Tokenise segments apart and join them; see :func:`encode_all`."""
+    """Tokenise segments apart and join them; see :func:`encode_all`.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> example = encode(byte_tokenizer(), [Segment("ab"), Segment("c</s>", weight=1.0)])
+        >>> example.weights, example.input_ids[-1]
+        ([0.0, 0.0, 1.0, 1.0], 2)
+    """
     return encode_all(tokenizer, [segments], max_length, truncation)[0]
 
 
@@ -155,6 +189,15 @@ def encode_all(
         examples: Segments of each example.
         max_length: Longest example in tokens; None cuts nothing.
         truncation: What goes where an example is too long; see :func:`truncated`.
+
+    See also: :func:`~lit_ft.tokens.chat.encode_chat`, for a chat template.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> segments = [Segment("abc"), Segment("de", weight=1.0)]
+        >>> examples = encode_all(byte_tokenizer(), [segments, segments[1:]], max_length=4)
+        >>> [example.weights for example in examples]
+        [[0.0, 0.0, 0.0, 1.0], [0.0, 1.0]]
     """
     texts = list(dict.fromkeys(s.text for segments in examples for s in segments if s.text))
     ids: dict[str, list[int]] = {"": []}
@@ -178,6 +221,11 @@ def truncated(example: Encoded, max_length: int | None, truncation: Truncation =
         max_length: Most tokens; None keeps all.
         truncation: ``right`` drops the end, ``left`` the beginning, ``prompt`` first the oldest tokens before the first
             target (but never the very first token, which may mark the beginning), and then the end.
+
+    Example:
+        >>> example = Encoded([1, 2, 3, 4, 5], [0, 0, 0, 1, 1], [""] * 5, [False] * 5)
+        >>> {way: truncated(example, 3, way).input_ids for way in ("right", "left", "prompt")}
+        {'right': [1, 2, 3], 'left': [3, 4, 5], 'prompt': [1, 3, 4]}
     """
     if truncation not in ("right", "left", "prompt"):
         raise ConfigError("truncation", truncation, "right, left or prompt")
