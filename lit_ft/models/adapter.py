@@ -18,6 +18,12 @@ def with_adapter(network: nn.Module, spec: Network, task: str | None = None) -> 
         network: The base.
         spec: ``peft`` is ``{class_path: peft.LoraConfig, init_args: {...}}``; ``peft.`` may be left out.
         task: PEFT's task type, filled in where the person gave none; it keeps new classification heads trainable.
+
+    Example:
+        >>> peft = {"class_path": "LoraConfig", "init_args": {"r": 2, "target_modules": ["0"]}}
+        >>> network = with_adapter(nn.Sequential(nn.Linear(4, 3)), Network(path="base", peft=peft))
+        >>> [tuple(p.shape) for p in network.parameters() if p.requires_grad]
+        [(2, 4), (3, 2)]
     """
     if spec.peft is None:
         return network

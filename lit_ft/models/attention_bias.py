@@ -15,6 +15,14 @@ def add_attention_bias(network: Any) -> Any:
 
     Raises:
         ConfigError: The configuration has no ``attention_bias``, or it means more than biases of linear maps.
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from lit_ft.models import causal_lm
+        >>> config = {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+        >>> network = add_attention_bias(causal_lm(Network(config=config)))
+        >>> network.model.layers[0].self_attn.q_proj.bias.data
+        tensor([0., 0., 0., 0., 0., 0., 0., 0.])
     """
     kind = type(network).__name__
     if not hasattr(network.config, "attention_bias"):

@@ -23,6 +23,11 @@ def tokenizer(spec: Network) -> Any:
 
     With ``config``, its key ``tokenizer`` names a folder, a hub id, ``packaged:NAME``, or ``bytes``: one token a byte.
     A missing padding token is taken from the end-of-text token.
+
+    Example:
+        >>> words = tokenizer(Network(config={"model_type": "gpt2", "tokenizer": "bytes"}))
+        >>> words.decode(words("any text")["input_ids"])
+        'any text'
     """
     from transformers import AutoTokenizer
 
@@ -42,7 +47,14 @@ def tokenizer(spec: Network) -> Any:
 
 
 def sequence_classifier(spec: Network, num_labels: int) -> nn.Module:
-    """A network with a classification head over a whole text; the head is new unless the path has one of that size."""
+    """A network with a classification head over a whole text; the head is new unless the path has one of that size.
+
+    Example:
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 2, "tokenizer": "bytes"}
+        >>> network = sequence_classifier(Network(config=config), num_labels=3)
+        >>> network(torch.tensor([[8, 9]])).logits.shape  # texts, classes
+        torch.Size([1, 3])
+    """
     from transformers import AutoModelForSequenceClassification as Auto
 
     network = _network(spec, Auto, new=("classifier", "score", "pooler", "head"), num_labels=num_labels)
@@ -54,28 +66,49 @@ def sequence_classifier(spec: Network, num_labels: int) -> nn.Module:
 
 
 def causal_lm(spec: Network) -> nn.Module:
-    """A causal language model."""
+    """A causal language model.
+
+    Example:
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 2, "tokenizer": "bytes"}
+        >>> causal_lm(Network(config=config))(torch.tensor([[7, 8, 9]])).logits.shape  # rows, tokens, vocabulary
+        torch.Size([1, 3, 263])
+    """
     from transformers import AutoModelForCausalLM as Auto
 
     return _finished(_network(spec, Auto), spec, "CAUSAL_LM")
 
 
 def masked_lm(spec: Network) -> nn.Module:
-    """A masked language model; says so where the path has no head for it."""
+    """A masked language model; says so where the path has no head for it.
+
+    Example:
+        >>> config = {"model_type": "distilbert", "dim": 8, "n_layers": 2, "n_heads": 2, "vocab_size": 10}
+        >>> masked_lm(Network(config=config))(torch.tensor([[1, 2, 3]])).logits.shape
+        torch.Size([1, 3, 10])
+    """
     from transformers import AutoModelForMaskedLM as Auto
 
     return _finished(_network(spec, Auto), spec, None)
 
 
 def bare_encoder(spec: Network) -> nn.Module:
-    """A network without a head, which gives hidden states."""
+    """A network without a head, which gives hidden states.
+
+    Example:
+        >>> config = {"model_type": "distilbert", "dim": 8, "n_layers": 2, "n_heads": 2, "vocab_size": 10}
+        >>> bare_encoder(Network(config=config))(torch.tensor([[1, 2, 3]])).last_hidden_state.shape
+        torch.Size([1, 3, 8])
+    """
     from transformers import AutoModel as Auto
 
     return _finished(_network(spec, Auto, new=("pooler",)), spec, "FEATURE_EXTRACTION")
 
 
 def pretrained_image_classifier(spec: Network, num_labels: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """An image classifier of ``transformers``; with ``config``, sizes default to those of the images."""
+    """An image classifier of ``transformers``; with ``config``, sizes default to those of the images.
+
+    See also: :func:`~lit_ft.models.image_classifier`, which knows the small networks too.
+    """
     from transformers import AutoModelForImageClassification as Auto
 
     defaults = {"num_channels": image_shape[0], "image_size": image_shape[-1]}

@@ -14,6 +14,13 @@ def byte_tokenizer() -> Any:
     """256 bytes, seven special tokens (pad 0, ``<s>``, ``</s>``, unknown, mask, ``<cls>``, ``<sep>``), a chat template.
 
     Any text survives the way there and back. No special token is added by itself.
+
+    Example:
+        >>> tokenizer = byte_tokenizer()
+        >>> tokenizer("é")["input_ids"], len(tokenizer)  # two bytes
+        ([134, 109], 263)
+        >>> tokenizer.decode(tokenizer("é")["input_ids"])
+        'é'
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -24,7 +24,12 @@ _STAGES = (  # expansion, channels, blocks, stride, kernel
 
 
 class SameConv(nn.Conv2d):
-    """Convolution whose output has ``ceil(size / stride)`` pixels; an odd padding is larger at right and bottom."""
+    """Convolution whose output has ``ceil(size / stride)`` pixels; an odd padding is larger at right and bottom.
+
+    Example:
+        >>> SameConv(1, 1, kernel_size=3, stride=2)(torch.zeros(1, 1, 5, 5)).shape
+        torch.Size([1, 1, 3, 3])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad as the weights expect, then convolve."""
@@ -69,6 +74,15 @@ class EfficientNetLite0(nn.Module):
     Args:
         num_labels: Classes.
         dropout: Before the head, in training.
+
+    See also: :func:`packaged_efficientnet`, which loads the weights.
+
+    Example:
+        >>> network = EfficientNetLite0(num_labels=1000)
+        >>> sum(p.numel() for p in network.parameters())
+        4652008
+        >>> network.eval()(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 1000])
     """
 
     def __init__(self, num_labels: int, dropout: float = 0.2) -> None:

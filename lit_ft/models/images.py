@@ -22,6 +22,12 @@ def image_classifier(spec: Network, num_labels: int, input_shape: tuple[int, ...
             else a path or a config of ``transformers``.
         num_labels: Classes.
         input_shape: Shape of one row: ``(channels, height, width)``, or ``(features,)`` for ``mlp``.
+
+    Example:
+        >>> spec = Network(config={"model_type": "cnn", "width": 8})
+        >>> network = image_classifier(spec, num_labels=10, input_shape=(1, 8, 8))
+        >>> network(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 10])
     """
     if spec.config is not None and spec.config.get("model_type") in SMALL:
         if spec.gradient_checkpointing:

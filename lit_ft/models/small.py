@@ -46,6 +46,20 @@ class MLP(nn.Module):
         depth: Hidden layers; 0 is a linear map.
         activation: ``relu``, ``tanh``, ``gelu``, ``silu``, ``elu`` or ``identity``.
         dropout: Share of hidden units that is dropped in training.
+
+    Example:
+        >>> network = MLP((1, 8, 8), num_outputs=10, width=16, depth=1)
+        >>> network
+        MLP(
+          (blocks): ModuleList(
+            (0): MLPBlock(
+              (linear): Linear(in_features=64, out_features=16, bias=True)
+              (activation): ReLU()
+              (dropout): Dropout(p=0.0, inplace=False)
+            )
+          )
+          (head): Linear(in_features=16, out_features=10, bias=True)
+        )
     """
 
     def __init__(
@@ -102,6 +116,11 @@ class ConvNet(nn.Module):
         activation: As in :class:`MLP`.
         batch_norm: Normalise over the batch after each convolution.
         dropout: Share of channels that is dropped in training.
+
+    Example:
+        >>> network = ConvNet((3, 8, 8), num_outputs=10, width=4, depth=2)
+        >>> network.features(torch.zeros(5, 3, 8, 8)).shape  # 4 channels of 2 x 2 pixels
+        torch.Size([5, 16])
     """
 
     def __init__(
@@ -149,6 +168,10 @@ def small_network(
         input_shape: Shape of one row of the data.
         num_outputs: Size of the head.
         dtype: Type of the weights.
+
+    Example:
+        >>> small_network({"model_type": "mlp", "depth": 0}, input_shape=(4,), num_outputs=2).head
+        Linear(in_features=4, out_features=2, bias=True)
     """
     arguments = dict(config)
     kind = SMALL[arguments.pop("model_type")]
