@@ -1,0 +1,42 @@
+"""Examples in docstrings run, and give the results that they show."""
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "lit_ft").rglob("*.py")
+    if ">>> " in path.read_text()
+)
+# every public name of these has an example
+COVERED = ("lit_ft.metrics", "lit_ft.core.selection", "lit_ft.core.schedules", "lit_ft.core.curvature")
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_give_what_they_show(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An example knows the names of its module, ``torch`` and ``nn``; files go to a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    runner, failures = doctest.DocTestRunner(optionflags=FLAGS), []
+    found = doctest.DocTestFinder().find(importlib.import_module(name), extraglobs={"torch": torch, "nn": nn})
+    for example in found:
+        torch.manual_seed(0)
+        torch.set_printoptions(profile="default", precision=4, sci_mode=False)
+        runner.run(example, out=failures.append)
+    assert not failures, "".join(failures)
+    assert runner.tries, f"the examples of {name} are not in the docstrings of its own classes and functions"
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_every_public_name_has_an_example(name: str) -> None:
+    module = importlib.import_module(name)
+    own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == name and key[0] != "_"]
+    public = getattr(module, "__all__", own)
+    assert public
+    assert not [key for key in public if ">>> " not in (getattr(module, key).__doc__ or "")]
