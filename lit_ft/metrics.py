@@ -1,4 +1,4 @@
-"""Numbers over predictions."""
+"""Metrics over predictions."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Batch-norm statistics for weights that no training step has seen."""
+"""Batch-norm statistics for weights that no training step has used."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,8 +23,8 @@ def update_batch_norm(
 
     Args:
         module: A module with or without batch norm.
-        batches: What it is run on; none leaves everything as it is.
-        forward: How it is run.
+        batches: Batches to run it on; without any, nothing changes.
+        forward: Runs the module on a batch.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)

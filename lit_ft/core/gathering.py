@@ -1,4 +1,4 @@
-"""Rows of all processes in one tensor, with the gradient of all of them."""
+"""Rows of all processes in one tensor, with gradients from all of them."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from torch import Tensor
 def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     """The rows of every process, in the order of ranks, and where this process's rows start.
 
-    Processes may hold different numbers of rows. The backward pass adds up the gradients of all processes: with a loss
-    that is a mean on each process, and gradients averaged over processes, it is that of the mean over all rows. Without
-    process group the rows come back as they are. Cost: one gather forward, one sum backward.
+    Processes may hold different numbers of rows. The backward pass sums the gradients over processes: with a mean loss
+    on each process, and gradients averaged over processes, this is the gradient of the mean over all rows. Without a
+    process group the rows are returned unchanged. Cost: one gather forward, one sum backward.
 
     Args:
         rows: Shape (rows, ...).

@@ -1,4 +1,4 @@
-"""The light description of a network: what a person writes in YAML, and what a checkpoint remembers."""
+"""The plain description of a network, as written in YAML and stored in checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -19,8 +19,8 @@ class Network:
             ``path`` absent. A key ``tokenizer`` may name a folder or ``packaged:NAME`` for the text side.
         dtype: Type of the weights in memory.
         attention: Attention kernel of ``transformers`` (``eager``, ``sdpa`` ...); None leaves the model's own default.
-        attention_bias: Give zero biases to attention that has none, such as Llama's: the same network, into which
-            ``HeadOffsets`` can fold.
+        attention_bias: Add zero biases to attention layers without biases, such as Llama's. The function is unchanged,
+            and ``HeadOffsets`` can be folded into them.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         peft: An adapter, ``{class_path: peft.LoraConfig, init_args: {r: 8, target_modules: all-linear}}``. The base is
             frozen, and checkpoints hold the adapter alone.
@@ -45,13 +45,13 @@ class Network:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a description that says nothing or two things."""
+        """Refuse a description with neither or both of ``path`` and ``config``."""
         if (self.path is None) == (self.config is None):
             raise ConfigError("network", {"path": self.path, "config": self.config}, "exactly one of path and config")
 
     @classmethod
     def of(cls, spec: "Network | Mapping[str, Any]") -> "Network":
-        """The same description from a mapping, with an error for an unknown key."""
+        """The description from a mapping; unknown keys are errors."""
         if isinstance(spec, Network):
             return spec
         known = [field.name for field in fields(cls)]
@@ -61,5 +61,5 @@ class Network:
         return cls(**spec)
 
     def plain(self) -> dict[str, Any]:
-        """Plain data, as kept in a checkpoint."""
+        """The description as plain data, for checkpoints."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""The optimizer of a method that is told none."""
+"""The default optimizer of a method."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,13 +9,13 @@ import torch
 def adamw(params: Iterable[Any], lr: float = 1e-4, weight_decay: float = 0.01) -> torch.optim.Optimizer:
     """AdamW at rate 1e-4 with decay 0.01.
 
-    A function, and not a class with arguments: in YAML an optimizer of another class takes over those arguments of the
-    default class that it knows, so that SGD would decay weights although nobody asked for it.
+    This is a function, not a class: in YAML, an optimizer of another class inherits the arguments that it shares with a
+    default class, so that SGD would decay weights although nobody asked for it.
 
     Args:
         params: Parameters or groups of them.
         lr: Learning rate.
-        weight_decay: Decay of the weights, a share of the rate.
+        weight_decay: Decoupled weight decay: a step shrinks each weight by the share ``lr * weight_decay``.
 
     Example:
         >>> optimizer = adamw([torch.zeros(1)], lr=1e-3)

@@ -1,4 +1,4 @@
-"""Which parameters a network has, where they stand and what they do; found by structure."""
+"""The parameters of a network, their place and their role, found from its structure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ class Entry:
     """One parameter of a network.
 
     Args:
-        name: The network's own name of it.
-        aliases: Further names: of tied copies, and inside the module that wraps the network.
+        name: Its name in the network.
+        aliases: Its other names: those of tied copies, and the one in a module that wraps the network.
         parameter: The parameter.
         module: The module that owns it.
-        stack: Path of the list of blocks it lies in (``encoder.block``); None outside of blocks.
+        stack: Path of its list of blocks (``encoder.block``); None outside of blocks.
         block: Number of its block within the stack, from 0; None outside of blocks.
         blocks: Number of blocks of that stack; 0 outside of blocks.
         depth: 0 before the blocks and in the first block, 1 in the last block and after the blocks.
-        role: What its module does: one of ``lit_ft.core.roles.ROLES``. A bias has the role of its weight.
+        role: Role of its module, one of ``lit_ft.core.roles.ROLES``. A bias has the role of its weight.
         bias: Whether it is a bias.
-        parts: Where the matrices of a fused parameter lie, by role.
+        parts: Slices of the single matrices of a fused parameter, by role.
     """
 
     name: str
@@ -58,10 +58,10 @@ class Entry:
 class ParameterIndex:
     """The unique parameters of a module, by the network's own names.
 
-    Tied weights count once, under the name that comes first. Prefixes of wrappers (DDP, FSDP, ``torch.compile``) are
-    left out, and so is what PEFT puts around a base (``base_model.model.``, ``base_layer.``). In a LightningModule the
-    parameters of its child ``network``, or else ``model``, go by their names in that child: ``encoder.0.weight``, not
-    ``network.encoder.0.weight``; the latter is an alias, and patterns may use either.
+    Tied weights count once, under the name that comes first. Prefixes of wrappers (DDP, FSDP, ``torch.compile``) and of
+    PEFT (``base_model.model.``, ``base_layer.``) are removed. In a LightningModule, the parameters of its child
+    ``network`` (or else ``model``) are named as in that child: ``encoder.0.weight``, not ``network.encoder.0.weight``.
+    The latter is an alias; patterns may use either.
 
     Blocks are the children of the outermost repeated ``ModuleList`` (or ``Sequential``) of modules of one class; an
     encoder-decoder has two such stacks. Roles are ``attention.query``, ``.key``, ``.value``, ``.output``, ``.qkv``
@@ -149,7 +149,7 @@ class ParameterIndex:
         return self.entries.values()
 
     def match(self, patterns: str | Sequence[str]) -> list[str]:
-        """The names that a shell glob, or any of several, matches as a whole.
+        """The names that a shell glob, or any of several, matches in full.
 
         A star also matches dots. A pattern is compared with every name of a parameter, aliases included.
 
@@ -175,7 +175,7 @@ class ParameterIndex:
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside of DDP, ``torch.compile`` and Lightning's own wrappers.
+    """The module inside DDP, ``torch.compile`` or a wrapper of Lightning.
 
     Example:
         >>> network = nn.Linear(1, 1)
@@ -192,7 +192,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def network_of(module: nn.Module) -> nn.Module:
-    """The network of a LightningModule (its child ``network``, or else ``model``); any other module is one itself.
+    """The network of a LightningModule (its child ``network``, or else ``model``); any other module is returned itself.
 
     Example:
         >>> class Module(pl.LightningModule):
@@ -212,7 +212,7 @@ def network_of(module: nn.Module) -> nn.Module:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what wrappers and PEFT put into it.
+    """A parameter's name without the parts that wrappers and PEFT add.
 
     Example:
         >>> plain_name("_orig_mod.base_model.model.encoder.0.base_layer.weight")
@@ -260,7 +260,7 @@ def _first_in_blocks(names: Mapping[int, Sequence[str]], stacks: Mapping[str, in
 
 
 def _beside_a_stack(name: str, role: str, stacks: Mapping[str, int]) -> bool:
-    """Whether a norm stands next to a list of blocks: the final one, even where it was registered before the list."""
+    """Whether a norm is a sibling of a list of blocks, as the final norm is, wherever it was registered."""
     parent, _, _ = name.rpartition(".")[0].rpartition(".")
     beside = any(stack.rpartition(".")[0] == parent for stack in stacks)
     return role == "norm" and beside and not any(part in name for part in ("embed", "pre"))

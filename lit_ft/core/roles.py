@@ -1,4 +1,4 @@
-"""What a parameter does inside a transformer block, and where the matrices of a fused one lie."""
+"""The role of a parameter in a transformer block, and the single matrices of a fused parameter."""
 
 import re
 from dataclasses import dataclass
@@ -96,12 +96,12 @@ def _transposed(module: nn.Module) -> bool:
 
 
 def output_dim(module: nn.Module, parameter: nn.Parameter) -> int:
-    """The dimension of a weight (or bias) that counts the outputs of its module."""
+    """The dimension of a weight (or bias) that indexes the outputs of its module."""
     return 1 if parameter.ndim == 2 and _transposed(module) else 0
 
 
 def parts_of(role: str, module: nn.Module, parameter: nn.Parameter, network: nn.Module) -> dict[str, Part]:
-    """The matrices inside of a fused parameter; empty where it is not fused or its layout is not known."""
+    """Slices of the single matrices of a fused parameter; empty if it is not fused or its layout is unknown."""
     dim = output_dim(module, parameter)
     size = parameter.shape[dim] if parameter.ndim else 0
     if role == "feed_forward.gate_in":
@@ -128,7 +128,7 @@ def parts_of(role: str, module: nn.Module, parameter: nn.Parameter, network: nn.
 
 
 def head_counts(network: nn.Module) -> tuple[int, int]:
-    """Numbers of query heads and of key-value heads of a ``transformers`` network; 0 where it does not say.
+    """Numbers of query heads and of key-value heads of a ``transformers`` network; 0 if its config has none.
 
     Example:
         >>> from lit_ft.core.network import Network
@@ -146,7 +146,7 @@ def head_counts(network: nn.Module) -> tuple[int, int]:
 
 
 def _interleaved(network: nn.Module, module: nn.Module) -> bool:
-    """Whether the rows of a fused matrix go head by head (GPT-NeoX, BLOOM, Falcon without multi-query)."""
+    """Whether the rows of a fused matrix are ordered head by head (GPT-NeoX, BLOOM, Falcon without multi-query)."""
     config = getattr(network, "config", None)
     kind = getattr(config, "model_type", "")
     if kind == "falcon":

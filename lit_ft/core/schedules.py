@@ -12,7 +12,7 @@ from lit_ft.core.errors import ConfigError
 
 
 class Schedule(ABC):
-    """How the learning rate moves over a run.
+    """How the learning rate changes over a run.
 
     See also: :class:`TorchSchedule`, for the schedulers of torch.
 
@@ -28,11 +28,11 @@ class Schedule(ABC):
 
     @abstractmethod
     def configure(self, optimizer: Optimizer, total_steps: float) -> LRSchedulerConfigType:
-        """The scheduler as Lightning wants it.
+        """The scheduler in the form that Lightning expects.
 
         Args:
             optimizer: The optimizer whose rates are scheduled.
-            total_steps: Optimizer steps of the whole run; ``inf`` where that is not known.
+            total_steps: Optimizer steps of the whole run; ``inf`` if unknown.
         """
 
 
@@ -65,7 +65,7 @@ class WarmUpSchedule(Schedule):
         raise NotImplementedError(f"{type(self).__name__} defines decay(progress)")
 
     def configure(self, optimizer: Optimizer, total_steps: float) -> LRSchedulerConfigType:
-        """One scheduler step an optimizer step."""
+        """A scheduler that steps with the optimizer."""
         if math.isinf(total_steps):
             raise ConfigError("schedule", type(self).__name__, "a run of known length: set trainer.max_steps")
         warm = self.warmup if self.warmup >= 1 else math.ceil(self.warmup * total_steps)
@@ -128,7 +128,7 @@ class Cosine(WarmUpSchedule):
 
 
 class TorchSchedule(Schedule):
-    """Any scheduler of torch.
+    """Any learning-rate scheduler of torch.
 
     Args:
         scheduler: For instance ``{class_path: torch.optim.lr_scheduler.StepLR, init_args: {step_size: 10}}``.

@@ -1,4 +1,4 @@
-"""Weights of a network from where they lie, by the names of another one."""
+"""Weights from a module, file, folder or checkpoint, by the parameter names of a network."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.core.parameters import ParameterIndex
 
-Source = nn.Module | str  # in Python also a Path, which a configuration would make of anything
+Source = nn.Module | str  # in Python also a Path; annotated as one, any text in YAML would become a path
 
 
 def weights_of(argument: str, source: Source | Path | Mapping[str, Tensor], index: ParameterIndex) -> dict[str, Tensor]:
@@ -20,7 +20,7 @@ def weights_of(argument: str, source: Source | Path | Mapping[str, Tensor], inde
         argument: Name of the argument, for errors.
         source: A module; a ``.safetensors`` file, a folder that holds some, a checkpoint of Lightning or torch, a run
             folder; or a mapping of tensors.
-        index: The parameters that are wanted.
+        index: The parameters to look up.
 
     Raises:
         ConfigError: A parameter is absent, or has another shape.
@@ -51,7 +51,7 @@ def weights_of(argument: str, source: Source | Path | Mapping[str, Tensor], inde
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """In float32, or the tensor's own type where that holds more: what differences are taken in.
+    """The tensor in float32, or in its own type if that is wider; differences are computed in it.
 
     Example:
         >>> wide(torch.zeros(2, dtype=torch.bfloat16)).dtype, wide(torch.zeros(2, dtype=torch.float64)).dtype
@@ -77,7 +77,7 @@ def tensors_in(argument: str, file: Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file, or the weights in a checkpoint of Lightning or torch, mapped into memory.
 
     Raises:
-        ConfigError: It is no such file, or not a whole one.
+        ConfigError: It is another kind of file, or incomplete.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -1,8 +1,8 @@
-"""Whether the loss that is computed now will be differentiated twice.
+"""A switch that tells losses whether their gradient will be differentiated again.
 
-A loss that forms its gradient in the forward pass saves memory, and is wrong under double backward: autograd sees a
-constant. Such a loss is ``once_differentiable``, so that the mistake is an error, and asks ``double_backward_wanted()``
-to switch to its plain form.
+A loss that computes its gradient in the forward pass saves memory, but its double backward is wrong: autograd treats
+that gradient as a constant. Such a loss is ``once_differentiable``, so that double backward is an error, and calls
+``double_backward_wanted()`` to decide whether to use its plain form.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _wanted: ContextVar[bool] = ContextVar("double_backward_wanted", default=False)
 
 @contextmanager
 def differentiable_twice() -> Iterator[None]:
-    """Inside, losses take the form that can be differentiated twice.
+    """Inside this context, losses use the form that can be differentiated twice.
 
     Example:
         >>> with differentiable_twice():

@@ -1,4 +1,4 @@
-"""Evaluation mode for a while."""
+"""Context managers for evaluation mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,10 @@ from torch import nn
 
 @contextmanager
 def modes_kept(module: nn.Module) -> Iterator[None]:
-    """Inside, modes may change; afterwards the module and each of its children has its own again.
+    """Restore the training flags of a module and of each of its children on exit.
 
-    ``module.train(mode)`` would not do: it gives every child the mode of the module, frozen ones in evaluation too.
+    ``module.train(mode)`` would not: it sets every child to the mode of the module, also frozen ones in evaluation
+    mode.
 
     Example:
         >>> network = nn.Sequential(nn.Dropout(), nn.Linear(1, 1).eval())
@@ -31,7 +32,7 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside, the module is in evaluation mode; afterwards every child is in the mode that it was in.
+    """Put a module in evaluation mode; on exit every child has its previous mode again.
 
     Example:
         >>> network = nn.Dropout()
@@ -47,7 +48,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def tree(module: nn.Module) -> list[nn.Module]:
-    """The module and all its children, each once (``modules()`` by a plain stack: four times as fast)."""
+    """The module and all its descendants, each once; four times as fast as ``modules()``."""
     found, stack = {}, [module]
     while stack:
         child = stack.pop()

@@ -29,7 +29,7 @@ class WeightedMeans:
         weight = torch.as_tensor(weight, device=device).detach().double()
         self.weight = weight if self.weight is None else self.weight + weight
         for key, value in values.items():
-            # a batch without targets has weight 0 and no say, whatever its value
+            # a batch without targets has weight 0 and does not count, whatever its value
             term = torch.where(weight == 0, 0.0, weight * torch.as_tensor(value, device=device).detach().double())
             self.sums[key] = self.sums[key] + term if key in self.sums else term
 
@@ -42,13 +42,13 @@ class WeightedMeans:
         return packed[0], {key: packed[i + 1] / packed[0] for i, key in enumerate(keys)}
 
     def total(self, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """As ``means``, without any where the weight is 0; waits for the device to know."""
+        """As ``means``, but with no means if the weight is 0; this waits for the device."""
         weight, means = self.means(reduce)
         return weight, means if weight else {}
 
 
 class NewestMeans:
-    """The newest mean of each quantity: a window without weight has none, and leaves that of the window before it.
+    """The latest mean of each quantity; a window of weight 0 leaves the previous means as they are.
 
     Example:
         >>> newest = NewestMeans()
@@ -61,7 +61,7 @@ class NewestMeans:
         self.means: dict[str, Tensor] = {}
 
     def take(self, weight: Tensor, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take over the means of one more window; only where a quantity is new the device is waited for."""
+        """Update with the means of one more window; this waits for the device only if a quantity is new."""
         if means.keys() - self.means.keys():
             self.means |= means if weight else {}
         else:
@@ -70,7 +70,7 @@ class NewestMeans:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum over all ranks, in place; the tensor as it is where there is no process group. All ranks must call it.
+    """Sum a tensor over all ranks, in place; without a process group it does not change. All ranks must call it.
 
     Example:
         >>> sum_over_ranks(torch.tensor(3))  # in a single process

@@ -1,4 +1,4 @@
-"""Running a module again inside a training step, so that nothing but the wanted gradient is left behind."""
+"""Running a module again inside a training step, with no side effect but the gradient."""
 
 import copy
 import random
@@ -42,7 +42,7 @@ class Randomness:
         self.numpy, self.python = np.random.get_state(), random.getstate()
 
     def restore(self) -> None:
-        """Put the generators back to where they were."""
+        """Restore the generators."""
         torch.set_rng_state(self.torch)
         if self.cuda:
             torch.cuda.set_rng_state_all(self.cuda)
@@ -52,13 +52,13 @@ class Randomness:
 
 @contextmanager
 def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
-    """Inside, the module may run again; on exit everything that a run leaves behind is as before.
+    """Run a module again without side effects: on exit, the state that a run changes is restored.
 
-    That is: random generators; buffers (batch-norm statistics and ``num_batches_tracked`` included); all torchmetrics;
-    training flags; what a LightningModule collects in its lists, dictionaries and sets (the outputs of its steps, say),
-    and attributes that are tensors or floating-point numbers (a running mean). Other attributes stay as the run leaves
-    them. ``self.log``, ``self.log_dict`` and the loggers' ``log_metrics`` do nothing inside. Weights and gradients are
-    the caller's business.
+    Restored are random generators; buffers (batch-norm statistics and ``num_batches_tracked`` included); all
+    torchmetrics; training flags; the lists, dictionaries and sets of a LightningModule (such as collected outputs of
+    its steps), and its attributes that are tensors or floating-point numbers (such as a running mean). Other attributes
+    keep the values that the run gives them. ``self.log``, ``self.log_dict`` and the loggers' ``log_metrics`` do nothing
+    inside. Weights and gradients are not restored.
 
     Args:
         trainer: The trainer whose loggers are muted; None outside of training.
@@ -91,7 +91,7 @@ def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
 
 
 class Kept:
-    """Objects in dictionaries with their contents; both come back, as others may refer to the same objects."""
+    """A snapshot of objects in dictionaries; both are restored, as other code may hold the same objects."""
 
     def __init__(self) -> None:
         self.values: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = []
@@ -100,7 +100,7 @@ class Kept:
 
     @classmethod
     def buffers(cls, module: nn.Module) -> "Kept":
-        """Those that a run may read and write; the statistics of batch norm are not read in training."""
+        """The buffers that a run may read and write; training does not read the statistics of batch norm."""
         kept = cls()
         for child in tree(module):
             if not isinstance(child, (_NormBase, Metric)):
@@ -108,7 +108,7 @@ class Kept:
         return kept
 
     def add(self, owner: MutableMapping[str, Any], names: Iterable[str]) -> None:
-        """Entries of a dictionary: which objects they are, and what is in them."""
+        """Record entries of a dictionary: the objects and their contents."""
         values = {name: owner[name] for name in names}
         if values:
             self.values.append((owner, values))
@@ -116,13 +116,13 @@ class Kept:
         self.add_collections(values.values())
 
     def add_attributes(self, module: nn.Module) -> None:
-        """What a module has collected and averaged, its tensors by reference."""
+        """Record the collections and running means of a module; tensors are recorded by reference."""
         own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
         self.values.append((module.__dict__, {n: v for n, v in own.items() if isinstance(v, (Tensor, float))}))
         self.add_collections(own.values())
 
     def add_collections(self, values: Iterable[Any]) -> None:
-        """Lists, dictionaries and sets with what they hold; dictionaries of them too."""
+        """Record lists, dictionaries and sets with their contents, also inside dictionaries."""
         for value in values:
             if isinstance(value, (list, dict, set, deque)):
                 self.collections.append((value, value.copy()))
@@ -131,7 +131,7 @@ class Kept:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put everything back."""
+        """Restore everything that was recorded."""
         for owner, values in self.values:
             owner.update(values)
         for tensor, content in self.tensors:
@@ -142,7 +142,7 @@ class Kept:
 
 
 def _writable(tensor: Tensor) -> bool:
-    """Whether a tensor can be written to in place, and so could have been: not expanded, lazy and inference tensors."""
+    """Whether a tensor may have been changed in place; expanded, lazy and inference tensors cannot be."""
     if is_lazy(tensor) or tensor.is_inference():
         return False
     if tensor.layout != torch.strided or tensor.is_contiguous():
@@ -163,12 +163,12 @@ def _muted(owner: Any, names: Sequence[str]) -> Iterator[None]:
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
-    """In place of a method that writes a log."""
+    """Replaces a method that logs."""
 
 
 @dataclass
 class MicroBatch:
-    """One micro-batch of the window: what it takes to run it again exactly."""
+    """One micro-batch of the window, with the state that is needed to run it again exactly."""
 
     batch: Any
     batch_idx: int
@@ -180,17 +180,17 @@ class Window:
     """The micro-batches since the last optimizer step, each with the randomness and the buffers it was run with.
 
     A callback calls ``record`` in ``on_train_batch_start`` and may call ``backward`` in ``on_before_optimizer_step``.
-    The batches are kept on the device until the next window; their containers are copied, so that a step may pop keys
-    and set attributes, their tensors are not: a step that writes into them is not repeatable. Buffers are kept because
-    a step may read what it writes (power iterations of a spectral norm, a queue of keys); batch norm does not, and
-    costs nothing.
+    The batches stay on the device until the next window. Their containers are copied, so that a step may pop keys and
+    set attributes; their tensors are not, so that a step that writes into them cannot be repeated. Buffers are kept
+    because a step may read values that it wrote (power iterations of a spectral norm, a queue of keys); batch norm does
+    not read its statistics in training, and costs nothing.
     """
 
     def __init__(self) -> None:
         self.micro_batches: list[MicroBatch] = []
 
     def record(self, trainer: pl.Trainer, batch: Any, batch_idx: int) -> None:
-        """Keep a micro-batch that is about to be run; the first one of a window forgets the window before."""
+        """Record a micro-batch that is about to run; the first one of a window clears the previous window."""
         if window_starts(trainer, batch_idx):
             self.clear()
         buffers = Kept.buffers(trainer.lightning_module)
@@ -217,7 +217,7 @@ class Window:
             sync: Whether gradients are averaged over ranks, with the last micro-batch that is run.
 
         Returns:
-            The loss (detached), by the same shares, of this rank.
+            The loss of this rank, detached and weighted by the same shares.
         """
         chosen = self.micro_batches[part]
         weights, rescale = self._shares(trainer, module)

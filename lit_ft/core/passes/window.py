@@ -18,9 +18,9 @@ def window_starts(trainer: pl.Trainer, batch_idx: int) -> bool:
 
 
 def micro_batch_weight(module: pl.LightningModule, batch: Any) -> Tensor | float:
-    """The denominator of a module's mean loss over ``batch``: its ``loss_weight(batch)``, or 1 where it has none.
+    """The denominator of a module's mean loss over ``batch``: its ``loss_weight(batch)``, or 1 without one.
 
-    An attribute of that name that cannot be called is a number of the module's own.
+    A non-callable attribute of that name is ignored.
     """
     declared = getattr(module, "loss_weight", None)
     return declared(batch) if callable(declared) else 1.0

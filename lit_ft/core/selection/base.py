@@ -1,4 +1,4 @@
-"""What a selection is, and how selections combine."""
+"""The base class of selections, and how selections combine."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ Choices = dict[str, Choice]
 
 
 class Selection:
-    """Which parameters are meant.
+    """A rule that selects parameters of a network.
 
-    ``select`` gives, for every unique parameter of a module by the network's own name (see ``ParameterIndex``), True,
-    False, or a boolean tensor of the parameter's shape. It is deterministic, draws no global random number, and leaves
-    the module as it was. Selections combine with ``&``, ``|`` and ``~``, or ``And``, ``Or`` and ``Not`` in YAML.
+    ``select`` returns, for every unique parameter of a module by the network's own name (see ``ParameterIndex``), True,
+    False, or a boolean mask of the parameter's shape. It is deterministic, uses no global random state and does not
+    change the module. Selections combine with ``&``, ``|`` and ``~``, or ``And``, ``Or`` and ``Not`` in YAML.
 
     Example:
         >>> from lit_ft.core.selection import Names
@@ -28,15 +28,15 @@ class Selection:
     """
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
-        """The choice for each parameter of ``index``; what is absent is not selected. A subclass implements it."""
+        """The choice for each parameter of ``index``; absent parameters are not selected. Subclasses implement this."""
         raise NotImplementedError(f"{type(self).__name__} defines choose(index, base)")
 
     def select(self, module: nn.Module, base: nn.Module | None = None) -> Choices:
         """True, False or a mask for each unique parameter.
 
         Args:
-            module: The module whose parameters are meant.
-            base: The network it was fine-tuned from, for selections by change that do not name one themselves.
+            module: The module whose parameters are selected.
+            base: The network before fine-tuning, for selections by change that were not given one.
 
         Raises:
             ConfigError: A pattern matches nothing, or a source does not fit the module.
@@ -46,11 +46,11 @@ class Selection:
         return {name: _plain(chosen.get(name, False), index[name].parameter) for name in index.entries}
 
     def redrawn(self, draw: int) -> "Selection":
-        """The selection of a later stage or round; random ones differ from draw to draw, others stay the same."""
+        """The selection for a later stage or round; random selections change with the draw, others stay the same."""
         return self
 
     def recipe(self) -> dict[str, Any] | None:
-        """Plain arguments that give the same choice again without data, for small files; None where there are none."""
+        """Plain arguments that reproduce the choice without stored masks, for small files; None if there are none."""
         return None
 
     def __and__(self, other: "Selection") -> "And":
@@ -64,7 +64,7 @@ class Selection:
 
 
 def _plain(choice: Choice, parameter: Tensor) -> Choice:
-    """A mask of nothing as False, of everything as True: whole tensors can be frozen before the optimizer is made."""
+    """An empty mask becomes False and a full one True: whole tensors can be frozen before the optimizer is built."""
     if not isinstance(choice, Tensor):
         return choice
     if choice.shape != parameter.shape or choice.dtype != torch.bool:
@@ -79,28 +79,28 @@ def by_own_names(choices: Mapping[str, Choice], index: ParameterIndex) -> Choice
     """Choices by the network's own names; names of a wrapping module and of tied copies are translated.
 
     Raises:
-        ConfigError: A name is not one of this network (the nearest are listed), or a mask has another shape or type.
+        ConfigError: A name is unknown in this network (the nearest are listed), or a mask has the wrong shape or type.
     """
     own = {name if name in index.entries else index.match(name)[0]: choice for name, choice in choices.items()}
     return {name: _plain(choice, index[name].parameter) for name, choice in own.items()}
 
 
 def both(a: Choice, b: Choice) -> Choice:
-    """What is in a and in b."""
+    """The intersection of two choices."""
     if isinstance(a, bool):
         return b if a else False
     return (a if b else False) if isinstance(b, bool) else a & b
 
 
 def either(a: Choice, b: Choice) -> Choice:
-    """What is in a or in b."""
+    """The union of two choices."""
     if isinstance(a, bool):
         return True if a else b
     return (True if b else a) if isinstance(b, bool) else a | b
 
 
 def inverse(a: Choice) -> Choice:
-    """What is not in a."""
+    """The complement of a choice."""
     return not a if isinstance(a, bool) else ~a
 
 
@@ -111,12 +111,12 @@ class _Combined(Selection):
         self.selections = list(selections)
 
     def redrawn(self, draw: int) -> Selection:
-        """Each part of that draw."""
+        """The same combination of the redrawn selections."""
         return type(self)([selection.redrawn(draw) for selection in self.selections])
 
 
 class And(_Combined):
-    """What all of several selections choose.
+    """The intersection of several selections.
 
     Args:
         selections: The selections.
@@ -131,7 +131,7 @@ class And(_Combined):
         super().__init__(selections)
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
-        """What is in all."""
+        """Entries that all selections choose."""
         parts = [selection.choose(index, base) for selection in self.selections]
         result = {name: parts[0].get(name, False) for name in index.entries}
         for part in parts[1:]:
@@ -140,7 +140,7 @@ class And(_Combined):
 
 
 class Or(_Combined):
-    """What any of several selections chooses.
+    """The union of several selections.
 
     Args:
         selections: The selections.
@@ -155,7 +155,7 @@ class Or(_Combined):
         super().__init__(selections)
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
-        """What is in any."""
+        """Entries that any selection chooses."""
         parts = [selection.choose(index, base) for selection in self.selections]
         result = {name: parts[0].get(name, False) for name in index.entries}
         for part in parts[1:]:
@@ -164,7 +164,7 @@ class Or(_Combined):
 
 
 class Not(Selection):
-    """What a selection leaves.
+    """The complement of a selection.
 
     Args:
         selection: The selection.
@@ -179,17 +179,17 @@ class Not(Selection):
         self.selection = selection
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
-        """What is not in it."""
+        """Entries that the selection does not choose."""
         chosen = self.selection.choose(index, base)
         return {name: inverse(chosen.get(name, False)) for name in index.entries}
 
     def redrawn(self, draw: int) -> Selection:
-        """Not what that draw chooses."""
+        """The complement of the redrawn selection."""
         return Not(self.selection.redrawn(draw))
 
 
 def count(choices: Mapping[str, Choice], module: nn.Module) -> tuple[int, int]:
-    """How many entries are selected, and how many there are.
+    """Number of selected entries, and number of all entries.
 
     Example:
         >>> count({"weight": True, "bias": False}, nn.Linear(4, 2))
@@ -219,7 +219,7 @@ def overlap(a: Mapping[str, Choice], b: Mapping[str, Choice], module: nn.Module)
 
 
 def as_mask(choice: Choice, parameter: Tensor) -> Tensor:
-    """A choice as a boolean tensor beside its parameter.
+    """A choice as a boolean tensor on the device of its parameter.
 
     Example:
         >>> as_mask(True, torch.zeros(3))

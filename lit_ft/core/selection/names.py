@@ -13,7 +13,7 @@ from lit_ft.core.selection.units import head_units, mark
 
 
 class Names(Selection):
-    """Parameters whose names match.
+    """Parameters whose names match shell globs.
 
     Args:
         patterns: Anchored shell globs over the network's own names (``encoder.layer.0.*``); a star also matches dots.
@@ -32,7 +32,7 @@ class Names(Selection):
             raise ConfigError("patterns", patterns, "at least one shell glob")
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
-        """Whole tensors."""
+        """Select whole tensors."""
         return dict.fromkeys(index.match(self.patterns), True)
 
 
@@ -44,14 +44,14 @@ class Layers(Selection):
     Training all but the embedding and the bottom K blocks is ``Layers(start=K, head=True)``.
 
     Args:
-        start: First block, as in a Python slice; negative numbers count from the end. Holds for every stack.
+        start: First block, as in a Python slice; negative numbers count from the end. Applies to every stack of blocks.
         stop: One past the last block.
-        blocks: Numbers of single blocks, in the place of ``start`` and ``stop``.
+        blocks: Numbers of single blocks, instead of ``start`` and ``stop``.
         depth: Range of depth within [0, 1], both ends included: 0 is the first block, 1 the last.
         roles: Shell globs over roles (``attention.*``, ``feed_forward.out``, ``norm``); ``bias`` means every bias.
             None takes all.
-        embeddings: Also what stands before the blocks.
-        head: Also what stands after the blocks.
+        embeddings: Also select the parameters before the blocks.
+        head: Also select the parameters after the blocks.
 
     Source: bottom layers frozen as in Telly-K, E. Shi et al., "Towards Efficient Fine-tuning of Pre-trained Code
     Models", 2023, arXiv 2304.05216; ranges of blocks as in CoFiTune, 2024, arXiv 2404.10306.
@@ -110,7 +110,7 @@ class Layers(Selection):
         return mask
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
-        """Whole tensors, and parts of fused ones."""
+        """Select whole tensors, and parts of fused ones."""
         if not index.stacks:
             raise ConfigError("selection", "Layers", "a network with a list of repeated blocks; use Names for others")
         blocks, chosen = self._blocks(index), {}
@@ -133,7 +133,7 @@ class Heads(Selection):
     Key and value rows are shared by several heads in grouped attention; they are left out.
 
     Args:
-        heads: Numbers of heads by number of block, of the first stack: ``{3: [0, 5]}``.
+        heads: Head numbers by block number, for the first stack of blocks: ``{3: [0, 5]}``.
 
     See also: :class:`~lit_ft.core.selection.TopUnits`, which finds heads by score.
 
@@ -154,7 +154,7 @@ class Heads(Selection):
         self.heads = {int(block): list(numbers) for block, numbers in heads.items()}
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
-        """Rows and columns of whole heads."""
+        """Select the rows and columns of whole heads."""
         units = head_units(index)
         chosen: dict[str, Tensor] = {}
         for block, numbers in self.heads.items():
