@@ -20,15 +20,15 @@ class CentralFlow:
 
     (:math:`\sigma^2 = 0` while :math:`S < 2/\eta`)
 
-    with S the sharpness and :math:`\nabla S = \nabla_w (u^\top H u)` at its eigenvector u, held still. :math:`\sigma^2`
-    is the variance of the oscillation along u that keeps the sharpness from growing; it needs no solver. The flow is
-    exact to the authors' theory while a single eigenvalue is at the edge. Time runs in steps of gradient descent.
+    with S the sharpness and :math:`\nabla S = \nabla_w (u^\top H u)` at its fixed eigenvector u. :math:`\sigma^2` is
+    the variance of the oscillation along u that keeps the sharpness from growing; it needs no solver. The flow follows
+    the authors' theory while a single eigenvalue is at the edge. Time is measured in steps of gradient descent.
 
     Cost of a substep: one gradient, about 5 Hessian products, one third derivative along u.
 
     Args:
         objective: The full-batch loss.
-        rate: The learning rate :math:`\eta` of the gradient descent that is followed.
+        rate: The learning rate :math:`\eta` of the gradient descent that is modelled.
         substeps: Euler steps for one step of gradient descent; stable up to this many times :math:`2/\eta`.
         central: False gives plain gradient flow, for comparison.
         critical: The direction counts as unstable from this share of :math:`2/\eta` on.

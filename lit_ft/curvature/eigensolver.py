@@ -1,4 +1,4 @@
-"""The few leading eigenpairs of a symmetric operator, from a subspace that is nearly right already."""
+"""Leading eigenpairs of a symmetric operator, started from an approximate subspace."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,18 +15,18 @@ GUARD_TOL, COLD_GUARD_TOL = 3e-2, 1e-3
 
 @dataclass
 class Eigenpairs:
-    r"""What a measurement found.
+    r"""Leading eigenpairs, and how they were computed.
 
     Args:
         values: Eigenvalues ``[k]`` in float64, the leading one first.
         vectors: Unit eigenvectors ``[k, size]`` as flat rows.
         errors: Estimated errors of the values ``[k]``, absolute.
-        products: Products that this measurement took.
-        quotient: :math:`v^\top A v / v^\top v` for the last row v of the start: the curvature along the gradient, for
-            nothing.
+        products: Number of matrix-vector products that were used.
+        quotient: :math:`v^\top A v / v^\top v` for the last row v of the start: the curvature along the gradient, at no
+            extra cost.
         converged: Whether each error is below ``tol`` times the leading eigenvalue's magnitude.
-        subspace: A start for the next measurement ``[k + guards + 1, size]``: Ritz vectors, and a scout (the product of
-            the next Ritz vector) that finds, over a few measurements, what rises from below.
+        subspace: A start for the next computation ``[k + guards + 1, size]``: Ritz vectors, and the product with the
+            next Ritz vector, which over a few computations finds eigenvalues that rise from below.
 
     Example:
         >>> from lit_ft.core.curvature import hessian_eigenvalues
@@ -47,7 +47,7 @@ class Eigenpairs:
 
 
 def dots(left: Tensor, right: Tensor) -> Tensor:
-    """``left @ right.T`` by pieces that are summed in float64; a cast of the whole costs more than a product."""
+    """``left @ right.T`` in chunks that are summed in float64; casting whole rows costs more than the product."""
     total = torch.zeros(len(left), len(right), dtype=torch.float64, device=left.device)
     for a, b in zip(left.split(CHUNK, dim=1), right.split(CHUNK, dim=1), strict=True):
         total += a @ b.T
@@ -55,7 +55,7 @@ def dots(left: Tensor, right: Tensor) -> Tensor:
 
 
 def orthonormal(rows: Tensor, basis: Tensor) -> Tensor:
-    """The part of ``rows`` outside the span of ``basis``, orthonormalised; rows without such a part are left out."""
+    """The components of ``rows`` orthogonal to ``basis``, orthonormalised; rows inside its span are left out."""
     kept: list[Tensor] = []
     for row in rows:
         size = row.norm()
@@ -76,11 +76,11 @@ def orthonormal(rows: Tensor, basis: Tensor) -> Tensor:
 
 
 class Rows:
-    """Rows that grow in place: copying a basis of a large network at every step costs more than the products.
+    """Rows in a growing buffer: copying the basis of a large network at every step costs more than the products.
 
     Args:
         rows: The first rows.
-        most: How many there can be; memory is taken in steps.
+        most: Largest number of rows; memory is allocated in steps.
     """
 
     def __init__(self, rows: Tensor, most: int) -> None:
@@ -104,7 +104,7 @@ class Rows:
         return self.all
 
     def replace(self, rows: Tensor) -> Tensor:
-        """Take other rows instead, and return them."""
+        """Replace all rows, and return them."""
         self._count = 0
         return self.append(rows)
 
@@ -122,23 +122,23 @@ def leading_eigenpairs(
 ) -> Eigenpairs:
     r"""Rayleigh-Ritz on a subspace that grows by the residual of the first pair that has not converged.
 
-    The subspace starts from what is known (the Ritz vectors of an earlier, similar operator, the gradient). The error
-    of a Ritz value :math:`\theta` with residual r is estimated by :math:`\min(|r|, |r|^2/\mathrm{gap})`, the gap being
-    the distance to the first Ritz value behind the wanted ones and their guards; from a cold start to the last guard,
-    as nothing shows yet that a cluster ends there. The wanted values must reach ``tol``, the guards ``GUARD_TOL``:
-    without that a solver can sit on the second eigenvector with a tiny residual and be wrong by percents (measured:
-    4 %). At ``max_basis`` rows it restarts from the leading Ritz vectors.
+    The subspace starts from known directions (the Ritz vectors of an earlier, similar operator, the gradient). The
+    error of a Ritz value :math:`\theta` with residual r is estimated by :math:`\min(|r|, |r|^2/\mathrm{gap})`, where
+    the gap is the distance to the first Ritz value after the wanted ones and their guards. From a cold start it is the
+    distance to the last guard, as a cluster of eigenvalues may go on after it. The wanted values must reach ``tol``,
+    the guards ``GUARD_TOL``: otherwise the solver can stop at the second eigenvector with a tiny residual and an error
+    of percents (measured: 4 %). At ``max_basis`` rows it restarts from the leading Ritz vectors.
 
     Args:
         operator: The matrix.
         start: Rows that span the first subspace. With fewer than ``k + guards`` rows the start is cold: random rows
             and their products fill it up, and the guards, one more of them, must reach ``COLD_GUARD_TOL``.
-        k: How many pairs.
+        k: Number of pairs.
         tol: Error of the values, relative to the magnitude of the leading one.
         which: Largest algebraic, or largest magnitude.
-        guards: Further pairs that are carried along, so that a direction that rises is not missed.
-        max_basis: Rows kept in memory, twice (the basis and its products).
-        max_products: Where to stop without convergence.
+        guards: Additional pairs that are tracked, so that a rising eigenvalue is not missed.
+        max_basis: Largest number of basis rows; their products need as much memory again.
+        max_products: Number of products after which to stop without convergence.
         seed: Seed of random rows, the same on all ranks.
 
     See also: :func:`~lit_ft.curvature.eigenvalues.hessian_eigenvalues`, for the Hessian of a module.
@@ -190,7 +190,7 @@ def leading_eigenpairs(
         done = len(basis) == operator.size or not len(open_pairs)
         if done or operator.products - before >= max_products:
             spent = operator.products - before
-            scout = rotation[:, k + guards : k + guards + 1].T.to(basis.dtype) @ image  # a power step for nothing
+            scout = rotation[:, k + guards : k + guards + 1].T.to(basis.dtype) @ image  # a power step at no extra cost
             subspace = torch.cat([vectors[: k + guards], scout])
             return Eigenpairs(theta[:k], vectors[:k].clone(), errors[:k], spent, quotient, done, subspace)
         grow = residuals[open_pairs[:1]] if operator.single else residuals[open_pairs]

@@ -40,18 +40,18 @@ def measure(
     guards: int = 2,
     max_products: int = 1000,
 ) -> tuple[Eigenpairs, Any]:
-    """One measurement, and the operator it was made with (its ``loss`` and ``gradient()`` cost nothing more).
+    """Eigenpairs of an objective, and the operator that gave them (its ``loss`` and ``gradient()`` cost nothing more).
 
     Args:
         objective: The loss; the caller is inside ``objective.evaluating()``.
-        k: How many eigenpairs.
+        k: Number of eigenpairs.
         tol: Error of the values, relative to the leading one; at least 1e-2 for weights of fewer than 32 bits.
         which: ``largest`` (algebraic) or ``magnitude``.
         product: ``double_backward``, or ``finite_difference`` for kernels without second derivatives.
-        warm: Where to start, and what to update.
+        warm: Subspace to start from; updated with the result.
         scaling: Positive diagonal D ``[size]``; the eigenvalues are then those of :math:`D^{1/2} H D^{1/2}`.
-        guards: Further pairs carried along.
-        max_products: Where to stop without convergence.
+        guards: Additional pairs that are tracked.
+        max_products: Number of products after which to stop without convergence.
 
     Example:
         >>> loss = lambda module, scales: (scales * module.weight.square()).sum() / 2
@@ -103,29 +103,29 @@ def hessian_eigenvalues(
 ) -> Eigenpairs:
     r"""The leading eigenpairs of the Hessian of :math:`\sum_i w_i \ell_i / \sum_i w_i` over batches.
 
-    20 to 40 products from scratch at k = 1, 5 to 8 with ``warm`` along a training run; a product costs about two
+    Cost: 20 to 40 products from scratch at k = 1, 5 to 8 with ``warm`` along a training run; a product costs about two
     forward-backward passes over the batches. Memory: a graph of one batch, and up to 96 copies of the trainable weights
     in the worst case. Nothing in the module is changed (modes, buffers, metrics, randomness). In a process group all
     ranks call it, each with its own batches.
 
     Args:
         module: A LightningModule (the loss of its ``training_step``), or any module with ``loss`` given.
-        batches: What the loss is the mean over. The weights are ``module.loss_weight(batch)``, or 1.
-        k: How many eigenvalues.
+        batches: Batches over which the loss is averaged, with weights ``module.loss_weight(batch)``, or 1.
+        k: Number of eigenvalues.
         tol: Error of the values relative to the leading one.
         loss: ``loss(module, batch)`` for a module without ``training_step``.
         which: ``largest`` (algebraic) or ``magnitude`` (a dominant negative curvature comes first, with its sign).
         product: ``double_backward``, or ``finite_difference`` for kernels without second derivatives.
-        parameters: The parameters that vary; None takes all that require a gradient.
+        parameters: The parameters to differentiate by; None takes all that require a gradient.
         training: Measure in training mode (batch-norm by batch, one fixed dropout mask) instead of evaluation mode.
         warm: A ``WarmSubspace`` kept from call to call.
-        max_products: Where to stop without convergence (``converged`` then is False).
+        max_products: Number of products after which to stop without convergence (``converged`` is then False).
         seed: Seed of random directions and of the module's own randomness.
 
     Raises:
-        ConfigError: For a ``k`` above the number of parameters, no batches, a module without a usable loss.
-        NoDoubleBackward: Where the loss has no second derivative; names what to do.
-        NonFiniteLoss: Where the loss or its gradient is not finite.
+        ConfigError: ``k`` is above the number of parameters, there are no batches, or the module has no usable loss.
+        NoDoubleBackward: The loss has no second derivative; the message names remedies.
+        NonFiniteLoss: The loss or its gradient is not finite.
 
     See also: :func:`group_eigenvalues`, and :class:`~lit_ft.callbacks.EdgeOfStability` for a training run.
 
@@ -156,14 +156,14 @@ def group_eigenvalues(
 
     Args:
         module: As in ``hessian_eigenvalues``.
-        batches: As there.
+        batches: As in ``hessian_eigenvalues``.
         groups: ``{name: pattern or patterns}``, shell globs on parameter names; None makes a group of each layer
             (module that owns parameters).
-        k: How many eigenvalues a group; fewer where a group has fewer parameters.
-        tol: As there.
-        loss: As there.
-        which: As there.
-        training: As there.
+        k: Number of eigenvalues per group; fewer if a group has fewer parameters.
+        tol: As in ``hessian_eigenvalues``.
+        loss: As in ``hessian_eigenvalues``.
+        which: As in ``hessian_eigenvalues``.
+        training: As in ``hessian_eigenvalues``.
 
     See also: :func:`hessian_eigenvalues`.
 

@@ -1,4 +1,4 @@
-"""A fixed set of training batches, taken without touching the iterator that training reads from."""
+"""A fixed set of training batches, read without touching the iterator of the training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ from torch.utils.data import DataLoader, IterableDataset
 
 
 def fixed_batches(loader: Any, count: int, seed: int, rank: int = 0, world_size: int = 1) -> list[Any] | None:
-    """The same ``count`` batches in every run, shared out over ranks; None where rows cannot be read by number.
+    """The same ``count`` batches in every run, divided among ranks; None if rows cannot be read by index.
 
-    Rows are drawn by an own generator. The caller protects the global randomness, from which augmentations may draw.
+    Rows are drawn with a separate generator. The caller restores the global random state, which augmentations may use.
 
     Args:
         loader: The training ``DataLoader``; only its data set, collate function and batch size are used, or the plan of
             batches (``sampler.batches(epoch)``) where its sampler has one.
-        count: Batches over all ranks; fewer when the data end.
+        count: Batches over all ranks; fewer if there is less data.
         seed: Seed of the choice of rows.
         rank: This rank takes batches ``rank, rank + world_size, ...``.
         world_size: Number of ranks.

@@ -27,9 +27,8 @@ class OutputCurvature:
     ==================  ==============================  ==================================
 
     For these two losses the Fisher matrix with labels drawn from the model *is* the Gauss-Newton matrix, so no label is
-    sampled. A row is whatever has a target: an example, or a token, so the empirical Fisher of a language model is that
-    of tokens. Positive semi-definite, and cheap in memory for wide outputs: no second derivative of the softmax is
-    built.
+    sampled. A row is anything with a target, an example or a token; the empirical Fisher of a language model is that of
+    tokens. Positive semi-definite, and cheap in memory for wide outputs: no second derivative of the softmax is built.
 
     Args:
         objective: Module, batches, parameters; its loss is not used. Use the operator inside

@@ -24,7 +24,7 @@ Loss = Callable[[nn.Module, Any], Tensor]
 
 
 class NoLoss(ConfigError):
-    """A training step skips a batch."""
+    """A training step returned no loss for a batch."""
 
 
 def step_loss(module: nn.Module, batch: Any) -> Tensor:
@@ -53,11 +53,11 @@ class Objective:
     Args:
         module: A LightningModule, or any module when ``loss`` is given. Wrappers of DDP and ``torch.compile`` are
             stripped.
-        batches: Batches that stay the same from call to call; each is one chunk of work. Moved to the module's device.
+        batches: A fixed list of batches, each of which is processed at once. Moved to the module's device.
         loss: Mean loss of a batch; None takes that of ``training_step``.
-        parameters: The parameters that vary; None takes all that require a gradient. Tied ones count once.
-        training: Run the module in training mode (with its own dropout mask per batch, the same in every evaluation).
-        seed: Seed of that randomness.
+        parameters: The parameters to differentiate by; None takes all that require a gradient. Tied ones count once.
+        training: Run the module in training mode (with one dropout mask per batch, the same in every evaluation).
+        seed: Seed of the dropout masks.
 
     Example:
         >>> module = nn.Linear(1, 1, bias=False)
@@ -113,7 +113,7 @@ class Objective:
 
     @property
     def one_batch(self) -> bool:
-        """Whether no rank has more than one batch; the ranks must take the same path. Asks all of them."""
+        """Whether every rank has at most one batch; a collective call, as all ranks must take the same path."""
         most = torch.tensor(len(self.batches), device=self.device)
         if self.distributed:
             torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
@@ -121,10 +121,10 @@ class Objective:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the module may be run for its derivatives; afterwards nothing of that is left in it.
+        """Run the module for its derivatives; on exit it is as it was before.
 
-        Logging is mute; randomness, buffers and modes come back; autocast and compiled code are off; attention uses the
-        kernel that has second derivatives, and losses their form that has.
+        Logging is muted; randomness, buffers and modes are restored; autocast and compiled code are off; attention and
+        losses use the forms that have second derivatives.
         """
         trainer = getattr(self.module, "_trainer", None)
         with ExitStack() as stack:
@@ -169,7 +169,7 @@ class Objective:
         return loss.to(self.dtype).reshape(())
 
     def flat(self, tensors: Iterable[Tensor | None]) -> Tensor:
-        """One row for tensors shaped like the parameters; None counts as zeros."""
+        """Tensors shaped like the parameters as one flat row; None stands for zeros."""
         pieces = [
             torch.zeros(p.numel(), dtype=self.dtype, device=self.device) if t is None else _dense(t).reshape(-1)
             for t, p in zip(tensors, self.parameters, strict=True)

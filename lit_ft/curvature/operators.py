@@ -43,7 +43,7 @@ class NoDoubleBackward(RuntimeError):
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn autograd's words for a missing second derivative into what can be done about it."""
+    """Turn autograd errors about missing second derivatives into one that names the remedies."""
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
@@ -79,7 +79,7 @@ def summed(objective: Objective, parts: Iterator[Part]) -> tuple[float, Tensor]:
 
 
 def refuse_once_differentiable(parts: Iterable[Tensor | None]) -> None:
-    """Find a custom function whose gradient autograd takes for a constant: products would be silently wrong."""
+    """Raise for a custom function whose gradient autograd treats as a constant: products would be silently wrong."""
     stack = [part.grad_fn for part in parts if part is not None and part.grad_fn is not None]
     seen = set(stack)
     while stack:
@@ -96,9 +96,9 @@ class Hessian:
 
     Args:
         objective: What is differentiated. Use the operator inside ``objective.evaluating()``.
-        keep_graphs: Keep the graph of the gradient between calls: a product then costs two thirds, in the memory of one
-            graph a batch. None keeps it for a single batch. Without, each batch is differentiated once for a whole
-            block.
+        keep_graphs: Keep the graph of the gradient between calls: a product then costs a third less, for the memory of
+            one graph per batch. None keeps it if there is a single batch. Otherwise each batch is differentiated once
+            for a whole block of vectors.
 
     See also: :class:`FiniteDifferenceHessian`, for losses without a second derivative.
 
@@ -178,8 +178,8 @@ class Hessian:
 class FiniteDifferenceHessian:
     r"""The Hessian by central differences: :math:`Hv \approx (\nabla L(w + rv) - \nabla L(w - rv)) / 2r` for unit v.
 
-    For kernels without double backward. Two gradients a product; the weights move and come back bit for bit. In float32
-    the relative error is about 1e-3, so ask for ``tol`` of 1e-3 or more.
+    For kernels without double backward. Two gradients per product; the weights are moved and restored bit by bit. In
+    float32 the relative error is about 1e-3, so ask for ``tol`` of 1e-3 or more.
 
     Args:
         objective: What is differentiated, with weights in float32 or float64.
@@ -238,7 +238,7 @@ class FiniteDifferenceHessian:
 
 
 class Scaled:
-    r""":math:`D^{1/2} A D^{1/2}` for a positive diagonal D: the curvature that a preconditioned optimizer meets.
+    r""":math:`D^{1/2} A D^{1/2}` for a positive diagonal D: the curvature that a preconditioned optimizer sees.
 
     Args:
         operator: A.

@@ -23,8 +23,8 @@ def hutch_plus_plus(operator: Operator, products: int = 30, seed: int = 0) -> fl
     Meyer, Musco, Musco, Woodruff, Hutch++: Optimal Stochastic Trace Estimation, 2020, arXiv 2010.09649.
 
     Args:
-        operator: The matrix; nothing is gained over Hutchinson where its spectrum is flat.
-        products: How many products may be spent, at least 3.
+        operator: The matrix; for a flat spectrum nothing is gained over Hutchinson's estimate.
+        products: Number of products, at least 3.
         seed: Seed of the random signs.
 
     Example:
@@ -48,7 +48,7 @@ def hutch_plus_plus(operator: Operator, products: int = 30, seed: int = 0) -> fl
 
 @dataclass
 class SpectralDensity:
-    """Nodes and weights whose sum over ``f(nodes)`` estimates the mean of f over all eigenvalues.
+    """Nodes and weights: the weighted sum of ``f(nodes)`` estimates the mean of f over all eigenvalues.
 
     Args:
         nodes: Ritz values ``[runs * steps]`` in float64.
@@ -64,7 +64,7 @@ class SpectralDensity:
     weights: Tensor
 
     def on(self, grid: Tensor, width: float) -> Tensor:
-        """The density on a grid, each node smeared to a normal distribution of standard deviation ``width``."""
+        """The density on a grid, each node widened to a normal distribution of standard deviation ``width``."""
         normal = torch.distributions.Normal(self.nodes, width)
         return (normal.log_prob(grid.double()[:, None]).exp() * self.weights).sum(1)
 
@@ -79,7 +79,7 @@ def spectral_density(operator: Operator, steps: int = 40, runs: int = 1, seed: i
 
     Args:
         operator: The matrix.
-        steps: Products a run, and rows kept in memory.
+        steps: Products per run, and rows kept in memory.
         runs: Independent runs.
         seed: Seed of the random vectors.
 

@@ -1,4 +1,4 @@
-"""How much curvature an optimizer bears: on a quadratic it diverges along eigenvectors above a threshold."""
+"""The stability threshold of an optimizer: on a quadratic it diverges along eigenvectors with larger eigenvalues."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 @dataclass
 class Stability:
-    r"""The matrix :math:`D^{1/2} H D^{1/2}` that an optimizer meets, and the eigenvalue at which it becomes unstable.
+    r"""The matrix :math:`D^{1/2} H D^{1/2}` that an optimizer sees, and the eigenvalue at which it becomes unstable.
 
     D is the inverse of the preconditioner times the rate of a parameter's group over the largest rate; None stands for
     the identity, and then the matrix is H itself.
@@ -25,7 +25,7 @@ class Stability:
 
 
 def stability(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> Stability | None:
-    r"""The stability of the next step with the preconditioner held still; None where it is not known.
+    r"""The stability of the next step with a fixed preconditioner; None if unknown.
 
     SGD: :math:`2/\eta`; with momentum b and damping d: :math:`(2+2b)/(\eta(1-d))`; Nesterov:
     :math:`(2+2b)/(\eta(1+2b))`.
@@ -34,12 +34,12 @@ def stability(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> Stabi
     :math:`(1-b_1^t)(\sqrt{\nu/(1-b_2^t)}+\epsilon)`.
 
     With momentum :math:`v \leftarrow bv + g` as in torch. Known for exactly these classes, with the same momentum in
-    all groups. Weight decay is left out: a decay coupled to the gradient adds itself to the curvature.
-    Not known before the first step of an optimizer with a preconditioner, and at rate 0.
+    all groups. Weight decay is ignored; one that is coupled to the gradient adds to the curvature. Unknown before the
+    first step of an optimizer with a preconditioner, and at rate 0.
 
     Args:
         optimizer: The optimizer, with its state.
-        parameters: The parameters whose Hessian is meant, all of them the optimizer's.
+        parameters: The parameters of the Hessian; the optimizer has all of them.
 
     Source: Cohen, Kaur, Li, Kolter, Talwalkar, Gradient Descent on Neural Networks Typically Occurs at the Edge of
     Stability, 2021, arXiv 2103.00065; Cohen et al., Adaptive Gradient Methods at the Edge of Stability, 2022,
@@ -88,7 +88,7 @@ def _factor(optimizer: Optimizer, group: dict) -> float | None:
 
 
 def _preconditioner(optimizer: Optimizer, parameter: nn.Parameter, group: dict) -> Tensor | None:
-    """What the direction is divided by, per element; None before there is one."""
+    """The elementwise divisor of the update; None before the first step."""
     if isinstance(optimizer, SGD):
         return torch.ones_like(parameter)
     state = optimizer.state.get(parameter)

@@ -1,4 +1,4 @@
-"""What an earlier measurement says about the next one."""
+"""Start subspaces from earlier measurements."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +13,8 @@ class WarmSubspace:
     """Keeps the subspaces of the last two measurements along a training run, and picks the better start.
 
     At the edge of stability the weights swing with period two, so the eigenvectors of two steps ago are often nearer
-    than those of the last step (this saves about two products a measurement); which of the two holds is read off the
-    last three leading vectors. Memory: ``2 (k + guards) + k`` rows.
+    than those of the last step (this saves about two products a measurement); the last three leading vectors show which
+    of the two starts is better. Memory: ``2 (k + guards) + k`` rows.
 
     See also: :func:`~lit_ft.curvature.eigenvalues.hessian_eigenvalues`, whose argument ``warm`` it is.
 
@@ -32,13 +32,13 @@ class WarmSubspace:
         self.leading: list[Tensor] = []
 
     def remember(self, pairs: Eigenpairs) -> None:
-        """Take in a measurement."""
+        """Record a measurement."""
         self.subspaces = [pairs.subspace, *self.subspaces[:1]]
         self.leading = [pairs.vectors, *self.leading[:2]]
 
     def rows(self, gradient: Tensor) -> Tensor:
         """Rows that span the start of the next measurement: a known subspace and the gradient."""
-        if not self.subspaces or self.subspaces[0].shape[1] != len(gradient):  # parameters were frozen or set free
+        if not self.subspaces or self.subspaces[0].shape[1] != len(gradient):  # parameters were frozen or unfrozen
             self.subspaces, self.leading = [], []
             return gradient[None]
         newest = 0
