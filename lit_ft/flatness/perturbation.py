@@ -35,7 +35,7 @@ def perturbation(
     eta: float = 0.01,
     norm: Tensor | None = None,
 ) -> list[Tensor]:
-    r"""The step uphill.
+    r"""The perturbation of the weights towards higher loss.
 
     SAM: :math:`e = \rho\, g / (\|g\| + 10^{-12})`. ASAM: :math:`e = \rho\, T^2 g / (\|T g\| + 10^{-12})` with
     :math:`T = |w| + \eta` elementwise. The norm goes over all tensors together.
@@ -44,9 +44,9 @@ def perturbation(
         gradients: The gradient, one tensor a parameter.
         weights: The parameters, in the same order.
         rho: Radius, in units of the weights (SAM) or of relative change (ASAM).
-        adaptive: Whether ASAM's is meant.
+        adaptive: Use the perturbation of ASAM.
         eta: ASAM's offset, which lets zero weights move (0.01 in the paper).
-        norm: The norm of the gradient, where it is known already.
+        norm: The norm of the gradient, if it is already known.
 
     See also: :func:`sam_step`, which takes the whole step.
 
@@ -66,7 +66,7 @@ def perturbation(
 
 @contextmanager
 def perturbed(parameters: Sequence[Tensor], step: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, the parameters are moved by ``step``; afterwards they are what they were, to the last bit.
+    """Move the parameters by ``step``; on exit they are restored bit by bit.
 
     Example:
         >>> weight = torch.zeros(2)
@@ -114,13 +114,13 @@ def sam_step(
 
     Args:
         module: The module that the closure runs.
-        optimizer: What steps with the gradient of the perturbed weights.
+        optimizer: The optimizer, which steps with the gradient at the perturbed weights.
         closure: Computes the loss of the batch and its gradient, without zeroing gradients; runs twice.
         rho: Radius.
         adaptive: ASAM.
 
     Returns:
-        What the closure returned at the unperturbed weights.
+        The value of the closure at the unperturbed weights.
 
     See also: :class:`~lit_ft.callbacks.SAM`, which needs no own loop.
 
