@@ -16,7 +16,7 @@ def barrier(positions: Tensor, losses: Tensor) -> Tensor:
 
     Args:
         positions: Ascending, from 0 to 1; shape (points,).
-        losses: At those positions, shape (points,).
+        losses: Losses at these positions, shape (points,).
 
     Example:
         >>> barrier(torch.tensor([0.0, 0.5, 1.0]), torch.tensor([1.0, 3.5, 2.0]))
@@ -26,7 +26,7 @@ def barrier(positions: Tensor, losses: Tensor) -> Tensor:
 
 
 class Barrier(Metric):
-    r"""The barrier along a path, :math:`\max_t L(t) - (1 - t) L(0) - t L(1)`, from losses of rows; 0 when none.
+    r"""The barrier along a path, :math:`\max_t L(t) - (1 - t) L(0) - t L(1)`, from losses of rows; 0 without a barrier.
 
     Args:
         positions: Where the loss is measured: ascending, from 0 to 1.
@@ -57,11 +57,11 @@ class Barrier(Metric):
         self.add_state("rows", torch.zeros(len(places), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, number: int, losses: Tensor) -> None:
-        """Add losses of rows at one position.
+        """Add the losses of rows at one position.
 
         Args:
-            number: Of the position.
-            losses: Shape (rows,).
+            number: Number of the position.
+            losses: Losses of the rows, shape (rows,).
         """
         self.sums[number] += losses.double().sum()
         self.rows[number] += losses.numel()

@@ -16,25 +16,26 @@ def dropout_path(
     head: str = "head",
     norms: Mapping[str, str] | None = None,
 ) -> Path:
-    r"""From A to B in 4 d + 1 segments for d hidden layers; a loss that is convex in the logits peaks at a corner.
+    r"""A path from A to B in 4 d + 1 segments for d hidden layers; a loss convex in the logits is largest at a corner.
 
     .. math:: L(w(t)) \le \max\big(L(A), L(A_d), \dots, L(A_1), L(B_1), \dots, L(B_d), L(B)\big)
 
-    :math:`A_i` is A with half of the units of each hidden layer from i on silent, and the outgoing weights of the other
-    half doubled: dropout at its mean. The path has segments of two kinds. On some, silent units move, and the function
-    stays as it is; on the others the head alone moves, from one half of the last layer to the other, and the loss is
-    convex. From A the head first goes to one half of layer d, which makes :math:`A_d`. For i from d - 1 to 1, the
-    silent units of the layers after i take over the weights of :math:`A_i`, and the head goes over to them. In the end
-    one half of every layer is silent; there :math:`B_1` is put, the head goes over to it, and all is done backwards for
-    B. Networks that were trained with dropout lose little with half of their units, so that their paths are low.
+    :math:`A_i` is A with half of the units of each hidden layer from i on silent (their outgoing weights are 0), and
+    the outgoing weights of the other half doubled, as dropout does on average. The path has two kinds of segments. On
+    the first, only silent units change, and the function stays the same; on the second, only the head changes, from one
+    half of the last layer to the other, and the loss is convex. From A the head first moves to one half of layer d,
+    which gives :math:`A_d`. For i from d - 1 to 1, the silent units of the layers after i take over the weights of
+    :math:`A_i`, and the head moves to them. Finally one half of every layer is silent; :math:`B_1` is written there,
+    the head moves to it, and the same steps in reverse order lead to B. Networks trained with dropout lose little with
+    half of their units, so that the loss along their paths is low.
 
-    With an odd number of units, the one in the middle is silent in both halves, and the factor is a little above 2.
+    With an odd number of units, the middle one is silent in both halves, and the factor is a little above 2.
 
-    The units of a convolution are its channels. All that is used is that the next layer reads units linearly and that
-    nothing in between mixes them; convolutions, pooling and activations keep to that. So does batch norm with
-    statistics that are those of the weights at t (``train_batches`` of ``losses_along``): those of a unit that speaks
-    follow from what it reads, and that stays as it is while silent units move. A and B themselves, and their halves,
-    then have such statistics too. Layer norm does not: silent units would move its mean and variance.
+    The units of a convolution are its channels. The path only requires that the next layer reads units linearly and
+    that nothing in between mixes them, which holds for convolutions, pooling and activations. It also holds for batch
+    norm with statistics of the weights at t (``train_batches`` of ``losses_along``): the statistics of an active unit
+    depend on its inputs, which do not change while silent units do. A, B and their halves then have such statistics
+    too. It does not hold for layer norm, where silent units would change mean and variance.
 
     Source: "Explaining landscape connectivity of low-cost solutions for multilayer nets", 2019. Deviations: the halves
     are the first units of A and the last of B instead of the best ones, and the factor is that of dropout; batch norm
@@ -42,13 +43,13 @@ def dropout_path(
 
     Args:
         first: Parameters of A by name, in the order of the network.
-        last: Those of B.
+        last: Parameters of B by name.
         hidden: Names of the linear maps and convolutions (of one group) into the hidden layers, from the input on; None
-            takes all but the head. Between them: maps of single units or channels, nothing that goes around a layer.
-            A linear map that reads an image reads it channel by channel, as ``flatten`` lays it out.
+            takes all but the head. Between them are only maps of single units or channels, and no skip connections. A
+            linear map that reads an image reads it channel by channel, in the order of ``flatten``.
         head: Name of the linear map to the logits.
-        norms: Name of the norm after a hidden layer, by that of the layer; it must treat each channel for itself (batch
-            norm, instance norm). ``unit_layers`` finds these names in a network.
+        norms: Name of the norm after a hidden layer, by the name of the layer; it must normalise each channel on its
+            own (batch norm, instance norm). ``unit_layers`` finds these names in a network.
 
     See also: :func:`~lit_ft.connectivity.unit_layers.unit_layers`, :func:`~lit_ft.connectivity.profile.losses_along`.
 
@@ -74,12 +75,12 @@ def dropout_path(
 
 
 def _halve(state: State, layers: Sequence[Sequence[str]], kept: int) -> list[dict[str, Tensor]]:
-    """Corners from a network to its half: after the stage of layer i, layer j >= i speaks from the half kept + j - i.
+    """Corners from a network to its half: after the stage of layer i, layer j >= i uses the half kept + j - i.
 
     Args:
         state: Parameters of the network.
         layers: Names of the parameters of each layer, its weight first; the last is the head.
-        kept: The half of all layers that is enough: 0 are the first units, 1 the last.
+        kept: The half that is kept in all layers: 0 for the first units, 1 for the last.
     """
     *hidden, head = layers
     units = [len(state[names[0]]) for names in hidden]
@@ -100,13 +101,13 @@ def _halve(state: State, layers: Sequence[Sequence[str]], kept: int) -> list[dic
 
 
 def _read_from(tensor: Tensor, units: int, kept: int, side: int) -> Tensor:
-    """A weight that reads copies of the kept units, which stand on a side, instead of all; a bias as it is.
+    """A weight that reads copies of the kept units, stored in one half, instead of all units; a bias as it is.
 
     Args:
         tensor: Weight of shape (outputs, units * positions, ...), or a bias of shape (outputs,).
-        units: Of the layer that it reads.
+        units: Units of the layer that it reads.
         kept: The half that is read.
-        side: The half that is read instead.
+        side: The half that holds the copies.
     """
     if tensor.ndim == 1:
         return tensor

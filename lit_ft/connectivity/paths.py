@@ -1,4 +1,4 @@
-"""Curves through the space of weights."""
+"""Curves in weight space."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ State = Mapping[str, Tensor]
 class Path:
     r"""A curve :math:`w(t) = \sum_i c_i(t)\, w_i`, t in [0, 1], from its first to its last control point.
 
-    A polygonal chain passes its points at equal intervals of t; a Bezier curve of degree n has
-    :math:`c_i(t) = \binom{n}{i} t^i (1 - t)^{n - i}` and touches the first and the last alone. The coefficients sum
-    to 1. Gradients flow into points that require them.
+    A polygonal chain passes through its points at equal intervals of t; a Bezier curve of degree n has :math:`c_i(t) =
+    \binom{n}{i} t^i (1 - t)^{n - i}` and passes through the first and the last point only. The coefficients sum to 1.
+    Gradients flow into points that require them.
 
     Args:
         points: Control points, two or more: parameters by name.
@@ -35,7 +35,7 @@ class Path:
     bezier: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is no path."""
+        """Refuse too few points, and points of different networks."""
         if len(self.points) < 2:
             raise ConfigError("points", len(self.points), "two or more")
         names = set(self.points[0])
@@ -43,14 +43,14 @@ class Path:
             raise ConfigError("points", "networks with different parameters", "states of the same network")
 
     def coefficients(self, t: float) -> list[float]:
-        """The share of each control point."""
+        """The coefficient of each control point at t."""
         degree = len(self.points) - 1
         if self.bezier:
             return [comb(degree, i) * t**i * (1 - t) ** (degree - i) for i in range(degree + 1)]
         return [max(0.0, 1 - abs(t * degree - i)) for i in range(degree + 1)]
 
     def at(self, t: float) -> dict[str, Tensor]:
-        """The weights at t; at a control point of a chain, that point to the last bit."""
+        """The weights at t; at a control point of a chain exactly that point."""
         shares = [(share, point) for share, point in zip(self.coefficients(t), self.points, strict=True) if share]
         if len(shares) == 1:
             return dict(shares[0][1])

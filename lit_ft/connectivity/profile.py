@@ -19,10 +19,10 @@ def member(network: nn.Module, state: dict[str, Tensor], batches: Iterable[Any],
     """A copy of a network with other parameters, in evaluation mode.
 
     Args:
-        network: Gives the structure, and the buffers that are no batch-norm statistics.
+        network: Provides the structure, and all buffers but batch-norm statistics.
         state: Parameters by name.
-        batches: Training batches from which batch-norm statistics are estimated anew: those of the ends do not fit in
-            between. Not read where there is no batch norm.
+        batches: Training batches to estimate batch-norm statistics from, as those of the ends do not fit in between.
+            Not read without batch norm.
         forward: Runs a network on a batch.
 
     Example:
@@ -51,16 +51,16 @@ def losses_along(
 ) -> list[float]:
     """The mean loss over all rows, at each position of a path.
 
-    Costs a pass over ``batches`` a position, and one over ``train_batches`` with batch norm; one copy of the network.
+    Cost: per position a pass over ``batches``, and one over ``train_batches`` with batch norm; one copy of the network.
     In a process group all ranks call it, each with its own batches; the mean is over the rows of all.
 
     Args:
-        network: Gives the structure; left as it is.
-        path: Between states of that network.
-        positions: From 0 to 1.
+        network: Provides the structure; not changed.
+        path: Path between states of that network.
+        positions: Positions from 0 to 1.
         losses: The loss of each row, from a network and a batch; shape (rows,).
-        batches: What the loss is measured on; read once a position.
-        train_batches: For batch-norm statistics, estimated anew at each position.
+        batches: Batches on which the loss is measured; read once per position.
+        train_batches: Batches for batch-norm statistics, which are estimated at each position.
 
     See also: :class:`~lit_ft.metrics.Barrier`.
 

@@ -1,4 +1,4 @@
-"""Which parameters of a network belong to which of its units."""
+"""The layers of a network whose rows are units, and the norms after them."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ _MIXING = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.GLU, nn.Softmax,
 
 
 class UnitLayers(NamedTuple):
-    """Names of modules; the arguments of ``dropout_path`` that follow the states."""
+    """Names of modules: the arguments ``hidden``, ``head`` and ``norms`` of ``dropout_path``."""
 
     hidden: list[str]
     head: str
@@ -21,11 +21,11 @@ class UnitLayers(NamedTuple):
 def unit_layers(network: nn.Module) -> UnitLayers:
     """The linear maps and convolutions in their order, and the norm after each.
 
-    Refuses modules that mix units: layer norm, group norm, softmax, attention, convolutions of several groups. What a
-    ``forward`` does beside calling its modules is not seen: a path around a layer must not be there.
+    Refuses modules that mix units: layer norm, group norm, softmax, attention, convolutions of several groups.
+    Operations of ``forward`` other than calls of modules are not seen; there must be no skip connections.
 
     Args:
-        network: Its modules are called in the order in which they were registered.
+        network: A network that calls its modules in the order in which they were registered.
 
     Example:
         >>> unit_layers(nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)))
