@@ -1,4 +1,4 @@
-"""Numbers over a sequence of tasks, and comparisons that do not reward slow learning."""
+"""Metrics over a sequence of tasks, and comparisons that do not reward slow learning."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ class ContinualScores(Metric):
     rows: list[Tensor]
 
     def __init__(self, untrained: list[float] | None = None) -> None:
-        super().__init__(sync_on_compute=False)  # all processes are told the same scores
+        super().__init__(sync_on_compute=False)  # all processes get the same scores
         self.untrained = untrained
         self.add_state("rows", default=[], dist_reduce_fx=None)
 
@@ -53,7 +53,7 @@ class ContinualScores(Metric):
         self.rows.append(row)
 
     def compute(self) -> dict[str, Tensor]:
-        """The numbers, over the tasks that have been learned."""
+        """The scores over the tasks that have been learned."""
         stages = len(self.rows)
         if not stages or stages > len(self.rows[0]):
             raise ConfigError("scores", f"{stages} rows", "as many rows as tasks that were learned, at least one")
@@ -72,17 +72,17 @@ class ContinualScores(Metric):
 
 
 def at_matched_loss(new: Sequence[float], old: Sequence[float], level: float) -> float:
-    """The value of an old task when the loss on the new one first comes down to ``level``, by linear interpolation.
+    """The score on an old task when the loss on the new one first falls to ``level``, linearly interpolated.
 
-    Two runs are compared fairly at a level that both reach: what learns slower also forgets less.
+    Compare runs at a level that both reach, because a run that learns more slowly also forgets less.
 
     Args:
         new: Loss on the new task at each evaluation.
-        old: Value of the old task (loss, accuracy) at the same evaluations.
-        level: The loss on the new task.
+        old: Score on the old task (loss, accuracy) at the same evaluations.
+        level: The level of the loss on the new task.
 
     Returns:
-        The value; NaN when the loss never comes down to the level.
+        The score; NaN if the loss never falls to the level.
 
     See also: :func:`matched_levels`.
 
@@ -102,11 +102,11 @@ def at_matched_loss(new: Sequence[float], old: Sequence[float], level: float) ->
 
 
 def matched_levels(*runs: Sequence[float], number: int = 5) -> list[float]:
-    """Levels of the loss that all runs reach: evenly spaced from the common start down to the worst of the best.
+    """Loss levels that all runs reach: evenly spaced from the lowest first loss down to the highest of the best losses.
 
     Args:
         runs: Loss on the new task at each evaluation, one sequence a run.
-        number: How many levels.
+        number: Number of levels.
 
     Example:
         >>> matched_levels([2.0, 1.0], [2.0, 0.5], number=2)

@@ -1,4 +1,4 @@
-"""How evenly rows pull at the weights."""
+"""How evenly rows contribute to the gradient."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 def lorenz_curve(weights: Tensor) -> Tensor:
-    """The share of the total that the lightest k rows have, for k = 0 to n; shape (n + 1,).
+    """The share of the total weight of the k lightest rows, for k = 0 to n; shape (n + 1,).
 
     Args:
-        weights: At least 0, not all 0; shape (n,).
+        weights: Weights of at least 0, not all 0; shape (n,).
 
     Example:
         >>> lorenz_curve(torch.tensor([3.0, 1.0]))
@@ -26,7 +26,7 @@ def gini(weights: Tensor) -> Tensor:
     r"""Twice the area between the diagonal and the Lorenz curve: 0 for equal weights, :math:`1 - 1/n` for a single one.
 
     Args:
-        weights: At least 0; shape (n,). All 0 counts as equal.
+        weights: Weights of at least 0; shape (n,). If all are 0 they count as equal.
 
     Example:
         >>> gini(torch.tensor([0.0, 0.0, 0.0, 5.0])), gini(torch.ones(4))
@@ -41,11 +41,11 @@ def gini(weights: Tensor) -> Tensor:
 class ImportanceLorenz(Metric):
     r"""Gini coefficient of the rows' importance weights :math:`1 - p(y_i \mid x_i)`.
 
-    The gradient of the cross-entropy by the logit of the true class is minus that weight; for two classes it is
-    :math:`\sigma(-y f(x))`, and the whole gradient is proportional to it. The paper says that weights at SAM's
-    perturbed point are more even than at w: measure both (:func:`lit_ft.flatness.perturbation.perturbed`).
+    The gradient of the cross-entropy with respect to the logit of the true class is minus that weight; for two classes
+    it is :math:`\sigma(-y f(x))`, and the whole gradient is proportional to it. According to the paper, weights are
+    more even at SAM's perturbed point than at w: measure both (:func:`lit_ft.flatness.perturbation.perturbed`).
 
-    Keeps one number a row.
+    Keeps one number per row.
 
     Source: "Sharpness-aware minimization enhances feature quality via balanced learning", 2024.
 
@@ -76,10 +76,10 @@ class ImportanceLorenz(Metric):
         """
         shares = logits.detach().double().softmax(-1)
         weights = 1 - shares.gather(1, targets[:, None])[:, 0]
-        self.weights.append(weights.to(self.dtype))  # of this type is what a process without rows hands over
+        self.weights.append(weights.to(self.dtype))  # the type that a process without rows contributes
 
     def compute(self) -> Tensor:
-        """The coefficient, in [0, 1); not a number where there are no rows."""
+        """The coefficient, in [0, 1); NaN without rows."""
         if not len(self.weights):
             return torch.tensor(torch.nan)
         return gini(dim_zero_cat(self.weights)).float()

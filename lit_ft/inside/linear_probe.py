@@ -1,4 +1,4 @@
-"""A linear classifier on given features: what can be read off without changing them."""
+"""A linear classifier on fixed features."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LinearProbe:
         return (features.to(self.weight) @ self.weight.T + self.bias).argmax(-1)
 
     def accuracy(self, features: Tensor, labels: Tensor) -> float:
-        """Share of the rows whose class is found."""
+        """Share of the rows that are classified correctly."""
         return (self.predict(features) == labels.to(self.weight.device)).double().mean().item()
 
 
@@ -42,8 +42,8 @@ class LinearProbe:
 def fit_linear_probe(features: Tensor, labels: Tensor, num_classes: int, penalty: float = 1.0) -> LinearProbe:
     r"""Fit :math:`\min_{W, b} \sum_i -\log p(y_i \mid W z_i + b) + \frac{\lambda}{2} \lVert W \rVert^2`.
 
-    Here z are the features with mean 0 and variance 1 over the rows. Deterministic: starts at zero, draws nothing,
-    minimises in float64 with L-BFGS until the gradient is small. With n rows it is scikit-learn's
+    Here z are the features with mean 0 and variance 1 over the rows. Deterministic: starts at zero, uses no random
+    numbers, minimises in float64 with L-BFGS until the gradient is small. With n rows it is scikit-learn's
     ``LogisticRegression(C=1/penalty)`` on standardised features.
 
     Args:

@@ -22,11 +22,11 @@ KINDS = ("sgd", "sign", "asymmetric")
 
 
 def row_tangents(outputs: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of the outputs of one row by each parameter, shapes (outputs, entries).
+    """Gradients of the outputs of one row with respect to each parameter, shapes (outputs, entries).
 
     Args:
-        outputs: Of one row, any shape, with their graph.
-        parameters: By which they are differentiated; one that they do not depend on has zeros.
+        outputs: Outputs of one row, of any shape, with their graph.
+        parameters: Parameters to differentiate by; the gradient of one that is not used is 0.
 
     Example:
         >>> weight = torch.tensor([1.0, 1.0], requires_grad=True)
@@ -41,18 +41,18 @@ def row_tangents(outputs: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 class EmpiricalNTK:
-    """The kernel between some rows and others, at the weights that the network has when this is made.
+    """The kernel of rows with themselves and with others, at the weights at the time of construction.
 
-    Keeps the gradients of its rows: rows x outputs x entries of ``parameters`` numbers. Products are summed in float64.
-    The function must be deterministic (eval mode), and its weights must be back where they were when ``against`` or
+    Keeps the gradients of its rows: rows x outputs x entries of ``parameters``. Products are summed in float64. The
+    function must be deterministic (eval mode), and its weights must have the same values again when ``against`` or
     ``predict`` is called.
 
     Args:
-        function: Outputs of one row, with a graph.
-        rows: What ``function`` takes, one at a time.
-        parameters: The weights that are meant, for example those of an adapter.
+        function: Maps one row to its outputs, with a graph.
+        rows: Inputs of ``function``, one at a time.
+        parameters: The weights to differentiate by, for example those of an adapter.
         kind: ``sgd``; ``sign``, signs of both gradients; or ``asymmetric``, signs of the gradients of ``rows`` alone,
-            as a step of signed gradient descent (Adam, early in training) has it. Only the first two are symmetric.
+            as in a step of signed gradient descent (Adam, early in training). Only the first two are symmetric.
 
     See also: :class:`KernelPredictor`.
 
@@ -90,7 +90,7 @@ class EmpiricalNTK:
         return total
 
     def matrix(self) -> Tensor:
-        """The kernel among its own rows, shape (rows, outputs, rows, outputs), float64."""
+        """The kernel between its own rows, shape (rows, outputs, rows, outputs), float64."""
         return torch.stack([self._product([t[i] for t in self.tangents]) for i in range(len(self.values))])
 
     def against(self, rows: Iterable[Any]) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,7 @@ class EmpiricalNTK:
         return torch.stack(kernels), torch.stack(values)
 
     def change(self, weights: Sequence[Tensor]) -> Tensor:
-        """What the linearised network would say about its rows beyond now if the weights moved by ``weights``.
+        """The change of the linearised network's outputs on its rows if the weights change by ``weights``.
 
         Args:
             weights: A difference for each parameter, of its shape.
@@ -115,9 +115,9 @@ class EmpiricalNTK:
         return torch.stack(parts).sum(0)
 
     def drift(self, rows: Iterable[Any]) -> float:
-        """How far the gradients of its rows, given again, have moved: the norm of the change over the norm.
+        """The relative change of the gradients of its rows, which are given again: norm of the change over the norm.
 
-        0 where they are 0 and stay so, infinite where they begin at 0 and move.
+        0 if the gradients were and are 0; infinite if they were 0 and have changed.
         """
         moved = norm = 0.0
         for i, row in enumerate(rows):
@@ -128,13 +128,13 @@ class EmpiricalNTK:
 
 
 class KernelPredictor:
-    r"""What the linearised network says after learning its rows: :math:`f_0(x)+\sum_j K(x,x_j)\alpha_j`.
+    r"""Outputs of the linearised network after learning its rows: :math:`f_0(x)+\sum_j K(x,x_j)\alpha_j`.
 
     :math:`\alpha` solves :math:`(K+\lambda I)\alpha=y-f_0`, by least squares where K is singular. For ``sgd`` and
     :math:`\lambda=0` this is where gradient descent on the squared error of the linearised network ends.
 
     Args:
-        kernel: Of the rows that are learned.
+        kernel: Kernel of the rows that are learned.
         targets: y, shape (rows, outputs).
         ridge: :math:`\lambda`, 0 or more, in units of the mean of the kernel's diagonal.
 
@@ -159,7 +159,7 @@ class KernelPredictor:
         matrix = matrix + ridge * matrix.diagonal().abs().mean() * torch.eye(size, device=matrix.device)
         gap = (targets.double() - kernel.values.double()).flatten()
         self.kernel = kernel
-        # the driver that knows rank-deficient matrices is the CPU's alone
+        # only the CPU has a driver for rank-deficient matrices
         self.coefficients = torch.linalg.lstsq(matrix.cpu(), gap[:, None].cpu(), driver="gelsd").solution[:, 0]
 
     def predict(self, rows: Iterable[Any]) -> Tensor:

@@ -1,4 +1,4 @@
-"""How alike two networks represent the same rows."""
+"""Similarity of two networks' representations of the same rows."""
 
 import torch
 from torch import Tensor
@@ -11,8 +11,8 @@ def _centred(features: Tensor) -> Tensor:
 def linear_cka(a: Tensor, b: Tensor) -> float:
     r"""Linear centred kernel alignment :math:`\|B^T A\|_F^2 / (\|A^T A\|_F \|B^T B\|_F)` of centred features A, B.
 
-    It is 1 where one is a rotation, scaling or shift of the other, and lies in [0, 1]; 1 where both are constant, 0
-    where one is. Computed in float64 over whichever is smaller, the rows or the widths.
+    It lies in [0, 1], and is 1 if one is a rotation, scaling or shift of the other. It is 1 if both are constant, 0 if
+    one is. Computed in float64, over rows or widths, whichever are fewer.
 
     Args:
         a: Shape (rows, width).
@@ -46,7 +46,7 @@ def representational_similarity(a: Tensor, b: Tensor) -> float:
         b: Shape (rows, another width), of the same rows.
 
     Returns:
-        A number in [-1, 1], or 0 where all distances of one are equal.
+        A number in [-1, 1], or 0 if all distances of one are equal.
 
     See also: :func:`linear_cka`.
 
