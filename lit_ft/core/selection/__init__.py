@@ -1,4 +1,4 @@
-"""Selections: which parameters, units or layers are meant."""
+"""Selections of parameters, units or layers."""
 
 from typing import TYPE_CHECKING
 
