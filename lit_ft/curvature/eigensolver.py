@@ -22,8 +22,8 @@ class Eigenpairs:
         vectors: Unit eigenvectors ``[k, size]`` as flat rows.
         errors: Estimated errors of the values ``[k]``, absolute.
         products: Number of matrix-vector products that were used.
-        quotient: :math:`v^\top A v / v^\top v` for the last row v of the start: the curvature along the gradient, at no
-            extra cost.
+        quotient: :math:`v^\top A v / v^\top v` for the last row v of the start: the curvature along the gradient if
+            that is the row, at no extra cost.
         converged: Whether each error is below ``tol`` times the leading eigenvalue's magnitude.
         subspace: A start for the next computation ``[k + guards + 1, size]``: Ritz vectors, and the product with the
             next Ritz vector, which over a few computations finds eigenvalues that rise from below.

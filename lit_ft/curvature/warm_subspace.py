@@ -13,8 +13,8 @@ class WarmSubspace:
     """Keeps the subspaces of the last two measurements along a training run, and picks the better start.
 
     At the edge of stability the weights swing with period two, so the eigenvectors of two steps ago are often nearer
-    than those of the last step (this saves about two products a measurement); the last three leading vectors show which
-    of the two starts is better. Memory: ``2 (k + guards) + k`` rows.
+    than those of the last step (this saves about two products per measurement); the last three leading vectors show
+    which of the two starts is better. Memory: ``2 (k + guards) + k`` rows.
 
     See also: :func:`~lit_ft.curvature.eigenvalues.hessian_eigenvalues`, whose argument ``warm`` it is.
 
