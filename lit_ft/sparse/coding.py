@@ -1,4 +1,4 @@
-"""Masks as few bytes: bits, or gaps between the selected entries."""
+"""Masks in few bytes: bits, or gaps between the selected entries."""
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ _CHUNK = 1 << 24
 def encode_mask(mask: Tensor) -> tuple[str, Tensor]:
     """A boolean mask in its smallest form.
 
-    ``bits`` holds one bit an entry. ``gaps8`` and ``gaps16`` hold the number of entries left out before each selected
-    one, in one or two bytes; the largest value of that type stands for as many entries left out, with more to come.
+    ``bits`` holds one bit per entry. ``gaps8`` and ``gaps16`` hold the number of entries left out before each selected
+    one, in one or two bytes; the largest value of that type stands for as many entries left out, and the gap goes on.
 
     Returns:
         The name of the form, and its content.
@@ -42,7 +42,7 @@ _GAPS = {"gaps8": (255, 1), "gaps16": (65535, 2)}
 
 
 def decode_mask(kind: str, content: Tensor, shape: torch.Size) -> Tensor:
-    """The mask that ``encode_mask`` was given.
+    """The mask that ``encode_mask`` has encoded.
 
     Example:
         >>> kind, content = encode_mask(torch.tensor([True, False, True]))

@@ -1,4 +1,4 @@
-"""A selection as a small file that knows which network it belongs to."""
+"""Selections as small files that identify their network."""
 
 import hashlib
 import json
@@ -27,8 +27,8 @@ def save_selection(path: str | Path, choices: Mapping[str, Choice], module: nn.M
 
     Args:
         path: The file.
-        choices: What ``Selection.select`` returned.
-        module: The module it was called with.
+        choices: Choices from ``Selection.select``.
+        module: The module that they select from.
 
     Example:
         >>> from lit_ft.core.selection import Names
@@ -71,7 +71,7 @@ class SavedSelection(Selection):
         self.path = str(path)
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
-        """What the file says."""
+        """The choices in the file."""
         from safetensors import SafetensorError, safe_open
 
         file = existing("path", self.path)

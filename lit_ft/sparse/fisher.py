@@ -1,4 +1,4 @@
-"""The entries whose gradient is large over data."""
+"""Selection by the squared gradient over data."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -23,8 +23,8 @@ class Fisher(Scored):
 
     The mean is over batches, each with the gradient of its mean loss; with batches of one row it is the empirical
     Fisher matrix of the rows. Under several processes it is over the batches of all of them, so that all select the
-    same. The module runs in evaluation mode, without trace. Cost: one forward and backward pass a batch, and two copies
-    of the weights.
+    same. The module runs in evaluation mode, without side effects. Cost: one forward and backward pass per batch, and
+    two copies of the weights.
 
     Args:
         density: Share of the entries, in (0, 1].
@@ -78,13 +78,15 @@ def batch_gradients(
     num_batches: int,
     loss: Callable[[nn.Module, Any], Tensor] | None,
 ) -> Iterator[dict[str, Tensor]]:
-    """The gradient of each batch's mean loss in float32, in evaluation mode and without trace; unused ones are absent.
+    """The gradient of each batch's mean loss in float32; parameters without a gradient are absent.
+
+    The module runs in evaluation mode, without side effects.
 
     Args:
         module: The module.
-        parameters: Those that are meant, by name; frozen ones, too.
+        parameters: Parameters to differentiate by, by name; frozen ones too.
         data: A data module, whose training batches are read, or batches.
-        num_batches: How many at most.
+        num_batches: Largest number of batches.
         loss: (module, batch) to a loss; None takes the module's own.
     """
     from lit_ft.core.passes.second_pass import silent

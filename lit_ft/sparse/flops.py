@@ -10,17 +10,17 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 
 def attention_forward(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    """Operations of fused attention by the shapes of its tensors."""
+    """Operations of fused attention, from the shapes of its tensors."""
     return sdpa_flop_count(query, _shared(key, query), _shared(value, query))
 
 
 def attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """The same on the way back, scores computed again."""
+    """Operations of its backward pass, in which scores are computed again."""
     return sdpa_backward_flop_count(grad, query, _shared(key, query), _shared(value, query))
 
 
 def _shared(shape: Any, query: Any) -> Any:
-    """Keys and values that several heads of queries share take part once for each."""
+    """The shape of keys and values with the heads of the queries: shared ones count once for each query head."""
     return (*query[:2], *shape[2:])
 
 
@@ -33,13 +33,13 @@ _ATTENTION: Any = {
 
 
 class Flops:
-    r"""Counts products of matrices (linear layers, convolutions, attention), two operations a multiplication.
+    r"""Counts the operations of matrix products (linear layers, convolutions, attention), two per multiplication.
 
-    ``total`` is the number of all of them. ``nonzero`` leaves out what zero weights make needless: a module whose
-    weight has the share :math:`s` of entries other than zero costs :math:`s F` forward, :math:`s F` for the gradient of
-    its input and :math:`s F` for that of its weight, where :math:`F` is its forward count and each is counted only
-    where it is computed. Attention between tokens, and weights that are used without calling their module, have no
-    share and count whole. Element-wise work counts nothing, as usual.
+    ``total`` is the number of all operations. ``nonzero`` leaves out those with zero weights: a module whose weight has
+    the share :math:`s` of entries other than zero costs :math:`s F` forward, :math:`s F` for the gradient of its input
+    and :math:`s F` for that of its weight, where :math:`F` is its forward count and each is counted only if it is
+    computed. Attention between tokens, and weights that are used without calling their module, count in full.
+    Elementwise operations do not count, as usual.
 
     Example:
         >>> flops, layer = Flops(), nn.Linear(4, 3)
@@ -67,7 +67,7 @@ class Flops:
 
     @contextmanager
     def counting(self, module: nn.Module) -> Iterator[None]:
-        """What runs inside, backward passes included, is added to the counts. Results do not change."""
+        """Add the operations that run inside, backward passes included, to the counts. Results do not change."""
         shares = {child: self.shares[name] for name, child in module.named_modules() if name in self.shares}
         begun: dict[nn.Module, int] = {}
         differentiated: set[nn.Module] = set()

@@ -1,4 +1,4 @@
-"""A network that takes some weights from one network and the others from another."""
+"""A network with some weights from one network and the others from another."""
 
 import copy
 from collections.abc import Mapping
@@ -16,13 +16,14 @@ from lit_ft.core.weights import Source, weights_of
 def graft(base: nn.Module, tuned: Source | Path, selection: Selection | Mapping[str, Choice]) -> nn.Module:
     r"""A copy of ``base`` with :math:`\theta = m\,\theta_{tuned} + (1-m)\,\theta_{base}`, values copied, not added.
 
-    All of it gives the tuned weights bit by bit, none of it those of the base. Tied weights stay tied. Buffers are
-    those of the base.
+    Selecting everything gives the tuned weights bit by bit, selecting nothing those of the base. Tied weights stay
+    tied. Buffers are those of the base.
 
     Args:
-        base: The network whose copy is grafted on.
-        tuned: Where the selected weights come from (module, file, folder, checkpoint).
-        selection: What is taken; called with ``tuned`` (where that is a module) and ``base``, or with a copy of base.
+        base: The network that is copied.
+        tuned: The source of the selected weights (module, file, folder, checkpoint).
+        selection: What is taken from ``tuned``; a ``Selection`` is applied to ``tuned`` if that is a module, else to a
+            copy of ``base``.
 
     Source: A. Panigrahi et al., "Task-Specific Skill Localization in Fine-tuned Language Models", 2023, arXiv
     2302.06600.

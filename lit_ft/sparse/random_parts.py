@@ -16,7 +16,7 @@ Unit = list[tuple[str, Tensor | bool]]
 
 
 def generator(seed: int, *place: object) -> torch.Generator:
-    """A generator that depends on a seed and a place alone, not on what was drawn before."""
+    """A generator that depends on a seed and a place only, not on earlier draws."""
     digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
@@ -53,7 +53,7 @@ class RandomHalf(Selection):
         self.seed, self.embeddings, self.head, self.draw = seed, embeddings, head, draw
 
     def redrawn(self, draw: int) -> "RandomHalf":
-        """Another half."""
+        """The selection with another half."""
         return RandomHalf(self.seed, self.embeddings, self.head, self.draw + draw)
 
     def recipe(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class RandomHalf(Selection):
         }
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
-        """Whole matrices, and parts of fused ones."""
+        """Select whole matrices, and parts of fused ones."""
         if not index.stacks:
             raise ConfigError("selection", "RandomHalf", "a network with a list of repeated blocks")
         chosen: Choices = {}
@@ -109,11 +109,11 @@ def _matrices(entry: Entry) -> dict[str, Tensor | bool]:
 
 
 class RandomElements(Selection):
-    """Single entries, drawn at random, exactly as many as asked for in each tensor.
+    """Single entries drawn at random, exactly the given share of each tensor.
 
     Args:
-        density: Share of the entries, in (0, 1]; the number in a tensor is rounded to the nearest. One that comes to
-            nothing in every tensor is refused.
+        density: Share of the entries, in (0, 1]; the number in a tensor is rounded to the nearest. A share that selects
+            nothing is refused.
         seed: Seed of the draw.
         patterns: Shell globs of the parameters that are drawn from. The others are not selected, or all of them
             with ``others``.
@@ -134,7 +134,7 @@ class RandomElements(Selection):
         self.density, self.seed, self.patterns, self.others, self.draw = density, seed, patterns, others, draw
 
     def redrawn(self, draw: int) -> "RandomElements":
-        """Other entries."""
+        """The selection with other entries."""
         return RandomElements(self.density, self.seed, self.patterns, self.others, self.draw + draw)
 
     def recipe(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class RandomElements(Selection):
         }
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
-        """A mask for each tensor that is drawn from."""
+        """A mask for each tensor that the patterns match."""
         drawn = list(index.entries if self.patterns is None else index.match(self.patterns))
         numbers = budgets(self.density, [index[name].parameter.numel() for name in drawn])
         chosen: Choices = dict.fromkeys(index.entries, self.others)

@@ -1,4 +1,4 @@
-"""Where the regions of several tasks meet in one network."""
+"""The overlap of the regions of several tasks in one network."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,14 @@ from lit_ft.core.selection.base import Choice, both, count
 
 
 def shared_parts(regions: Mapping[str, Mapping[str, Choice]], module: nn.Module) -> dict[str, dict[str, float]]:
-    r"""For each pair of regions :math:`|a \cap b| / |a|`: how much of region a (outer key) region b (inner key) has.
+    r"""For each pair of regions :math:`|a \cap b| / |a|`: the share of a (outer key) that is in b (inner key).
 
-    Regions that have nothing to do with each other share by chance the density of b, :math:`|b| / N`, which is what
-    random weights as ``a`` would get. ``overlap`` gives the symmetric :math:`|a \cap b| / |a \cup b|`. An empty region
-    shares 0.
+    Between unrelated regions the expected share is the density of b, :math:`|b| / N`, as for a random a. ``overlap``
+    gives the symmetric :math:`|a \cap b| / |a \cup b|`. An empty region shares 0.
 
     Args:
-        regions: Choices by name of the task: of ``Selection.select``, or of ``SavedSelection`` for a file.
-        module: The network they are about.
+        regions: Choices by task name: from ``Selection.select``, or ``SavedSelection(path).select`` for a file.
+        module: The network that they select from.
 
     Source: A. Panigrahi et al., "Task-Specific Skill Localization in Fine-tuned Language Models", 2023, arXiv
     2302.06600 (overlap of grafting regions).

@@ -18,7 +18,7 @@ Scope = Literal["global", "tensor"]
 
 
 class Scored(Selection):
-    """The base of selections by score: a subclass implements ``scores`` and passes on its budget.
+    """The base of selections by score; a subclass implements ``scores``.
 
     Args:
         density: Share of the entries that is selected, in (0, 1].
@@ -47,7 +47,7 @@ class Scored(Selection):
         raise NotImplementedError(f"{type(self).__name__} defines scores(index, base)")
 
     def compared(self, index: ParameterIndex) -> list[str]:
-        """The names that the budget is spread over."""
+        """The names of the parameters that share the budget."""
         return list(index.entries) if self.patterns is None else index.match(self.patterns)
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
@@ -67,7 +67,8 @@ class Scored(Selection):
 class TopChange(Scored):
     r"""The entries with the largest change :math:`|\theta - \theta_0|` in fine-tuning.
 
-    After AdamW every weight has moved by about the same amount, and the choice says little; after SGD it says much.
+    After AdamW all weights have changed by about the same amount, and the choice says little; after SGD it is
+    informative.
 
     Args:
         density: Share of the entries, in (0, 1]. LT-SFT: 0.04 to 0.08. Grafting: 1e-7 to 1e-2.
@@ -79,8 +80,8 @@ class TopChange(Scored):
         patterns: Shell globs of the parameters that are compared; None takes all.
 
     Source: A. Ansell et al., "Composable Sparse Fine-Tuning for Cross-Lingual Transfer", 2022, arXiv 2110.07560;
-    A. Panigrahi et al., "Task-Specific Skill Localization in Fine-tuned Language Models", 2023, arXiv 2302.06600.
-    Where the authors' code overshoots its budget at ties, ours meets it.
+    A. Panigrahi et al., "Task-Specific Skill Localization in Fine-tuned Language Models", 2023, arXiv 2302.06600. The
+    authors' code exceeds its budget at ties; ours meets it.
 
     See also: :class:`~lit_ft.sparse.sparse_delta.SparseDelta`, which keeps the changed entries in a file.
 
@@ -118,7 +119,7 @@ class TopMagnitude(Scored):
     Args:
         density: Share of the entries, in (0, 1].
         smallest: Take the smallest instead.
-        weights: Whose values; None means the module that the selection is applied to.
+        weights: The weights to compare; None means those of the module that the selection is applied to.
         scope: ``global`` compares all entries; ``tensor`` gives each tensor the same share.
         patterns: Shell globs of the parameters that are compared; None takes all.
 
@@ -155,7 +156,7 @@ class LearnedScore(Scored):
         path: A ``.safetensors`` file with one tensor of scores for each parameter, by its name.
         density: Share of the entries, in (0, 1].
         scope: ``global`` compares all entries; ``tensor`` gives each tensor the same share.
-        patterns: Shell globs of the parameters that are compared; None takes all that the file holds.
+        patterns: Shell globs of the parameters that are compared; None takes all in the file.
 
     Example:
         >>> from safetensors.torch import save_file
@@ -174,7 +175,7 @@ class LearnedScore(Scored):
         return tensors_in("path", existing("path", self.path))
 
     def compared(self, index: ParameterIndex) -> list[str]:
-        """What the file holds and the patterns match."""
+        """The parameters of the file that match the patterns."""
         held = self._read()
         unknown = [name for name in held if name not in index.entries]
         if unknown:
@@ -182,7 +183,7 @@ class LearnedScore(Scored):
         return [name for name in super().compared(index) if name in held]
 
     def scores(self, index: ParameterIndex, base: nn.Module | None) -> Mapping[str, Score]:
-        """What the file says."""
+        """The scores in the file."""
         found = {}
         for name, value in self._read().items():
             if value.shape != index[name].parameter.shape:
@@ -221,7 +222,7 @@ class TopUnits(Selection):
         self.score, self.density, self.unit = score, density, unit
 
     def choose(self, index: ParameterIndex, base: nn.Module | None) -> Choices:
-        """Rows and columns."""
+        """Select the rows and columns of the units."""
         units = network_units(index, self.unit)
         (number,) = budgets(self.density, [len(units)], f"units ({self.unit})")
         scores = self.score.scores(index, base)

@@ -1,4 +1,4 @@
-"""What fine-tuning changed, as a small file beside the base."""
+"""The entries that fine-tuning changed, as a small file in addition to the base."""
 
 import hashlib
 import json
@@ -27,16 +27,16 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torc
 class SparseDelta:
     """The entries of a network that fine-tuning changed.
 
-    ``replace`` holds the tuned values: exact in every dtype, undone by loading the base again. ``add`` holds the
-    differences in float32 or the type of the weights, whichever is wider; they can be summed over tasks (and are exact
-    to rounding). Nothing is undone by subtraction, which would be lossy.
+    ``replace`` holds the tuned values: exact in every dtype. ``add`` holds the differences in float32 or the type of
+    the weights, whichever is wider; they can be summed over tasks (and are exact to rounding). To undo a delta, load
+    the base again: subtraction would be lossy.
 
     Args:
         mode: ``replace`` or ``add``.
-        choices: Which entries: True or a mask for each parameter that has some; absent is none.
+        choices: The changed entries: True or a mask for each parameter that has some.
         values: The values of the selected entries, flat, in their order, for each of these parameters.
-        base: Fingerprint of the base at the parameters that it matters for, by name.
-        recipe: Arguments of a random selection that gives ``choices`` again; then the file holds no positions.
+        base: Fingerprints of the base, by name of the parameters that must be the same.
+        recipe: Arguments of a random selection that reproduces ``choices``; the file then holds no positions.
 
     Source: the idea of gap-coded files follows A. Ansell et al., "Composable Sparse Fine-Tuning", 2022, arXiv
     2110.07560.
@@ -69,12 +69,12 @@ class SparseDelta:
         selection: Selection | Mapping[str, Choice] | None = None,
         mode: Mode = "replace",
     ) -> Self:
-        """The selected entries of ``tuned`` beside ``base``.
+        """The difference between ``base`` and ``tuned`` at the selected entries.
 
         Args:
             base: The network before fine-tuning.
             tuned: The network after it (module, ``.safetensors`` file or folder, checkpoint, run folder).
-            selection: Which entries; None means those that differ.
+            selection: The entries to keep; None means those that differ.
             mode: ``replace`` or ``add``.
         """
         if mode not in ("replace", "add"):
@@ -256,7 +256,7 @@ def _fingerprint(tensor: Tensor) -> str:
 
 
 def _fingerprints(old: Mapping[str, Tensor], kept: Mapping[str, Choice], mode: Mode) -> dict[str, str]:
-    """Of all parameters but those that are replaced as a whole: a fresh head may differ."""
+    """Fingerprints of all parameters but those that are replaced as a whole: a new head may differ."""
     return {name: _fingerprint(t) for name, t in old.items() if not (mode == "replace" and kept.get(name) is True)}
 
 

@@ -13,15 +13,15 @@ _CHUNK = 1 << 21
 
 
 def budgets(density: float, sizes: Sequence[int], what: str = "entries") -> list[int]:
-    """How many of each group a density selects: its share, rounded to the nearest.
+    """How many entries of each group a density selects, rounded to the nearest.
 
     Args:
         density: A share in (0, 1].
         sizes: The size of each group.
-        what: What the groups consist of, for the error.
+        what: Name of the entries in the error.
 
     Raises:
-        ConfigError: That is nothing in all of them.
+        ConfigError: The density selects nothing in any group.
 
     Example:
         >>> budgets(0.1, [100, 4])
@@ -39,14 +39,15 @@ def budgets(density: float, sizes: Sequence[int], what: str = "entries") -> list
 def top_masks(scores: Mapping[str, Score], shapes: Mapping[str, torch.Size], number: int) -> dict[str, Tensor]:
     """Masks of the ``number`` entries with the largest scores over all tensors together.
 
-    Two counting passes over 16 bits of the score each, as float32, find the exact threshold. Entries at it are taken in
-    the order of the tensors and of their entries until the budget is met, so that the result is deterministic.
-    Besides the masks (one byte an entry) it needs memory for one chunk of scores only; a score is computed three times.
+    Two counting passes over 16 bits of the score each, as float32, find the exact threshold. Entries at the threshold
+    are taken in the order of the tensors and of their entries until the budget is met, so that the result is
+    deterministic. Besides the masks (one byte per entry) it needs memory for one chunk of scores only; each score is
+    computed three times.
 
     Args:
         scores: Computes scores of a range of entries, for each tensor.
         shapes: The shape of each tensor.
-        number: How many entries are selected.
+        number: Number of entries that are selected.
 
     Raises:
         ConfigError: A score is not a number.
@@ -86,7 +87,7 @@ def _bucket(counts: Tensor, number: int) -> tuple[int, int]:
 
 
 def _keys(scores: Mapping[str, Score], shapes: Mapping[str, torch.Size]) -> Iterator[tuple[tuple[str, int], Tensor]]:
-    """Whole numbers in the order of the scores, chunk by chunk."""
+    """Integers that sort as the scores do, chunk by chunk."""
     for name, shape in shapes.items():
         for start in range(0, shape.numel(), _CHUNK):
             score = scores[name](start, min(start + _CHUNK, shape.numel())).detach().cpu().float() + 0.0  # -0 is 0

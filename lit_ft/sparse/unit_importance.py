@@ -17,16 +17,16 @@ class UnitImportance:
     r"""Importance of heads or feed-forward units, in [0, 1), for :class:`~lit_ft.callbacks.SoftMask`.
 
     With a gate :math:`g_u = 1` on the output of unit u, :math:`I_u = E\,|\partial L / \partial g_u|` over batches. The
-    gate scales the unit's column of the output matrix W, so :math:`\partial L / \partial g_u = \langle W_{:u},
-    \partial L / \partial W_{:u} \rangle`, and no gate is built. Within each block
-    :math:`\hat I_u = |\tanh((I_u - \text{mean}) / \text{std})|`; all rows and columns of a unit get it.
+    gate scales the unit's column of the output matrix W, so :math:`\partial L / \partial g_u = \langle W_{:u}, \partial
+    L / \partial W_{:u} \rangle`, and no gate is built. Within each block :math:`\hat I_u = |\tanh((I_u - \text{mean}) /
+    \text{std})|`; all rows and columns of a unit have this value.
 
-    Cost: one forward and backward pass a batch. The module runs in evaluation mode, without trace. Under several
-    processes the mean is over the batches of all of them, so that all hold back the same.
+    Cost: one forward and backward pass per batch. The module runs in evaluation mode, without side effects. Under
+    several processes the mean is over the batches of all of them, so that all get the same values.
 
     Source: CoFiTune, H. Zhang et al., "Balancing Speciality and Versatility", 2024, arXiv 2404.10306. Deviations: L is
-    the module's loss on data whose skill is to be kept, where the authors, who have none, take the divergence of two
-    passes with dropout; absolute values are averaged, as the paper says, where the authors' code lets signs cancel.
+    the module's loss on data of the skill that is to be kept; the authors have no such data and take the divergence of
+    two passes with dropout. Absolute values are averaged, as in the paper; in the authors' code, signs can cancel.
 
     Args:
         data: A data module (its training batches are read) or, in Python, an iterable of batches.
@@ -58,7 +58,7 @@ class UnitImportance:
         self.data, self.num_batches, self.unit, self.loss = data, num_batches, unit, loss
 
     def measure(self, module: nn.Module) -> dict[str, Tensor]:
-        """For each parameter with units a tensor of one number a row (rows, 1), a column (1, columns) or a bias."""
+        """For each parameter with units, one number per row (rows, 1), per column (1, columns) or per bias."""
         index = ParameterIndex(module)
         units = network_units(index, self.unit)
         blocks = torch.tensor([index[next(iter(unit))].block for unit in units])

@@ -43,7 +43,7 @@ def load_bits(path: str | Path) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def mask_weights_(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Put zeros where a mask has none, in place; refuses masks of another network before any weight is changed.
+    """Set weights to 0 where their mask is False, in place; masks of another network are refused before any change.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
