@@ -1,4 +1,4 @@
-"""Numbers over what a language model writes: what an answer is worth beside the one that was expected."""
+"""Metrics over generated answers, compared with the expected ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lit_ft.core.errors import ConfigError
 
 
 class AnswerMetric(Metric):
-    """The mean score of written answers, over all processes; a subclass says in ``score`` what one is worth.
+    """The mean score of generated answers, over all processes; a subclass defines ``score``.
 
     Example:
         >>> class Shorter(AnswerMetric):
@@ -34,11 +34,11 @@ class AnswerMetric(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def score(self, answer: str, expected: str) -> float:
-        """What an answer is worth."""
+        """The score of one answer."""
         raise NotImplementedError(f"{type(self).__name__} defines score(answer, expected)")
 
     def update(self, answers: Sequence[str], expected: Sequence[str]) -> None:
-        """Add answers, and what was expected of each."""
+        """Add answers, and the answers that were expected."""
         for answer, right in zip(answers, expected, strict=True):
             self.total += self.score(answer, right)
             self.count += 1
@@ -49,11 +49,11 @@ class AnswerMetric(Metric):
 
 
 class AnswerAccuracy(AnswerMetric):
-    """Share of answers that are the expected one; spaces around them do not count.
+    """Share of answers that equal the expected one; spaces around them do not count.
 
     Args:
-        after: Compare only what stands behind the last of this text in each, such as a result behind its derivation;
-            an answer without it is wrong. None compares all.
+        after: Compare only the text after the last occurrence of this one, such as a result after its derivation; an
+            answer without it is wrong. None compares whole answers.
 
     Example:
         >>> metric = AnswerAccuracy(after="####")

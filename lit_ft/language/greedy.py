@@ -1,4 +1,4 @@
-"""What a causal language model writes when it always takes the likeliest token, and whether it would write a text."""
+"""Greedy decoding with a causal language model, and a check whether it would give a text."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 def written(
     network: nn.Module, prompts: Sequence[Sequence[int]], tokens: int, end: int | None = None
 ) -> list[list[int]]:
-    """Tokens that greedy decoding puts after each prompt, at most ``tokens``, and none after ``end``.
+    """The continuation of each prompt by greedy decoding: at most ``tokens`` tokens, none after ``end``.
 
     Args:
         network: A causal language model of ``transformers``.
         prompts: Token ids, at least one each.
-        tokens: Longest text. The cost is one forward pass each, without a cache.
-        end: The token at which a text ends, itself included; None for no such token.
+        tokens: Longest continuation. Cost: one forward pass per token, without a cache.
+        end: The token that ends a continuation and is part of it; None for no such token.
 
     See also: :func:`~lit_ft.language.prepack.generate_prepacked`, which uses a cache.
 
@@ -40,9 +40,9 @@ def written(
 
 
 def would_write(network: nn.Module, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]) -> list[bool]:
-    """Whether greedy decoding after each prompt begins with the text, in one forward pass.
+    """Whether the greedy continuation of each prompt would begin with the text, in one forward pass.
 
-    It does just when every token of the text is the likeliest one after the prompt and the text before it.
+    It does if and only if every token of the text is the most likely one, given the prompt and the text before it.
 
     Example:
         >>> from types import SimpleNamespace
@@ -59,7 +59,7 @@ def would_write(network: nn.Module, prompts: Sequence[Sequence[int]], texts: Seq
 
 
 def _best(network: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
-    """The likeliest next token after each token, shape (rows, tokens); padded on the right."""
+    """The most likely next token after each token, shape (rows, tokens); padded on the right."""
     device = next(network.parameters()).device
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]

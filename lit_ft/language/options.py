@@ -1,4 +1,4 @@
-"""Choosing among answers by how likely a language model finds them, and questions that it has seen before."""
+"""Multiple choice by log-likelihood, and a check for questions that are in the training data."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,11 +14,11 @@ NORMALIZATIONS = ("sum", "token", "context")
 
 
 def option_rows(batch: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """The options of all questions as a padded batch of a language model, one row an option.
+    """The options of all questions as a padded batch of a language model, one row per option.
 
     Args:
         batch: ``input_ids`` and ``weights`` of shape (questions, options, tokens).
-        prefix: Before both names; ``context_`` are the options behind the answer context alone.
+        prefix: Prefix of both names; ``context_`` for the options after the answer context alone.
 
     Example:
         >>> input_ids, weights = torch.tensor([[[5, 6, 0], [5, 7, 0]]]), torch.tensor([[[0, 1, 0], [0, 1, 0]]])
@@ -27,7 +27,7 @@ def option_rows(batch: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tens
                 [5, 7]])
     """
     rows = {name: batch[prefix + name].flatten(0, 1) for name in ("input_ids", "weights")}
-    # every token up to the last target; nothing behind it can change what is said about targets
+    # up to the last target: later tokens do not change its log-probability
     length = int((rows["weights"] != 0).nonzero()[:, 1].max()) + 1
     return {name: values[:, :length] for name, values in rows.items()}
 
@@ -41,9 +41,9 @@ def option_scores(log_probs: Tensor, counts: Tensor, normalize: Normalization, p
 
     Args:
         log_probs: Summed over the tokens of each option, shape (questions, options).
-        counts: Tokens of each option, 0 where there is none; such an option has the lowest number.
-        normalize: As above.
-        prior: As ``log_probs``, behind the answer context.
+        counts: Tokens of each option; one with 0 tokens is absent and scores the lowest finite number.
+        normalize: ``sum``, ``token`` or ``context``.
+        prior: As ``log_probs``, after the answer context.
 
     Example:
         >>> log_probs, counts = torch.tensor([[-2.0, -3.0]]), torch.tensor([[1, 3]])
@@ -60,7 +60,7 @@ def option_scores(log_probs: Tensor, counts: Tensor, normalize: Normalization, p
 
 
 def ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:
-    """Runs of n words, in lower case without punctuation; a shorter text is one run.
+    """Sequences of n words, in lower case without punctuation; a shorter text is one sequence.
 
     Example:
         >>> list(ngrams("One two, three.", n=2))
@@ -72,12 +72,12 @@ def ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:
 
 
 def contaminated(texts: Iterable[str], corpus: Iterable[str], n: int = 13) -> list[bool]:
-    """Which texts share a run of n words with a corpus; a text of fewer words counts where the corpus holds it whole.
+    """Which texts share a sequence of n words with a corpus; a text of fewer words must occur in it as a whole.
 
     Args:
-        texts: What a model is tested on.
-        corpus: What it was trained on.
-        n: Words of a run, at least 1. Paper (E83): 13.
+        texts: The test texts.
+        corpus: The training texts.
+        n: Words of a sequence, at least 1. Paper (E83): 13.
 
     Example:
         >>> contaminated(["The cat sat.", "A dog ran."], corpus=["See: the cat sat down"], n=3)

@@ -15,12 +15,12 @@ from lit_ft.tokens.bins import best_fit, pack_positions
 
 @dataclass
 class Prefill:
-    """What is known of a batch of prompts before the first new token.
+    """The state of a batch of prompts before the first new token.
 
     Args:
-        cache: Keys and values of ``transformers``, one row a prompt, padded on the left.
-        logits: For the next token of each prompt, shape (prompts, vocabulary).
-        mask: Which places of the cache are real, shape (prompts, longest).
+        cache: Keys and values of ``transformers``, one row per prompt, padded on the left.
+        logits: Logits for the next token of each prompt, shape (prompts, vocabulary).
+        mask: Which positions of the cache are real, shape (prompts, longest).
         lengths: Tokens of each prompt, shape (prompts,).
         processed: Tokens that went through the network, padding included.
     """
@@ -36,9 +36,9 @@ class Prefill:
 def prepacked_prefill(network: Any, prompts: Sequence[Sequence[int]]) -> Prefill:
     """Run prompts through a causal language model in packed rows, then give each its own row of the cache.
 
-    Prompts are put best fit into rows as long as the longest one, with positions that begin again and a mask that lets
-    a token see its own prompt alone; equal to one prompt after another, up to rounding. Tokens processed fall from
-    ``prompts x longest`` to about the sum of the lengths; with prompts of equal length nothing is gained.
+    Prompts are put best fit into rows as long as the longest one, with positions that restart and a mask that lets a
+    token see its own prompt only; up to rounding, this equals running one prompt after another. Tokens processed fall
+    from ``prompts x longest`` to about the sum of the lengths; for prompts of equal length nothing is gained.
 
     Args:
         network: A causal language model of ``transformers`` with full attention in every layer; sliding windows and
@@ -113,12 +113,12 @@ def padded_prefill(network: Any, prompts: Sequence[Sequence[int]]) -> Prefill:
 
 
 def _ends(place: dict[int, tuple[int, int]], lengths: Sequence[int]) -> Tensor:
-    """Columns in which some prompt ends: logits are made for these alone."""
+    """Columns in which some prompt ends: logits are computed for these only."""
     return torch.tensor(sorted({start + lengths[prompt] - 1 for prompt, (_, start) in place.items()}))
 
 
 def _additive_mask(owner: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a token may look, the lowest number elsewhere; padding looks at itself."""
+    """0 where a token may attend, the lowest number elsewhere; padding attends to itself."""
     same = owner[:, :, None] == owner[:, None, :]
     same &= (owner >= 0)[:, :, None]
     allowed = torch.ones_like(same).tril() & same | torch.eye(owner.shape[1], dtype=torch.bool)
@@ -154,12 +154,12 @@ def _refuse_partial_attention(network: nn.Module) -> None:
 def generate_prepacked(
     network: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, end: int | None = None
 ) -> list[list[int]]:
-    """The likeliest next tokens of each prompt, after a prepacked prefill; equal to one prompt after another.
+    """Greedy continuations of prompts after a prepacked prefill; equal to decoding one prompt after another.
 
     Args:
         network: As in :func:`prepacked_prefill`, in eval mode.
         prompts: Token ids.
-        max_new_tokens: Most tokens for each.
+        max_new_tokens: Most new tokens for each prompt.
         end: Token that ends an answer; it is part of the answer.
 
     See also: :func:`~lit_ft.language.greedy.written`, which needs no cache.

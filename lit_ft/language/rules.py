@@ -1,4 +1,4 @@
-"""Rules on the next token, multiplied into what a language model says."""
+"""Rules that change the next-token distribution of a language model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,20 +14,19 @@ from lit_ft.core.errors import ConfigError
 class ResponseRules:
     r"""Three rules that make a base model answer like an assistant, as a product of experts.
 
-    .. math:: \log p(t)=\log p_{LM}(t)+r(t)+const,\quad
-              r(t)=b\,\frac{n}{N}[t=\text{end}]-c\,[t\text{ was said}]+u_t
+    .. math:: \log p(t)=\log p_{LM}(t)+r(t)+const,\quad r(t)=b\,\frac{n}{N}[t=\text{end}]-c\,[t\text{ occurred}]+u_t
 
     where n counts the new tokens, up to N. With b = c = 0 and no biases the model is unchanged.
 
     Args:
-        end_bonus: b, in nats: how much more likely the end gets until token N; 0 or more. Paper: 15.
+        end_bonus: b, in nats: bonus of the end token, which grows to b until token N; 0 or more. Paper: 15.
         end_after: N, in tokens, at least 1. Paper: 250.
-        repeat_penalty: c, in nats, for every token that stands in the prompt or the answer so far. Paper: 1.5.
+        repeat_penalty: c, in nats, for every token that occurs in the prompt or the answer so far. Paper: 1.5.
         token_bias: u, in nats, by the text of one token each. Paper: such as -5 for "I", -3 for "We", +1 for line ends
             and list marks.
 
     Source: J. Hewitt et al., Instruction Following without Instruction Tuning, 2024, arXiv:2409.14254 (E89);
-    john-hewitt/implicit-ins. Deviation: the bonus stays at b behind token N instead of ending there.
+    john-hewitt/implicit-ins. Deviation: the bonus stays at b after token N instead of ending there.
 
     Example:
         >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
@@ -43,7 +42,7 @@ class ResponseRules:
     token_bias: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what would lengthen answers, or never end them."""
+        """Refuse values that would lengthen answers, or never end them."""
         for name in ("end_bonus", "repeat_penalty"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"rules.{name}", getattr(self, name), "0 or more")
@@ -51,10 +50,10 @@ class ResponseRules:
             raise ConfigError("rules.end_after", self.end_after, "at least 1")
 
     def bind(self, tokenizer: Any, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """What ``generate`` of ``transformers`` takes as a logits processor.
+        """A logits processor for ``generate`` of ``transformers``.
 
         Args:
-            tokenizer: Of the model.
+            tokenizer: Tokenizer of the model.
             mask: Attention mask of the prompts, padded on the left, shape (rows, tokens).
         """
         end, bias = tokenizer.eos_token_id, {}

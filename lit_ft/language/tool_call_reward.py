@@ -1,4 +1,4 @@
-"""What the tool calls of a language model are worth, by rules."""
+"""The reward of generated tool calls, by rules."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from lit_ft.language.tool_reward import parsed_call, tool_call_reward
 
 
 class ToolCallReward(AnswerMetric):
-    """Mean reward of the first call in each answer, from -2 (none that can be read) to 1 (the right call).
+    """Mean reward of the first call in each answer, from -2 (no readable call) to 1 (the right call).
 
     See :func:`~lit_ft.language.tool_reward.tool_call_reward`. Rows must expect a call.
 
     Args:
-        tools: Names of the parameters of each tool that there is, by its name.
+        tools: Parameter names of each tool, by its name.
 
     Source: TL-Training: A Task-Feature-Based Framework for Training Large Language Models in Tool Use (E58), where it
     is the reward of PPO.
@@ -33,7 +33,7 @@ class ToolCallReward(AnswerMetric):
         self.tools = tools
 
     def score(self, answer: str, expected: str) -> float:
-        """The reward of an answer beside the call that was wanted."""
+        """The reward of an answer, given the expected call."""
         right = parsed_call(expected)
         if right is None or right.name not in self.tools:
             given = expected if right is None else right.name

@@ -1,4 +1,4 @@
-"""Tool calls as text, which of their tokens decide for a tool or give a value, and which turns went wrong."""
+"""Tool calls as text, the tokens in them that choose a tool or give a value, and turns that failed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ToolCall:
     """A call of a tool.
 
     Args:
-        name: Of the tool.
-        arguments: Their values by name.
+        name: Name of the tool.
+        arguments: Argument values by name.
 
     Example:
         >>> print(ToolCall("add", {"a": 1, "b": 2}).text)
@@ -42,7 +42,7 @@ class ToolCall:
 
 
 def tool_names(tools: Sequence[Mapping[str, Any]] | None, number: int) -> list[str]:
-    """Names of the tools of a row, ``{name, ...}`` or ``{"type": "function", "function": {name, ...}}`` each.
+    """Names of the tools of a row; each is ``{name, ...}`` or ``{"type": "function", "function": {name, ...}}``.
 
     Example:
         >>> tool_names([{"name": "add"}, {"type": "function", "function": {"name": "search"}}], number=1)
@@ -58,12 +58,12 @@ def tool_names(tools: Sequence[Mapping[str, Any]] | None, number: int) -> list[s
 
 
 def calls_of(message: Mapping[str, Any], names: Sequence[str], number: int) -> list[ToolCall]:
-    """The calls of a message, ``{name, arguments}`` or ``{"function": {name, arguments}}`` each.
+    """The calls of a message; each is ``{name, arguments}`` or ``{"function": {name, arguments}}``.
 
     Args:
         message: ``{role, content, tool_calls}``.
-        names: Of the tools that there are.
-        number: Of the row, counted from 1, for errors.
+        names: Names of the tools of the row.
+        number: Number of the row from 1, for errors.
 
     Example:
         >>> message = {"role": "assistant", "content": "", "tool_calls": [{"name": "add", "arguments": '{"a": 1}'}]}
@@ -94,11 +94,11 @@ def calls_of(message: Mapping[str, Any], names: Sequence[str], number: int) -> l
 
 
 def failed_turns(messages: Sequence[Mapping[str, Any]], signs: Iterable[str]) -> set[int]:
-    """Places of the assistant's turns after which a tool answers with an error.
+    """Positions of the assistant's turns after which a tool answers with an error.
 
     Args:
         messages: ``{role, content}``; the answers of tools follow the turn that called them.
-        signs: Texts of which one stands in an error; only letters and digits count, in lower case.
+        signs: Texts that mark an error; compared by letters and digits only, in lower case.
 
     Example:
         >>> roles = ["user", "assistant", "tool", "assistant"]
@@ -122,18 +122,18 @@ def _bare(text: str) -> str:
 
 
 def branch_offsets(tokenizer: Any, name: str, others: Iterable[str]) -> list[int]:
-    """Where in the name of a tool its tokens part from those of other tools: the places of what is told apart there.
+    """Offsets in the name of a tool where its tokens diverge from those of other tools.
 
-    The first token of the name is always one. A name that goes on where this one ends parts behind its last letter,
-    which is the place ``len(name)``.
+    The first token of the name always counts. A name that continues this one diverges after its last letter, at
+    ``len(name)``.
 
     Args:
-        tokenizer: A fast one of ``transformers``.
-        name: Of the tool that is called.
+        tokenizer: A fast tokenizer of ``transformers``.
+        name: Name of the tool that is called.
         others: Names of the other tools.
 
     Returns:
-        Places in characters, ascending.
+        Offsets in characters, ascending.
 
     Example:
         >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
@@ -154,7 +154,7 @@ def branch_offsets(tokenizer: Any, name: str, others: Iterable[str]) -> list[int
 
 
 def value_spans(call: ToolCall) -> list[tuple[int, int]]:
-    """Where in the text of a call the values of its arguments begin and end.
+    """Begin and end of each argument value in the text of a call.
 
     Example:
         >>> call = ToolCall("add", {"a": 12, "b": "x"})
@@ -173,14 +173,14 @@ def value_spans(call: ToolCall) -> list[tuple[int, int]]:
 def turn_segments(
     said: str, calls: Sequence[ToolCall], branches: Mapping[str, Sequence[int]], weight: float, place: int
 ) -> list[Segment]:
-    """A turn of the assistant, cut so that tokens which choose a tool, and those of values, have tags of their own.
+    """A turn of the assistant as segments; tokens that choose a tool, and those of values, have tags of their own.
 
     Args:
         said: Text before the calls.
         calls: The calls.
-        branches: Of each name, from :func:`branch_offsets`.
-        weight: Of all its tokens, before they are told apart.
-        place: Of the turn in its conversation.
+        branches: Offsets for each name, from :func:`branch_offsets`.
+        weight: Weight of all its tokens, before reweighting.
+        place: Position of the turn in its conversation.
 
     Example:
         >>> segments = turn_segments("Well.", [ToolCall("add", {"a": 12})], {"add": [0]}, weight=1.0, place=1)
@@ -206,8 +206,8 @@ def branch_weight(branches: int, others: int, most: float = 9.0) -> float:
     r"""Weight of a token that chooses a tool: :math:`\min(n_{other}/n_{branch},m)`, and never below 1.
 
     Args:
-        branches: Such tokens of a turn.
-        others: Its other targets.
+        branches: Number of such tokens in a turn.
+        others: Number of its other targets.
         most: m, at least 1.
 
     Example:

@@ -1,4 +1,4 @@
-"""What a tool call is worth, by rules."""
+"""The reward of a tool call, by rules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lit_ft.language.tool_calls import CLOSE, OPEN, ToolCall
 
 
 def parsed_call(text: str) -> ToolCall | None:
-    """The first call in a text, inside its marks or as bare JSON; None where there is none.
+    """The first call in a text, between its marks or as bare JSON; None if there is none.
 
     Example:
         >>> parsed_call('<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>')
@@ -29,29 +29,29 @@ def parsed_call(text: str) -> ToolCall | None:
 
 
 def tool_call_reward(text: str, right: ToolCall, tools: Mapping[str, Collection[str]]) -> float:
-    """Reward of a generated call, for learning by reinforcement.
+    """Reward of a generated call, for reinforcement learning.
 
-    ==== ==========================================================================
-    -2   no call that can be read, or of a tool that there is not
+    ==== =============================================
+    -2   no readable call, or an unknown tool
     -1.5 the wrong tool
-    -1.8 arguments that the tool does not know, others too many, and others missing
-    -1.3 arguments that the tool does not know, and others too many or missing
-    -1   arguments too many, and others missing
-    -0.8 arguments that the tool does not know
-    -0.5 arguments too many, or missing
+    -1.8 unknown, superfluous and missing arguments
+    -1.3 unknown, and superfluous or missing arguments
+    -1   superfluous and missing arguments
+    -0.8 unknown arguments
+    -0.5 superfluous or missing arguments
     -.25 wrong values
     +1   the right call
-    ==== ==========================================================================
+    ==== =============================================
 
-    The three faults at once cost more than the wrong tool does; so it is in the paper.
+    The three faults together cost more than the wrong tool, as in the paper.
 
     Args:
-        text: What the model wrote.
-        right: The call that was wanted.
-        tools: Names of the parameters of each tool that there is.
+        text: The generated text.
+        right: The expected call.
+        tools: Parameter names of each tool, by its name.
 
-    Source: TL-Training: A Task-Feature-Based Framework for Training Large Language Models in Tool Use (E58). An
-    argument is too many here where the tool knows it and the right call leaves it out.
+    Source: TL-Training: A Task-Feature-Based Framework for Training Large Language Models in Tool Use (E58). Here an
+    argument is superfluous if the tool has it but the right call does not.
 
     See also: :class:`~lit_ft.metrics.ToolCallReward`.
 
