@@ -1,4 +1,4 @@
-"""How much two answers look alike from inside the network: the CHES score."""
+"""The CHES score: how similar the hidden states of two answers are."""
 
 import torch
 from torch import Tensor
@@ -6,19 +6,19 @@ from torchmetrics import Metric
 
 
 def ches(hidden: Tensor, weights: Tensor, length_normalize: bool = True) -> Tensor:
-    r"""Centred hidden embedding similarity of pairs; high scores foretell that training lowers the chosen answer.
+    r"""Centred hidden embedding similarity of pairs; high scores predict that training lowers the chosen answer.
 
     .. math:: \Big\langle\sum_k h(x,y^+_{<k}),\sum_{k'}h(x,y^-_{<k'})\Big\rangle-\Big\|\sum_kh(x,y^+_{<k})\Big\|^2
 
-    The sums run over the places that predict a token of the answer: from the last token of the prompt to the last but
-    one of the answer. With ``length_normalize`` the first term is divided by :math:`|y^+||y^-|`, the second by
+    The sums run over the positions that predict a token of the answer: from the last token of the prompt to the last
+    but one of the answer. With ``length_normalize`` the first term is divided by :math:`|y^+||y^-|`, the second by
     :math:`|y^+|^2`.
 
     Args:
-        hidden: What the output head multiplies (after the last norm), shape (2 pairs, tokens, width): chosen answers,
-            then rejected ones.
-        weights: Not 0 on the tokens of the answer, shape (2 pairs, tokens); padding may stand on either side.
-        length_normalize: Whether sums are means; paper: yes for filtering.
+        hidden: Inputs of the output head (after the last norm), shape (2 pairs, tokens, width): chosen answers, then
+            rejected ones.
+        weights: Not 0 on the tokens of the answer, shape (2 pairs, tokens); padding may be on either side.
+        length_normalize: Whether to take means instead of sums; in the paper, True for filtering.
 
     Returns:
         Shape (pairs,), float32.
@@ -44,7 +44,7 @@ class ChesScore(Metric):
     """Mean CHES score over pairs; see :func:`ches`.
 
     Args:
-        length_normalize: Whether sums over tokens are means.
+        length_normalize: Whether to take means over tokens instead of sums.
 
     See also: :func:`ches`, and :class:`~lit_ft.callbacks.LikelihoodDisplacement` for what the score foretells.
 

@@ -1,11 +1,11 @@
-"""What is logged of the rewards of pairs."""
+"""Statistics of the rewards of pairs, for logging."""
 
 import torch
 from torch import Tensor
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """The mean of values with weights; 0 where no weight is above 0.
+    """The weighted mean of values; 0 if no weight is above 0.
 
     Example:
         >>> weighted_mean(torch.tensor([1.0, 4.0]), torch.tensor([2.0, 1.0]))
@@ -16,12 +16,12 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def reward_scalars(chosen: Tensor, rejected: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    """Means over pairs of both rewards and of their margin, and the share of pairs whose chosen answer has more.
+    """Means over pairs of both rewards and of their margin, and the share with the higher reward for the chosen answer.
 
     Args:
-        chosen: Shape (pairs,).
-        rejected: Shape (pairs,).
-        weights: Of the pairs.
+        chosen: Rewards of chosen answers, shape (pairs,).
+        rejected: Rewards of rejected answers, shape (pairs,).
+        weights: Weights of the pairs.
 
     Example:
         >>> values = reward_scalars(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0]), weights=torch.ones(2))

@@ -1,4 +1,4 @@
-"""Losses over single answers that are wanted or not, as functions of their log-ratios."""
+"""Losses over single answers that are desirable or not, as functions of their log-ratios."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ def kto(
 
     Args:
         ratios: :math:`r=\log\pi(y)-\log\pi_0(y)`, shape (answers,).
-        desirable: Whether each answer is wanted, shape (answers,), bool.
+        desirable: Whether each answer is desirable, shape (answers,), bool.
         divergence: :math:`z\ge0`, an estimate of KL(policy, reference) from answers to other prompts; constant.
         beta: Above 0. Paper: 0.1.
         weights: :math:`(\lambda_D,\lambda_U)`. Paper: their product with the counts in a ratio of 1 to 4/3.
@@ -38,7 +38,7 @@ def bco(rewards: Tensor, desirable: Tensor, shift: Tensor) -> Tensor:
 
     Args:
         rewards: :math:`r=\beta\,(\log\pi(y)-\log\pi_0(y))`, shape (answers,).
-        desirable: Whether each answer is wanted, shape (answers,), bool.
+        desirable: Whether each answer is desirable, shape (answers,), bool.
         shift: :math:`\delta`, the mean reward of answers; constant.
 
     Source: S. Jung et al., Binary Classifier Optimization for LLM Alignment, 2024, arXiv:2404.04656.
