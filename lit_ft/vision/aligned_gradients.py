@@ -1,4 +1,4 @@
-"""What a classifier takes for a class: inputs moved towards it, and whether another classifier agrees."""
+"""Inputs moved towards a class along the gradient of a classifier, and whether another classifier agrees."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def towards(
     samples: int = 20,
     seed: int = 0,
 ) -> Tensor:
-    r"""Climb the smoothed score of a class inside a ball around each input.
+    r"""Maximise the smoothed score of a class inside a ball around each input.
 
     .. math:: x \leftarrow \Pi_{\|x - x_0\| \le B}\big(x + s\, g / \|g\|\big), \quad
         g = \nabla_x\, E_{\epsilon \sim N(0, \sigma^2)}\, f_t(x + \epsilon)
@@ -42,9 +42,9 @@ def towards(
         targets: Classes to move to, shape (rows,).
         budget: B, L2 radius in the units of the input, above 0.
         sigma: Standard deviation of the noise, at least 0; that of training with ``GaussianNoise``.
-        steps: Steps uphill, at least 1.
-        samples: Noisy copies a step, at least 1.
-        seed: Of the noise.
+        steps: Gradient steps, at least 1.
+        samples: Noisy copies per step, at least 1.
+        seed: Seed of the noise.
 
     See also: :func:`agreement`.
 
@@ -80,13 +80,13 @@ def towards(
 
 @torch.no_grad()
 def agreement(network: nn.Module, judge: nn.Module, moved: Tensor, targets: Tensor) -> float:
-    """Where the network sees the class it was moved to, the share in which an independent classifier does too.
+    """Among inputs that the network assigns to their target, the share where an independent classifier agrees.
 
     Args:
-        network: The one whose gradients were followed.
-        judge: Maps inputs to scores of the classes; has seen nothing of the network (nearest neighbours, say).
-        moved: From :func:`towards`, shape (rows, ...).
-        targets: Shape (rows,).
+        network: The network whose gradients were followed.
+        judge: Independent classifier that maps inputs to scores of the classes (such as nearest neighbours).
+        moved: Inputs from :func:`towards`, shape (rows, ...).
+        targets: Classes that they were moved to, shape (rows,).
 
     Example:
         >>> network = judge = nn.Identity()
@@ -98,12 +98,12 @@ def agreement(network: nn.Module, judge: nn.Module, moved: Tensor, targets: Tens
 
 
 def pictures(images: Tensor, moved: Tensor, titles: list[str]) -> Figure:
-    """Inputs above what they became, one column each.
+    """A figure of inputs above the moved inputs, one column each.
 
     Args:
         images: Shape (rows, height, width).
         moved: The same shape.
-        titles: One a column, such as ``3 to 8``.
+        titles: One per column, such as ``3 to 8``.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Accuracy that no small change of the input can take away."""
+"""Accuracy that is certified against small changes of the input."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lit_ft.core.errors import ConfigError
 
 
 class CertifiedAccuracy(Metric):
-    """Share of the rows that are right and certified at least to a radius.
+    """Share of the rows that are classified correctly and certified to at least a radius.
 
-    At radius 0 it is the share of right rows that did not abstain.
+    At radius 0 it is the share of correct rows without abstention.
 
     Source: J. Cohen, E. Rosenfeld, J. Z. Kolter, "Certified Adversarial Robustness via Randomized Smoothing", 2019,
     arXiv 1902.02918.
@@ -55,5 +55,5 @@ class CertifiedAccuracy(Metric):
         self.rows += targets.numel()
 
     def compute(self) -> Tensor:
-        """The share."""
+        """The certified accuracy."""
         return self.right / self.rows

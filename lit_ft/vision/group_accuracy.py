@@ -56,7 +56,7 @@ class GroupAccuracy(Metric):
         self.right += torch.bincount(groups[predictions.argmax(-1) == labels], minlength=len(self.rows))
 
     def compute(self) -> Tensor:
-        """The share of right rows."""
+        """The share of correct rows."""
         if self.over == "rows":
             return self.right.sum() / self.rows.sum()
         shares = self.right / self.rows

@@ -1,4 +1,4 @@
-"""Networks that are features and a linear map."""
+"""Networks that consist of features and a linear head."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lit_ft.core.errors import ConfigError
 
 
 def linear_head(network: nn.Module) -> nn.Linear:
-    """The head of a network of our own; one without ``features()`` or without a linear ``head`` is refused.
+    """The linear head of one of our networks; a network without ``features()`` or a linear ``head`` is refused.
 
     Example:
         >>> from lit_ft.models.small import MLP

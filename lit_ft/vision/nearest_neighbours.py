@@ -1,4 +1,4 @@
-"""A classifier that learns nothing: an independent judge of what others see."""
+"""A classifier without training, as an independent judge of others."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ class NearestNeighbours(nn.Module):
     """The classes of the k nearest rows, by Euclidean distance between inputs.
 
     Args:
-        images: Rows to look among, shape (rows, ...).
+        images: Reference rows, shape (rows, ...).
         labels: Their classes, shape (rows,).
         k: Number of neighbours, from 1 to the number of rows.
 

@@ -7,13 +7,13 @@ from torch import Tensor
 def leave_one_out(
     queries: Tensor, keys: Tensor, same_class: Tensor, same_row: Tensor, k: int, temperature: float
 ) -> Tensor:
-    r"""How little of a row's neighbourhood has its label.
+    r"""Minus the log of the share of a row's neighbourhood that has its label.
 
     .. math:: -\log \Big[\sum_{j \in N_k(i), y_j = y_i} s_{ij} \Big/ \sum_{j \in N_k(i)} s_{ij}\Big], \quad
         s_{ij} = e^{z_i \cdot z_j / \tau}
 
     where N holds the k nearest keys except those of the row itself. If none of them has the row's label, the nearest
-    key that does joins them, so that the loss is finite and pulls.
+    key that does is added, so that the loss is finite and has a gradient.
 
     Args:
         queries: z, of length 1, shape (rows, width).

@@ -1,4 +1,4 @@
-"""The last rows that went by, in several columns."""
+"""A queue of the latest rows, in several columns."""
 
 from collections.abc import Mapping
 
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class RowMemory(nn.Module):
-    """Remembers the newest rows, newest first; part of checkpoints.
+    """A queue of the newest rows, newest first; part of checkpoints.
 
     Args:
-        size: Rows that are remembered.
-        columns: An example of a row's entry, by name of the column: gives shape and type.
-        key: A column of whole numbers that tells rows apart: of a row that comes again the newest entry alone is kept.
+        size: Number of rows that are kept.
+        columns: An example of an entry by name of its column, for shape and type.
+        key: A column of integers that identifies rows: of a row that is added again, only the newest entry is kept.
             None keeps every entry.
 
     Example:
@@ -34,7 +34,7 @@ class RowMemory(nn.Module):
 
     @torch.no_grad()
     def add(self, columns: Mapping[str, Tensor]) -> None:
-        """Put new rows in front; the oldest fall out."""
+        """Add new rows in front; the oldest are dropped."""
         entries = {name: torch.cat([columns[name].to(self.column(name)), self.column(name)]) for name in self.names}
         if self.key is not None:
             newest = first_places(entries[self.key])
@@ -46,12 +46,12 @@ class RowMemory(nn.Module):
         self.count.fill_(count)
 
     def column(self, name: str) -> Tensor:
-        """The entries of the rows that are there."""
+        """The entries of a column, for the rows in the queue."""
         return getattr(self, name)[: int(self.count)]
 
 
 def first_places(values: Tensor) -> Tensor:
-    """Where each of the different values stands first, in their order; shape (different values,).
+    """The index of the first occurrence of each distinct value, ascending; shape (distinct values,).
 
     Example:
         >>> first_places(torch.tensor([5, 3, 5]))

@@ -1,4 +1,4 @@
-"""Bringing the features of one network into the frame of another."""
+"""Aligning the features of one network with those of another."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 def rotation(source: Tensor, target: Tensor) -> Tensor:
-    r"""The rotation R that best carries centred source rows to target rows: :math:`\min_R \sum_i |R x_i - y_i|^2`.
+    r"""The rotation R that best maps centred source rows to target rows: :math:`\min_R \sum_i |R x_i - y_i|^2`.
 
     Proper: its determinant is 1. Apply it as ``rows @ R.T``.
 
@@ -48,18 +48,18 @@ def class_centres(rows: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
 
 
 def calibrated(pre: Tensor, own: Tensor, labels: Tensor, class_weights: Tensor, turn: Tensor) -> Tensor:
-    r"""Features of the pre-trained network where the fine-tuned one would have them.
+    r"""Features of the pre-trained network, aligned with those of the fine-tuned one.
 
-    Rows are brought to length 1 and turned; each class is moved so that its mean lies at the centre of the fine-tuned
-    features of that class, whose rows weigh by the softmax of their cosine to the class's weight; then they are brought
-    to length 1 again, and to the mean length of the fine-tuned ones.
+    Rows are normalised to length 1 and rotated. Each class is shifted so that its mean lies at the centre of the
+    fine-tuned features of that class, weighted by the softmax of their cosine with the class's weight. Then rows are
+    normalised to length 1 again, and scaled to the mean length of the fine-tuned ones.
 
     Args:
-        pre: Of the pre-trained network, shape (rows, width).
-        own: Of the network that is fine-tuned, the same rows.
+        pre: Features of the pre-trained network, shape (rows, width).
+        own: Features of the same rows in the network that is fine-tuned.
         labels: Shape (rows,).
-        class_weights: Of the head, shape (classes, width).
-        turn: From :func:`rotation`, shape (width, width).
+        class_weights: Weight of the head, shape (classes, width).
+        turn: Rotation from :func:`rotation`, shape (width, width).
 
     See also: :func:`rotation`.
 

@@ -15,7 +15,7 @@ ABSTAINS = -1
 
 @dataclass
 class Certificate:
-    """What is certain about one input.
+    """The certificate of one input.
 
     Args:
         label: The class of the smoothed classifier, or -1 where it abstains.
@@ -27,7 +27,7 @@ class Certificate:
 
 
 class SmoothedClassifier(nn.Module):
-    r"""The class that a base classifier gives most often under noise: :math:`g(x) = \arg\max_c P(f(x + \epsilon) = c)`.
+    r"""The class that a base classifier predicts most under noise: :math:`g(x) = \arg\max_c P(f(x + \epsilon) = c)`.
 
     ``certify`` guesses the class from ``n0`` noisy copies, bounds its probability from below by p with confidence
     :math:`1 - \alpha` from ``n`` others (Clopper and Pearson), and certifies the radius
@@ -47,7 +47,7 @@ class SmoothedClassifier(nn.Module):
         n: Noisy copies for the bound, at least 1 (paper: 100,000).
         alpha: Probability that a certificate is wrong, in (0, 1) (paper: 0.001).
         batch_size: Noisy copies that run together.
-        seed: Seed of the noise: each input meets the same noise, whatever stands beside it.
+        seed: Seed of the noise: each input gets the same noise, independent of its batch.
 
     See also: :class:`~lit_ft.metrics.CertifiedAccuracy`.
 
@@ -83,7 +83,7 @@ class SmoothedClassifier(nn.Module):
 
     @torch.no_grad()
     def counts(self, x: Tensor, copies: int, generator: torch.Generator) -> Tensor:
-        """How often each class is given to noisy copies of one input, shape (classes,)."""
+        """How often each class is predicted for noisy copies of one input, shape (classes,)."""
         found: Tensor | None = None
         with evaluating(self.base):
             while copies > 0:
