@@ -1,4 +1,4 @@
-"""A network with several copies of its feed-forward layers, of which each row uses the one it is told to."""
+"""A network with several copies of its feed-forward layers; each row uses one of them."""
 
 import copy
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class Route:
 
     @contextmanager
     def to(self, experts: Tensor) -> Iterator[None]:
-        """Inside, row i uses expert ``experts[i]``."""
+        """Within this context, row i uses expert ``experts[i]``."""
         before, self.experts = self.experts, experts
         try:
             yield
@@ -39,12 +39,12 @@ class Route:
 
 
 class RoutedLinear(nn.Module):
-    """Copies of a linear layer; each row of a batch goes through its own one.
+    """Copies of a linear layer; each row of a batch uses the copy of its expert.
 
     Args:
         layer: The layer.
         experts: Number of copies.
-        route: Tells the expert of each row.
+        route: Holds the expert of each row.
 
     Example:
         >>> route = Route()
@@ -63,7 +63,7 @@ class RoutedLinear(nn.Module):
         self.route = route
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """As the layer; the first dimension are the rows."""
+        """As the layer; the first dimension is that of rows."""
         chosen = self.route.experts
         if chosen is None or len(chosen) != len(hidden):
             given = "none" if chosen is None else f"{len(chosen)} for {len(hidden)} rows"
@@ -79,14 +79,14 @@ class RoutedLinear(nn.Module):
 
 
 def expand_to_experts(network: nn.Module, experts: int, route: Route) -> int:
-    """Replace every linear layer of the feed-forward blocks by copies of itself, in place; all else stays.
+    """Replace every linear layer of the feed-forward blocks by copies of itself, in place.
 
-    Before training the outputs are those of the network, whatever the route.
+    Before training the outputs are those of the network, for every route.
 
     Args:
-        network: Blocks are found by structure, see ``ParameterIndex``.
+        network: A network; its blocks are found by structure, see ``ParameterIndex``.
         experts: Number of copies, at least 1.
-        route: Given to every layer.
+        route: The route of every layer.
 
     Returns:
         Number of layers that were replaced.
@@ -120,7 +120,7 @@ class RoutedEncoder(SentenceEncoder):
     """A sentence encoder with experts.
 
     Args:
-        encoder: A sentence encoder, whose parts are taken over.
+        encoder: A sentence encoder, whose parts are used.
         experts: Number of experts.
     """
 
@@ -139,7 +139,7 @@ class RoutedEncoder(SentenceEncoder):
         return SentenceEncoder(plain, self.pooling, self.normalize).train(self.training)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """A sentence-transformers folder for each expert, ``expert_0`` and so on."""
+        """Write a sentence-transformers folder for each expert, ``expert_0`` and so on."""
         for expert in range(self.experts):
             place = Path(folder) / f"expert_{expert}"
             place.mkdir(parents=True, exist_ok=True)
