@@ -1,4 +1,4 @@
-"""Which documents share a row, and where each begins in it."""
+"""Packing documents into rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lit_ft.core.errors import ConfigError
 
 
 def best_fit(lengths: Sequence[int], capacity: int, order: Sequence[int] | None = None) -> list[list[int]]:
-    """Documents put into rows of ``capacity`` tokens: best fit, longest first.
+    """Pack documents into rows of ``capacity`` tokens: best fit, longest first.
 
-    Each document goes into the fullest row that still has room for it. Rows, and documents in a row, are listed in the
-    order in which they were begun.
+    Each document goes into the fullest row that still has room for it. Rows are listed in the order in which they were
+    opened, the documents of a row in the order in which they were added.
 
     Args:
         lengths: Tokens of each document, none longer than ``capacity``.
@@ -66,7 +66,7 @@ class _Rooms:
 
 
 def pack_positions(lengths: Sequence[int]) -> torch.Tensor:
-    """Positions that begin again at 0 with each document.
+    """Positions that restart at 0 with each document.
 
     Example:
         >>> pack_positions([3, 2])

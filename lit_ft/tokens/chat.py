@@ -12,7 +12,7 @@ from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.tokens.segments import Encoded, Segment, Truncation, encode_all, truncated
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-_MARK = "\ue000content\ue001"  # stands in no text
+_MARK = "\ue000content\ue001"  # occurs in no text
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class _Span:
 
 
 def checked_messages(messages: Any, number: int) -> list[dict[str, Any]]:
-    """Messages of a row, numbered from 1 for the error."""
+    """Messages of a row, or an error with the number of the row."""
     if not isinstance(messages, (list, tuple)) or not all(isinstance(message, Mapping) for message in messages):
         raise ConfigError("messages", str(messages)[:80], f"a list of {{role, content}} in row {number}")
     return list(messages)
@@ -32,12 +32,12 @@ def checked_messages(messages: Any, number: int) -> list[dict[str, Any]]:
 def message_segments(
     messages: Sequence[Mapping[str, Any]], train_on: Sequence[str], number: int, scale: float = 1.0
 ) -> list[Segment]:
-    """One segment a message; its weight is that of the message (``weight``), else 1 for roles that are trained on.
+    """One segment per message; its weight is that of the message (``weight``), or else 1 for roles that are trained on.
 
     Args:
-        messages: ``{role, content}``, and where wanted ``weight``.
-        train_on: Roles that are learned.
-        number: Of the row, counted from 1, for errors.
+        messages: ``{role, content}``, and optionally ``weight``.
+        train_on: Roles whose messages are targets.
+        number: Number of the row from 1, for errors.
         scale: Weight of the whole example.
 
     Example:
@@ -73,11 +73,11 @@ def encode_chat(
     has the weight of the turn, so that ending is learned; every other text of the template has weight 0.
 
     Args:
-        tokenizer: Of ``transformers``, with a chat template.
+        tokenizer: A tokenizer of ``transformers`` with a chat template.
         examples: Segments with roles; neighbours of one role are one message.
         max_length: Longest example in tokens; None cuts nothing.
         truncation: As in :func:`lit_ft.tokens.segments.truncated`.
-        numbers: Of the rows, counted from 1, for errors.
+        numbers: Numbers of the rows from 1, for errors.
 
     See also: :func:`message_segments`, :func:`~lit_ft.tokens.segments.encode_all`.
 
@@ -100,7 +100,7 @@ def encode_chat(
 
 
 def _spans(tokenizer: Any, segments: Sequence[Segment], number: int) -> tuple[str, list[_Span]]:
-    """The rendered text, and where in it each segment stands."""
+    """The rendered text, and the span of each segment in it."""
     turns = [(role, list(parts)) for role, parts in groupby(segments, key=lambda s: s.role)]
     messages = [{"role": role, "content": "".join(part.text for part in parts)} for role, parts in turns]
 
@@ -142,10 +142,10 @@ def _spans(tokenizer: Any, segments: Sequence[Segment], number: int) -> tuple[st
 
 
 def _place(content: str, whole: str, cursor: int, end: int | None, marked: Callable[[], str]) -> int:
-    """Where a content stands behind the cursor; -1 where it does not.
+    """Where a content begins after the cursor; -1 if it is not there.
 
-    A short one may stand in the words of the template too ("a" in "assistant"), a line break that is stripped between
-    them, and an empty one stands everywhere: then its place is that of a mark in its stead.
+    A short content may also occur in the words of the template ("a" in "assistant"), a stripped line break between
+    them, and an empty one everywhere: then the place is found by rendering a mark instead of the content.
     """
     first = whole.find(content, cursor, end)
     whole_words = bool(content) and content == content.strip()
@@ -173,7 +173,7 @@ def _prefix_end(render: Any, upto: int, length: int, whole: str) -> int | None:
 
 
 def _turn_end(tokenizer: Any, whole: str, end: int, limit: int, certain: bool) -> int:
-    """The end of the mark that closes a turn, whitespace behind it left out."""
+    """The end of the mark that closes a turn, without whitespace after it."""
     rest = whole[end:limit]
     marks = [m for m in sorted(tokenizer.all_special_tokens, key=len, reverse=True) if rest.lstrip().startswith(m)]
     if marks:
@@ -197,7 +197,7 @@ def _by_offsets(tokenizer: Any, rendered: Sequence[tuple[str, list[_Span]]]) -> 
 
 
 def _owner(spans: Sequence[_Span], position: int, start: int, end: int) -> Segment | None:
-    """The segment that claims a token or has most of its characters; the None where most is outside."""
+    """The segment that claims a token or has most of its characters; None if most of them are outside."""
     best, most, inside = None, 0, 0
     for span in spans[position:]:
         if span.start >= end:
@@ -212,7 +212,7 @@ def _owner(spans: Sequence[_Span], position: int, start: int, end: int) -> Segme
 
 
 def _apart(tokenizer: Any, rendered: Sequence[tuple[str, list[_Span]]], numbers: Sequence[int]) -> list[Encoded]:
-    """Without offsets: tokenised in pieces, which must give the ids of the whole."""
+    """Without offsets: tokenise pieces, which must give the ids of the whole text."""
     pieces = []
     for whole, spans in rendered:
         parts, cursor = [], 0

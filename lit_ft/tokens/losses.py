@@ -1,4 +1,4 @@
-"""One cross-entropy over tokens with weights: how they are averaged, and what each contributes."""
+"""Cross-entropy over tokens with weights: how they are averaged, and what each contributes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REDUCTIONS = ("token", "sequence", "task", "task_sequence")
 
 @dataclass(frozen=True)
 class TokenLoss:
-    r"""What one token contributes, from the probability p that it was given; in float32.
+    r"""The contribution of one token with probability p to the loss, in float32.
 
     .. math:: c\,(1-p)^\gamma\,\big[-(1-\epsilon)\log p-\tfrac{\epsilon}{V}\textstyle\sum_v\log p_v\big]
 
@@ -59,8 +59,8 @@ class TokenLoss:
         """Contributions of shape (tokens,).
 
         Args:
-            log_probs: Of the tokens, shape (tokens,).
-            mean_log_probs: Mean over the vocabulary at the same places; read where there is label smoothing.
+            log_probs: Log-probabilities of the tokens, shape (tokens,).
+            mean_log_probs: Mean over the vocabulary at the same positions; used for label smoothing.
             coefficients: c, shape (tokens,).
         """
         value = -log_probs
@@ -109,9 +109,10 @@ def shares(
     Examples and tasks without a target do not count. Negative weights count by their size in the denominator.
 
     Args:
-        weights: Weight of each token as a target, shape (rows, tokens); the first of a row is none and counts 0.
+        weights: Weight of each token as a target, shape (rows, tokens); the first of a row is not a target and counts
+            0.
         reduction: One of the four.
-        documents: Number of the example of each token where several are packed into a row, shape (rows, tokens); else
+        documents: Number of the example of each token if several are packed into a row, shape (rows, tokens); otherwise
             a row is an example.
         tasks: Number of the task of each row, shape (rows,), or of each token, shape (rows, tokens).
         task_weights: Weight of each task, shape (tasks,); equal by default.
@@ -168,7 +169,7 @@ def _over(values: Tensor, total: Tensor) -> Tensor:
 
 
 def document_numbers(position_ids: Tensor) -> Tensor:
-    """Number of the document of each token of packed rows, from positions that begin again at 0.
+    """Number of the document of each token of packed rows, from positions that restart at 0.
 
     Example:
         >>> document_numbers(torch.tensor([[0, 1, 2, 0, 1]]))
@@ -183,7 +184,7 @@ def targets_of(states: Tensor, input_ids: Tensor, coefficients: Tensor) -> tuple
     Args:
         states: Hidden states or logits, shape (rows, tokens, width).
         input_ids: Shape (rows, tokens).
-        coefficients: Of each token as a target, shape (rows, tokens); where it is 0 nothing is computed.
+        coefficients: Coefficient of each token as a target, shape (rows, tokens); tokens with 0 are left out.
 
     Example:
         >>> states, input_ids = torch.arange(3.0).view(1, 3, 1), torch.tensor([[7, 8, 9]])
@@ -206,9 +207,9 @@ def weighted_cross_entropy(
     task_weights: Tensor | None = None,
     loss: TokenLoss = TokenLoss(),
 ) -> Tensor:
-    """The plain form, from whole logits of shape (rows, tokens, vocabulary); see :func:`shares`.
+    """Weighted cross-entropy from all logits, shape (rows, tokens, vocabulary); see :func:`shares`.
 
-    Logits at a place predict the token of the next place. The softmax is taken in float32.
+    Logits at a position predict the token at the next one. The softmax is taken in float32.
 
     See also: :class:`~lit_ft.tokens.readout.Readout`, which needs no logits of a whole batch.
 
@@ -222,7 +223,7 @@ def weighted_cross_entropy(
 
 
 def plain_loss(logits: Tensor, targets: Tensor, coefficients: Tensor, loss: TokenLoss) -> Tensor:
-    """The sum of contributions, from logits of shape (tokens, vocabulary); differentiable as often as wanted."""
+    """The sum of contributions, from logits of shape (tokens, vocabulary); differentiable any number of times."""
     log_probs = F.log_softmax(logits.float(), -1)
     mean = log_probs.mean(-1) if loss.label_smoothing else log_probs[:, 0]
     return loss(log_probs.gather(1, targets[:, None])[:, 0], mean, coefficients.float()).sum()

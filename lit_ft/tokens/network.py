@@ -1,4 +1,4 @@
-"""What a causal language model says about each token, by way of its hidden states where that is possible."""
+"""The outputs of a causal language model, as hidden states before its head where that is possible."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SPLIT: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def readout(network: nn.Module, batch: Mapping[str, Tensor]) -> Readout:
     """Run a causal language model up to its head.
 
-    The head is left to ``lit_ft.tokens.readout.Readout`` where it is one linear map of the last hidden states,
-    which is checked once for each network; else the logits are those of the network. A network whose tokens see those
-    behind them is refused: it would be shown what it is to predict.
+    The head is left to ``lit_ft.tokens.readout.Readout`` if it is one linear map of the last hidden states, which is
+    checked once for each network; otherwise the network computes the logits. A network whose tokens see later ones is
+    refused: it would see its targets.
 
     A batch is padded on the right (``input_ids``, ``attention_mask``) or packed (``input_ids``, ``position_ids``). The
     mask is not passed on: with causal attention, no token sees padding on its right, and without a mask attention takes
@@ -31,7 +31,7 @@ def readout(network: nn.Module, batch: Mapping[str, Tensor]) -> Readout:
 
     Args:
         network: A causal language model of ``transformers``, or one with an adapter.
-        batch: ``input_ids``, and ``position_ids`` where it is packed.
+        batch: ``input_ids``, and ``position_ids`` if it is packed.
 
     Example:
         >>> from lit_ft.core.network import Network
@@ -47,7 +47,7 @@ def readout(network: nn.Module, batch: Mapping[str, Tensor]) -> Readout:
         check_causal(network, batch["input_ids"])
         _SPLIT[network] = _can_split(network, batch["input_ids"])
     if not _SPLIT[network]:
-        # the tokens of a learned prompt stand in front of the batch, and so do their logits
+        # the tokens of a learned prompt come before the batch, and so do their logits
         return Readout(network(**inputs).logits[:, -batch["input_ids"].shape[1] :])
     body, head = _body_and_head(network)  # type: ignore[misc]
     return Readout(body(**inputs).last_hidden_state, head.weight, head.bias)
@@ -55,7 +55,7 @@ def readout(network: nn.Module, batch: Mapping[str, Tensor]) -> Readout:
 
 @torch.no_grad()
 def check_causal(network: nn.Module, input_ids: Tensor) -> None:
-    """Refuse a network in which a last token changes what is said before it, such as an encoder."""
+    """Refuse a network in which the last token changes the logits before it, such as an encoder."""
     some = input_ids[:1, :8]
     if some.shape[1] < 2:
         return
@@ -69,7 +69,7 @@ def check_causal(network: nn.Module, input_ids: Tensor) -> None:
 
 
 def _body_and_head(network: nn.Module) -> tuple[nn.Module, nn.Linear] | None:
-    """The network without its head, and its head, where both are plain."""
+    """The network without its head, and its head; None if they cannot be separated."""
     inner: Any = network
     if hasattr(network, "peft_config"):
         if any(config.is_prompt_learning for config in network.peft_config.values()):  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Several documents in one row, none of which sees another."""
+"""Several documents in one row that do not see each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lit_ft.tokens.bins import best_fit, pack_positions
 
 
 def packed_batches(lengths: Sequence[int], capacity: int, rows_per_batch: int, seed: int = 0) -> Plan:
-    """Batches of rows full of documents: a batch lists documents, which the collator puts into the same rows again.
+    """Batches of packed rows: a batch lists documents, which the collator packs into the same rows again.
 
     Which documents of one length share a row, and the order of the rows, are drawn anew in every epoch; the number of
     batches stays the same.
@@ -49,12 +49,12 @@ def packed_batches(lengths: Sequence[int], capacity: int, rows_per_batch: int, s
 def check_packing(network: nn.Module, vocabulary: int, tolerance: float = 1e-3) -> float:
     """Refuse a network that lets packed documents see each other: compares two documents packed and alone.
 
-    Documents are told apart by positions that begin again, without a mask and without a cache. Networks that ignore
+    Documents are separated by positions that restart, without a mask and without a cache. Networks that ignore
     positions (recurrent ones, some attention kernels) leak.
 
     Args:
         network: A causal language model.
-        vocabulary: Number of words.
+        vocabulary: Size of the vocabulary.
         tolerance: Largest difference of logits that counts as rounding, for float32.
 
     Returns:

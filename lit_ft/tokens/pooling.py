@@ -1,4 +1,4 @@
-"""From the hidden states of tokens to one vector a text."""
+"""From the hidden states of tokens to one vector per text."""
 
 import torch
 from torch import Tensor
@@ -9,21 +9,21 @@ POOLINGS = ("mean", "cls", "last", "max")
 
 
 def check_pooling(pooling: str) -> str:
-    """The name of a pooling, or an error."""
+    """The name of a pooling; an unknown one is refused."""
     if pooling not in POOLINGS:
         raise ConfigError("pooling", pooling, ", ".join(POOLINGS) + nearest(pooling, POOLINGS))
     return pooling
 
 
 def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """Pool hidden states over the tokens where ``mask`` is not 0, whatever side is padded.
+    """Pool hidden states over the tokens where ``mask`` is not 0; padding may be on either side.
 
     Echo embeddings are ``mean`` or ``last`` with a mask that is 1 on the second occurrence of the text only
     (J. M. Springer et al., Repetition Improves Language Model Embeddings, 2024, arXiv:2402.15449).
 
     Args:
         hidden: Shape (texts, tokens, width).
-        mask: Shape (texts, tokens); each text needs at least one token (what makes batches sees to it).
+        mask: Shape (texts, tokens); each text needs at least one token (collators make sure of it).
         pooling: ``mean``, ``cls`` (first such token), ``last`` (last such token) or ``max``.
 
     Returns:

@@ -1,7 +1,7 @@
 """Losses and log-probabilities of tokens from hidden states, without the logits of a whole batch in memory.
 
 A head over a vocabulary of V words turns n hidden states into n x V logits, by far the largest tensor of a small
-network. Here they are made for a few tokens at a time, and for targets alone.
+network. Here they are computed for a few tokens at a time, and for targets only.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CHUNK = 2**22
 
 @dataclass
 class Readout:
-    """What a language model says about each place, before its head.
+    """The output of a language model before its head.
 
     Args:
-        states: Hidden states, shape (rows, tokens, width); logits where ``weight`` is None.
-        weight: Of the head, shape (vocabulary, width).
-        bias: Of the head, shape (vocabulary,).
+        states: Hidden states, shape (rows, tokens, width); logits if ``weight`` is None.
+        weight: Weight of the head, shape (vocabulary, width).
+        bias: Bias of the head, shape (vocabulary,).
 
     See also: :func:`~lit_ft.tokens.network.readout`, :func:`~lit_ft.tokens.losses.weighted_cross_entropy`.
 
@@ -47,14 +47,14 @@ class Readout:
     def loss(self, input_ids: Tensor, coefficients: Tensor, loss: TokenLoss = TokenLoss()) -> Tensor:  # noqa: B008
         r"""The sum of ``coefficients`` times losses of tokens.
 
-        The gradient is formed in the forward pass, chunk by chunk, so that nothing is computed twice. Under
-        :func:`~lit_ft.core.passes.double_backward.differentiable_twice` it is the plain form.
+        The gradient is computed in the forward pass, chunk by chunk, so that nothing is computed twice. Under
+        :func:`~lit_ft.core.passes.double_backward.differentiable_twice` the plain form is used.
 
         Args:
             input_ids: Shape (rows, tokens).
-            coefficients: Of each token as a target, shape (rows, tokens), from
+            coefficients: Coefficient of each token as a target, shape (rows, tokens), from
                 :func:`~lit_ft.tokens.losses.shares`.
-            loss: What a token contributes.
+            loss: The contribution of a token.
         """
         states, targets, coefficients = targets_of(self.states, input_ids, coefficients)
         if not len(targets):
@@ -67,13 +67,13 @@ class Readout:
         return _FormedInForward.apply(*inputs, loss, CHUNK, learning)
 
     def log_probs(self, input_ids: Tensor, wanted: Tensor) -> Tensor:
-        """Log-probabilities of tokens in float32, shape (rows, tokens); 0 where they are not wanted, and at place 0.
+        """Log-probabilities of wanted tokens in float32, shape (rows, tokens); 0 elsewhere and at the first of a row.
 
         The logits are computed again in the backward pass.
 
         Args:
             input_ids: Shape (rows, tokens).
-            wanted: Where not 0 or False, shape (rows, tokens).
+            wanted: Not 0, or True, at the wanted tokens; shape (rows, tokens).
         """
         wanted = wanted != 0
         states, targets, _ = targets_of(self.states, input_ids, wanted)
@@ -91,7 +91,7 @@ class Readout:
 
 
 class _Head:
-    """The head in the type it is computed in: one that is given, else that of autocast, else its own."""
+    """The head in the type it is computed in: the given one, else that of autocast, else its own."""
 
     def __init__(self, states: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype | None = None) -> None:
         device = states.device.type
@@ -112,7 +112,7 @@ class _Head:
 
 
 class _Gradients:
-    """Sums what flows back through the head."""
+    """Sums the gradients that flow back through the head."""
 
     def __init__(self, head: _Head, needed: tuple[bool, ...]) -> None:
         self.head = head

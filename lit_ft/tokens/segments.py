@@ -18,15 +18,16 @@ class Segment:
 
     Args:
         text: Text. In a template, ``{column}`` stands for a column of the row, ``{bos}`` and ``{eos}`` for special
-            tokens, ``{start}`` for what the tokenizer puts before a text by itself (often nothing), ``{{`` for a brace.
-            A space between two segments belongs to one of them; best to the second.
-        role: What it is for a reader; with a chat template the role of the message (``system``, ``user``,
-            ``assistant``, ``tool``). Neighbours of one role are one message.
-        weight: Weight of its tokens as targets: 0 is read and not learned, fractions and negative numbers are allowed.
+            tokens, ``{start}`` for what the tokenizer adds before a text (often nothing), ``{{`` for a brace. A space
+            between two segments belongs to one of them; best to the second.
+        role: Role of the text; with a chat template the role of the message (``system``, ``user``, ``assistant``,
+            ``tool``). Neighbours of one role are one message.
+        weight: Weight of its tokens as targets: with 0 they are input only; fractions and negative numbers are allowed.
         tag: A name by which later steps find its tokens.
         embed: Whether its tokens are pooled into an embedding.
-        max_tokens: Longest it may be; cut at the end.
-        claims: In a chat, whether a token with any of its characters is its own, even if most of the token is not.
+        max_tokens: Most tokens; the end is cut.
+        claims: In a chat, whether every token with any of its characters belongs to it, even if most of the token does
+            not.
 
     See also: :func:`fill`, :func:`encode`.
 
@@ -46,7 +47,7 @@ class Segment:
     claims: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a segment of no length."""
+        """Refuse a limit below one token."""
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ConfigError("template.max_tokens", self.max_tokens, "at least 1")
 
@@ -85,14 +86,14 @@ class Encoded:
 
     @property
     def has_targets(self) -> bool:
-        """Whether any token is learned."""
+        """Whether any token is a target."""
         return any(self.weights)
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def take(self, keep: slice | Sequence[int]) -> Encoded:
-        """Some of the tokens; the first of them is no target."""
+        """A part of the tokens; the first of them is not a target."""
         numbers = range(len(self))[keep] if isinstance(keep, slice) else keep
         taken = Encoded(*([values[i] for i in numbers] for values in vars(self).values()))
         taken.weights[:1] = [0.0] if taken.weights else []
@@ -100,7 +101,7 @@ class Encoded:
 
 
 def special_fields(tokenizer: Any) -> dict[str, str]:
-    """What ``{bos}``, ``{eos}`` and ``{start}`` stand for.
+    """The values of ``{bos}``, ``{eos}`` and ``{start}``.
 
     Example:
         >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
@@ -116,13 +117,13 @@ def special_fields(tokenizer: Any) -> dict[str, str]:
 def fill(
     template: Sequence[Segment], row: Mapping[str, Any], specials: Mapping[str, str], number: int
 ) -> list[Segment]:
-    """The segments of one row; text of the row is put in once and never read as a template.
+    """The segments of one row; text of the row is inserted as it is, never parsed as a template.
 
     Args:
         template: Segments with ``{column}`` in their text.
         row: Columns; the special fields win over columns of the same name.
         specials: From :func:`special_fields`.
-        number: Of the row, counted from 1, for errors.
+        number: Number of the row from 1, for errors.
 
     Example:
         >>> segments = fill([Segment("{{{text}}}{eos}")], {"text": "a {b}"}, {"eos": "</s>"}, number=1)
@@ -165,7 +166,7 @@ def encode(
     max_length: int | None = None,
     truncation: Truncation = "right",
 ) -> Encoded:
-    """Tokenise segments apart and join them; see :func:`encode_all`.
+    """Tokenise segments separately and join them; see :func:`encode_all`.
 
     Example:
         >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
@@ -182,13 +183,13 @@ def encode_all(
     max_length: int | None = None,
     truncation: Truncation = "right",
 ) -> list[Encoded]:
-    """Tokenise many examples in one call. Each segment is cut into tokens by itself, so that no token stands in two.
+    """Tokenise many examples in one call. Each segment is tokenised on its own, so that no token is part of two.
 
     Args:
-        tokenizer: Of ``transformers``; it adds no special token here: they stand in the text.
+        tokenizer: A tokenizer of ``transformers``; it adds no special tokens here: they are part of the text.
         examples: Segments of each example.
         max_length: Longest example in tokens; None cuts nothing.
-        truncation: What goes where an example is too long; see :func:`truncated`.
+        truncation: What is dropped if an example is too long; see :func:`truncated`.
 
     See also: :func:`~lit_ft.tokens.chat.encode_chat`, for a chat template.
 

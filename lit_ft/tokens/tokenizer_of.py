@@ -1,4 +1,4 @@
-"""Whose tokens data are made of."""
+"""The tokenizer of a data module."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from lit_ft.core.errors import ConfigError
 
 
 def tokenizer_of(data: pl.LightningDataModule) -> Any:
-    """The tokenizer of the model that is trained; outside of a Trainer what was put into ``data.tokenizer``.
+    """The tokenizer of the model that is trained; outside a Trainer ``data.tokenizer``.
 
     Args:
         data: The data module.
