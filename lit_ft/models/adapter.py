@@ -1,4 +1,4 @@
-"""Adapters of PEFT, named in the network's description and checked when the network is built."""
+"""Adapters of PEFT, given in the description of a network and checked when the network is built."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lit_ft.core.network import Network
 
 
 def with_adapter(network: nn.Module, spec: Network, task: str | None = None) -> nn.Module:
-    """The network with the adapter that ``spec.peft`` describes, base frozen; unchanged where it describes none.
+    """The network with the adapter that ``spec.peft`` describes and a frozen base; unchanged without ``spec.peft``.
 
     Args:
         network: The base.
         spec: ``peft`` is ``{class_path: peft.LoraConfig, init_args: {...}}``; ``peft.`` may be left out.
-        task: PEFT's task type, filled in where the person gave none; it keeps new classification heads trainable.
+        task: PEFT's task type, if ``spec.peft`` has none; it keeps new classification heads trainable.
 
     Example:
         >>> peft = {"class_path": "LoraConfig", "init_args": {"r": 2, "target_modules": ["0"]}}

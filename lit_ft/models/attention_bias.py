@@ -1,4 +1,4 @@
-"""Zero biases for attention that has none, so that something can be folded into them."""
+"""Zero biases for attention without biases, so that offsets can be folded into them."""
 
 import copy
 from typing import Any
@@ -11,10 +11,10 @@ from lit_ft.core.errors import ConfigError
 
 @torch.no_grad()
 def add_attention_bias(network: Any) -> Any:
-    """The same function with biases of zero, and ``attention_bias`` in its configuration, which exports carry.
+    """Add biases of zero, which change no output, and set ``attention_bias`` in the configuration, which exports keep.
 
     Raises:
-        ConfigError: The configuration has no ``attention_bias``, or it means more than biases of linear maps.
+        ConfigError: The configuration has no ``attention_bias``, or it adds more than biases of linear maps.
 
     Example:
         >>> from lit_ft.core.network import Network

@@ -22,7 +22,7 @@ def tokenizer(spec: Network) -> Any:
     """The tokenizer of a network; needs no weights.
 
     With ``config``, its key ``tokenizer`` names a folder, a hub id, ``packaged:NAME``, or ``bytes``: one token a byte.
-    A missing padding token is taken from the end-of-text token.
+    A missing padding token is replaced by the end-of-text token.
 
     Example:
         >>> words = tokenizer(Network(config={"model_type": "gpt2", "tokenizer": "bytes"}))
@@ -47,7 +47,7 @@ def tokenizer(spec: Network) -> Any:
 
 
 def sequence_classifier(spec: Network, num_labels: int) -> nn.Module:
-    """A network with a classification head over a whole text; the head is new unless the path has one of that size.
+    """A network with a classification head over a whole text; the head is random unless ``path`` has one of that size.
 
     Example:
         >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 2, "tokenizer": "bytes"}
@@ -79,7 +79,7 @@ def causal_lm(spec: Network) -> nn.Module:
 
 
 def masked_lm(spec: Network) -> nn.Module:
-    """A masked language model; says so where the path has no head for it.
+    """A masked language model; warns if ``path`` has no head for it.
 
     Example:
         >>> config = {"model_type": "distilbert", "dim": 8, "n_layers": 2, "n_heads": 2, "vocab_size": 10}
@@ -92,7 +92,7 @@ def masked_lm(spec: Network) -> nn.Module:
 
 
 def bare_encoder(spec: Network) -> nn.Module:
-    """A network without a head, which gives hidden states.
+    """A network without a head, which returns hidden states.
 
     Example:
         >>> config = {"model_type": "distilbert", "dim": 8, "n_layers": 2, "n_heads": 2, "vocab_size": 10}
@@ -192,7 +192,7 @@ def _attention_error(spec: Network) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the loading report of transformers: a new head is expected here, and what is not is said in one line."""
+    """Without the loading report of transformers: a new head is expected here, and a warning names anything else."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

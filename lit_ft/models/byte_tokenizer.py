@@ -13,7 +13,7 @@ _TEMPLATE = (
 def byte_tokenizer() -> Any:
     """256 bytes, seven special tokens (pad 0, ``<s>``, ``</s>``, unknown, mask, ``<cls>``, ``<sep>``), a chat template.
 
-    Any text survives the way there and back. No special token is added by itself.
+    Decoding gives back any text exactly. No special tokens are added.
 
     Example:
         >>> tokenizer = byte_tokenizer()

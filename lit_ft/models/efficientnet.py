@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with the weights that come inside a package."""
+"""EfficientNet-Lite0 with packaged weights."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _unit(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: i
 
 
 class InvertedBottleneck(nn.Module):
-    """Widen, filter each channel, narrow; added to the input where the shape stays."""
+    """Expansion, depthwise convolution, projection; added to the input if the shape is the same."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int, kernel: int) -> None:
         super().__init__()
@@ -72,8 +72,8 @@ class EfficientNetLite0(nn.Module):
     left out: it is a recipe for training from scratch.
 
     Args:
-        num_labels: Classes.
-        dropout: Before the head, in training.
+        num_labels: Number of classes.
+        dropout: Dropout before the head, in training.
 
     See also: :func:`packaged_efficientnet`, which loads the weights.
 
@@ -99,7 +99,7 @@ class EfficientNetLite0(nn.Module):
         self.head = nn.Linear(1280, num_labels)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head reads, shape (rows, 1280)."""
+        """The input of the head, shape (rows, 1280)."""
         x = F.relu6(self.stem(x))
         for block in self.blocks:
             x = block(x)

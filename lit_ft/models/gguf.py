@@ -13,9 +13,8 @@ from lit_ft.running.files import sha256
 def expanded(file: Path) -> Path:
     """The cached safetensors folder of a GGUF causal language model, with its tokenizer.
 
-    The blocks are expanded to float32 whatever the machine offers: where there is a kernel for packed weights,
-    ``transformers`` would otherwise keep them packed, and such a model neither trains nor saves. The cache is keyed by
-    the file's sha256.
+    The blocks are expanded to float32 on every machine: with a kernel for packed weights, ``transformers`` would keep
+    them packed, and such a model can be neither trained nor saved. The cache is keyed by the file's sha256.
     """
     return cached(f"gguf/{file.stem}-{sha256(file)[:16]}", lambda folder: _expand(file, folder))
 

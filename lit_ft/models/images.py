@@ -20,7 +20,7 @@ def image_classifier(spec: Network, num_labels: int, input_shape: tuple[int, ...
     Args:
         spec: ``config: {model_type: mlp | cnn, ...}`` for :mod:`lit_ft.models.small`; ``packaged:efficientnet-lite0``;
             else a path or a config of ``transformers``.
-        num_labels: Classes.
+        num_labels: Number of classes.
         input_shape: Shape of one row: ``(channels, height, width)``, or ``(features,)`` for ``mlp``.
 
     Example:

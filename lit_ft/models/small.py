@@ -40,10 +40,10 @@ class MLP(nn.Module):
     """Fully connected network; an image is flattened.
 
     Args:
-        input_shape: Of one row: ``(features,)`` or ``(channels, height, width)``.
+        input_shape: Shape of one row: ``(features,)`` or ``(channels, height, width)``.
         num_outputs: Classes, or numbers to predict.
         width: Units of each hidden layer.
-        depth: Hidden layers; 0 is a linear map.
+        depth: Number of hidden layers; 0 is a linear map.
         activation: ``relu``, ``tanh``, ``gelu``, ``silu``, ``elu`` or ``identity``.
         dropout: Share of hidden units that is dropped in training.
 
@@ -78,7 +78,7 @@ class MLP(nn.Module):
         self.head = nn.Linear(sizes[-1], num_outputs)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head reads, shape (rows, width)."""
+        """The input of the head, shape (rows, width)."""
         x = x.flatten(1)
         for block in self.blocks:
             x = block(x)
@@ -90,7 +90,7 @@ class MLP(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """3 x 3 convolution, batch norm where wanted, activation, 2 x 2 maximum, dropout of channels."""
+    """3 x 3 convolution, optional batch norm, activation, 2 x 2 max pooling, dropout of channels."""
 
     def __init__(self, inputs: int, outputs: int, activation: str, batch_norm: bool, dropout: float) -> None:
         super().__init__()
@@ -106,13 +106,13 @@ class ConvBlock(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Convolutions that halve the image each, then a linear head over all that is left.
+    """Convolutions that each halve the image, then a linear head.
 
     Args:
         input_shape: ``(channels, height, width)``.
         num_outputs: Classes.
         width: Channels of each convolution.
-        depth: Convolutions.
+        depth: Number of convolutions.
         activation: As in :class:`MLP`.
         batch_norm: Normalise over the batch after each convolution.
         dropout: Share of channels that is dropped in training.
@@ -145,7 +145,7 @@ class ConvNet(nn.Module):
         self.head = nn.Linear(channels[-1] * prod(left), num_outputs)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the head reads, shape (rows, features)."""
+        """The input of the head, shape (rows, features)."""
         for block in self.blocks:
             x = block(x)
         return x.flatten(1)

@@ -1,4 +1,4 @@
-"""From the words in ``network.path`` to a place that ``from_pretrained`` reads, and errors that a person can act on."""
+"""From ``network.path`` to a place that ``from_pretrained`` reads, with errors that a user can act on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lit_ft.sources.places import absence, may_be_id, silent_hub
 
 
 def locate(path: str) -> str:
-    """A folder, or a hub id, for a folder, a hub id, a ``.gguf`` file or ``packaged:NAME``."""
+    """The folder or hub id to load, for a folder, a hub id, a ``.gguf`` file or ``packaged:NAME``."""
     found = packaged(path) if path.startswith(PREFIX) else Path(path).expanduser()
     if found.suffix == ".gguf":
         if not found.is_file():
@@ -39,7 +39,7 @@ def locate(path: str) -> str:
 
 
 def _was_fetched(path: str) -> bool:
-    """Whether what a hub id means is at hand."""
+    """Whether a hub id is in the local cache."""
     from huggingface_hub import try_to_load_from_cache
 
     return isinstance(try_to_load_from_cache(path, "config.json"), str)
@@ -58,7 +58,7 @@ def explained(spec: Network, path: str, what: str) -> Iterator[None]:
     """Turn the errors of ``from_pretrained`` into one that says what to do.
 
     Args:
-        spec: The description that is followed.
+        spec: The description of the network.
         path: The folder or hub id that is loaded.
         what: What is loaded from there, for the error.
     """
