@@ -1,4 +1,4 @@
-"""Index modules: names that are imported from where they are defined when somebody asks for them."""
+"""Index modules: names that are imported from their own modules when they are first used."""
 
 import ast
 import sys
@@ -11,7 +11,7 @@ from lit_ft.core.errors import nearest
 
 
 def listed(file: str | Path) -> dict[str, str]:
-    """The names that an index module imports for type checkers alone, each with the module that defines it."""
+    """The names that an index module imports for type checkers only, each with the module that defines it."""
     tree = ast.parse(Path(file).read_text(encoding="utf-8"))
     blocks = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]

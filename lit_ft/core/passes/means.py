@@ -34,7 +34,7 @@ class WeightedMeans:
             self.sums[key] = self.sums[key] + term if key in self.sums else term
 
     def means(self, reduce: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The summed weight, and the means, NaN where it is 0; ``reduce`` sums a tensor over ranks (one call)."""
+        """The summed weight, and the means, NaN if it is 0; ``reduce`` sums a tensor over ranks (one call)."""
         if self.weight is None:
             return torch.zeros((), dtype=torch.float64), {}
         keys = sorted(self.sums)

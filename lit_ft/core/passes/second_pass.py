@@ -283,7 +283,7 @@ def _scale_gradients(module: nn.Module, factor: Tensor | float) -> None:
 
 
 def loss_of(output: Any) -> Tensor | None:
-    """The loss in what a training step returned; None where it skips the batch.
+    """The loss in the output of a training step; None if the step skips the batch.
 
     Example:
         >>> loss_of({"loss": torch.tensor(1.0)}), loss_of(torch.tensor(2.0)), loss_of(None)

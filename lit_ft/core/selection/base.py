@@ -204,7 +204,7 @@ def count(choices: Mapping[str, Choice], module: nn.Module) -> tuple[int, int]:
 
 
 def overlap(a: Mapping[str, Choice], b: Mapping[str, Choice], module: nn.Module) -> float:
-    r"""Jaccard index :math:`|a \cap b| / |a \cup b|` of two choices over one network; 0 where both are empty.
+    r"""Jaccard index :math:`|a \cap b| / |a \cup b|` of two choices over one network; 0 if both are empty.
 
     See also: :func:`~lit_ft.core.selection.shared_parts`, which is not symmetric.
 

@@ -57,7 +57,14 @@ def feed_forward_units(index: ParameterIndex) -> dict[tuple[int, int], Unit]:
 
 
 def network_units(index: ParameterIndex, unit: str) -> list[Unit]:
-    """The units of a network in the order of blocks."""
+    """The units of a network in the order of blocks.
+
+    Example:
+        >>> from lit_ft.models.small import MLP
+        >>> units = network_units(ParameterIndex(MLP((2,), 2, width=2, depth=2)), "feed_forward")
+        >>> len(units), units[0]
+        (4, {'blocks.0.linear.weight': (0, tensor([0])), 'blocks.0.linear.bias': (0, tensor([0]))})
+    """
     found = head_units(index) if unit == "head" else feed_forward_units(index)
     if not found:
         raise ConfigError("unit", unit, "head or feed_forward, of a network whose blocks have them")
