@@ -34,8 +34,8 @@ class CentralFlow:
         critical: The direction counts as unstable from this share of :math:`2/\eta` on.
 
     Source: Cohen, Damian, Talwalkar, Kolter, Lee, Understanding Optimization in Deep Learning with Central Flows, 2024,
-    arXiv 2410.24206. Deviation: one direction, in closed form, where the authors solve a semidefinite complementarity
-    problem for several.
+    arXiv 2410.24206. Deviation: one direction, in closed form; the authors solve a semidefinite complementarity problem
+    for several.
 
     Example:
         >>> module = nn.Linear(1, 1, bias=False)

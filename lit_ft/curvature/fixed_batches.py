@@ -14,7 +14,7 @@ def fixed_batches(loader: Any, count: int, seed: int, rank: int = 0, world_size:
 
     Args:
         loader: The training ``DataLoader``; only its data set, collate function and batch size are used, or the plan of
-            batches (``sampler.batches(epoch)``) where its sampler has one.
+            batches (``sampler.batches(epoch)``) if its sampler has one.
         count: Batches over all ranks; fewer if there is less data.
         seed: Seed of the choice of rows.
         rank: This rank takes batches ``rank, rank + world_size, ...``.

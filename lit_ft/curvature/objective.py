@@ -47,7 +47,7 @@ def step_loss(module: nn.Module, batch: Any) -> Tensor:
 class Objective:
     r"""The loss :math:`L(w) = \sum_i w_i \ell_i(w) / \sum_i w_i` over batches, as a function of trainable parameters.
 
-    The weights are those of training (``loss_weight(batch)`` where a module has it, else 1). In a process group every
+    The weights are those of training (``loss_weight(batch)`` if the module has it, else 1). In a process group every
     rank brings its own batches and calls the same functions; sums go over all ranks.
 
     Args:

@@ -95,7 +95,7 @@ class Hessian:
     r"""The Hessian of an objective, by double backward: :math:`Hv = \nabla (\nabla L \cdot v)`.
 
     Args:
-        objective: What is differentiated. Use the operator inside ``objective.evaluating()``.
+        objective: The loss. Use the operator inside ``objective.evaluating()``.
         keep_graphs: Keep the graph of the gradient between calls: a product then costs a third less, for the memory of
             one graph per batch. None keeps it if there is a single batch. Otherwise each batch is differentiated once
             for a whole block of vectors.
@@ -182,7 +182,7 @@ class FiniteDifferenceHessian:
     float32 the relative error is about 1e-3, so ask for ``tol`` of 1e-3 or more.
 
     Args:
-        objective: What is differentiated, with weights in float32 or float64.
+        objective: The loss, with weights in float32 or float64.
         radius: r; None takes the cube root of the machine precision (5e-3 in float32).
 
     See also: :class:`Hessian`, which is exact.

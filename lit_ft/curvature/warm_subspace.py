@@ -16,7 +16,7 @@ class WarmSubspace:
     than those of the last step (this saves about two products per measurement); the last three leading vectors show
     which of the two starts is better. Memory: ``2 (k + guards) + k`` rows.
 
-    See also: :func:`~lit_ft.curvature.eigenvalues.hessian_eigenvalues`, whose argument ``warm`` it is.
+    See also: :func:`~lit_ft.curvature.eigenvalues.hessian_eigenvalues`, which takes it as ``warm``.
 
     Example:
         >>> from lit_ft.core.curvature import hessian_eigenvalues
