@@ -29,7 +29,7 @@ class Barrier(Metric):
     r"""The barrier along a path, :math:`\max_t L(t) - (1 - t) L(0) - t L(1)`, from losses of rows; 0 without a barrier.
 
     Args:
-        positions: Where the loss is measured: ascending, from 0 to 1.
+        positions: Positions where the loss is measured: ascending, from 0 to 1.
 
     See also: :func:`~lit_ft.connectivity.profile.losses_along`, which measures the losses.
 
