@@ -130,8 +130,8 @@ class EmpiricalNTK:
 class KernelPredictor:
     r"""Outputs of the linearised network after learning its rows: :math:`f_0(x)+\sum_j K(x,x_j)\alpha_j`.
 
-    :math:`\alpha` solves :math:`(K+\lambda I)\alpha=y-f_0`, by least squares where K is singular. For ``sgd`` and
-    :math:`\lambda=0` this is where gradient descent on the squared error of the linearised network ends.
+    :math:`\alpha` solves :math:`(K+\lambda I)\alpha=y-f_0`, by least squares if K is singular. For ``sgd`` and
+    :math:`\lambda=0` gradient descent on the squared error of the linearised network converges to this.
 
     Args:
         kernel: Kernel of the rows that are learned.
