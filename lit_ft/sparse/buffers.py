@@ -10,13 +10,20 @@ from lit_ft.core.selection.base import Choice
 
 
 class HeldBuffers:
-    """Keeps the buffers of frozen modules, and their batch norms in evaluation mode.
+    """Keeps the values of the buffers of frozen modules, and their batch norms in evaluation mode.
 
     A module is frozen when it has parameters and none of them, nor of its children, is selected.
 
     Args:
         index: The parameters.
         choices: What is selected.
+
+    Example:
+        >>> network = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
+        >>> buffers = HeldBuffers(ParameterIndex(network), {"1.weight": True, "1.bias": True})
+        >>> buffers.freeze()
+        >>> network[0].training, network[1].training
+        (False, True)
     """
 
     def __init__(self, index: ParameterIndex, choices: Mapping[str, Choice]) -> None:
@@ -31,7 +38,7 @@ class HeldBuffers:
                     self._buffers[buffer] = buffer.detach().clone()
 
     def freeze(self) -> None:
-        """Batch norms to evaluation mode (Lightning switches back now and then)."""
+        """Put batch norms in evaluation mode (Lightning switches them back at times)."""
         for module in self.norms:
             module.training = False
 
@@ -42,13 +49,13 @@ class HeldBuffers:
             buffer.copy_(value)
 
     def release(self) -> None:
-        """Batch norms to the mode they had."""
+        """Put batch norms back in their previous modes."""
         for module, training in self.norms.items():
             module.training = training
 
 
 def _frozen(module: nn.Module, moving: set[int]) -> list[nn.Module]:
-    """The outermost modules below ``module`` that have parameters, none of which moves."""
+    """The outermost modules below ``module`` that have parameters, none of them trained."""
     found: list[nn.Module] = []
     for child in module.children():
         parameters = [id(parameter) for parameter in child.parameters()]

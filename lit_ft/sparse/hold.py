@@ -14,16 +14,29 @@ Outside = Literal["base", "zero"]
 
 
 class Hold:
-    """Keeps what is outside of a selection where it is, whatever an optimizer does.
+    """Keeps the entries outside a selection at their values, with any optimizer.
 
     The gradient outside is set to zero as soon as it is accumulated, so that clipping and every callback see the masked
-    gradient; after each step the entries are written back, because weight decay and momentum move them without any.
-    Memory: a mask of one byte an entry, and the values outside.
+    gradient; after each step the entries are written back, because weight decay and momentum move them without a
+    gradient. Memory: a mask of one byte per entry, and the values outside.
 
     Args:
         parameters: The parameters by name.
-        choices: What moves: True, False or a mask; parameters that move as a whole need no entry.
+        choices: What is trained: True, False or a mask; parameters that are trained as a whole need no entry.
         outside: ``base`` holds the present values, ``zero`` holds zeros.
+
+    See also: :class:`~lit_ft.callbacks.GradientMask`, which does this in a training run.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> layer.weight.data = torch.ones(1, 2)
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=1.0, weight_decay=0.5)
+        >>> hold = Hold({"weight": layer.weight}, {"weight": torch.tensor([[True, False]])}, outside="base")
+        >>> hold.attach([optimizer])
+        >>> layer(torch.ones(1, 2)).sum().backward()
+        >>> optimizer.step()
+        >>> layer.weight.data  # 1 - (1 + 0.5), and 1
+        tensor([[-0.5000,  1.0000]])
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], choices: Choices, outside: Outside) -> None:
@@ -83,7 +96,7 @@ class Hold:
 
     @torch.no_grad()
     def forget_momentum(self, optimizers: Iterable[Optimizer]) -> None:
-        """Drop what optimizers remember about held entries."""
+        """Clear the optimizer state of held entries."""
         for optimizer in optimizers:
             for parameter, held in self.outside.items():
                 if not isinstance(held, Tensor):

@@ -26,17 +26,17 @@ class RandomHalf(Selection):
 
     In each block 2 of the 4 attention matrices (in general half of them); of the feed-forward matrices half over the
     blocks, where blocks with an odd number of them take turns (1 and 2 of 3); half of all norms. A bias goes with its
-    matrix. The parts of a fused qkv are drawn like single matrices. What is selected is trained.
+    matrix. The parts of a fused qkv are drawn like single matrices. The selected half is trained.
 
     Args:
         seed: Seed of the draw.
         embeddings: Whether the parameters before the blocks are selected.
-        head: Whether the parameters after the blocks are selected; those of a fresh head must be. Norms are never
-            part of this: half of them are drawn. A head that is tied to the embedding counts as embedding.
+        head: Whether the parameters after the blocks are selected; those of a new head must be. Norms are never part of
+            this: half of them are drawn. A head that is tied to the embedding counts as embedding.
         draw: Number of the stage; each has its own draw.
 
     Source: T. Hui et al., "HFT: Half Fine-Tuning for Large Language Models", 2024, arXiv 2404.18466. The choice for
-    embedding and head is ours: what the authors do with them we could not verify.
+    embedding and head is ours: we could not verify that of the authors.
 
     Example:
         >>> from lit_ft.models.small import MLP
