@@ -69,7 +69,7 @@ class AnswerAccuracy(AnswerMetric):
         self.after = after
 
     def score(self, answer: str, expected: str) -> float:
-        """1 where they are equal, else 0."""
+        """1 if they are equal, else 0."""
         if self.after is None:
             return float(answer.strip() == expected.strip())
         (_, mark, said), (_, _, right) = answer.rpartition(self.after), expected.rpartition(self.after)
