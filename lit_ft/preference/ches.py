@@ -24,8 +24,8 @@ def ches(hidden: Tensor, weights: Tensor, length_normalize: bool = True) -> Tens
         Shape (pairs,), float32.
 
     Source: N. Razin et al., Unintentional Unalignment: Likelihood Displacement in Direct Preference Optimization, 2024,
-    arXiv:2410.08847. Deviation: indexed by mask, where its code drops the last column, which is padding for all answers
-    but the longest.
+    arXiv:2410.08847. Deviation: indexed by mask; the authors' code drops the last column, which is padding for all
+    answers but the longest.
 
     Example:
         >>> hidden = torch.tensor([[[1.0, 0.0], [9.0, 9.0]], [[0.5, 2.0], [9.0, 9.0]]])
@@ -46,7 +46,8 @@ class ChesScore(Metric):
     Args:
         length_normalize: Whether to take means over tokens instead of sums.
 
-    See also: :func:`ches`, and :class:`~lit_ft.callbacks.LikelihoodDisplacement` for what the score foretells.
+    See also: :func:`ches`, and :class:`~lit_ft.callbacks.LikelihoodDisplacement`, which measures what the score
+    predicts.
 
     Example:
         >>> metric = ChesScore()
