@@ -47,7 +47,7 @@ class CertifiedAccuracy(Metric):
         """Add rows.
 
         Args:
-            labels: Certified classes, -1 where there is none; shape (rows,).
+            labels: Certified classes, -1 for abstention; shape (rows,).
             radii: Certified radii, shape (rows,).
             targets: True classes, shape (rows,).
         """

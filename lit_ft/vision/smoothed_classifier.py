@@ -18,8 +18,8 @@ class Certificate:
     """The certificate of one input.
 
     Args:
-        label: The class of the smoothed classifier, or -1 where it abstains.
-        radius: No input within this L2 distance has another class; 0 where it abstains.
+        label: The class of the smoothed classifier, or -1 if it abstains.
+        radius: No input within this L2 distance has another class; 0 if it abstains.
     """
 
     label: int
