@@ -63,7 +63,7 @@ class RoutedLinear(nn.Module):
         self.route = route
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """As the layer; the first dimension is that of rows."""
+        """As the layer; the first dimension indexes the rows."""
         chosen = self.route.experts
         if chosen is None or len(chosen) != len(hidden):
             given = "none" if chosen is None else f"{len(chosen)} for {len(hidden)} rows"

@@ -1,4 +1,4 @@
-"""Sentence embeddings: an encoder and what its folder says about pooling."""
+"""Sentence embeddings: an encoder with pooling, as described in its folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,21 @@ from lit_ft.tokens.pooling import check_pooling, pool
 
 
 class SentenceEncoder(nn.Module):
-    """One vector a text: hidden states of an encoder, pooled over the tokens that are not padding.
+    """One vector per text: hidden states of an encoder, pooled over the tokens that are not padding.
 
     Args:
-        encoder: Gives ``last_hidden_state`` of shape (texts, tokens, width).
+        encoder: A network that returns ``last_hidden_state`` of shape (texts, tokens, width).
         pooling: ``mean``, ``cls`` (first token), ``last`` (last token that is not padding) or ``max``.
         normalize: Scale each vector to length 1.
+
+    See also: :func:`sentence_encoder`, which reads a folder.
+
+    Example:
+        >>> config = {"model_type": "distilbert", "dim": 8, "n_layers": 2, "n_heads": 2, "vocab_size": 10}
+        >>> encoder = SentenceEncoder(bare_encoder(Network(config=config)))
+        >>> vectors = encoder(torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]]))
+        >>> vectors.shape, torch.allclose(vectors.norm(dim=-1), torch.ones(2))
+        (torch.Size([2, 8]), True)
     """
 
     def __init__(self, encoder: nn.Module, pooling: str = "mean", normalize: bool = True) -> None:
@@ -62,9 +71,9 @@ def sentence_encoder(spec: Network, pooling: str | None = None, normalize: bool 
     """A sentence encoder from a sentence-transformers folder, or any encoder.
 
     Args:
-        spec: Where the encoder comes from.
-        pooling: None takes what the folder says (``1_Pooling/config.json``), else ``mean``.
-        normalize: None takes what the folder says (a ``Normalize`` module), else True.
+        spec: The description of the encoder.
+        pooling: None takes that of the folder (``1_Pooling/config.json``), else ``mean``.
+        normalize: None takes that of the folder (a ``Normalize`` module), else True.
     """
     place = Path(locate(spec.path)) if spec.path is not None else Path("-")
     return SentenceEncoder(
