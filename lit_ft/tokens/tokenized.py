@@ -1,4 +1,4 @@
-"""Texts as token ids, tokenised once and kept."""
+"""Texts as token ids, tokenised once and cached."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AT_ONCE = 10_000
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """SHA-256 over all that decides how the tokenizer cuts a text, its special tokens and its chat template."""
+    """SHA-256 over all that determines the tokens of a text, the special tokens and the chat template."""
     core = getattr(tokenizer, "backend_tokenizer", None)
     if core is not None:
         # padding and truncation are set by whoever called last; they are no property of the tokenizer
@@ -41,7 +41,12 @@ class TokenRows:
 
     Args:
         ids: All tokens, one row after the other.
-        starts: Where each row starts, and at last where the last one ends.
+        starts: Where each row starts, and finally where the last one ends.
+
+    Example:
+        >>> rows = TokenRows(torch.tensor([5, 6, 7]), starts=torch.tensor([0, 2, 3]))
+        >>> rows[0], rows[1], rows.lengths
+        (tensor([5, 6]), tensor([7]), [2, 1])
     """
 
     def __init__(self, ids: Tensor, starts: Tensor) -> None:
@@ -61,7 +66,7 @@ class TokenRows:
 
 
 def tokenized(texts: Sequence[str], tokenizer: Any) -> TokenRows:
-    """Every text as token ids, with the tokenizer's special tokens, uncut; from the cache where it was done before."""
+    """Every text as token ids, with the tokenizer's special tokens, not truncated; from the cache if it is there."""
     digest = hashlib.sha256(tokenizer_fingerprint(tokenizer).encode())
     for text in texts:
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())

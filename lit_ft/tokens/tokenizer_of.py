@@ -14,7 +14,7 @@ def tokenizer_of(data: pl.LightningDataModule) -> Any:
         data: The data module.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no tokenizer.
     """
     module = getattr(data.trainer, "lightning_module", None)
     found = getattr(data if module is None else module, "tokenizer", None)
