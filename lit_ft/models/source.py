@@ -55,7 +55,7 @@ def _choices(path: str, reason: str) -> str:
 
 @contextmanager
 def explained(spec: Network, path: str, what: str) -> Iterator[None]:
-    """Turn the errors of ``from_pretrained`` into one that says what to do.
+    """Turn the errors of ``from_pretrained`` into one that names a remedy.
 
     Args:
         spec: The description of the network.
