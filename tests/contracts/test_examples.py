@@ -2,6 +2,8 @@
 
 import doctest
 import importlib
+import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -9,17 +11,17 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted(
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for path in (ROOT / "lit_ft").rglob("*.py")
-    if ">>> " in path.read_text()
-)
+EXAMPLES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): text
+    for path in sorted((ROOT / "lit_ft").rglob("*.py"))
+    if ">>> " in (text := path.read_text())
+}
 # every public name of these has an example
 COVERED = ("lit_ft.metrics", "lit_ft.core.selection", "lit_ft.core.schedules", "lit_ft.core.curvature")
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_give_what_they_show(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An example knows the names of its module, ``torch`` and ``nn``; files go to a folder of its own."""
     monkeypatch.chdir(tmp_path)
@@ -40,3 +42,14 @@ def test_every_public_name_has_an_example(name: str) -> None:
     public = getattr(module, "__all__", own)
     assert public
     assert not [key for key in public if ">>> " not in (getattr(module, key).__doc__ or "")]
+
+
+def test_references_point_at_what_is_there() -> None:
+    wrong = []
+    for name, text in EXAMPLES.items():
+        for target in re.findall(r":(?:class|func|mod|meth):`~?([\w.]+)`", text):
+            try:
+                pkgutil.resolve_name(target if target.startswith("lit_ft.") else f"{name}.{target}")
+            except (ImportError, AttributeError):
+                wrong.append(f"{name}: {target}")
+    assert not wrong, wrong
