@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import NonNegativeFloat, PositiveInt, Range, checked
 from lit_ft.sources.batching import shuffled_batches
 from lit_ft.sources.loader import ResumableLoader, make_loader
+from lit_ft.sources.splits import Share
 from lit_ft.vision.image_rows import ImageRow, ImageRows
 
 
@@ -36,19 +37,17 @@ class GaussianClusters(ImageRows):
 
     def __init__(
         self,
-        rows: int = 1000,
-        features: int = 16,
-        classes: int = 4,
+        rows: PositiveInt = 1000,
+        features: PositiveInt = 16,
+        classes: Annotated[int, Range(low=2)] = 4,
         distance: float = 3.0,
-        batch_size: int | None = 32,
-        val_fraction: float = 0.2,
-        test_fraction: float = 0.2,
+        batch_size: PositiveInt | None = 32,
+        val_fraction: Share = 0.2,
+        test_fraction: Share = 0.2,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, val_fraction, test_fraction, None, seed, num_workers=0)
-        for name, value, least in (("rows", rows, 1), ("features", features, 1), ("classes", classes, 2)):
-            if value < least:
-                raise ConfigError(name, value, f"at least {least}")
+        super().__init__(batch_size=batch_size, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+        checked(locals())
         self.row_count, self.features, self.classes, self.distance = rows, features, classes, distance
 
     def read(self) -> tuple[Sequence[ImageRow], list[str]]:
@@ -77,14 +76,15 @@ class NoisyLinear(pl.LightningDataModule):
     batch_kind: ClassVar[str] = "numbers"
 
     def __init__(
-        self, rows: int = 256, features: int = 8, noise: float = 0.1, batch_size: int | None = 32, seed: int = 0
+        self,
+        rows: PositiveInt = 256,
+        features: PositiveInt = 8,
+        noise: NonNegativeFloat = 0.1,
+        batch_size: PositiveInt | None = 32,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("rows", rows), ("features", features), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise ConfigError(name, value, "at least 1")
-        if noise < 0:
-            raise ConfigError("noise", noise, "0 or more")
+        checked(locals())
         self.batch_size, self.seed, self.noise = batch_size, seed, noise
         generator = torch.Generator().manual_seed(seed)
         self.weights = torch.randn(features, generator=generator)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import distributed
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.sources.batching import Plan
+from lit_ft.sources.batching import Plan, length_buckets, shuffled_batches
 
 
 class PlannedSampler(DistributedSampler):
@@ -204,3 +205,45 @@ def make_loader(
         generator=torch.Generator().manual_seed(seed),  # without it, every new iterator draws from the global one
         pin_memory=torch.cuda.is_available(),
     )
+
+
+@dataclass
+class Batching:
+    """How many rows stand in a batch, and who prepares it.
+
+    Args:
+        batch_size: Rows in a batch; None puts all training rows into one batch.
+        tokens_per_batch: Budget of a batch in tokens, padding included, instead of ``batch_size``.
+        seed: Seed of the order.
+        num_workers: Processes that prepare batches; batches do not depend on it.
+    """
+
+    batch_size: int | None
+    tokens_per_batch: int | None = None
+    seed: int = 0
+    num_workers: int = 0
+
+    def shuffled(self, n: int, drop_last: bool = False) -> Plan:
+        """Batches of ``n`` rows, freshly shuffled in every epoch."""
+        return shuffled_batches(n, self.batch_size, self.seed, drop_last=drop_last)
+
+    def in_order(self, n: int) -> Plan:
+        """Batches of ``n`` rows in their order."""
+        return shuffled_batches(n, self.batch_size, shuffle=False)
+
+    def by_length(self, lengths: Sequence[int], texts: int = 1) -> Plan:
+        """Batches of rows of like length, within the budget of tokens where there is one.
+
+        Args:
+            lengths: Tokens of each row.
+            texts: Texts of about this length that a row puts into the batch.
+        """
+        if self.tokens_per_batch is None:
+            return length_buckets(lengths, batch_size=self.batch_size, seed=self.seed)
+        return length_buckets(lengths, tokens_per_batch=max(1, self.tokens_per_batch // texts), seed=self.seed)
+
+    def loader(
+        self, rows: Any, plan: Plan, collate: Callable[[list[Any]], Any], training: bool = True
+    ) -> ResumableLoader:
+        """The loader of some rows, see :func:`make_loader`."""
+        return make_loader(rows, plan, collate, self.seed, self.num_workers, training)

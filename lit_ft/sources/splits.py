@@ -2,11 +2,64 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import numpy as np
 
+from lit_ft.core.checks import Range
 from lit_ft.core.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
+Share = Annotated[float, Range(low=0, below=1)]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Shares and limits of the rows of each split.
+
+    Args:
+        val_fraction: Share of the rows for validation, in [0, 1).
+        test_fraction: Share of the rows for the test, in [0, 1).
+        max_rows: Most rows for training; None takes all.
+        max_eval_rows: Most rows for validation and for the test each; None takes all.
+        seed: Seed of the draw.
+    """
+
+    val_fraction: float = 0.1
+    test_fraction: float = 0.0
+    max_rows: int | None = None
+    max_eval_rows: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse shares that leave nothing to train on."""
+        _check_sum(self.val_fraction, self.test_fraction)
+
+    def draw(self, n: int, val: bool = True, test: bool = True) -> dict[str, list[int]]:
+        """Disjoint numbers of ``n`` rows for each split, before any limit; a function of the arguments alone.
+
+        Args:
+            n: Number of rows.
+            val: Whether the rows for validation are among them.
+            test: Whether the rows for the test are among them.
+        """
+        order = np.random.default_rng(self.seed).permutation(n).tolist()
+        end = round(self.val_fraction * n) if val else 0
+        start = end + (round(self.test_fraction * n) if test else 0)
+        return {"val": order[:end], "test": order[end:start], "train": order[start:]}
+
+    def limit(self, split: str) -> int | None:
+        """Most rows of a split."""
+        return self.max_rows if split == "train" else self.max_eval_rows
+
+
+def _check_sum(val_fraction: float, test_fraction: float) -> None:
+    # outside of the class: the error is about the arguments of a data module, and not of Splits
+    if val_fraction + test_fraction >= 1:
+        raise ConfigError(
+            "val_fraction", val_fraction, f"less than {1 - test_fraction:g}: test_fraction takes the rest"
+        )
 
 
 def split_rows(n: int, val_fraction: float, test_fraction: float, seed: int) -> dict[str, list[int]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from lit_ft.core.checks import PositiveInt
 from lit_ft.core.errors import ConfigError
+from lit_ft.sources.splits import Share
 from lit_ft.vision.image_rows import ImageRow, ImageRows, standardized
 
 
@@ -23,9 +25,6 @@ class Digits(ImageRows):
         flat: Give vectors instead of images.
         val_fraction: Share of the rows for validation, in [0, 1).
         test_fraction: Share of the rows for the test, in [0, 1).
-        max_rows: Train on no more rows than this.
-        seed: Seed of the splits and of the order.
-        num_workers: Processes that prepare batches.
         classes: Digits that form a class together, by class: ``[[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]`` asks for low and
             high, ``[[5], [6]]`` leaves out the other eight. None makes each digit a class.
     """
@@ -34,16 +33,14 @@ class Digits(ImageRows):
 
     def __init__(
         self,
-        batch_size: int | None = 64,
+        batch_size: PositiveInt | None = 64,
         flat: bool = False,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-        max_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        val_fraction: Share = 0.15,
+        test_fraction: Share = 0.15,
         classes: list[list[int]] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size, val_fraction, test_fraction, max_rows, seed, num_workers)
+        super().__init__(batch_size=batch_size, val_fraction=val_fraction, test_fraction=test_fraction, **kwargs)
         given = [digit for group in classes or () for digit in group]
         if classes is not None and (len(classes) < 2 or len(set(given)) < len(given) or not set(given) <= {*range(10)}):
             raise ConfigError("classes", classes, "two or more lists of digits from 0 to 9, none of them twice")

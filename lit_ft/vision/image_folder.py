@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.vision.image_rows import ImageRow, ImageRows
 
@@ -26,11 +27,6 @@ class ImageFolder(ImageRows):
         image_size: Height and width in pixels.
         channels: 3 for colour, 1 for grey.
         batch_size: Rows in a batch; None takes all training rows at once.
-        val_fraction: Share of the rows for validation, in [0, 1).
-        test_fraction: Share of the rows for the test, in [0, 1).
-        max_rows: Train on no more rows than this.
-        seed: Seed of the splits and of the order.
-        num_workers: Processes that prepare batches.
     """
 
     batch_kind: ClassVar[str] = "images"
@@ -38,20 +34,13 @@ class ImageFolder(ImageRows):
     def __init__(
         self,
         path: str,
-        image_size: int = 224,
-        channels: int = 3,
-        batch_size: int | None = 32,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
-        max_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        image_size: PositiveInt = 224,
+        channels: Literal[1, 3] = 3,
+        batch_size: PositiveInt | None = 32,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size, val_fraction, test_fraction, max_rows, seed, num_workers)
-        if channels not in (1, 3):
-            raise ConfigError("channels", channels, "1 (grey) or 3 (colour)")
-        if image_size < 1:
-            raise ConfigError("image_size", image_size, "at least 1 pixel")
+        super().__init__(batch_size=batch_size, **kwargs)
+        checked(locals())
         self.path, self.image_size, self.channels = path, image_size, channels
 
     def read(self) -> tuple[Sequence[ImageRow], list[str]]:

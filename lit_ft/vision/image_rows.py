@@ -10,12 +10,14 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import shuffled_batches
-from lit_ft.sources.loader import ResumableLoader, make_loader
-from lit_ft.sources.splits import check_fractions, split_rows
+from lit_ft.sources.loader import Batching, ResumableLoader
+from lit_ft.sources.splits import Share, Splits
 
 ImageRow = tuple[Tensor, int]
+_EVALUATED_AT_ONCE = 512  # rows of a batch in validation and test where training takes all rows at once
 
 
 class ImageRows(pl.LightningDataModule, ABC):
@@ -37,26 +39,39 @@ class ImageRows(pl.LightningDataModule, ABC):
 
     def __init__(
         self,
-        batch_size: int | None,
-        val_fraction: float,
-        test_fraction: float,
-        max_rows: int | None,
-        seed: int,
-        num_workers: int,
+        batch_size: PositiveInt | None = 64,
+        val_fraction: Share = 0.1,
+        test_fraction: Share = 0.1,
+        max_rows: PositiveInt | None = None,
+        seed: int = 0,
+        num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("max_rows", max_rows)):
-            if value is not None and value < 1:
-                raise ConfigError(name, value, "at least 1, or null")
-        check_fractions(val_fraction, test_fraction)
-        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
-        self.val_fraction, self.test_fraction, self.max_rows = val_fraction, test_fraction, max_rows
+        checked(locals())
+        self.splits = Splits(val_fraction, test_fraction, max_rows, seed=seed)
+        self.batching = Batching(batch_size, seed=seed, num_workers=num_workers)
+        self.seed = seed
         self.class_names: list[str] = []
         self.rows: dict[str, Sequence[ImageRow]] = {}
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows in a batch; Lightning's search for a batch size sets it."""
+        return self.batching.batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int | None) -> None:
+        self.batching.batch_size = value
 
     @abstractmethod
     def read(self) -> tuple[Sequence[ImageRow], list[str]]:
         """All rows, and the names of the classes."""
+
+    @staticmethod
+    def collate(rows: list[Any]) -> dict[str, Tensor]:
+        """Stack images and labels."""
+        images, labels = zip(*rows, strict=True)
+        return {"images": torch.stack(images), "labels": torch.tensor(labels)}
 
     @property
     def num_classes(self) -> int:
@@ -73,32 +88,32 @@ class ImageRows(pl.LightningDataModule, ABC):
         if self.rows:
             return
         rows, self.class_names = self.read()
-        numbers = split_rows(len(rows), self.val_fraction, self.test_fraction, self.seed)
-        numbers["train"] = numbers["train"][: self.max_rows]
+        numbers = self.splits.draw(len(rows))
         if not numbers["train"]:
             raise ConfigError("path", type(self).__name__, "at least one row for training")
-        self.rows = {split: Chosen(rows, chosen) for split, chosen in numbers.items()}
+        self.rows = {split: Chosen(rows, chosen[: self.splits.limit(split)]) for split, chosen in numbers.items()}
 
     def train_dataloader(self) -> ResumableLoader:
         """Freshly shuffled in every epoch."""
-        return self._loader("train", self.batch_size, shuffle=True)
+        rows = self.rows["train"]
+        return self.batching.loader(rows, self.batching.shuffled(len(rows)), self.collate)
 
     def val_dataloader(self) -> ResumableLoader | list[Any]:
         """In order; no loader where there are no rows."""
-        return self._loader("val", self.batch_size or 512) if len(self.rows["val"]) else []
+        return self._in_order("val") if len(self.rows["val"]) else []
 
     def test_dataloader(self) -> ResumableLoader | list[Any]:
         """In order; no loader where there are no rows."""
-        return self._loader("test", self.batch_size or 512) if len(self.rows["test"]) else []
+        return self._in_order("test") if len(self.rows["test"]) else []
 
     def predict_dataloader(self) -> ResumableLoader:
         """The rows of the test, in order."""
-        return self._loader("test", self.batch_size or 512)
+        return self._in_order("test")
 
-    def _loader(self, split: str, batch_size: int | None, shuffle: bool = False) -> ResumableLoader:
-        rows = self.rows[split]
-        plan = shuffled_batches(len(rows), batch_size, self.seed, shuffle)
-        return make_loader(rows, plan, collate_images, self.seed, self.num_workers, training=shuffle)
+    def _in_order(self, split: str) -> ResumableLoader:
+        rows, size = self.rows[split], self.batch_size or _EVALUATED_AT_ONCE
+        plan = shuffled_batches(len(rows), size, shuffle=False)
+        return self.batching.loader(rows, plan, self.collate, training=False)
 
 
 class Chosen(Sequence[ImageRow]):
@@ -117,11 +132,6 @@ class Chosen(Sequence[ImageRow]):
 
     def __getitem__(self, number: Any) -> Any:
         return self.all[self.numbers[number]]
-
-
-def collate_images(rows: list[ImageRow]) -> dict[str, Tensor]:
-    """Stack images and labels."""
-    return {"images": torch.stack([image for image, _ in rows]), "labels": torch.tensor([label for _, label in rows])}
 
 
 def standardized(pixels: Tensor) -> Tensor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from lit_ft.core.checks import PositiveInt
 from lit_ft.sources.assets import packaged
 from lit_ft.vision.image_rows import ImageRow, ImageRows, standardized
 
@@ -25,26 +26,12 @@ class MNIST5k(ImageRows):
     Args:
         batch_size: Rows in a batch; None takes all training rows at once.
         flat: Give vectors of 784 instead of images.
-        val_fraction: Share of the rows for validation, in [0, 1).
-        test_fraction: Share of the rows for the test, in [0, 1).
-        max_rows: Train on no more rows than this.
-        seed: Seed of the splits and of the order.
-        num_workers: Processes that prepare batches.
     """
 
     batch_kind: ClassVar[str] = "images"
 
-    def __init__(
-        self,
-        batch_size: int | None = 64,
-        flat: bool = False,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.1,
-        max_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(batch_size, val_fraction, test_fraction, max_rows, seed, num_workers)
+    def __init__(self, batch_size: PositiveInt | None = 64, flat: bool = False, **kwargs: Any) -> None:
+        super().__init__(batch_size=batch_size, **kwargs)
         self.flat = flat
 
     def prepare_data(self) -> None:

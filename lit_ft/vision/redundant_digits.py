@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from lit_ft.core.checks import PositiveInt
 from lit_ft.vision.digits import Digits
 from lit_ft.vision.side_by_side import SideBySide
 
@@ -27,23 +28,17 @@ class RedundantDigits(SideBySide):
 
     Args:
         rows: Rows of each split.
-        correlation: Share of the training rows in which the two agree, in [0, 1].
-        hard_scale: Contrast of the right digit, above 0; below 1 makes it harder yet.
         batch_size: Rows in a batch; None takes all training rows at once.
-        flat: Give vectors instead of images.
         seed: Seed of the splits, the pairs and the order.
     """
 
     batch_kind: ClassVar[str] = "images"
 
     def __init__(
-        self,
-        rows: int = 600,
-        correlation: float = 1.0,
-        hard_scale: float = 1.0,
-        batch_size: int | None = None,
-        flat: bool = False,
-        seed: int = 0,
+        self, rows: PositiveInt = 600, batch_size: PositiveInt | None = None, seed: int = 0, **kwargs: Any
     ) -> None:
         digits = Digits(val_fraction=0.25, test_fraction=0.25, seed=seed)
-        super().__init__(digits, digits, EASY, HARD, rows, correlation, hard_scale, None, batch_size, flat, seed)
+        super().__init__(
+            easy=digits, hard=digits, easy_classes=EASY, hard_classes=HARD, rows=rows, image_size=None,
+            batch_size=batch_size, seed=seed, **kwargs,
+        )  # fmt: skip

