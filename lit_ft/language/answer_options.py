@@ -12,10 +12,11 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.language.options import contaminated
-from lit_ft.sources.batching import Plan, length_buckets
-from lit_ft.sources.loader import ResumableLoader, make_loader
+from lit_ft.sources.batching import Plan
+from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.splits import SPLITS
 from lit_ft.sources.tables import Row, read_rows
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
@@ -50,16 +51,6 @@ class AnswerOptions(TokenData):
             ``seen_words`` successive words with it are left out, and counted.
         seen: The same for the training rows of a data module, written as where the model was trained.
         seen_words: Words of such a run. Paper: 13.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
-        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
-        batch_size: Questions of a batch.
-        max_length: Longest text in tokens.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        test_fraction: Share of ``path`` for the test, in [0, 1).
-        max_rows: Train on no more rows than this.
-        max_eval_rows: Validate and test on no more rows than this each.
-        seed: Seed of the splits and of the order.
-        num_workers: Processes that prepare batches.
 
     Source: Language Models are Few-Shot Learners (E83).
     """
@@ -74,39 +65,24 @@ class AnswerOptions(TokenData):
         options_column: str | None = None,
         answer: str = "answer",
         prefix: str = " ",
-        shots: int = 0,
+        shots: NonNegativeInt = 0,
         separator: str = "\n\n",
         answer_context: str | None = None,
-        task_column: str | None = None,
         shot_seed: int = 0,
         seen_path: str | None = None,
         seen: TokenData | None = None,
-        seen_words: int = 13,
-        val_path: str | None = None,
-        test_path: str | None = None,
-        batch_size: int = 8,
-        max_length: int = 512,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.0,
-        max_rows: int | None = None,
-        max_eval_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        seen_words: PositiveInt = 13,
+        task_column: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            path, val_path, test_path, batch_size, None, max_length, False, val_fraction, test_fraction,
-            max_rows, max_eval_rows, task_column, seed, num_workers,
-        )  # fmt: skip
+        super().__init__(path=path, task_column=task_column, tokens_per_batch=None, packing=False, **kwargs)
+        checked(locals())
         if (options is None) == (options_column is None):
             raise ConfigError("options", options, "exactly one of options and options_column")
         if options is not None and len(options) < 2:
             raise ConfigError("options", options, "at least two")
         if options is not None and len(set(options.values())) < len(options):
             raise ConfigError("options", options, "different texts: equal ones are equally likely")
-        if shots < 0:
-            raise ConfigError("shots", shots, "0 or more")
-        if seen_words < 1:
-            raise ConfigError("seen_words", seen_words, "at least 1")
         self.prompt, self.options, self.options_column, self.answer = prompt, options, options_column, answer
         self.prefix, self.shots, self.separator, self.answer_context = prefix, shots, separator, answer_context
         self.shot_seed, self.seen_path, self.seen, self.seen_words = shot_seed, seen_path, seen, seen_words
@@ -211,11 +187,12 @@ class AnswerOptions(TokenData):
         raise ConfigError("answer", value, f"one of the options of row {number}, or its number from 0")
 
     def _buckets(self, split: str) -> Plan:
-        return length_buckets(self.questions[split].lengths, batch_size=self.batch_size, seed=self.seed)
+        return self.batching.by_length(self.questions[split].lengths)
 
     def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:
-        collate = partial(collate_options, padding=self.padding)
-        return make_loader(self.questions[split], plan, collate, self.seed, self.num_workers, training)
+        return self.batching.loader(
+            self.questions[split], plan, partial(collate_options, padding=self.padding), training
+        )
 
 
 class Questions:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
+from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.language.document_pieces import DocumentPieces
 from lit_ft.sources.batching import Plan
@@ -76,11 +77,7 @@ class DatasetDecomposition(DocumentPieces):
         largest: Greatest k. Paper: 13.
         curriculum: ``uniform`` order of lengths, or ``grow`` (short first) within each cycle.
         cycles: Cycles of an epoch. Paper: 8.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
         tokens_per_batch: Predicted tokens of a batch, at least :math:`2^{largest}`.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        seed: Seed of split and order.
-        num_workers: Processes that prepare batches.
 
     Source: H. Pouransari et al., Dataset Decomposition: Faster LLM Training with Variable Sequence Length Curriculum,
     2024, arXiv:2405.13226; apple/ml-dataset-decomposition. Deviations: pieces longer than the greatest length are cut
@@ -93,25 +90,19 @@ class DatasetDecomposition(DocumentPieces):
     def __init__(
         self,
         path: str,
-        smallest: int = 5,
-        largest: int = 9,
+        smallest: PositiveInt = 5,
+        largest: Annotated[int, Range(high=20)] = 9,
         curriculum: Literal["uniform", "grow"] = "grow",
-        cycles: int = 8,
-        val_path: str | None = None,
-        tokens_per_batch: int = 2048,
-        val_fraction: float = 0.1,
-        seed: int = 0,
-        num_workers: int = 0,
+        cycles: PositiveInt = 8,
+        tokens_per_batch: PositiveInt = 2048,
+        **kwargs: Any,
     ) -> None:
-        if not 1 <= smallest <= largest <= 20:
-            raise ConfigError("smallest", smallest, f"1 to largest, which is {largest} and at most 20")
+        super().__init__(path=path, tokens_per_batch=tokens_per_batch, **kwargs)
+        checked(locals())
+        if smallest > largest:
+            raise ConfigError("smallest", smallest, f"1 to largest, which is {largest}")
         if tokens_per_batch < 2**largest:
             raise ConfigError("tokens_per_batch", tokens_per_batch, f"at least 2^largest = {2**largest}")
-        if curriculum not in ("uniform", "grow"):
-            raise ConfigError("curriculum", curriculum, "uniform or grow")
-        if cycles < 1:
-            raise ConfigError("cycles", cycles, "at least 1")
-        super().__init__(path, val_path, tokens_per_batch, val_fraction, seed, num_workers)
         self.smallest, self.largest, self.curriculum, self.cycles = smallest, largest, curriculum, cycles
 
     def cut(self, table: TokenTable, split: str) -> list[tuple[int, int, int]]:
@@ -127,5 +118,6 @@ class DatasetDecomposition(DocumentPieces):
         return pieces
 
     def _buckets(self, split: str) -> Plan:
-        assert self.tokens_per_batch is not None
-        return bucket_plan(self.examples[split].lengths, self.tokens_per_batch, self.curriculum, self.cycles, self.seed)
+        lengths, budget = self.examples[split].lengths, self.batching.tokens_per_batch
+        assert budget is not None
+        return bucket_plan(lengths, budget, self.curriculum, self.cycles, self.seed)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lit_ft.core.checks import OpenUnitInterval, PositiveFloat, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan
-from lit_ft.sources.loader import ResumableLoader, make_loader
+from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.tokens.token_data import TokenData
@@ -31,20 +32,13 @@ class Denoiser:
     """
 
     kind: Literal["R", "S", "X"]
-    density: float
-    mean_span: float = 3.0
-    weight: float = 1.0
+    density: OpenUnitInterval
+    mean_span: Annotated[float, Range(low=1)] = 3.0
+    weight: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what takes out nothing or everything."""
-        if self.kind not in ("R", "S", "X"):
-            raise ConfigError("denoisers.kind", self.kind, "R, S or X")
-        if not 0 < self.density < 1:
-            raise ConfigError("denoisers.density", self.density, "a share in (0, 1)")
-        if self.mean_span < 1:
-            raise ConfigError("denoisers.mean_span", self.mean_span, "at least 1 token")
-        if not self.weight > 0:
-            raise ConfigError("denoisers.weight", self.weight, "above 0")
+        checked({"self": self, **vars(self)})
 
     def spans(self, length: int, draw: np.random.Generator) -> list[tuple[int, int]]:
         """Spans (start, end) of a text of ``length`` tokens, at least 2; between two of them a token stays."""
@@ -104,24 +98,14 @@ class MixtureOfDenoisers(TokenData):
 
     Sentinels and modes are plain text that the tokenizer cuts as it likes, so that no embedding has to be added; a
     tokenizer with tokens such as ``<extra_id_0>`` has one token for each. Attention is causal in the inputs too.
+    ``max_length`` (paper: 512) and ``tokens_per_batch`` are about texts before they are corrupted, which makes them
+    longer by the mode, the end and two sentinels a span.
 
     Args:
         path: Table with a column ``text``.
         denoisers: What is drawn; None takes the seven of UL2.
         mode: Text before the inputs that names the kind; empty tells nothing.
         sentinel: Text of the sentinel of a span, by its number from 0.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
-        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
-        batch_size: Texts of a batch.
-        tokens_per_batch: Budget of a batch in tokens of the texts, instead of ``batch_size``; a corrupted text is
-            longer by its mode, the end and two sentinels a span.
-        max_length: Longest text in tokens before it is corrupted, cut at the end. Paper: 512.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        test_fraction: Share of ``path`` for the test, in [0, 1).
-        max_rows: Train on no more rows than this.
-        max_eval_rows: Validate and test on no more rows than this each.
-        seed: Seed of splits, order and corruption.
-        num_workers: Processes that prepare batches.
 
     Source: UL2: Unifying Language Learning Paradigms (E57). Deviations: causal attention throughout, and plain-text
     sentinels.
@@ -135,22 +119,9 @@ class MixtureOfDenoisers(TokenData):
         denoisers: list[Denoiser] | None = None,
         mode: str = "[{kind}]",
         sentinel: str = "<extra_id_{number}>",
-        val_path: str | None = None,
-        test_path: str | None = None,
-        batch_size: int = 8,
-        tokens_per_batch: int | None = None,
-        max_length: int = 512,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.0,
-        max_rows: int | None = None,
-        max_eval_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            path, val_path, test_path, batch_size, tokens_per_batch, max_length, False, val_fraction, test_fraction,
-            max_rows, max_eval_rows, None, seed, num_workers,
-        )  # fmt: skip
+        super().__init__(path=path, packing=False, task_column=None, **kwargs)
         given = list(UL2) if denoisers is None else denoisers
         self.denoisers = [d if isinstance(d, Denoiser) else Denoiser(**d) for d in given]
         if not self.denoisers:
@@ -179,7 +150,7 @@ class MixtureOfDenoisers(TokenData):
             max(1, round(d.density * self.max_length / d.mean_span)) if d.kind != "S" else 1 for d in self.denoisers
         )
         collate = _Corrupting(self.tokenizer, self.denoisers, self.mode, self.sentinel, most, self.padding, seed)
-        return make_loader(self.examples[split], plan, collate, self.seed, self.num_workers, training)
+        return self.batching.loader(self.examples[split], plan, collate, training)
 
 
 class _Corrupting:

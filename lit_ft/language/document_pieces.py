@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from lit_ft.core.checks import NonNegativeInt, PositiveInt
 from lit_ft.language.instructions import TEXT
+from lit_ft.sources.splits import Share
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.segments import Encoded, encode_all, fill, special_fields
 from lit_ft.tokens.token_data import TokenData
@@ -22,9 +24,9 @@ class DocumentPieces(TokenData):
 
     Args:
         path: Table with a column ``text``.
-        val_path: Table for validation.
+        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
         tokens_per_batch: Predicted tokens of a batch.
-        val_fraction: Share of ``path`` for validation.
+        val_fraction: Share of ``path`` for validation, in [0, 1).
         seed: Seed of split and order.
         num_workers: Processes that prepare batches.
     """
@@ -32,11 +34,17 @@ class DocumentPieces(TokenData):
     batch_kind: ClassVar[str] = "language"
 
     def __init__(
-        self, path: str, val_path: str | None, tokens_per_batch: int, val_fraction: float, seed: int, num_workers: int
+        self,
+        path: str,
+        val_path: str | None = None,
+        tokens_per_batch: PositiveInt = 2048,
+        val_fraction: Share = 0.1,
+        seed: int = 0,
+        num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__(
-            path, val_path, tokens_per_batch=tokens_per_batch, max_length=2**20, val_fraction=val_fraction, seed=seed,
-            num_workers=num_workers,
+            path=path, val_path=val_path, tokens_per_batch=tokens_per_batch, max_length=2**20,
+            val_fraction=val_fraction, seed=seed, num_workers=num_workers,
         )  # fmt: skip
 
     def cut(self, table: TokenTable, split: str) -> list[tuple[int, int, int]]:

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lit_ft.core.checks import checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.chat import ROLES, checked_messages, encode_chat, message_segments
-from lit_ft.tokens.segments import Encoded, Segment, Truncation, encode_all, fill, special_fields, truncated
+from lit_ft.tokens.segments import Encoded, Segment, Truncation, encode_all, fill, special_fields
 from lit_ft.tokens.token_data import TokenData
 
 ANSWER = (Segment("{start}{prompt}", "user"), Segment("{completion}{eos}", "assistant", 1.0))
@@ -41,23 +42,8 @@ class Instructions(TokenData):
             ``messages`` always are.
         train_on: Roles of ``messages`` that are learned.
         weight_column: Column with the weight of a row, by which its tokens' weights are multiplied.
-        task_column: Column with the name of the task, for losses that balance tasks.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
-        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
-        batch_size: Examples of a batch; with ``packing`` rows of ``max_length`` tokens. Examples of about the same
-            length stand together.
-        tokens_per_batch: Budget of a batch in tokens, padding included, instead of ``batch_size``.
-        max_length: Longest example in tokens.
         truncation: What is cut of longer ones: ``right`` the end, ``left`` the beginning, ``prompt`` first the tokens
             before the first target.
-        packing: Whether several examples share a row in training, so that nothing is padded. On a CPU, batches of like
-            lengths are faster.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        test_fraction: Share of ``path`` for the test, in [0, 1).
-        max_rows: Train on no more rows than this.
-        max_eval_rows: Validate and test on no more rows than this each.
-        seed: Seed of the splits and of the order.
-        num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
     batch_kind: ClassVar[str] = "language"
@@ -69,27 +55,12 @@ class Instructions(TokenData):
         chat: bool = False,
         train_on: list[str] = ["assistant"],  # noqa: B006  never changed
         weight_column: str | None = None,
-        task_column: str | None = None,
-        val_path: str | None = None,
-        test_path: str | None = None,
-        batch_size: int = 8,
-        tokens_per_batch: int | None = None,
-        max_length: int = 512,
         truncation: Truncation = "right",
-        packing: bool = False,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.0,
-        max_rows: int | None = None,
-        max_eval_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            path, val_path, test_path, batch_size, tokens_per_batch, max_length, packing, val_fraction, test_fraction,
-            max_rows, max_eval_rows, task_column, seed, num_workers,
-        )  # fmt: skip
+        super().__init__(path=path, **kwargs)
+        checked(locals())
         template = None if template is None else [s if isinstance(s, Segment) else Segment(**s) for s in template]
-        truncated(Encoded(), 1, truncation)
         for role in train_on:
             if role not in ROLES:
                 raise ConfigError("train_on", role, ", ".join(ROLES))
@@ -169,7 +140,7 @@ class Instructions(TokenData):
             else:
                 known = ", ".join(f"{name}{' (empty)' * (row[name] is None)}" for name in row) or "no column"
                 allowed = "rows with messages, with prompt and completion, or with text; or a template"
-                raise ConfigError("path", f"{self.path} (row {number} has {known})", allowed)
+                raise ConfigError("path", f"{self.source.path} (row {number} has {known})", allowed)
         segments = fill(template, row, specials, number)
         if scale != 1.0:
             segments = [Segment(**{**vars(s), "weight": s.weight * scale}) for s in segments]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.language.document_pieces import DocumentPieces
 from lit_ft.sources.batching import Plan, shuffled_batches
@@ -22,11 +23,7 @@ class JoinedText(DocumentPieces):
     Args:
         path: Table with a column ``text``.
         context: Predicted tokens of a piece.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
         tokens_per_batch: Predicted tokens of a batch, at least ``context``.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        seed: Seed of split and order.
-        num_workers: Processes that prepare batches.
     """
 
     batch_kind: ClassVar[str] = "language"
@@ -34,18 +31,14 @@ class JoinedText(DocumentPieces):
     def __init__(
         self,
         path: str,
-        context: int = 512,
-        val_path: str | None = None,
-        tokens_per_batch: int = 2048,
-        val_fraction: float = 0.1,
-        seed: int = 0,
-        num_workers: int = 0,
+        context: PositiveInt = 512,
+        tokens_per_batch: PositiveInt = 2048,
+        **kwargs: Any,
     ) -> None:
-        if context < 1:
-            raise ConfigError("context", context, "at least 1")
+        super().__init__(path=path, tokens_per_batch=tokens_per_batch, **kwargs)
+        checked(locals())
         if tokens_per_batch < context:
             raise ConfigError("tokens_per_batch", tokens_per_batch, f"at least the context, {context}")
-        super().__init__(path, val_path, tokens_per_batch, val_fraction, seed, num_workers)
         self.context = context
 
     def cut(self, table: TokenTable, split: str) -> list[tuple[int, int, int]]:
@@ -57,5 +50,6 @@ class JoinedText(DocumentPieces):
         return [(start, size, int(owners[start])) for start in starts]
 
     def _buckets(self, split: str) -> Plan:
-        assert self.tokens_per_batch is not None
-        return shuffled_batches(len(self.examples[split]), self.tokens_per_batch // self.context, seed=self.seed)
+        assert self.batching.tokens_per_batch is not None
+        pieces = self.batching.tokens_per_batch // self.context
+        return shuffled_batches(len(self.examples[split]), pieces, seed=self.seed)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
+from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.splits import SPLITS
 from lit_ft.sources.tables import Row
@@ -32,17 +33,7 @@ class ManyShot(TokenData):
         supervise: Learn ``all`` answers (the paper), or only the ``last``, as in few-shot fine-tuning.
         template: Segments of one example; None is prompt, line end, completion, empty line.
         sequences: Sequences drawn for training; None as many as there are rows divided by ``shots``.
-        task_column: Column with the name of the task; None is one task.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
-        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
-        batch_size: Sequences of a batch.
-        tokens_per_batch: Budget of a batch in tokens, instead of ``batch_size``.
         max_length: Longest sequence in tokens.
-        packing: Whether several sequences share a row in training.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        test_fraction: Share of ``path`` for the test, in [0, 1).
-        seed: Seed of splits, sequences and order.
-        num_workers: Processes that prepare batches.
 
     Source: W. He et al., You Only Fine-tune Once: Many-Shot In-Context Fine-Tuning for Large Language Models, 2025,
     arXiv:2506.11103. Deviation: sequences are drawn once, not anew in every epoch, so that they are tokenised once.
@@ -53,31 +44,15 @@ class ManyShot(TokenData):
     def __init__(
         self,
         path: str,
-        shots: int = 8,
+        shots: PositiveInt = 8,
         supervise: Literal["all", "last"] = "all",
         template: list[Segment] | None = None,
-        sequences: int | None = None,
-        task_column: str | None = None,
-        val_path: str | None = None,
-        test_path: str | None = None,
-        batch_size: int = 8,
-        tokens_per_batch: int | None = None,
-        max_length: int = 1024,
-        packing: bool = False,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.0,
-        seed: int = 0,
-        num_workers: int = 0,
+        sequences: PositiveInt | None = None,
+        max_length: Annotated[int, Range(low=2)] = 1024,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            path, val_path, test_path, batch_size, tokens_per_batch, max_length, packing, val_fraction, test_fraction,
-            None, None, task_column, seed, num_workers,
-        )  # fmt: skip
-        for name, value in (("shots", shots), ("sequences", sequences)):
-            if value is not None and value < 1:
-                raise ConfigError(name, value, "at least 1")
-        if supervise not in ("all", "last"):
-            raise ConfigError("supervise", supervise, "all or last")
+        super().__init__(path=path, max_length=max_length, max_rows=None, max_eval_rows=None, **kwargs)
+        checked(locals())
         self.shots, self.supervise, self.sequences = shots, supervise, sequences
         self.template = [s if isinstance(s, Segment) else Segment(**s) for s in template or SHOT]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 
+from lit_ft.core.checks import NonNegativeInt, PositiveFloat, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.sources.batching import Plan, length_buckets
 from lit_ft.sources.splits import SPLITS
@@ -117,16 +118,17 @@ class Mixture(TokenData):
     def __init__(
         self,
         sources: dict[str, TokenData],
-        weights: dict[str, float] | None = None,
-        cap: int | None = None,
-        temperature: float = 1.0,
-        rows_per_epoch: int | None = None,
+        weights: dict[str, PositiveFloat] | None = None,
+        cap: PositiveInt | None = None,
+        temperature: Annotated[float, Range(low=1)] = 1.0,
+        rows_per_epoch: PositiveInt | None = None,
         homogeneous: bool = False,
-        batch_size: int = 8,
+        batch_size: PositiveInt = 8,
         seed: int = 0,
-        num_workers: int = 0,
+        num_workers: NonNegativeInt = 0,
     ) -> None:
-        super().__init__("", batch_size=batch_size, seed=seed, num_workers=num_workers)
+        super().__init__(path="", batch_size=batch_size, seed=seed, num_workers=num_workers)
+        checked(locals())
         if not sources:
             raise ConfigError("sources", sources, "at least one data module, by its name")
         for name, source in sources.items():
@@ -136,13 +138,6 @@ class Mixture(TokenData):
         for name, weight in (weights or {}).items():
             if name not in sources:
                 raise ConfigError(f"weights.{name}", weight, ", ".join(sources) + nearest(name, sources))
-            if not weight > 0:
-                raise ConfigError(f"weights.{name}", weight, "above 0")
-        for name, value in (("cap", cap), ("rows_per_epoch", rows_per_epoch)):
-            if value is not None and value < 1:
-                raise ConfigError(name, value, "at least 1, or null")
-        if not temperature >= 1:
-            raise ConfigError("temperature", temperature, "at least 1")
         self.sources, self.weights, self.cap, self.temperature = sources, weights or {}, cap, temperature
         self.rows_per_epoch, self.homogeneous = rows_per_epoch, homogeneous
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import Tensor
 
+from lit_ft.core.checks import NonNegativeInt, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan, shuffled_batches
 from lit_ft.sources.tables import Row, read_rows
@@ -74,29 +75,27 @@ class ModelEdits(TokenData):
         self,
         path: str,
         order: Order = "breadth_first",
-        passes: int = 25,
-        batch_size: int = 100,
-        max_length: int = 128,
-        max_rows: int | None = None,
+        passes: PositiveInt = 25,
+        batch_size: PositiveInt = 100,
+        max_length: Annotated[int, Range(low=2)] = 128,
+        max_rows: PositiveInt | None = None,
         seed: int = 0,
-        num_workers: int = 0,
+        num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__(
-            path, batch_size=batch_size, max_length=max_length, max_rows=max_rows, seed=seed, num_workers=num_workers
-        )
-        if order not in ("breadth_first", "depth_first"):
-            raise ConfigError("order", order, "breadth_first or depth_first")
-        if passes < 1:
-            raise ConfigError("passes", passes, "at least 1")
+            path=path, batch_size=batch_size, max_length=max_length, max_rows=max_rows, seed=seed,
+            num_workers=num_workers,
+        )  # fmt: skip
+        checked(locals())
         self.order, self.passes = order, passes
         self._edits: list[Row] = []
 
     def edits(self) -> list[Row]:
         """The rows as they are written."""
-        return read_rows(self.path, COLUMNS, max_rows=self.max_rows)
+        return read_rows(self.source.path, COLUMNS, max_rows=self.source.splits.max_rows)
 
     def _tables(self) -> dict[str, list[Row]]:
-        self._edits = checked(self.path, self.edits())
+        self._edits = checked_edits(self.source.path, self.edits())
         asked = [{"prompt": row["paraphrase"], "target": row["target"]} for row in self._edits]
         return {"train": [{k: row[k] for k in ("prompt", "target")} for row in self._edits], "val": asked, "test": []}
 
@@ -132,7 +131,7 @@ class ModelEdits(TokenData):
         return editing_plan(len(self.examples["train"]), self.batch_size, self.passes, self.order, self.seed)
 
 
-def checked(path: str, rows: Sequence[Row]) -> list[Row]:
+def checked_edits(path: str, rows: Sequence[Row]) -> list[Row]:
     """The rows, if every one can be learned: texts that are not empty, and one target for a prompt."""
     seen: dict[str, tuple[int, str]] = {}
     for number, row in enumerate(rows, start=1):

@@ -12,9 +12,10 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from lit_ft.core.checks import ClosedUnitInterval, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan
-from lit_ft.sources.loader import ResumableLoader, make_loader
+from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.splits import SPLITS
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, special_fields
@@ -41,17 +42,6 @@ class ScoredText(TokenData):
         bad: Mark of the others.
         drop_marks: Share of the marks that are left out in training, in [0, 1]. Paper: 0.01; 0.1 for code style.
         keep_below: Highest mean score of a training document; None keeps all.
-        max_length: Longest document in tokens; what is longer is cut.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
-        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
-        batch_size: Documents of a batch.
-        tokens_per_batch: Budget of a batch in tokens, padding included, instead of ``batch_size``.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        test_fraction: Share of ``path`` for the test, in [0, 1).
-        max_rows: Train on no more rows than this.
-        max_eval_rows: Validate and test on no more rows than this each.
-        seed: Seed of the splits, the marks and the order.
-        num_workers: Processes that prepare batches.
 
     Source: Pretraining Language Models with Human Preferences (E19); tomekkorbak/pretraining-with-human-feedback.
     Deviation: marks are text, where the reference adds tokens to the vocabulary.
@@ -65,26 +55,12 @@ class ScoredText(TokenData):
         threshold: float | None = None,
         good: str = "<|aligned|>",
         bad: str = "<|misaligned|>",
-        drop_marks: float = 0.01,
+        drop_marks: ClosedUnitInterval = 0.01,
         keep_below: float | None = None,
-        max_length: int = 512,
-        val_path: str | None = None,
-        test_path: str | None = None,
-        batch_size: int = 8,
-        tokens_per_batch: int | None = None,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.0,
-        max_rows: int | None = None,
-        max_eval_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            path, val_path, test_path, batch_size, tokens_per_batch, max_length, False, val_fraction, test_fraction,
-            max_rows, max_eval_rows, None, seed, num_workers,
-        )  # fmt: skip
-        if not 0 <= drop_marks <= 1:
-            raise ConfigError("drop_marks", drop_marks, "a share in [0, 1]")
+        super().__init__(path=path, packing=False, task_column=None, **kwargs)
+        checked(locals())
         if good == bad:
             raise ConfigError("bad", bad, "another mark than that of good parts")
         self.threshold, self.good, self.bad, self.drop_marks = threshold, good, bad, drop_marks
@@ -143,7 +119,7 @@ class ScoredText(TokenData):
     def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:
         table = ScoredTable(self.examples[split], self.scores[split])
         collate = partial(collate_scored, padding=self.padding)
-        return make_loader(table, plan, collate, self.seed, self.num_workers, training)
+        return self.batching.loader(table, plan, collate, training)
 
 
 class ScoredTable:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.language.instructions import Instructions
-from lit_ft.sources.loader import ResumableLoader, make_loader
+from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.tables import read_rows, stream_rows
-from lit_ft.tokens.segments import Segment, Truncation
 from lit_ft.tokens.token_stream import TokenStream
 from lit_ft.tokens.token_table import collate_padded
 
@@ -40,19 +40,9 @@ class StreamedInstructions(Instructions):
         path: A file (``.jsonl``, ``.csv``, ``.tsv``, ``.parquet``), a pattern for several (``shards/*.jsonl``, in the
             order of their names), ``packaged:NAME``, or a folder or hub id of ``datasets``, opened as a stream.
         epoch_batches: Batches of an epoch over all processes, a multiple of their number.
-        template: Segments of each row, as in ``Instructions``.
-        chat: Whether segments of a template are messages of the tokenizer's chat template.
-        train_on: Roles of ``messages`` that are learned.
-        weight_column: Column with the weight of a row.
         val_path: Table for validation, read whole; None has no validation.
         test_path: Table for the test, read whole; None has no test.
-        batch_size: Examples of a batch at most; batches of a pass's last block may be smaller.
         buffer: Rows of a block, in memory at a time; a multiple of ``batch_size``.
-        max_length: Longest example in tokens.
-        truncation: What is cut of longer ones: ``right``, ``left`` or ``prompt``.
-        max_eval_rows: Validate and test on no more rows than this each.
-        seed: Seed of the order.
-        num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
     batch_kind: ClassVar[str] = "language"
@@ -60,30 +50,19 @@ class StreamedInstructions(Instructions):
     def __init__(
         self,
         path: str,
-        epoch_batches: int,
-        template: list[Segment] | None = None,
-        chat: bool = False,
-        train_on: list[str] = ["assistant"],  # noqa: B006  never changed
-        weight_column: str | None = None,
+        epoch_batches: PositiveInt,
+        buffer: PositiveInt = 1024,
         val_path: str | None = None,
         test_path: str | None = None,
-        batch_size: int = 8,
-        buffer: int = 1024,
-        max_length: int = 512,
-        truncation: Truncation = "right",
-        max_eval_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            path, template, chat, train_on, weight_column, val_path=val_path, test_path=test_path,
-            batch_size=batch_size, max_length=max_length, truncation=truncation, val_fraction=0.0,
-            max_eval_rows=max_eval_rows, seed=seed, num_workers=num_workers,
+            path=path, val_path=val_path, test_path=test_path, val_fraction=0.0, test_fraction=0.0, max_rows=None,
+            tokens_per_batch=None, packing=False, task_column=None, **kwargs,
         )  # fmt: skip
-        if epoch_batches < 1:
-            raise ConfigError("epoch_batches", epoch_batches, "at least 1")
-        if buffer < 1 or buffer % batch_size:
-            raise ConfigError("buffer", buffer, f"a multiple of batch_size = {batch_size}")
+        checked(locals())
+        if buffer % self.batch_size:
+            raise ConfigError("buffer", buffer, f"a multiple of batch_size = {self.batch_size}")
         self.epoch_batches, self.buffer = epoch_batches, buffer
         self.stream: TokenStream | None = None
 
@@ -92,13 +71,13 @@ class StreamedInstructions(Instructions):
         if self.stream is not None:
             return
         self.tokenizer = self._tokenizer()
-        rows = partial(stream_rows, self.path, self.required_columns())
+        rows = partial(stream_rows, self.source.path, self.required_columns())
         first = next(rows())
         self._encode([first], [1])  # a template that does not fit is an error now
         self.stream = TokenStream(rows, self._encode, self.buffer, self.batch_size, self.max_length, self.seed)
-        read = partial(read_rows, required=self.required_columns(), max_rows=self.max_eval_rows)
-        paths = self.other_paths.items()
-        self.examples = self._encoded({split: read(path) for split, path in paths if path is not None})
+        read = partial(read_rows, required=self.required_columns(), max_rows=self.source.splits.max_eval_rows)
+        others = self.source.others.items()
+        self.examples = self._encoded({split: read(path) for split, path in others if path is not None})
 
     def train_dataloader(self) -> ResumableLoader:
         """The batches of an epoch, which goes on in the stream where the last one ended."""
@@ -111,7 +90,7 @@ class StreamedInstructions(Instructions):
         def numbers(epoch: int) -> list[list[int]]:
             return [[epoch * size + i] for i in range(size)]
 
-        return make_loader(self.stream, numbers, collate, self.seed, self.num_workers)
+        return self.batching.loader(self.stream, numbers, collate)
 
     def predict_dataloader(self) -> ResumableLoader:
         """The rows of the test, else of validation, in their order."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from lit_ft.core.checks import NonNegativeFloat, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.language.tool_calls import (
     branch_offsets,
@@ -53,19 +55,8 @@ class ToolConversations(TokenData):
         error_signs: Texts by which the answer of a tool is known to be an error, compared by letters and digits alone;
             an empty list learns every turn. The paper's list has 13; the default has four of them.
         list_tools: Whether tools are written into the system message; false where it lists them already.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
-        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
-        batch_size: Conversations of a batch; those of about the same length stand together.
-        tokens_per_batch: Budget of a batch in tokens, padding included, instead of ``batch_size``.
         max_length: Longest conversation in tokens.
         truncation: What is cut of longer ones: ``right``, ``left`` or ``prompt``.
-        packing: As in ``Instructions``.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        test_fraction: Share of ``path`` for the test, in [0, 1).
-        max_rows: Train on no more rows than this.
-        max_eval_rows: Validate and test on no more rows than this each.
-        seed: Seed of the splits and of the order.
-        num_workers: Processes that prepare batches; batches do not depend on it.
 
     Source: TL-Training: A Task-Feature-Based Framework for Training Large Language Models in Tool Use (E58);
     Junjie-Ye/TL-Training. Deviations: a conversation is one example with all its turns instead of one for each turn,
@@ -77,33 +68,18 @@ class ToolConversations(TokenData):
     def __init__(
         self,
         path: str,
-        max_weight: float = 9.0,
-        argument_weight: float = 1.0,
+        max_weight: Annotated[float, Range(low=1)] = 9.0,
+        argument_weight: NonNegativeFloat = 1.0,
         error_signs: list[str] = list(ERROR_SIGNS),  # noqa: B006  never changed
         list_tools: bool = True,
-        val_path: str | None = None,
-        test_path: str | None = None,
-        batch_size: int = 8,
-        tokens_per_batch: int | None = None,
-        max_length: int = 1024,
+        max_length: Annotated[int, Range(low=2)] = 1024,
         truncation: Truncation = "right",
-        packing: bool = False,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.0,
-        max_rows: int | None = None,
-        max_eval_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            path, val_path, test_path, batch_size, tokens_per_batch, max_length, packing, val_fraction, test_fraction,
-            max_rows, max_eval_rows, None, seed, num_workers,
-        )  # fmt: skip
-        truncated(Encoded(), 1, truncation)
-        if not max_weight >= 1:
-            raise ConfigError("max_weight", max_weight, "at least 1")
-        if not 0 <= argument_weight < float("inf"):
-            raise ConfigError("argument_weight", argument_weight, "0 or more")
+        super().__init__(path=path, max_length=max_length, task_column=None, **kwargs)
+        checked(locals())
+        if math.isinf(argument_weight):
+            raise ConfigError("argument_weight", argument_weight, "a finite number")
         for sign in error_signs:
             if not any(letter.isalnum() for letter in sign):
                 raise ConfigError("error_signs", sign, "texts with a letter or digit: any answer has this one")

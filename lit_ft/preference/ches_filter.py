@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_ft.core.checks import OpenUnitInterval, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.second_pass import silent
 
@@ -30,12 +31,12 @@ class ChesFilter:
     """
 
     def __init__(
-        self, keep: float = 0.5, side: Literal["lowest", "highest", "random"] = "lowest", length_normalize: bool = True
+        self,
+        keep: OpenUnitInterval = 0.5,
+        side: Literal["lowest", "highest", "random"] = "lowest",
+        length_normalize: bool = True,
     ) -> None:
-        if not 0 < keep < 1:
-            raise ConfigError("keep", keep, "a share above 0 and below 1")
-        if side not in ("lowest", "highest", "random"):
-            raise ConfigError("side", side, "lowest, highest or random")
+        checked(locals())
         self.keep, self.side, self.length_normalize = keep, side, length_normalize
 
     def kept_rows(self, trainer: Any, batches: Iterable[Mapping[str, Tensor]], seed: int) -> list[int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.preference.ches_filter import ChesFilter
 from lit_ft.preference.preferences import Preferences
@@ -34,18 +35,19 @@ class EditedPairs(Preferences):
 
     def __init__(
         self,
-        pairs: int = 128,
-        length: int = 8,
-        few: int = 1,
+        pairs: Annotated[int, Range(low=4)] = 128,
+        length: PositiveInt = 8,
+        few: PositiveInt = 1,
         ches_filter: ChesFilter | None = None,
-        batch_size: int = 32,
+        batch_size: PositiveInt = 32,
         seed: int = 0,
     ) -> None:
-        if not 1 <= few <= length:
+        checked(locals())
+        if few > length:
             raise ConfigError("few", few, f"from 1 to the length {length}")
-        if pairs < 4:
-            raise ConfigError("pairs", pairs, "at least 4")
-        super().__init__("generated", 4 * length, ches_filter=ches_filter, batch_size=batch_size, seed=seed)
+        super().__init__(
+            path="generated", max_length=4 * length, ches_filter=ches_filter, batch_size=batch_size, seed=seed
+        )
         self.count, self.length, self.few = pairs, length, few
 
     def _pair_rows(self) -> dict[str, list[Row]]:

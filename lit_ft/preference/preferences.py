@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
+from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.preference.answers import CHAT, PLAIN, cut_alike, encode_answers, pair_sides, warn_of_empty_answers
 from lit_ft.preference.ches_filter import ChesFilter
-from lit_ft.sources.batching import Plan, length_buckets
-from lit_ft.sources.loader import ResumableLoader, make_loader
-from lit_ft.sources.splits import SPLITS
+from lit_ft.sources.batching import Plan
+from lit_ft.sources.loader import ResumableLoader
+from lit_ft.sources.splits import SPLITS, Share
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.segments import Encoded
 from lit_ft.tokens.token_data import TokenData
@@ -45,16 +46,7 @@ class Preferences(TokenData):
             :class:`lit_ft.preference.ches.ChesScore`); needs ``drop_highest``.
         drop_highest: Share of the training rows that is left out because their score is highest, in [0, 1).
         ches_filter: Leaves out training pairs by the CHES that they have under the network before the first step.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
-        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
         batch_size: Pairs of a batch. Pairs of about the same length stand together.
-        tokens_per_batch: Budget of a batch in tokens of both answers, padding included, instead of ``batch_size``.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        test_fraction: Share of ``path`` for the test, in [0, 1).
-        max_rows: Train on no more rows than this.
-        max_eval_rows: Validate and test on no more rows than this each.
-        seed: Seed of the splits and of the order.
-        num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
     batch_kind: ClassVar[str] = "preferences"
@@ -62,29 +54,19 @@ class Preferences(TokenData):
     def __init__(
         self,
         path: str,
-        max_length: int = 512,
+        max_length: Annotated[int, Range(low=2)] = 512,
         chat: bool | None = False,
         weight_column: str | None = None,
         filter_column: str | None = None,
-        drop_highest: float = 0.0,
+        drop_highest: Share = 0.0,
         ches_filter: ChesFilter | None = None,
-        val_path: str | None = None,
-        test_path: str | None = None,
-        batch_size: int = 4,
-        tokens_per_batch: int | None = None,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.0,
-        max_rows: int | None = None,
-        max_eval_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        batch_size: PositiveInt = 4,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
-            path, val_path, test_path, batch_size, tokens_per_batch, max_length, False, val_fraction, test_fraction,
-            max_rows, max_eval_rows, None, seed, num_workers,
-        )  # fmt: skip
-        if not 0 <= drop_highest < 1:
-            raise ConfigError("drop_highest", drop_highest, "a share in [0, 1)")
+            path=path, max_length=max_length, batch_size=batch_size, packing=False, task_column=None, **kwargs
+        )
+        checked(locals())
         if (drop_highest > 0) != (filter_column is not None):
             raise ConfigError("drop_highest", drop_highest, "above 0 together with filter_column, else 0")
         self.chat, self.weight_column = chat, weight_column
@@ -191,14 +173,11 @@ class Preferences(TokenData):
         self._kept = state_dict.get("kept")
 
     def _buckets(self, split: str) -> Plan:
-        lengths = self.pairs[split].lengths
-        if self.tokens_per_batch is None:
-            return length_buckets(lengths, batch_size=self.batch_size, seed=self.seed)
-        return length_buckets(lengths, tokens_per_batch=max(1, self.tokens_per_batch // 2), seed=self.seed)
+        return self.batching.by_length(self.pairs[split].lengths, texts=2)
 
     def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:
         collate = partial(collate_pairs, padding=self.padding)
-        return make_loader(self.pairs[split], plan, collate, self.seed, self.num_workers, training)
+        return self.batching.loader(self.pairs[split], plan, collate, training)
 
 
 class PairTable:

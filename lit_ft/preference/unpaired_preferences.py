@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from lit_ft.core.checks import Range
 from lit_ft.core.errors import ConfigError
 from lit_ft.preference.answers import CHAT, PLAIN, cut_alike, encode_answers, message, pair_sides, warn_of_empty_answers
-from lit_ft.sources.batching import Plan, length_buckets
-from lit_ft.sources.loader import ResumableLoader, make_loader
+from lit_ft.sources.batching import Plan
+from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.segments import Encoded
 from lit_ft.tokens.token_data import TokenData
@@ -37,16 +38,6 @@ class UnpairedPreferences(TokenData):
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
         max_length: Longest prompt with answer, in tokens.
         chat: Whether texts are put into the tokenizer's chat template, None where it has one; messages always are.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
-        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
-        batch_size: Answers of a batch; answers of about the same length stand together.
-        tokens_per_batch: Budget of a batch in tokens of both halves, padding included, instead of ``batch_size``.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        test_fraction: Share of ``path`` for the test, in [0, 1).
-        max_rows: Train on no more rows than this.
-        max_eval_rows: Validate and test on no more rows than this each.
-        seed: Seed of the splits and of the order.
-        num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
     batch_kind: ClassVar[str] = "unpaired_preferences"
@@ -54,23 +45,11 @@ class UnpairedPreferences(TokenData):
     def __init__(
         self,
         path: str,
-        max_length: int = 512,
+        max_length: Annotated[int, Range(low=2)] = 512,
         chat: bool | None = False,
-        val_path: str | None = None,
-        test_path: str | None = None,
-        batch_size: int = 8,
-        tokens_per_batch: int | None = None,
-        val_fraction: float = 0.1,
-        test_fraction: float = 0.0,
-        max_rows: int | None = None,
-        max_eval_rows: int | None = None,
-        seed: int = 0,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            path, val_path, test_path, batch_size, tokens_per_batch, max_length, False, val_fraction, test_fraction,
-            max_rows, max_eval_rows, None, seed, num_workers,
-        )  # fmt: skip
+        super().__init__(path=path, max_length=max_length, packing=False, task_column=None, **kwargs)
         self.chat = chat
         self.labels: dict[str, list[bool]] = {}
         self.answers: dict[str, AnswerTable] = {}
@@ -101,7 +80,7 @@ class UnpairedPreferences(TokenData):
             warn_of_empty_answers(tables[split], self.numbers[split], split)
             if len({repr(side["prompt"]) for side in tables[split]}) == 1:
                 allowed = f"at least two prompts among the {split} rows: each borrows another's answer"
-                raise ConfigError("path", self.path, allowed)
+                raise ConfigError("path", self.source.path, allowed)
             self.labels[split] = [side.pop("label") for side in tables[split]]
         return tables
 
@@ -111,14 +90,11 @@ class UnpairedPreferences(TokenData):
         return [cut_alike([example], self.max_length)[0] for example in found]
 
     def _buckets(self, split: str) -> Plan:
-        lengths = self.answers[split].lengths
-        if self.tokens_per_batch is None:
-            return length_buckets(lengths, batch_size=self.batch_size, seed=self.seed)
-        return length_buckets(lengths, tokens_per_batch=max(1, self.tokens_per_batch // 2), seed=self.seed)
+        return self.batching.by_length(self.answers[split].lengths, texts=2)
 
     def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:
         collate = partial(collate_answers, padding=self.padding)
-        return make_loader(self.answers[split], plan, collate, self.seed, self.num_workers, training)
+        return self.batching.loader(self.answers[split], plan, collate, training)
 
 
 class AnswerTable:

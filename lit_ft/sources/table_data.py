@@ -15,7 +15,7 @@ from lit_ft.sources.tables import Row, read_rows
 
 
 @dataclass
-class Rows:
+class TableRows:
     """A table, the tables that stand in for parts of it, and the splits of the rest.
 
     Args:
@@ -94,7 +94,7 @@ class TableData(pl.LightningDataModule):
         super().__init__()
         checked(locals())
         splits = Splits(val_fraction, test_fraction, max_rows, max_eval_rows, seed)
-        self.source = Rows(path, splits, {"val": val_path, "test": test_path})
+        self.source = TableRows(path, splits, {"val": val_path, "test": test_path})
         self.batching = Batching(batch_size, tokens_per_batch, seed, num_workers)
         self.max_length, self.seed = max_length, seed
 

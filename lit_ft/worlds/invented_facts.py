@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.language.model_edits import EDIT, ModelEdits, Order
 from lit_ft.sources.tables import Row
@@ -41,6 +42,7 @@ WORLD = (
 )  # fmt: skip
 SYLLABLES = ("ba", "de", "fi", "go", "ku", "la", "mo", "ne", "pi", "ro", "su", "ta", "vi", "wu", "ze")
 MOST = len(SYLLABLES) ** 3 * len(RELATIONS)
+FactCount = Annotated[int, Range(low=2, high=MOST)]
 
 
 class Fact(NamedTuple):
@@ -89,9 +91,12 @@ class KnownFacts(TokenData):
 
     batch_kind: ClassVar[str] = "language"
 
-    def __init__(self, facts: int = 200, batch_size: int = 32, facts_seed: int = 0, seed: int = 0) -> None:
-        super().__init__("generated", batch_size=batch_size, max_length=64, seed=seed)
-        self.facts, self.facts_seed = checked_count(facts), facts_seed
+    def __init__(
+        self, facts: FactCount = 200, batch_size: PositiveInt = 32, facts_seed: int = 0, seed: int = 0
+    ) -> None:
+        super().__init__(path="generated", batch_size=batch_size, max_length=64, seed=seed)
+        checked(locals())
+        self.facts, self.facts_seed = facts, facts_seed
 
     def _tables(self) -> dict[str, list[Row]]:
         facts = invented_facts(self.facts, self.facts_seed)
@@ -126,17 +131,18 @@ class FactEdits(ModelEdits):
 
     def __init__(
         self,
-        edits: int = 50,
-        facts: int | None = 200,
+        edits: PositiveInt = 50,
+        facts: FactCount | None = 200,
         order: Order = "breadth_first",
-        passes: int = 25,
-        batch_size: int = 10,
+        passes: PositiveInt = 25,
+        batch_size: PositiveInt = 10,
         facts_seed: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__("generated", order, passes, batch_size, max_length=64, seed=seed)
-        most = MOST if facts is None else checked_count(facts) - 1
-        if not 1 <= edits <= most:
+        super().__init__(path="generated", order=order, passes=passes, batch_size=batch_size, max_length=64, seed=seed)
+        checked(locals())
+        most = MOST if facts is None else facts - 1
+        if edits > most:
             raise ConfigError("edits", edits, f"from 1 to {most:,}, less than the facts")
         self.count, self.facts, self.facts_seed = edits, facts, facts_seed
 
@@ -153,10 +159,3 @@ class FactEdits(ModelEdits):
             }
             for number, fact in enumerate(facts[: self.count])
         ]
-
-
-def checked_count(facts: int) -> int:
-    """The number of facts, if there are as many."""
-    if not 2 <= facts <= MOST:
-        raise ConfigError("facts", facts, f"from 2 to {MOST:,}")
-    return facts

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import ClosedUnitInterval, PositiveInt, checked
 from lit_ft.language.scored_text import ScoredText
 from lit_ft.sources.splits import SPLITS
 from lit_ft.sources.tables import Row
@@ -33,20 +33,19 @@ class MarkedCorpus(ScoredText):
 
     def __init__(
         self,
-        documents: int = 4000,
-        sentences: int = 4,
+        documents: PositiveInt = 4000,
+        sentences: PositiveInt = 4,
         threshold: float | None = None,
         keep_below: float | None = None,
-        drop_marks: float = 0.01,
-        batch_size: int = 32,
+        drop_marks: ClosedUnitInterval = 0.01,
+        batch_size: PositiveInt = 32,
         seed: int = 0,
     ) -> None:
-        for name, value in (("documents", documents), ("sentences", sentences)):
-            if value < 1:
-                raise ConfigError(name, value, "at least 1")
+        checked(locals())
         super().__init__(
-            "generated", threshold, "+", "-", drop_marks, keep_below, 10 * sentences, batch_size=batch_size, seed=seed
-        )
+            path="generated", threshold=threshold, good="+", bad="-", drop_marks=drop_marks, keep_below=keep_below,
+            max_length=10 * sentences, batch_size=batch_size, seed=seed,
+        )  # fmt: skip
         self.documents, self.sentences = documents, sentences
 
     def _scored_rows(self) -> dict[str, list[Row]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import NonNegativeInt, PositiveInt, Range, checked
 from lit_ft.language.answer_options import AnswerOptions
 from lit_ft.language.many_shot import ManyShot
 from lit_ft.sources.splits import SPLITS
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.segments import Segment
 
+ClassCount = Annotated[int, Range(low=2, high=10)]
 PAIR = (Segment("{prompt}", "user"), Segment("{completion}", "assistant", 1.0))
 
 
@@ -36,19 +37,19 @@ class PermutedLabels(ManyShot):
 
     def __init__(
         self,
-        classes: int = 4,
-        shots: int = 10,
+        classes: ClassCount = 4,
+        shots: PositiveInt = 10,
         supervise: Literal["all", "last"] = "all",
-        sequences: int = 300,
-        eval_sequences: int = 500,
-        batch_size: int = 32,
+        sequences: PositiveInt = 300,
+        eval_sequences: PositiveInt = 500,
+        batch_size: PositiveInt = 32,
         seed: int = 0,
     ) -> None:
-        if not 2 <= classes <= 10:
-            raise ConfigError("classes", classes, "from 2 to 10")
-        if eval_sequences < 1:
-            raise ConfigError("eval_sequences", eval_sequences, "at least 1")
-        super().__init__("generated", shots, supervise, list(PAIR), sequences, batch_size=batch_size, seed=seed)
+        super().__init__(
+            path="generated", shots=shots, supervise=supervise, template=list(PAIR), sequences=sequences,
+            batch_size=batch_size, seed=seed,
+        )  # fmt: skip
+        checked(locals())
         self.classes, self.eval_sequences = classes, eval_sequences
 
     def _tables(self) -> dict[str, list[Row]]:
@@ -83,19 +84,16 @@ class PermutedQuestions(AnswerOptions):
 
     def __init__(
         self,
-        classes: int = 4,
-        shots: int = 0,
-        tasks: int = 50,
-        batch_size: int = 100,
+        classes: ClassCount = 4,
+        shots: NonNegativeInt = 0,
+        tasks: PositiveInt = 50,
+        batch_size: PositiveInt = 100,
         shot_seed: int = 0,
         seed: int = 0,
     ) -> None:
-        if not 2 <= classes <= 10:
-            raise ConfigError("classes", classes, "from 2 to 10")
-        if tasks < 1:
-            raise ConfigError("tasks", tasks, "at least 1")
+        checked(locals())
         super().__init__(
-            "generated", options={label: label for label in "0123456789"[:classes]}, prefix="", shots=shots,
+            path="generated", options={label: label for label in "0123456789"[:classes]}, prefix="", shots=shots,
             separator="", task_column="task", shot_seed=shot_seed, batch_size=batch_size, seed=seed,
         )  # fmt: skip
         self.classes, self.tasks = classes, tasks

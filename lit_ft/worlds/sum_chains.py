@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
+from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.tokens.token_data import TokenData
 
+TermCount = Annotated[int, Range(low=3)]  # a wrong step needs one before it and one behind it
 TEMPLATE = [Segment("{start}{question}{given}", "user"), Segment("{answer}{eos}", "assistant", 1.0)]
 
 
@@ -38,18 +40,16 @@ class SumChains(TokenData):
 
     def __init__(
         self,
-        chains: int = 200,
-        terms: list[int] = [6],  # noqa: B006  never changed
-        asked: int = 200,
-        batch_size: int = 16,
+        chains: PositiveInt = 200,
+        terms: list[TermCount] = [6],  # noqa: B006  never changed
+        asked: PositiveInt = 200,
+        batch_size: PositiveInt = 16,
         seed: int = 0,
     ) -> None:
-        for name, value in (("chains", chains), ("asked", asked)):
-            if value < 1:
-                raise ConfigError(name, value, "at least 1")
-        if not terms or min(terms) < 3:
-            raise ConfigError("terms", terms, "numbers of at least 3: a wrong step, and one behind it")
-        super().__init__("generated", batch_size=batch_size, seed=seed)
+        super().__init__(path="generated", batch_size=batch_size, seed=seed)
+        checked(locals())
+        if not terms:
+            raise ConfigError("terms", terms, "at least one number")
         self.chains, self.terms, self.asked = chains, list(terms), asked
 
     def cache_key(self) -> Sequence[str]:

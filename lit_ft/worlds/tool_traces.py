@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import ClosedUnitInterval, NonNegativeFloat, PositiveInt, Range, checked
 from lit_ft.language.answer_options import AnswerOptions
 from lit_ft.language.tool_calls import ToolCall
 from lit_ft.language.tool_conversations import ERROR_SIGNS, ToolConversations
@@ -65,22 +65,20 @@ class ToolTraces(ToolConversations):
 
     def __init__(
         self,
-        conversations: int = 2000,
-        error_share: float = 0.2,
-        max_weight: float = 9.0,
-        argument_weight: float = 1.0,
+        conversations: PositiveInt = 2000,
+        error_share: ClosedUnitInterval = 0.2,
+        max_weight: Annotated[float, Range(low=1)] = 9.0,
+        argument_weight: NonNegativeFloat = 1.0,
         error_signs: list[str] = list(ERROR_SIGNS),  # noqa: B006  never changed
         list_tools: bool = False,
-        batch_size: int = 32,
+        batch_size: PositiveInt = 32,
         seed: int = 0,
     ) -> None:
-        if conversations < 1:
-            raise ConfigError("conversations", conversations, "at least 1")
-        if not 0 <= error_share <= 1:
-            raise ConfigError("error_share", error_share, "a share in [0, 1]")
         super().__init__(
-            "generated", max_weight, argument_weight, error_signs, list_tools, batch_size=batch_size, seed=seed
-        )
+            path="generated", max_weight=max_weight, argument_weight=argument_weight, error_signs=error_signs,
+            list_tools=list_tools, batch_size=batch_size, seed=seed,
+        )  # fmt: skip
+        checked(locals())
         self.conversations, self.error_share = conversations, error_share
 
     def _tables(self) -> dict[str, list[Row]]:
@@ -106,10 +104,9 @@ class ToolQuestions(AnswerOptions):
 
     batch_kind: ClassVar[str] = "options"
 
-    def __init__(self, ask: Literal["tool", "argument"] = "tool", batch_size: int = 25, seed: int = 0) -> None:
-        if ask not in ("tool", "argument"):
-            raise ConfigError("ask", ask, "tool or argument")
-        super().__init__("generated", options_column="options", prefix="", batch_size=batch_size, seed=seed)
+    def __init__(self, ask: Literal["tool", "argument"] = "tool", batch_size: PositiveInt = 25, seed: int = 0) -> None:
+        super().__init__(path="generated", options_column="options", prefix="", batch_size=batch_size, seed=seed)
+        checked(locals())
         self.ask = ask
 
     def _tables(self) -> dict[str, list[Row]]:

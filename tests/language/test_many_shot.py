@@ -30,7 +30,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SupervisedFineTun
 
 def ready(module: Any, data: Any, rows: list[dict[str, Any]] | None = None) -> Any:
     if rows is not None:
-        Path(data.path).write_text("\n".join(json.dumps(row) for row in rows))
+        Path(data.source.path).write_text("\n".join(json.dumps(row) for row in rows))
     trainer = pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
     trainer.strategy._lightning_module = module
     data.trainer = trainer

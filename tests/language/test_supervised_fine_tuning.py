@@ -120,7 +120,7 @@ def test_one_loss_for_padded_packed_and_plain(tmp_path: Path) -> None:
     rows = ragged(9)
     module = method()
     padded = set_up(module, Instructions(table(tmp_path, rows), batch_size=9, val_fraction=0.0, max_length=96))
-    packed = set_up(module, Instructions(padded.path, batch_size=9, val_fraction=0.0, max_length=96, packing=True))
+    packed = set_up(module, Instructions(padded.source.path, batch_size=9, val_fraction=0.0, max_length=96, packing=True))
     one, two = next(iter(padded.train_dataloader())), next(iter(packed.train_dataloader()))
     assert "attention_mask" not in two
     assert len(two["input_ids"]) < 9
