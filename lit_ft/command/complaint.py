@@ -12,6 +12,7 @@ from traceback import walk_tb
 from typing import Any
 
 import yaml
+from jsonargparse import ArgumentParser
 
 from lit_ft.command.names import import_all
 from lit_ft.command.overrides import values_of
@@ -178,6 +179,8 @@ def _keys(class_path: str, group: str) -> list[str]:
     if group and group in parameters:
         owner = parameters[group].annotation
         parameters = dict(inspect.signature(owner).parameters) if inspect.isclass(owner) else {}
+    if inspect.isclass(owner) and any(value.kind is value.VAR_KEYWORD for value in parameters.values()):
+        return ArgumentParser(exit_on_error=False).add_class_arguments(owner, fail_untyped=False)  # with inherited ones
     return [key for key, value in parameters.items() if value.kind is not value.VAR_KEYWORD]
 
 
