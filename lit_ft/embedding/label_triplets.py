@@ -40,15 +40,9 @@ class LabelTriplets(TextPairs):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            path=path,
-            anchor=None,
-            positive=None,
-            negatives=None,
-            label=None,
-            homogeneous=False,
-            val_path=None,
+            path=path, anchor=None, positive=None, negatives=None, label=None, homogeneous=False, val_path=None,
             **kwargs,
-        )
+        )  # fmt: skip
         self.text, self.target, self.near = text, target, near
 
     def _tables(self) -> dict[str, list[Row]]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from lit_ft.core.checks import PositiveInt, Range, checked
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.splits import SPLITS
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
-from lit_ft.tokens.token_data import TokenData
+from lit_ft.tokens.token_data import ExampleLength, TokenData
 
 SHOT = (Segment("{prompt}\n", "user"), Segment("{completion}\n\n", "assistant", 1.0))
 
@@ -48,7 +48,7 @@ class ManyShot(TokenData):
         supervise: Literal["all", "last"] = "all",
         template: list[Segment] | None = None,
         sequences: PositiveInt | None = None,
-        max_length: Annotated[int, Range(low=2)] = 1024,
+        max_length: ExampleLength = 1024,
         **kwargs: Any,
     ) -> None:
         super().__init__(path=path, max_length=max_length, max_rows=None, max_eval_rows=None, **kwargs)

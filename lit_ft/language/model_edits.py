@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from lit_ft.core.checks import NonNegativeInt, PositiveInt, Range, checked
+from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan, shuffled_batches
 from lit_ft.sources.tables import Row, read_rows
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
-from lit_ft.tokens.token_data import TokenData
+from lit_ft.tokens.token_data import ExampleLength, TokenData
 
 Order = Literal["breadth_first", "depth_first"]
 EDIT = (Segment("{start}{prompt}", "user"), Segment("{target}{eos}", "assistant", 1.0))
@@ -77,7 +77,7 @@ class ModelEdits(TokenData):
         order: Order = "breadth_first",
         passes: PositiveInt = 25,
         batch_size: PositiveInt = 100,
-        max_length: Annotated[int, Range(low=2)] = 128,
+        max_length: ExampleLength = 128,
         max_rows: PositiveInt | None = None,
         seed: int = 0,
         num_workers: NonNegativeInt = 0,

@@ -22,7 +22,7 @@ from lit_ft.language.tool_calls import (
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.chat import checked_messages, encode_chat, message_segments
 from lit_ft.tokens.segments import Encoded, Segment, Truncation, truncated
-from lit_ft.tokens.token_data import TokenData
+from lit_ft.tokens.token_data import ExampleLength, TokenData
 
 ERROR_SIGNS = ("is not defined", "unexpected keyword", "400 client error", "invalid api call")
 
@@ -72,7 +72,7 @@ class ToolConversations(TokenData):
         argument_weight: NonNegativeFloat = 1.0,
         error_signs: list[str] = list(ERROR_SIGNS),  # noqa: B006  never changed
         list_tools: bool = True,
-        max_length: Annotated[int, Range(low=2)] = 1024,
+        max_length: ExampleLength = 1024,
         truncation: Truncation = "right",
         **kwargs: Any,
     ) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from lit_ft.core.checks import PositiveInt, Range, checked
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.preference.answers import CHAT, PLAIN, cut_alike, encode_answers, pair_sides, warn_of_empty_answers
 from lit_ft.preference.ches_filter import ChesFilter
@@ -35,11 +35,10 @@ class Preferences(TokenData):
 
     A batch is ``{input_ids, attention_mask, weights, rows}`` with the chosen answers in the first half of the rows and
     the rejected ones, in the same order, in the second, so that one forward serves both; ``pair_weights`` has shape
-    (pairs,).
+    (pairs,). ``max_length`` is about a prompt with one answer, ``tokens_per_batch`` about both answers of all pairs.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
-        max_length: Longest prompt with answer, in tokens.
         chat: Whether texts are put into the tokenizer's chat template, None where it has one; messages always are.
         weight_column: Column with the weight of a pair, 0 or more; all weigh 1 by default.
         filter_column: Column with a score of each row, such as its CHES (see
@@ -54,7 +53,6 @@ class Preferences(TokenData):
     def __init__(
         self,
         path: str,
-        max_length: Annotated[int, Range(low=2)] = 512,
         chat: bool | None = False,
         weight_column: str | None = None,
         filter_column: str | None = None,
@@ -63,9 +61,7 @@ class Preferences(TokenData):
         batch_size: PositiveInt = 4,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            path=path, max_length=max_length, batch_size=batch_size, packing=False, task_column=None, **kwargs
-        )
+        super().__init__(path=path, batch_size=batch_size, packing=False, task_column=None, **kwargs)
         checked(locals())
         if (drop_highest > 0) != (filter_column is not None):
             raise ConfigError("drop_highest", drop_highest, "above 0 together with filter_column, else 0")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from lit_ft.core.checks import Range
 from lit_ft.core.errors import ConfigError
 from lit_ft.preference.answers import CHAT, PLAIN, cut_alike, encode_answers, message, pair_sides, warn_of_empty_answers
 from lit_ft.sources.batching import Plan
@@ -29,14 +28,14 @@ class UnpairedPreferences(TokenData):
     A batch is ``{input_ids, attention_mask, weights, rows, desirable}``. Answers are the first half of its rows; the
     second half, in the same order, has each of their prompts with the answer to another prompt, from which the
     divergence of policy and reference is estimated. Whose answer that is depends on the table alone (the next row with
-    another prompt), not on batch or epoch, so batches of one row will do and log-probabilities can be cached.
+    another prompt), not on batch or epoch, so batches of one row will do and log-probabilities can be cached. The
+    budget ``tokens_per_batch`` is for both halves.
 
     Where an answer makes an example too long, the oldest tokens of its prompt are cut, down to half of ``max_length``,
     then its end. An empty answer is kept, since to end at once may be meant, and counted.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
-        max_length: Longest prompt with answer, in tokens.
         chat: Whether texts are put into the tokenizer's chat template, None where it has one; messages always are.
     """
 
@@ -45,11 +44,10 @@ class UnpairedPreferences(TokenData):
     def __init__(
         self,
         path: str,
-        max_length: Annotated[int, Range(low=2)] = 512,
         chat: bool | None = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(path=path, max_length=max_length, packing=False, task_column=None, **kwargs)
+        super().__init__(path=path, packing=False, task_column=None, **kwargs)
         self.chat = chat
         self.labels: dict[str, list[bool]] = {}
         self.answers: dict[str, AnswerTable] = {}
@@ -103,7 +101,6 @@ class AnswerTable:
     Args:
         examples: Prompts with answers; the answer begins at the first token with a weight.
         labels: Of the rows that the examples come from.
-        max_length: Longest prompt with answer, in tokens.
 
     ``prompts`` is the number of different ones; with one alone an answer borrows its like.
     """

@@ -20,6 +20,9 @@ from lit_ft.tokens.token_table import TokenTable, collate_packed, collate_padded
 from lit_ft.tokens.tokenized import tokenizer_fingerprint
 from lit_ft.tokens.tokenizer_of import tokenizer_of
 
+ExampleLength = Annotated[int, Range(low=2)]
+"""Tokens of an example, the first of which is no target."""
+
 
 class TokenData(TableData):
     """Rows of a table as token examples; a subclass says in ``encode_rows`` what an example is.
@@ -41,7 +44,7 @@ class TokenData(TableData):
     def __init__(
         self,
         path: str,
-        max_length: Annotated[int, Range(low=2)] = 512,  # the first token is no target
+        max_length: ExampleLength = 512,
         packing: bool = False,
         task_column: str | None = None,
         **kwargs: Any,

@@ -119,8 +119,9 @@ def test_one_loss_for_padded_packed_and_plain(tmp_path: Path) -> None:
     """Padding, packing, hidden states and whole logits: four ways to one number, and to one gradient."""
     rows = ragged(9)
     module = method()
-    padded = set_up(module, Instructions(table(tmp_path, rows), batch_size=9, val_fraction=0.0, max_length=96))
-    packed = set_up(module, Instructions(padded.source.path, batch_size=9, val_fraction=0.0, max_length=96, packing=True))
+    path = table(tmp_path, rows)
+    padded = set_up(module, Instructions(path, batch_size=9, val_fraction=0.0, max_length=96))
+    packed = set_up(module, Instructions(path, batch_size=9, val_fraction=0.0, max_length=96, packing=True))
     one, two = next(iter(padded.train_dataloader())), next(iter(packed.train_dataloader()))
     assert "attention_mask" not in two
     assert len(two["input_ids"]) < 9
