@@ -15,8 +15,8 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.tables import Row
-from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
-from lit_ft.tokens.token_data import TokenData
+from lit_ft.tokens.segments import Encoded, Segment, encode_all, special_fields
+from lit_ft.tokens.token_data import TokenData, encode_filled
 from lit_ft.tokens.token_table import collate_padded
 
 
@@ -140,9 +140,7 @@ class MixtureOfDenoisers(TokenData):
 
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Texts without special tokens."""
-        text = [Segment("{text}", weight=1.0)]
-        segments = [fill(text, row, {}, n) for row, n in zip(rows, numbers, strict=True)]
-        return encode_all(tokenizer, segments, self.max_length)
+        return encode_filled([Segment("{text}", weight=1.0)], rows, numbers, tokenizer, self.max_length)
 
     def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:
         seed = None if training else self.seed

@@ -12,8 +12,8 @@ from lit_ft.core.checks import NonNegativeInt, PositiveInt
 from lit_ft.language.instructions import TEXT
 from lit_ft.sources.splits import Share
 from lit_ft.sources.tables import Row
-from lit_ft.tokens.segments import Encoded, encode_all, fill, special_fields
-from lit_ft.tokens.token_data import TokenData
+from lit_ft.tokens.segments import Encoded
+from lit_ft.tokens.token_data import TokenData, encode_filled
 from lit_ft.tokens.token_table import TokenTable
 
 
@@ -61,8 +61,7 @@ class DocumentPieces(TokenData):
 
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Whole texts."""
-        specials = special_fields(tokenizer)
-        return encode_all(tokenizer, [fill(TEXT, row, specials, n) for row, n in zip(rows, numbers, strict=True)])
+        return encode_filled(TEXT, rows, numbers, tokenizer)
 
     def setup(self, stage: str) -> None:
         """Read, tokenise and cut; once."""

@@ -11,8 +11,8 @@ from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan, shuffled_batches
 from lit_ft.sources.tables import Row, read_rows
-from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
-from lit_ft.tokens.token_data import ExampleLength, TokenData
+from lit_ft.tokens.segments import Encoded, Segment, encode_all, special_fields
+from lit_ft.tokens.token_data import ExampleLength, TokenData, encode_filled
 
 Order = Literal["breadth_first", "depth_first"]
 EDIT = (Segment("{start}{prompt}", "user"), Segment("{target}{eos}", "assistant", 1.0))
@@ -105,8 +105,7 @@ class ModelEdits(TokenData):
 
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Prompts and targets; none is cut."""
-        specials = special_fields(tokenizer)
-        encoded = encode_all(tokenizer, [fill(EDIT, row, specials, n) for row, n in zip(rows, numbers, strict=True)])
+        encoded = encode_filled(EDIT, rows, numbers, tokenizer)
         for number, example in zip(numbers, encoded, strict=True):
             if len(example) > self.max_length:
                 raise ConfigError("max_length", self.max_length, f"at least the {len(example)} tokens of row {number}")

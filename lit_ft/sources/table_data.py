@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import lightning.pytorch as pl
 
@@ -26,7 +26,7 @@ class TableRows:
 
     path: str
     splits: Splits
-    others: Mapping[str, str | None] = field(default_factory=dict)
+    others: Mapping[str, str | None]
 
     def fetch(self) -> None:
         """Fetch packaged tables."""

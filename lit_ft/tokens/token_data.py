@@ -15,7 +15,7 @@ from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.table_data import TableData
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.packing import check_packing, packed_batches
-from lit_ft.tokens.segments import Encoded
+from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.tokens.token_table import TokenTable, collate_packed, collate_padded, token_table
 from lit_ft.tokens.tokenized import tokenizer_fingerprint
 from lit_ft.tokens.tokenizer_of import tokenizer_of
@@ -172,3 +172,16 @@ class TokenData(TableData):
             return
         check_packing(network, len(self.tokenizer))
         self._checked = True
+
+
+def encode_filled(
+    template: Sequence[Segment],
+    rows: Sequence[Row],
+    numbers: Sequence[int],
+    tokenizer: Any,
+    max_length: int | None = None,
+) -> list[Encoded]:
+    """The tokens of a template with each row put into it; ``numbers`` are those of the rows, for messages."""
+    specials = special_fields(tokenizer)
+    filled = [fill(template, row, specials, number) for row, number in zip(rows, numbers, strict=True)]
+    return encode_all(tokenizer, filled, max_length)

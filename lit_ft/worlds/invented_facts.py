@@ -12,8 +12,8 @@ from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.language.model_edits import EDIT, ModelEdits, Order
 from lit_ft.sources.tables import Row
-from lit_ft.tokens.segments import Encoded, encode_all, fill, special_fields
-from lit_ft.tokens.token_data import TokenData
+from lit_ft.tokens.segments import Encoded
+from lit_ft.tokens.token_data import TokenData, encode_filled
 
 
 class Relation(NamedTuple):
@@ -109,8 +109,7 @@ class KnownFacts(TokenData):
 
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Prompts and answers."""
-        specials = special_fields(tokenizer)
-        return encode_all(tokenizer, [fill(EDIT, row, specials, n) for row, n in zip(rows, numbers, strict=True)])
+        return encode_filled(EDIT, rows, numbers, tokenizer)
 
 
 class FactEdits(ModelEdits):

@@ -10,8 +10,8 @@ import numpy as np
 from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.tables import Row
-from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
-from lit_ft.tokens.token_data import TokenData
+from lit_ft.tokens.segments import Encoded, Segment
+from lit_ft.tokens.token_data import TokenData, encode_filled
 
 TermCount = Annotated[int, Range(low=3)]  # a wrong step needs one before it and one behind it
 TEMPLATE = [Segment("{start}{question}{given}", "user"), Segment("{answer}{eos}", "assistant", 1.0)]
@@ -79,5 +79,4 @@ class SumChains(TokenData):
 
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Questions, what is given of the chain, and the rest of it."""
-        specials = special_fields(tokenizer)
-        return encode_all(tokenizer, [fill(TEMPLATE, row, specials, n) for row, n in zip(rows, numbers, strict=True)])
+        return encode_filled(TEMPLATE, rows, numbers, tokenizer)
