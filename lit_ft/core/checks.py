@@ -64,7 +64,8 @@ def checked(arguments: Mapping[str, Any]) -> None:
     other types are left to whoever uses them.
 
     Args:
-        arguments: ``locals()`` at the top of the constructor, after ``super().__init__()``.
+        arguments: ``locals()`` at the top of the constructor, after ``super().__init__()``; in ``__post_init__`` of a
+            dataclass ``{"self": self, **vars(self)}``.
 
     Raises:
         ConfigError: A number is outside of its range, or a word is none of those that are meant.
