@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.regression import MeanAbsoluteError
@@ -13,32 +12,24 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import data_fact, mark_facts, recall_facts
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
 
 
 class Regression(Method):
     r"""Squared error of one number: :math:`\frac{1}{n}\sum_i (f(x_i) - y_i)^2`, over the rows of the window.
 
-    Reads batches ``{inputs, targets}``. Logs ``loss``, and in validation and test ``absolute_error``.
+    Reads batches ``{inputs, targets}``. Logs ``loss``, and in validation and test ``absolute_error``. Metrics read
+    predictions and targets of shape (rows,).
 
     Args:
         network: ``{config: {model_type: mlp, width: ..., depth: ..., activation: ...}}``; depth 0 is a linear map.
         input_shape: Shape of one row; None takes it from the data module.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`Method`.
     """
 
     batch_kind: ClassVar[str] = "numbers"
 
-    def __init__(
-        self,
-        network: Network,
-        input_shape: list[int] | None = None,
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
-    ) -> None:
-        super().__init__(network, optimizer, schedule)
+    def __init__(self, network: Network, input_shape: list[int] | None = None, **kwargs: Any) -> None:
+        super().__init__(network=network, **kwargs)
         if self.spec is not None and (self.spec.config or {}).get("model_type") != "mlp":
             raise ConfigError("network", self.spec.plain(), "config: {model_type: mlp, ...}")
         self.input_shape = input_shape

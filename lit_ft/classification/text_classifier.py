@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from lit_ft.core.errors import ConfigError
-from lit_ft.core.facts import data_fact, mark_facts, recall_facts
+from lit_ft.core.checks import checked
+from lit_ft.core.facts import NumClasses, data_fact, mark_facts, recall_facts
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
 from lit_ft.tokens.language_method import LanguageMethod
 from lit_ft.tokens.pooling import pool
 
@@ -26,27 +23,19 @@ class TextClassifier(LanguageMethod):
     The loss is :math:`-\frac{1}{n}\sum_i \log p(y_i \mid x_i)` over the rows of the window, in float32.
 
     Reads batches ``{input_ids, attention_mask, labels}``. Logs ``loss``, and in validation and test ``accuracy`` and
-    ``f1`` (macro).
+    ``f1`` (macro). Metrics read logits of shape (rows, classes) and labels of shape (rows,).
 
     Args:
         network: Encoder or decoder; the head is new unless the path has one of this size.
-        num_classes: None takes it from the data module.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        num_classes: At least 2; None takes it from the data module.
+        **kwargs: As in :class:`Method`.
     """
 
     batch_kind: ClassVar[str] = "labelled_text"
 
-    def __init__(
-        self,
-        network: Network,
-        num_classes: int | None = None,
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
-    ) -> None:
-        super().__init__(network, optimizer, schedule)
-        if num_classes is not None and num_classes < 2:
-            raise ConfigError("num_classes", num_classes, "at least 2")
+    def __init__(self, network: Network, num_classes: NumClasses | None = None, **kwargs: Any) -> None:
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         self.num_classes = num_classes
 
     def build_network(self) -> nn.Module:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lit_ft.connectivity.barrier import barrier
@@ -14,11 +13,9 @@ from lit_ft.connectivity.dropout_path import dropout_path
 from lit_ft.connectivity.paths import Path, linear_path
 from lit_ft.connectivity.profile import losses_along
 from lit_ft.connectivity.unit_layers import unit_layers
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import Range, checked
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
 from lit_ft.models.small import MLP, ConvNet
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.vision.image_classifier import ImageClassifier
@@ -73,14 +70,10 @@ class ClassifierPair(ImageClassifier):
 
     Args:
         network: As for :class:`ImageClassifier`.
-        num_classes: None takes it from the data module.
-        input_shape: Shape of one row; None takes it from the data module.
-        loss: ``cross_entropy`` or ``squared_error``.
         num_positions: Where the loss is measured, the ends included; 1 more than a multiple of 4 d + 1 meets the
             corners of the dropout path.
         split: ``train``, ``val`` or ``test``: rows on which paths are measured.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`ImageClassifier`.
     """
 
     batch_kind: ClassVar[str] = "images"
@@ -88,17 +81,12 @@ class ClassifierPair(ImageClassifier):
     def __init__(
         self,
         network: Network,
-        num_classes: int | None = None,
-        input_shape: list[int] | None = None,
-        loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
-        num_positions: int = 21,
+        num_positions: Annotated[int, Range(low=2)] = 21,
         split: Literal["train", "val", "test"] = "train",
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(network, num_classes, input_shape, loss, optimizer, schedule)
-        if num_positions < 2:
-            raise ConfigError("num_positions", num_positions, "2 or more")
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         self.num_positions, self.split = num_positions, split
         self._profiles: dict[str, list[float]] = {}
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -14,12 +13,11 @@ from lit_ft.connectivity.classifier_pair import ClassifierPair, Ends, each_once
 from lit_ft.connectivity.paths import Path, linear_path
 from lit_ft.connectivity.profile import member
 from lit_ft.core.anew import from_its_start
+from lit_ft.core.checks import Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
 from lit_ft.core.parameters import ParameterIndex
-from lit_ft.core.schedules import Schedule
 from lit_ft.core.weights import weights_of
 
 
@@ -44,13 +42,7 @@ class ModeConnectivity(ClassifierPair):
         end: The same at t = 1.
         curve: ``bezier`` or ``chain``.
         num_points: Control points, the ends included, at least 3 (paper: 3).
-        num_classes: None takes it from the data module.
-        input_shape: Shape of one row; None takes it from the data module.
-        loss: ``cross_entropy`` or ``squared_error``.
-        num_positions: Where the loss is measured in the test, the ends included.
-        split: ``train``, ``val`` or ``test``: rows on which paths are measured.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`ClassifierPair`.
     """
 
     batch_kind: ClassVar[str] = "images"
@@ -61,22 +53,13 @@ class ModeConnectivity(ClassifierPair):
         start: str | None = None,
         end: str | None = None,
         curve: Literal["bezier", "chain"] = "bezier",
-        num_points: int = 3,
-        num_classes: int | None = None,
-        input_shape: list[int] | None = None,
-        loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
-        num_positions: int = 21,
-        split: Literal["train", "val", "test"] = "train",
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        num_points: Annotated[int, Range(low=3)] = 3,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(network, num_classes, input_shape, loss, num_positions, split, optimizer, schedule)
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         if (start is None) != (end is None):
             raise ConfigError("start, end", (start, end), "both, or none of them")
-        if curve not in ("bezier", "chain"):
-            raise ConfigError("curve", curve, "bezier or chain")
-        if num_points < 3:
-            raise ConfigError("num_points", num_points, "3 or more, the ends included")
         self.start, self.end, self.curve, self.num_points = start, end, curve, num_points
         self._middle: list[nn.Module] = []  # a list: it is made of this module, and no part of it
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import lightning.pytorch as pl
 
+from lit_ft.core.checks import Range
 from lit_ft.core.errors import ConfigError
 
 FACTS = "data_facts"
+NumClasses = Annotated[int, Range(low=2)]
 
 
 def data_fact(module: pl.LightningModule, name: str) -> Any:

@@ -32,8 +32,8 @@ class Output:
 
     Args:
         loss: Mean loss over the batch; ``loss_weight(batch)`` is the denominator of that mean.
-        predictions: What the metrics of ``configure_metrics`` read, with ``targets``.
-        targets: The truth beside ``predictions``.
+        predictions: First argument of ``update`` of each metric in validation and test.
+        targets: Second argument: the truth beside ``predictions``.
         scalars: Further means over the same denominator, logged as ``<stage>/<key>``.
     """
 
@@ -58,6 +58,8 @@ class Method(pl.LightningModule):
             hyper-parameters, and ``load_from_checkpoint`` asks for it again.
         optimizer: Makes the optimizer from parameters. Decay leaves out biases and norms (parameters of one dimension).
         schedule: How the learning rate moves; None keeps it constant.
+        metrics: Metrics of validation and test by the name they are logged under, in the place of the method's own;
+            ``{}`` has none. Each stage updates a copy with ``predictions`` and ``targets`` of :class:`Output`.
     """
 
     batch_kind: ClassVar[str] = ""
@@ -67,6 +69,7 @@ class Method(pl.LightningModule):
         network: Network,
         optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
+        metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         self._save_plain_hyperparameters()
@@ -81,7 +84,10 @@ class Method(pl.LightningModule):
             self.spec = Network.of(network)
             if "network" not in self.hparams:
                 self.save_hyperparameters({"network": self.spec.plain()})
-        self.optimizer, self.schedule = optimizer, schedule
+        for name in metrics or ():
+            if name == "loss" or "." in name:
+                raise ConfigError("metrics", name, "a name without a dot, other than loss")
+        self.optimizer, self.schedule, self._metrics = optimizer, schedule, metrics
         self._tokenizer: Any = None
         self._base = FrozenBase()
         self._window, self._means, self._newest = WeightedMeans(), WeightedMeans(), NewestMeans()
@@ -118,10 +124,16 @@ class Method(pl.LightningModule):
         return 1.0
 
     def configure_metrics(self) -> dict[str, Metric]:
-        """Metrics over predictions and targets, made anew for validation and test."""
+        """The method's own metrics over predictions and targets, where ``metrics`` is None."""
         return {}
 
     # what they all share
+
+    def new_metrics(self) -> dict[str, Metric]:
+        """The metrics of an evaluation before its first batch: copies of ``metrics``, else the method's own."""
+        if self._metrics is None:
+            return self.configure_metrics()
+        return {name: metric.clone() for name, metric in self._metrics.items()}
 
     @property
     def tokenizer(self) -> Any:
@@ -148,7 +160,7 @@ class Method(pl.LightningModule):
         self.network = self._ready.pop() if self._ready else self.build_network()
         if self._trainer is not None and isinstance(self.trainer.precision_plugin, (HalfPrecision, DoublePrecision)):
             self.network = self.trainer.precision_plugin.convert_module(self.network)
-        metrics = {stage: nn.ModuleDict(self.configure_metrics()) for stage in ("val", "test")}  # type: ignore[arg-type]
+        metrics = {stage: nn.ModuleDict(self.new_metrics()) for stage in ("val", "test")}  # type: ignore[arg-type]
         self.stage_metrics = nn.ModuleDict(metrics)
         if self.spec is not None and self.spec.path is not None:
             self._base.remember(self.network)
@@ -208,6 +220,8 @@ class Method(pl.LightningModule):
     def _evaluate(self, batch: Any, stage: str) -> Output:
         output = self.compute(batch)
         self._means.add(self.loss_weight(batch), {"loss": output.loss, **output.scalars})
+        if output.predictions is None and self._metrics:
+            raise ConfigError("metrics", list(self._metrics), "{}: this method gives no predictions")
         if output.predictions is not None:
             for metric in self.stage_metrics[stage].values():  # type: ignore[operator, union-attr]
                 metric.update(output.predictions, output.targets)

@@ -1,7 +1,6 @@
 """Losses over vectors of texts that belong together."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.gathering import gather_rows
 
@@ -63,10 +63,10 @@ class InBatchContrastive(EmbeddingLoss):
     """
 
     def __init__(
-        self, scale: float = 20.0, symmetric: bool = False, mask_duplicates: bool = True, gather: bool = True
+        self, scale: PositiveFloat = 20.0, symmetric: bool = False, mask_duplicates: bool = True, gather: bool = True
     ) -> None:
-        if not scale > 0:
-            raise ConfigError("scale", scale, "a number above 0 (1 / temperature)")
+        super().__init__()
+        checked(locals())
         self.scale, self.symmetric, self.mask_duplicates, self.gather = scale, symmetric, mask_duplicates, gather
 
     def __call__(self, vectors: Vectors) -> Tensor:
@@ -118,6 +118,26 @@ def duplicates(keys: Tensor, all_keys: Tensor, own: Tensor, candidates: int) -> 
     return same
 
 
+def comparisons(vectors: Vectors) -> tuple[Tensor, Tensor]:
+    """Cosines of anchors with the positives and negatives of their batch that are no repetition of their own texts.
+
+    Returns:
+        The cosines, and whether each is that of an anchor with its own positive (1 or 0); both of shape (comparisons,).
+    """
+    texts = (
+        vectors.positives
+        if vectors.negatives is None
+        else torch.cat([vectors.positives, vectors.negatives.flatten(0, 1)])
+    )
+    cosines = F.normalize(vectors.anchors, dim=-1) @ F.normalize(texts, dim=-1).T
+    own = torch.arange(len(cosines), device=cosines.device)
+    together = F.one_hot(own, len(texts))
+    if vectors.keys is None:
+        return cosines.flatten(), together.flatten()
+    kept = ~duplicates(vectors.keys, vectors.keys, own, len(texts))
+    return cosines[kept], together[kept]
+
+
 class Triplet(EmbeddingLoss):
     r"""The positive is nearer than the negative by a margin: :math:`\max(0,d(a,p)-d(a,n)+m)`.
 
@@ -136,16 +156,12 @@ class Triplet(EmbeddingLoss):
 
     def __init__(
         self,
-        margin: float = 0.5,
+        margin: PositiveFloat = 0.5,
         distance: Literal["cosine", "euclidean", "manhattan"] = "cosine",
         mining: Literal["none", "batch_hard", "batch_all"] = "none",
     ) -> None:
-        if not margin > 0:
-            raise ConfigError("margin", margin, "a number above 0")
-        if distance not in ("cosine", "euclidean", "manhattan"):
-            raise ConfigError("distance", distance, "cosine, euclidean or manhattan")
-        if mining not in ("none", "batch_hard", "batch_all"):
-            raise ConfigError("mining", mining, "none, batch_hard or batch_all")
+        super().__init__()
+        checked(locals())
         self.margin, self.distance, self.mining = margin, distance, mining
 
     def __call__(self, vectors: Vectors) -> Tensor:
@@ -222,11 +238,15 @@ class Matryoshka(EmbeddingLoss):
     normalised to sum to 1, so that the learning rate need not change.
     """
 
-    def __init__(self, loss: EmbeddingLoss, dims: Sequence[int], weights: Sequence[float] | None = None) -> None:
-        if not dims or min(dims) < 1:
-            raise ConfigError("dims", dims, "lengths of at least 1")
+    def __init__(
+        self, loss: EmbeddingLoss, dims: list[PositiveInt], weights: list[NonNegativeFloat] | None = None
+    ) -> None:
+        super().__init__()
+        checked(locals())
+        if not dims:
+            raise ConfigError("dims", dims, "at least one length")
         weights = [1.0] * len(dims) if weights is None else list(weights)
-        if len(weights) != len(dims) or min(weights) < 0 or not sum(weights) > 0:
+        if len(weights) != len(dims) or not sum(weights) > 0:
             raise ConfigError("weights", weights, f"{len(dims)} numbers of 0 or more, not all 0")
         self.loss, self.dims, self.weights = loss, list(dims), weights
 

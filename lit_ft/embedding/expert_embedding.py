@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
-from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from lit_ft.core.checks import Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
-from lit_ft.embedding.contrastive import EmbeddingLoss
 from lit_ft.embedding.experts import RoutedEncoder
 from lit_ft.embedding.sentence_embedding import SentenceEmbedding
 
@@ -32,12 +29,8 @@ class ExpertEmbedding(SentenceEmbedding):
 
     Args:
         network: A sentence-transformers folder, an encoder, or a causal language model; without an adapter.
-        experts: Number of domains, at least 2. Paper: 3.
-        loss: As in ``SentenceEmbedding``. Paper: in-batch contrast, scale 20.
-        pooling: As in ``SentenceEmbedding``.
-        chunk_size: As in ``SentenceEmbedding``.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        experts: Number of domains, at least 2 (``SentenceEmbedding`` has one). Paper: 3.
+        **kwargs: As in :class:`SentenceEmbedding`. Paper: in-batch contrast, scale 20.
 
     Source: Contrastive Learning and Mixture of Experts Enables Precise Vector Embeddings (E41). Deviation: the domain
     comes with the row, not as a special token at the first position of its text.
@@ -45,19 +38,9 @@ class ExpertEmbedding(SentenceEmbedding):
 
     batch_kind: ClassVar[str] = "pairs"
 
-    def __init__(
-        self,
-        network: Network,
-        experts: int = 2,
-        loss: EmbeddingLoss | None = None,
-        pooling: str | None = None,
-        chunk_size: int | None = None,
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
-    ) -> None:
-        super().__init__(network, loss, pooling, chunk_size, optimizer, schedule)
-        if experts < 2:
-            raise ConfigError("experts", experts, "at least 2; SentenceEmbedding has one")
+    def __init__(self, network: Network, experts: Annotated[int, Range(low=2)] = 2, **kwargs: Any) -> None:
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         if self.spec is not None and self.spec.peft is not None:
             raise ConfigError("network.peft", self.spec.peft, "null: the experts themselves are trained")
         self.experts = experts

@@ -7,20 +7,18 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
 from lit_ft.core.passes.evaluating import evaluating
-from lit_ft.core.schedules import Schedule
-from lit_ft.embedding.contrastive import EmbeddingLoss, InBatchContrastive, Vectors, triplet_accuracy
+from lit_ft.embedding.contrastive import EmbeddingLoss, InBatchContrastive, Vectors, comparisons, triplet_accuracy
 from lit_ft.embedding.text_pairs import encode_texts, padded
 from lit_ft.tokens.language_method import LanguageMethod
-from lit_ft.tokens.pooling import check_pooling, pool
+from lit_ft.tokens.pooling import Pooling, pool
 from lit_ft.tokens.segments import Segment
 
 
@@ -32,7 +30,9 @@ class SentenceEmbedding(LanguageMethod):
 
     Logs, besides ``loss``: ``accuracy``, the share of anchors whose positive is nearer (by cosine) than every other
     positive and negative of their batch, repeated texts left out; and with negatives ``triplet_accuracy``, the share of
-    (anchor, positive, own negative) whose positive is the nearer one.
+    (anchor, positive, own negative) whose positive is the nearer one. Metrics read the cosines of each anchor with the
+    positives and negatives of its batch, repeated texts left out, and whether a text is its own positive (1 or 0), both
+    of shape (comparisons,).
 
     Args:
         network: A sentence-transformers folder, an encoder, or a causal language model.
@@ -42,8 +42,7 @@ class SentenceEmbedding(LanguageMethod):
         chunk_size: Texts that go through the network at once, in training, and again in the backward pass: less memory
             for one more forward, and the gradient of the whole batch (GradCache). None keeps what the backward pass
             needs. Either way texts of like length go through together.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`Method`.
 
     Source: J. M. Springer et al., Repetition Improves Language Model Embeddings, 2024, arXiv:2402.15449 (A2); chunks
     as in L. Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, 2021,
@@ -56,16 +55,12 @@ class SentenceEmbedding(LanguageMethod):
         self,
         network: Network,
         loss: EmbeddingLoss | None = None,
-        pooling: str | None = None,
-        chunk_size: int | None = None,
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        pooling: Pooling | None = None,
+        chunk_size: PositiveInt | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(network, optimizer, schedule)
-        if pooling is not None:
-            check_pooling(pooling)
-        if chunk_size is not None and chunk_size < 1:
-            raise ConfigError("chunk_size", chunk_size, "at least 1")
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         self.loss = InBatchContrastive() if loss is None else loss
         self.pooling, self.chunk_size = pooling, chunk_size
 
@@ -109,7 +104,10 @@ class SentenceEmbedding(LanguageMethod):
                 scalars = {"accuracy": (InBatchContrastive(gather=False, scale=1e4)(vectors) < 0.6931).float().mean()}
                 if negatives is not None:
                     scalars["triplet_accuracy"] = triplet_accuracy(vectors)
-        return Output(losses.mean(), scalars=scalars)
+                compared: tuple[Tensor | None, Tensor | None] = (None, None)
+                if not self.training:
+                    compared = comparisons(vectors)
+        return Output(losses.mean(), *compared, scalars)
 
     def loss_weight(self, batch: Mapping[str, Tensor]) -> float:
         """Rows."""

@@ -22,7 +22,7 @@ from lit_ft.core.passes.second_pass import silent
 class Forgetting(pl.Callback):
     """Evaluates other data beside the training data: at the start of the fit, every n steps, and at its end.
 
-    Each data module is evaluated with the module's own loss and metrics: ``compute`` and ``configure_metrics`` of a
+    Each data module is evaluated with the module's own loss and metrics: ``compute`` and ``new_metrics`` of a
     ``Method``; of another LightningModule what its ``validation_step`` returns as loss and logs. Training does not
     notice: randomness, buffers, metrics, training mode and logged values are as without it. The loaders are the
     callback's own.
@@ -180,7 +180,7 @@ class _OfMethod:
 
     def __init__(self, module: Method) -> None:
         self.module, self.means = module, WeightedMeans()
-        metrics = {name: metric.to(module.device) for name, metric in module.configure_metrics().items()}
+        metrics = {name: metric.to(module.device) for name, metric in module.new_metrics().items()}
         self.all = metrics
         self.metrics: dict[str, Metric] = {}
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from lit_ft.core.checks import ClosedUnitInterval, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
 from lit_ft.language.supervised_fine_tuning import SupervisedFineTuning
-from lit_ft.tokens.losses import Reduction
 from lit_ft.tokens.network import readout
 
 
@@ -51,9 +48,7 @@ class MaskedThought(SupervisedFineTuning):
         rise: r, the share of the run in which p rises from 0, in [0, 1]. Paper: 0.66 on GSM8K, 0 is constant.
         replace_by: ``random`` tokens (paper's recipe for GSM8K) or the ``mask`` token; the padding token where the
             tokenizer has none, as in the reference.
-        reduction: As in ``SupervisedFineTuning``.
-        optimizer: Makes the optimizer from parameters. Paper: rate 1e-5.
-        schedule: How the learning rate moves; None keeps it constant. Paper: cosine, 1 % warm-up.
+        **kwargs: As in :class:`SupervisedFineTuning`. Paper: rate 1e-5, cosine with 1 % warm-up.
 
     Source: C. Chen et al., Masked Thought: Simply Masking Partial Reasoning Steps Can Improve Mathematical Reasoning
     Learning of Language Models, 2024, arXiv:2403.02178; ChangyuChen347/MaskedThought.
@@ -64,19 +59,13 @@ class MaskedThought(SupervisedFineTuning):
     def __init__(
         self,
         network: Network,
-        probability: float = 0.4,
-        rise: float = 0.66,
+        probability: ClosedUnitInterval = 0.4,
+        rise: ClosedUnitInterval = 0.66,
         replace_by: Literal["random", "mask"] = "random",
-        reduction: Reduction = "token",
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(network, reduction, optimizer=optimizer, schedule=schedule)
-        for name, value in (("probability", probability), ("rise", rise)):
-            if not 0 <= value <= 1:
-                raise ConfigError(name, value, "a number in [0, 1]")
-        if replace_by not in ("random", "mask"):
-            raise ConfigError("replace_by", replace_by, "random or mask")
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         self.probability, self.rise, self.replace_by = probability, rise, replace_by
 
     def current_probability(self) -> float:

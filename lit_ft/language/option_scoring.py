@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_ft.core.checks import checked
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
-from lit_ft.language.options import Normalization, checked_normalization, option_rows, option_scores
+from lit_ft.language.options import Normalization, option_rows, option_scores
 from lit_ft.tokens.language_method import LanguageMethod
 from lit_ft.tokens.network import readout
 
@@ -25,28 +23,23 @@ class OptionScoring(LanguageMethod):
     model's own, as in prompt-based fine-tuning: :math:`-\log\operatorname{softmax}(s)_y`.
 
     Reads batches of ``AnswerOptions``. Logs ``loss`` and ``accuracy``; ``predict`` writes the scores of each question,
-    the lowest number where a question has fewer options than another one of its batch.
+    the lowest number where a question has fewer options than another one of its batch. Metrics read scores of shape
+    (questions, options) and labels of shape (questions,).
 
     Args:
         network: A causal language model.
         normalize: ``sum``, by ``token``, or against the answer ``context`` of the data.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`Method`.
 
     Source: Language Models are Few-Shot Learners (E83).
     """
 
     batch_kind: ClassVar[str] = "options"
 
-    def __init__(
-        self,
-        network: Network,
-        normalize: Normalization = "sum",
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
-    ) -> None:
-        super().__init__(network, optimizer, schedule)
-        self.normalize = checked_normalization(normalize)
+    def __init__(self, network: Network, normalize: Normalization = "sum", **kwargs: Any) -> None:
+        super().__init__(network=network, **kwargs)
+        checked(locals())
+        self.normalize = normalize
 
     def _log_probs(self, batch: Mapping[str, Tensor], prefix: str = "") -> Tensor:
         assert self.network is not None
@@ -65,7 +58,7 @@ class OptionScoring(LanguageMethod):
         """Mean cross-entropy over the questions."""
         scores, labels = self(batch), batch["labels"]
         accuracy = (scores.argmax(1) == labels).float().mean()
-        return Output(F.cross_entropy(scores, labels), scalars={"accuracy": accuracy})
+        return Output(F.cross_entropy(scores, labels), scores, labels, {"accuracy": accuracy})
 
     def loss_weight(self, batch: Mapping[str, Tensor]) -> float:
         """Questions."""

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
 from lit_ft.language.token_perplexity import TokenPerplexity
 from lit_ft.tokens.language_method import LanguageMethod
 from lit_ft.tokens.losses import log1mexp
 from lit_ft.tokens.network import readout
 
 Objective = Literal["likelihood", "unlikelihood", "reward_weighted", "advantage_weighted"]
-OBJECTIVES = ("likelihood", "unlikelihood", "reward_weighted", "advantage_weighted")
 
 
 def unlikelihood(log_probs: Tensor, scores: Tensor, alpha: float, threshold: float | None) -> Tensor:
@@ -57,6 +54,7 @@ class PreferencePretraining(LanguageMethod):
     the reference, so a rate that is right for one objective need not be for another.
 
     Validation and test are the plain likelihood of what counts there; they log ``perplexity``. Training logs ``loss``.
+    Metrics read what those of :class:`SupervisedFineTuning` read.
 
     Args:
         network: A causal language model, in general from ``config``.
@@ -66,8 +64,7 @@ class PreferencePretraining(LanguageMethod):
         beta: Temperature of the weights, above 0. Paper: 10 for rewards; 10, 0.1 and 1 for advantages.
         threshold: t; None mixes both terms by the score. 0 is a threshold. (The reference took a threshold of 0 for
             none, so that two of its published runs mixed.)
-        optimizer: Makes the optimizer from parameters. Paper: rate 5e-4, decay 0.1.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`Method`. Paper: rate 5e-4, decay 0.1.
 
     Source: Pretraining Language Models with Human Preferences (E19); tomekkorbak/pretraining-with-human-feedback.
     """
@@ -78,19 +75,15 @@ class PreferencePretraining(LanguageMethod):
         self,
         network: Network,
         objective: Objective = "likelihood",
-        alpha: float = 1.0,
-        beta: float = 10.0,
+        alpha: NonNegativeFloat = 1.0,
+        beta: PositiveFloat = 10.0,
         threshold: float | None = None,
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(network, optimizer, schedule)
-        if objective not in OBJECTIVES:
-            raise ConfigError("objective", objective, ", ".join(OBJECTIVES))
-        if alpha < 0 or (objective == "advantage_weighted" and alpha > 1):
+        super().__init__(network=network, **kwargs)
+        checked(locals())
+        if objective == "advantage_weighted" and alpha > 1:
             raise ConfigError("alpha", alpha, "0 or more; for advantages in [0, 1]")
-        if not beta > 0:
-            raise ConfigError("beta", beta, "a number above 0")
         self.objective, self.alpha, self.beta, self.threshold = objective, alpha, beta, threshold
 
     def configure_model(self) -> None:

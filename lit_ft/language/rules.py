@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 
 
@@ -36,18 +37,14 @@ class ResponseRules:
         tensor([[ 0.0000,  0.0000,  1.0000,  0.0000, -1.5000, -1.5000]])
     """
 
-    end_bonus: float = 15.0
-    end_after: int = 250
-    repeat_penalty: float = 1.5
+    end_bonus: NonNegativeFloat = 15.0
+    end_after: PositiveInt = 250
+    repeat_penalty: NonNegativeFloat = 1.5
     token_bias: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that would lengthen answers, or never end them."""
-        for name in ("end_bonus", "repeat_penalty"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"rules.{name}", getattr(self, name), "0 or more")
-        if self.end_after < 1:
-            raise ConfigError("rules.end_after", self.end_after, "at least 1")
+        checked({"self": self, **vars(self)})
 
     def bind(self, tokenizer: Any, mask: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """A logits processor for ``generate`` of ``transformers``.

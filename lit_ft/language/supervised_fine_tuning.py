@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torchmetrics import Metric
 
+from lit_ft.core.checks import NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
 from lit_ft.language.token_perplexity import TokenPerplexity
 from lit_ft.tokens.language_method import LanguageMethod
-from lit_ft.tokens.losses import REDUCTIONS, Reduction, TokenLoss, document_numbers, shares
+from lit_ft.tokens.losses import Reduction, Smoothing, TokenLoss, document_numbers, shares
 from lit_ft.tokens.network import readout
 
 
@@ -32,8 +30,10 @@ class SupervisedFineTuning(LanguageMethod):
     :class:`~lit_ft.tokens.losses.TokenLoss`.
 
     Reads padded or packed batches of ``{input_ids, weights, ...}``. Logs ``loss`` and, in validation and test,
-    ``perplexity``, which is exp of the token mean whatever the reduction. With ``task`` and ``task_sequence``, tasks
-    are balanced within each batch; over a window, batches count by the weight of the tasks that they have.
+    ``perplexity``, which is exp of the token mean whatever the reduction. Metrics read the mean negative log-likelihood
+    of the targets of a batch and the sum of their weights, both scalars, as ``TokenPerplexity`` and ``MeanMetric`` do.
+    With ``task`` and ``task_sequence``, tasks are balanced within each batch; over a window, batches count by the
+    weight of the tasks that they have.
 
     Args:
         network: A causal language model.
@@ -43,8 +43,7 @@ class SupervisedFineTuning(LanguageMethod):
         label_smoothing: Share of the target that is spread over the vocabulary, in [0, 1).
         focal: Exponent by which known tokens count less, 0 or more.
         unlikelihood: Whether tokens of negative weight are pushed down by :math:`-\log(1-p)`, which is bounded.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`Method`.
 
     Source: reductions as in B. Liu et al., MFTCoder: Boosting Code LLMs with Multitask Fine-Tuning, 2023,
     arXiv:2311.02303.
@@ -56,21 +55,16 @@ class SupervisedFineTuning(LanguageMethod):
         self,
         network: Network,
         reduction: Reduction = "token",
-        task_weights: dict[str, float] | None = None,
-        label_smoothing: float = 0.0,
-        focal: float = 0.0,
+        task_weights: dict[str, NonNegativeFloat] | None = None,
+        label_smoothing: Smoothing = 0.0,
+        focal: NonNegativeFloat = 0.0,
         unlikelihood: bool = False,
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(network, optimizer, schedule)
-        if reduction not in REDUCTIONS:
-            raise ConfigError("reduction", reduction, ", ".join(REDUCTIONS))
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         if task_weights is not None and not reduction.startswith("task"):
             raise ConfigError("task_weights", task_weights, "null: only reductions over tasks read them")
-        for name, weight in (task_weights or {}).items():
-            if weight < 0:
-                raise ConfigError(f"task_weights.{name}", weight, "0 or more")
         self.reduction, self.task_weights = reduction, task_weights
         self.token_loss = TokenLoss(label_smoothing, focal, unlikelihood)
 

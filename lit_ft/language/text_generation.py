@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from lit_ft.core.checks import NonNegativeFloat, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
 from lit_ft.core.passes.second_pass import Randomness
-from lit_ft.core.schedules import Schedule
 from lit_ft.language.answers import AnswerMetric
 from lit_ft.language.rules import ResponseRules
 from lit_ft.language.supervised_fine_tuning import SupervisedFineTuning
@@ -37,8 +35,7 @@ class TextGeneration(SupervisedFineTuning):
         rules: Rules on the next token (E89); None has none.
         answers: Metrics over answers and what was expected, by the name they are logged under (``AnswerAccuracy``,
             ``ToolCallReward``); None writes nothing in validation and test.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`SupervisedFineTuning`.
 
     Source of the rules: J. Hewitt et al., Instruction Following without Instruction Tuning, 2024, arXiv:2409.14254.
     """
@@ -48,23 +45,16 @@ class TextGeneration(SupervisedFineTuning):
     def __init__(
         self,
         network: Network,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        samples: int = 1,
+        max_new_tokens: PositiveInt = 128,
+        temperature: NonNegativeFloat = 0.0,
+        top_p: Annotated[float, Range(above=0, high=1)] = 1.0,
+        samples: PositiveInt = 1,
         rules: ResponseRules | None = None,
         answers: dict[str, AnswerMetric] | None = None,
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(network, optimizer=optimizer, schedule=schedule)
-        for name, value in (("max_new_tokens", max_new_tokens), ("samples", samples)):
-            if value < 1:
-                raise ConfigError(name, value, "at least 1")
-        if temperature < 0:
-            raise ConfigError("temperature", temperature, "0 or more")
-        if not 0 < top_p <= 1:
-            raise ConfigError("top_p", top_p, "a share in (0, 1]")
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         if samples > 1 and temperature == 0:
             raise ConfigError("samples", samples, "1 at temperature 0: they would all be the same")
         self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p

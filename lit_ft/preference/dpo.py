@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from lit_ft.core.checks import NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
 from lit_ft.preference.ches import ches
-from lit_ft.preference.pair_rewards import reward_scalars, weighted_mean
+from lit_ft.preference.pair_rewards import judged, reward_scalars, weighted_mean
 from lit_ft.preference.paired import LogSigmoidPreference, Pairs, PreferenceLoss
 from lit_ft.preference.policy import Policy
-from lit_ft.preference.reference import Reference, sequence_log_probs
+from lit_ft.preference.reference import sequence_log_probs
 from lit_ft.tokens.network import readout
 
 
@@ -32,19 +30,19 @@ class DPO(Policy):
     off in policy and reference, so that the first loss is exactly :math:`\ell(0)`.
 
     Logs, besides ``loss``: ``rewards/chosen``, ``rewards/rejected``, ``rewards/margin``, ``rewards/accuracy``,
-    ``logp/chosen``, ``logp/rejected``. That ``logp/chosen`` falls while the loss does too is no fault of the code: see
-    ``LikelihoodDisplacement``, ``sft_weight`` and the CHES filter of ``Preferences``.
+    ``logp/chosen``, ``logp/rejected``. Metrics read the rewards of chosen and rejected answers, shape (pairs, 2), as
+    logits of the classes 0 and 1, and targets of 0, shape (pairs,), whatever the weights of the pairs.
+
+    That ``logp/chosen`` falls while the loss does too is no fault of the code: see ``LikelihoodDisplacement``,
+    ``sft_weight`` and the CHES filter of ``Preferences``.
 
     Args:
         network: A causal language model.
         loss: A loss over pairs (``LogSigmoidPreference``, ``RobustPreference``, ``IPO``, ``HingePreference``,
             ``SimPO``, ``ORPO``, ``BCO``, ``NCA``, ``APO``, ``SPPO``); None is DPO itself, with ``beta``.
         beta: Of the DPO loss, above 0, where ``loss`` is None. Paper: 0.1.
-        reference: ``AdapterOff``, ``FrozenCopy`` or ``CachedLogProbs``; None takes the first where there is an adapter,
-            else the second. Not used by losses without a reference.
         sft_weight: :math:`\lambda`, weight of the supervised loss on the chosen answer, 0 or more.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`Policy`.
 
     Source: R. Rafailov et al., Direct Preference Optimization, 2023, arXiv:2305.18290; the supervised term as in
     N. Razin et al., Unintentional Unalignment, 2024, arXiv:2410.08847 (C1). Values equal TRL 1.16.
@@ -57,14 +55,11 @@ class DPO(Policy):
         network: Network,
         loss: PreferenceLoss | None = None,
         beta: float = 0.1,
-        reference: Reference | None = None,
-        sft_weight: float = 0.0,
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        sft_weight: NonNegativeFloat = 0.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(network, reference, optimizer, schedule)
-        if sft_weight < 0:
-            raise ConfigError("sft_weight", sft_weight, "0 or more")
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         self.loss, self.sft_weight = LogSigmoidPreference(beta) if loss is None else loss, sft_weight
         self.needs_reference = self.loss.needs_reference
 
@@ -81,11 +76,12 @@ class DPO(Policy):
         if self.sft_weight:
             losses = losses - self.sft_weight * pairs.chosen / pairs.chosen_tokens
         weights = batch["pair_weights"]
-        scalars = reward_scalars(*self.loss.rewards(pairs), weights) | {
+        chosen, rejected = self.loss.rewards(pairs)
+        scalars = reward_scalars(chosen, rejected, weights) | {
             "logp/chosen": weighted_mean(pairs.chosen.detach(), weights),
             "logp/rejected": weighted_mean(pairs.rejected.detach(), weights),
         }
-        return Output(weighted_mean(losses, weights), scalars=scalars)
+        return Output(weighted_mean(losses, weights), *judged(chosen, rejected), scalars)
 
     def loss_weight(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Summed weights of the pairs."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, checked
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
-from lit_ft.preference.reference import Reference, sequence_log_probs
+from lit_ft.preference.reference import sequence_log_probs
 from lit_ft.preference.unpaired import kto
-from lit_ft.preference.unpaired_policy import UnpairedPolicy, halves, reward_scalars
+from lit_ft.preference.unpaired_policy import UnpairedPolicy, halves, judged, reward_scalars
 
 
 class KTO(UnpairedPolicy):
@@ -31,7 +28,8 @@ class KTO(UnpairedPolicy):
 
     Costs a forward without gradient beside that of DPO. Dropout is off in policy and reference, so that the first loss
     is exactly half the mean weight. Logs, besides ``loss``: ``divergence`` (z), ``rewards/signed`` (mean of
-    :math:`\pm\beta r`) and ``rewards/accuracy`` (share of answers on the right side of z).
+    :math:`\pm\beta r`) and ``rewards/accuracy`` (share of answers on the right side of z). Metrics read
+    :math:`\sigma(\beta(r-z))` and whether an answer is wanted (1 or 0), both of shape (answers,).
 
     Args:
         network: A causal language model.
@@ -39,10 +37,7 @@ class KTO(UnpairedPolicy):
         desirable_weight: :math:`\lambda_D`, 0 or more. Paper: each weight times its number of answers in a ratio of 1
             to 4/3, desirable first.
         undesirable_weight: :math:`\lambda_U`, 0 or more.
-        reference: ``AdapterOff``, ``FrozenCopy`` or ``CachedLogProbs``; None takes the first where there is an adapter,
-            else the second.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`Policy`.
 
     Source: K. Ethayarajh et al., KTO, 2024, arXiv:2402.01306, eq. 7 and 8. Values equal TRL 1.16, which borrows answers
     from the same batch.
@@ -53,17 +48,13 @@ class KTO(UnpairedPolicy):
     def __init__(
         self,
         network: Network,
-        beta: float = 0.1,
-        desirable_weight: float = 1.0,
-        undesirable_weight: float = 1.0,
-        reference: Reference | None = None,
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        beta: PositiveFloat = 0.1,
+        desirable_weight: NonNegativeFloat = 1.0,
+        undesirable_weight: NonNegativeFloat = 1.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(network, beta, reference, optimizer, schedule)
-        for name, weight in (("desirable_weight", desirable_weight), ("undesirable_weight", undesirable_weight)):
-            if weight < 0:
-                raise ConfigError(name, weight, "0 or more")
+        super().__init__(network=network, beta=beta, **kwargs)
+        checked(locals())
         self.weights = (desirable_weight, undesirable_weight)
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
@@ -78,7 +69,7 @@ class KTO(UnpairedPolicy):
         ratios = sequence_log_probs(self.network, own) - before
         losses = kto(ratios, wanted, divergence, self.beta, self.weights)
         scalars = {"divergence": divergence, **reward_scalars(self.beta * ratios, wanted, self.beta * divergence)}
-        return Output(losses.mean(), scalars=scalars)
+        return Output(losses.mean(), *judged(self.beta * (ratios - divergence), wanted), scalars)
 
     def _divergence(self, ratios: Tensor) -> Tensor:
         """Mean log-ratio of borrowed answers, at least 0."""

@@ -15,6 +15,11 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     return (weights * values).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
 
 
+def judged(chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
+    """What metrics read of pairs: both rewards as logits, shape (pairs, 2), and the class of the chosen answer, 0."""
+    return torch.stack([chosen, rejected], 1).detach(), torch.zeros(len(chosen), dtype=torch.long, device=chosen.device)
+
+
 def reward_scalars(chosen: Tensor, rejected: Tensor, weights: Tensor) -> dict[str, Tensor]:
     """Means over pairs of both rewards and of their margin, and the share with the higher reward for the chosen answer.
 

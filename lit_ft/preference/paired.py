@@ -2,14 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, Range, checked
 from lit_ft.tokens.losses import log1mexp
+
+FlippedShare = Annotated[float, Range(low=0, below=0.5)]  # at 0.5 labels say nothing
 
 
 @dataclass
@@ -63,20 +65,15 @@ class PreferenceLoss(ABC):
 class _Scaled(PreferenceLoss):
     """A loss whose implicit reward is beta times the log-ratio."""
 
-    def __init__(self, beta: float) -> None:
-        if not beta > 0:
-            raise ConfigError("beta", beta, "a number above 0")
+    def __init__(self, beta: PositiveFloat = 0.1) -> None:
+        super().__init__()
+        checked(locals())
         self.beta = beta
 
     def rewards(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Beta times the log-ratios."""
         first, second = pairs.ratios()
         return self.beta * first, self.beta * second
-
-
-def _check_smoothing(value: float) -> None:
-    if not 0 <= value < 0.5:
-        raise ConfigError("label_smoothing", value, "a probability in [0, 0.5); at 0.5 the pairs say nothing")
 
 
 class LogSigmoidPreference(_Scaled):
@@ -93,9 +90,11 @@ class LogSigmoidPreference(_Scaled):
     noisy preferences, 2023. Equals ``sigmoid`` and ``sigmoid_norm`` of TRL 1.16.
     """
 
-    def __init__(self, beta: float = 0.1, label_smoothing: float = 0.0, length_normalize: bool = False) -> None:
+    def __init__(
+        self, beta: PositiveFloat = 0.1, label_smoothing: FlippedShare = 0.0, length_normalize: bool = False
+    ) -> None:
         super().__init__(beta)
-        _check_smoothing(label_smoothing)
+        checked(locals())
         self.label_smoothing, self.length_normalize = label_smoothing, length_normalize
 
     def __call__(self, pairs: Pairs) -> Tensor:
@@ -120,9 +119,9 @@ class RobustPreference(_Scaled):
     Source: S. Ray Chowdhury et al., Provably Robust DPO, 2024, arXiv:2403.00409. Equals ``robust`` of TRL 1.16.
     """
 
-    def __init__(self, beta: float = 0.1, label_smoothing: float = 0.1) -> None:
+    def __init__(self, beta: PositiveFloat = 0.1, label_smoothing: FlippedShare = 0.1) -> None:
         super().__init__(beta)
-        _check_smoothing(label_smoothing)
+        checked(locals())
         self.label_smoothing = label_smoothing
 
     def __call__(self, pairs: Pairs) -> Tensor:
@@ -143,7 +142,7 @@ class IPO(_Scaled):
     arXiv:2310.12036, eq. 17. With ``length_normalize`` it equals ``ipo`` of TRL 1.16.
     """
 
-    def __init__(self, beta: float = 0.1, length_normalize: bool = True) -> None:
+    def __init__(self, beta: PositiveFloat = 0.1, length_normalize: bool = True) -> None:
         super().__init__(beta)
         self.length_normalize = length_normalize
 
@@ -161,9 +160,6 @@ class HingePreference(_Scaled):
     Source: T. Liu et al., Statistical Rejection Sampling Improves Preference Optimization, 2023, arXiv:2309.06657;
     Y. Zhao et al., SLiC-HF, 2023, arXiv:2305.10425. Equals ``hinge`` of TRL 1.16.
     """
-
-    def __init__(self, beta: float = 0.1) -> None:
-        super().__init__(beta)
 
     def __call__(self, pairs: Pairs) -> Tensor:
         """Losses of shape (pairs,)."""
@@ -184,11 +180,9 @@ class SimPO(PreferenceLoss):
 
     needs_reference: ClassVar[bool] = False
 
-    def __init__(self, beta: float = 2.0, gamma: float = 1.0) -> None:
-        if not beta > 0:
-            raise ConfigError("beta", beta, "a number above 0")
-        if gamma < 0:
-            raise ConfigError("gamma", gamma, "a margin of 0 or more")
+    def __init__(self, beta: PositiveFloat = 2.0, gamma: NonNegativeFloat = 1.0) -> None:
+        super().__init__()
+        checked(locals())
         self.beta, self.gamma = beta, gamma
 
     def __call__(self, pairs: Pairs) -> Tensor:
@@ -216,9 +210,9 @@ class ORPO(PreferenceLoss):
 
     needs_reference: ClassVar[bool] = False
 
-    def __init__(self, weight: float = 0.1) -> None:
-        if not weight > 0:
-            raise ConfigError("weight", weight, "a number above 0")
+    def __init__(self, weight: PositiveFloat = 0.1) -> None:
+        super().__init__()
+        checked(locals())
         self.weight = weight
 
     def __call__(self, pairs: Pairs) -> Tensor:
@@ -242,9 +236,6 @@ class BCO(_Scaled):
     running mean of rewards (which ``UnpairedBCO`` has), as in ``bco_pair`` of TRL 1.16, which this equals.
     """
 
-    def __init__(self, beta: float = 0.1) -> None:
-        super().__init__(beta)
-
     def __call__(self, pairs: Pairs) -> Tensor:
         """Losses of shape (pairs,)."""
         first, second = self.rewards(pairs)
@@ -263,7 +254,7 @@ class NCA(_Scaled):
     arXiv:2402.05369. Equals ``nca_pair`` of TRL 1.16.
     """
 
-    def __init__(self, beta: float = 0.01) -> None:
+    def __init__(self, beta: PositiveFloat = 0.01) -> None:
         super().__init__(beta)
 
     def __call__(self, pairs: Pairs) -> Tensor:
@@ -286,10 +277,9 @@ class APO(_Scaled):
     ``apo_zero`` and ``apo_down`` of TRL 1.16.
     """
 
-    def __init__(self, beta: float = 0.1, anchor: Literal["zero", "down"] = "zero") -> None:
+    def __init__(self, beta: PositiveFloat = 0.1, anchor: Literal["zero", "down"] = "zero") -> None:
         super().__init__(beta)
-        if anchor not in ("zero", "down"):
-            raise ConfigError("anchor", anchor, "zero or down")
+        checked(locals())
         self.anchor = anchor
 
     def __call__(self, pairs: Pairs) -> Tensor:
@@ -310,7 +300,7 @@ class SPPO(_Scaled):
     ``sppo_hard`` of TRL 1.16.
     """
 
-    def __init__(self, beta: float = 0.001) -> None:
+    def __init__(self, beta: PositiveFloat = 0.001) -> None:
         super().__init__(beta)
 
     def __call__(self, pairs: Pairs) -> Tensor:

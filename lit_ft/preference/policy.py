@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 
 from lit_ft.core.network import Network
-from lit_ft.core.schedules import Schedule
 from lit_ft.preference.reference import AdapterOff, FrozenCopy, Reference
 from lit_ft.tokens.language_method import LanguageMethod
 
@@ -21,21 +19,15 @@ class Policy(LanguageMethod):
 
     Args:
         network: A causal language model.
-        reference: None takes ``AdapterOff`` where there is an adapter, else ``FrozenCopy``.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves.
+        reference: ``AdapterOff``, ``FrozenCopy`` or ``CachedLogProbs``; None takes the first where there is an adapter,
+            else the second. Not used by losses without a reference.
+        **kwargs: As in :class:`Method`.
     """
 
     needs_reference: bool = True  # False where the loss has none
 
-    def __init__(
-        self,
-        network: Network,
-        reference: Reference | None,
-        optimizer: OptimizerCallable,
-        schedule: Schedule | None,
-    ) -> None:
-        super().__init__(network, optimizer, schedule)
+    def __init__(self, network: Network, reference: Reference | None = None, **kwargs: Any) -> None:
+        super().__init__(network=network, **kwargs)
         self.reference, self._resumed, self._begun = reference, False, False
 
     def configure_model(self) -> None:

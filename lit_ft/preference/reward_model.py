@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from lit_ft.core.checks import NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
-from lit_ft.preference.pair_rewards import reward_scalars, weighted_mean
+from lit_ft.preference.pair_rewards import judged, reward_scalars, weighted_mean
 from lit_ft.preference.paired import bradley_terry
 from lit_ft.tokens.language_method import LanguageMethod
 
@@ -46,15 +44,15 @@ class RewardModel(LanguageMethod):
 
     The head is new and has one output; with ``network.peft`` it trains beside the adapter. Both answers go through the
     network in one forward. Logs, besides ``loss``: ``rewards/chosen``, ``rewards/rejected``, ``rewards/margin``,
-    ``rewards/accuracy``. Predicts rewards of shape (pairs, 2). Refuses adapters that put tokens in front of the batch.
+    ``rewards/accuracy``. Predicts rewards of shape (pairs, 2); metrics read them as logits of the classes 0
+    (chosen) and 1, and targets of 0, shape (pairs,). Refuses adapters that put tokens in front of the batch.
 
     Args:
         network: Decoder or encoder.
         margin: m, by how much the preferred answer should win, 0 or more.
         center: c, 0 or more, draws rewards of a pair towards opposite values; without it their mean is free. TRL
             suggests 0.01.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`Method`.
 
     Source: R. A. Bradley, M. E. Terry, 1952; margin as in H. Touvron et al., Llama 2, 2023, arXiv:2307.09288, there one
     for each pair.
@@ -63,17 +61,10 @@ class RewardModel(LanguageMethod):
     batch_kind: ClassVar[str] = "preferences"
 
     def __init__(
-        self,
-        network: Network,
-        margin: float = 0.0,
-        center: float = 0.0,
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        self, network: Network, margin: NonNegativeFloat = 0.0, center: NonNegativeFloat = 0.0, **kwargs: Any
     ) -> None:
-        super().__init__(network, optimizer, schedule)
-        for name, value in (("margin", margin), ("center", center)):
-            if value < 0:
-                raise ConfigError(name, value, "0 or more")
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         self.margin, self.center = margin, center
 
     def build_network(self) -> nn.Module:
@@ -96,7 +87,8 @@ class RewardModel(LanguageMethod):
         chosen, rejected = rewards(self.network, batch).chunk(2)
         losses = bradley_terry(chosen, rejected, self.margin) + self.center * (chosen + rejected).square()
         weights = batch["pair_weights"]
-        return Output(weighted_mean(losses, weights), scalars=reward_scalars(chosen, rejected, weights))
+        scalars = reward_scalars(chosen, rejected, weights)
+        return Output(weighted_mean(losses, weights), *judged(chosen, rejected), scalars)
 
     def loss_weight(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Summed weights of the pairs."""

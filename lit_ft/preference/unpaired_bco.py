@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from lit_ft.core.checks import PositiveFloat
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
-from lit_ft.preference.reference import Reference, sequence_log_probs
+from lit_ft.preference.reference import sequence_log_probs
 from lit_ft.preference.unpaired import bco
-from lit_ft.preference.unpaired_policy import UnpairedPolicy, halves, reward_scalars
+from lit_ft.preference.unpaired_policy import UnpairedPolicy, halves, judged, reward_scalars
 
 
 class UnpairedBCO(UnpairedPolicy):
@@ -30,15 +28,13 @@ class UnpairedBCO(UnpairedPolicy):
 
     Costs what DPO does for as many answers; the borrowed answers of ``UnpairedPreferences`` are not read. Dropout is
     off. Logs, besides ``loss``: ``shift`` (:math:`\delta`), ``rewards/signed`` (mean of :math:`\pm r`) and
-    ``rewards/accuracy`` (share of answers on the right side of :math:`\delta`).
+    ``rewards/accuracy`` (share of answers on the right side of :math:`\delta`). Metrics read :math:`\sigma(r-\delta)`
+    and whether an answer is wanted (1 or 0), both of shape (answers,).
 
     Args:
         network: A causal language model.
         beta: Strength of the tie to the reference, above 0. TRL's default: 0.1.
-        reference: ``AdapterOff``, ``FrozenCopy`` or ``CachedLogProbs``; None takes the first where there is an adapter,
-            else the second.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`Policy`.
 
     Source: S. Jung et al., Binary Classifier Optimization for LLM Alignment, 2024, arXiv:2404.04656, without the
     weights for prompts that differ between wanted and other answers. Loss and shift equal ``BCOTrainer`` of TRL 1.9
@@ -48,15 +44,8 @@ class UnpairedBCO(UnpairedPolicy):
     batch_kind: ClassVar[str] = "unpaired_preferences"
     seen: Tensor
 
-    def __init__(
-        self,
-        network: Network,
-        beta: float = 0.1,
-        reference: Reference | None = None,
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
-    ) -> None:
-        super().__init__(network, beta, reference, optimizer, schedule)
+    def __init__(self, network: Network, beta: PositiveFloat = 0.1, **kwargs: Any) -> None:
+        super().__init__(network=network, beta=beta, **kwargs)
         # a buffer, so that second passes put it back: sum and number of the rewards so far
         self.register_buffer("seen", torch.zeros(2, dtype=torch.float64))
 
@@ -71,4 +60,4 @@ class UnpairedBCO(UnpairedPolicy):
             self.seen = self.seen + self.sum_and_number(rewards.detach()).to(self.seen)
         shift = (self.seen[0] / self.seen[1].clamp(min=1)).to(rewards.dtype)
         scalars = {"shift": shift, **reward_scalars(rewards, wanted, shift)}
-        return Output(bco(rewards, wanted, shift).mean(), scalars=scalars)
+        return Output(bco(rewards, wanted, shift).mean(), *judged(rewards - shift, wanted), scalars)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import PositiveFloat, checked
 from lit_ft.core.network import Network
-from lit_ft.core.schedules import Schedule
 from lit_ft.preference.policy import Policy
-from lit_ft.preference.reference import Reference, sequence_log_probs
+from lit_ft.preference.reference import sequence_log_probs
 
 ROWS = ("input_ids", "attention_mask", "weights")  # what has a row for each answer and each borrowed one
 
@@ -22,23 +21,13 @@ class UnpairedPolicy(Policy):
 
     Args:
         network: A causal language model.
-        beta: Strength of the tie to the reference, above 0.
-        reference: None takes ``AdapterOff`` where there is an adapter, else ``FrozenCopy``.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves.
+        beta: Strength of the tie to the reference, above 0. Paper of KTO, and TRL's default: 0.1.
+        **kwargs: As in :class:`Policy`.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        beta: float,
-        reference: Reference | None,
-        optimizer: OptimizerCallable,
-        schedule: Schedule | None,
-    ) -> None:
-        super().__init__(network, reference, optimizer, schedule)
-        if not beta > 0:
-            raise ConfigError("beta", beta, "a number above 0")
+    def __init__(self, network: Network, beta: PositiveFloat = 0.1, **kwargs: Any) -> None:
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         self.beta = beta
 
     def sum_and_number(self, values: Tensor) -> Tensor:
@@ -61,6 +50,11 @@ def halves(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Te
     n = len(batch["desirable"])
     first, second = ({name: batch[name][part] for name in ROWS} for part in (slice(n), slice(n, None)))
     return first, second
+
+
+def judged(logits: Tensor, desirable: Tensor) -> tuple[Tensor, Tensor]:
+    """What metrics read of answers: the probability that each is wanted, and whether it is (1 or 0)."""
+    return logits.detach().sigmoid(), desirable.long()
 
 
 def reward_scalars(rewards: Tensor, desirable: Tensor, threshold: Tensor) -> dict[str, Tensor]:

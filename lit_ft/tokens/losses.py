@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lit_ft.core.checks import NonNegativeFloat, Range, checked
 from lit_ft.core.errors import ConfigError
 
 Reduction = Literal["token", "sequence", "task", "task_sequence"]
-REDUCTIONS = ("token", "sequence", "task", "task_sequence")
+Smoothing = Annotated[float, Range(low=0, below=1)]
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,13 @@ class TokenLoss:
         tensor([ 0.1733, -0.1733])
     """
 
-    label_smoothing: float = 0.0
-    focal: float = 0.0
+    label_smoothing: Smoothing = 0.0
+    focal: NonNegativeFloat = 0.0
     unlikelihood: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError("label_smoothing", self.label_smoothing, "a share in [0, 1)")
-        if self.focal < 0:
-            raise ConfigError("focal", self.focal, "an exponent of 0 or more")
+        checked({"self": self, **vars(self)})
 
     @property
     def is_plain(self) -> bool:
@@ -128,8 +126,8 @@ def shares(
         (tensor([[0.0000, 0.1667, 0.1667, 0.1667],
                 [0.0000, 0.5000, 0.0000, 0.0000]]), tensor(2.))
     """
-    if reduction not in REDUCTIONS:
-        raise ConfigError("reduction", reduction, ", ".join(REDUCTIONS))
+    if reduction not in get_args(Reduction):
+        raise ConfigError("reduction", reduction, ", ".join(get_args(Reduction)))
     weights = F.pad(weights[:, 1:].float(), (1, 0))  # nothing predicts the first token of a row
     size = weights.abs()
     if reduction == "token":

@@ -1,11 +1,14 @@
 """From the hidden states of tokens to one vector per text."""
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError, nearest
 
-POOLINGS = ("mean", "cls", "last", "max")
+Pooling = Literal["mean", "cls", "last", "max"]
+POOLINGS = get_args(Pooling)
 
 
 def check_pooling(pooling: str) -> str:

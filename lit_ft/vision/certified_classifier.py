@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, PositiveInt, checked
 from lit_ft.core.facts import data_fact
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
 from lit_ft.vision.aligned_gradients import agreement, pictures, towards
 from lit_ft.vision.certified_accuracy import CertifiedAccuracy
 from lit_ft.vision.image_classifier import ImageClassifier
@@ -56,11 +53,7 @@ class CertifiedClassifier(ImageClassifier):
             something that looks like the class.
         rows: Rows of the test that are certified and moved, at least 1.
         neighbours: Nearest training rows that judge, at least 1.
-        num_classes: None takes it from the data module.
-        input_shape: Shape of one row; None takes it from the data module.
-        loss: ``cross_entropy`` or ``squared_error``.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`ImageClassifier`.
     """
 
     batch_kind: ClassVar[str] = "images"
@@ -68,27 +61,16 @@ class CertifiedClassifier(ImageClassifier):
     def __init__(
         self,
         network: Network,
-        sigma: float = 0.25,
-        radii: list[float] = [0.0, 0.25, 0.5, 1.0],  # noqa: B006  never changed
-        n: int = 1000,
-        budget: float = 3.0,
-        rows: int = 100,
-        neighbours: int = 5,
-        num_classes: int | None = None,
-        input_shape: list[int] | None = None,
-        loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        sigma: PositiveFloat = 0.25,
+        radii: list[NonNegativeFloat] = [0.0, 0.25, 0.5, 1.0],  # noqa: B006  never changed
+        n: PositiveInt = 1000,
+        budget: PositiveFloat = 3.0,
+        rows: PositiveInt = 100,
+        neighbours: PositiveInt = 5,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(network, num_classes, input_shape, loss, optimizer, schedule)
-        for name, count in (("n", n), ("rows", rows), ("neighbours", neighbours)):
-            if count < 1:
-                raise ConfigError(name, count, "a whole number of at least 1")
-        for name, length in (("sigma", sigma), ("budget", budget)):
-            if not 0 < length < float("inf"):
-                raise ConfigError(name, length, "a finite number above 0")
-        for radius in radii:
-            CertifiedAccuracy(radius)  # refuses what is none
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         self.sigma, self.radii, self.n, self.budget = sigma, list(radii), n, budget
         self.rows, self.neighbours = rows, neighbours
         self._moved: tuple[Tensor, Tensor, list[str]] | None = None

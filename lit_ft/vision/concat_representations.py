@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lit_ft.core.anew import from_its_start
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
 from lit_ft.core.parameters import ParameterIndex
-from lit_ft.core.schedules import Schedule
 from lit_ft.core.weights import weights_of
 from lit_ft.vision.image_classifier import ImageClassifier
 from lit_ft.vision.independent_members import Members
@@ -66,11 +64,7 @@ class ConcatRepresentations(ImageClassifier):
         members: Run folders, checkpoints or ``.safetensors``, one a member; None starts from random members.
         num_members: n, at least 1; None takes the number of ``members``.
         train: ``head`` or ``all``.
-        num_classes: None takes it from the data module.
-        input_shape: Shape of one row; None takes it from the data module.
-        loss: ``cross_entropy`` or ``squared_error``.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`ImageClassifier`.
     """
 
     batch_kind: ClassVar[str] = "images"
@@ -79,17 +73,12 @@ class ConcatRepresentations(ImageClassifier):
         self,
         network: Network,
         members: list[str] | None = None,
-        num_members: int | None = None,
+        num_members: PositiveInt | None = None,
         train: Literal["head", "all"] = "head",
-        num_classes: int | None = None,
-        input_shape: list[int] | None = None,
-        loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(network, num_classes, input_shape, loss, optimizer, schedule)
-        if train not in ("head", "all"):
-            raise ConfigError("train", train, "head or all")
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         number = len(members or ()) if num_members is None else num_members
         if number < 1 or (members is not None and number != len(members)):
             raise ConfigError("num_members", num_members, "1 or more, and as many as members where these are given")

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lit_ft.core.anew import from_its_start
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.facts import data_fact
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
@@ -75,6 +76,7 @@ class DistilledRepresentations(ImageClassifier):
         input_shape: Shape of one row; None takes it from the data module.
         optimizer: Makes the optimizer from parameters.
         schedule: How the learning rate moves; None keeps it constant.
+        metrics: As in :class:`ImageClassifier`.
     """
 
     batch_kind: ClassVar[str] = "images"
@@ -82,16 +84,24 @@ class DistilledRepresentations(ImageClassifier):
     def __init__(
         self,
         network: Network,
-        num_members: int = 5,
+        num_members: PositiveInt = 5,
         student: Network | None = None,
         num_classes: int | None = None,
         input_shape: list[int] | None = None,
         optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
+        metrics: dict[str, Metric] | None = None,
     ) -> None:
-        super().__init__(network, num_classes, input_shape, "squared_error", optimizer, schedule)
-        if num_members < 1:
-            raise ConfigError("num_members", num_members, "1 or more")
+        super().__init__(
+            network=network,
+            num_classes=num_classes,
+            input_shape=input_shape,
+            loss="squared_error",
+            optimizer=optimizer,
+            schedule=schedule,
+            metrics=metrics,
+        )
+        checked(locals())
         self.num_members = num_members
         self.student = None if student is None else Network.of(student)
 

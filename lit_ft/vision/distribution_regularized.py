@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics import Metric
 
 from lit_ft.core.anew import from_its_start
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
 from lit_ft.core.gathering import gather_rows
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
@@ -53,6 +54,7 @@ class DistributionRegularized(ImageClassifier):
         input_shape: Shape of one row; None takes it from the data module.
         optimizer: Makes the optimizer from parameters.
         schedule: How the learning rate moves; None keeps it constant.
+        metrics: As in :class:`ImageClassifier`.
     """
 
     batch_kind: ClassVar[str] = "images"
@@ -61,20 +63,25 @@ class DistributionRegularized(ImageClassifier):
     def __init__(
         self,
         network: Network,
-        weight: float | None = None,
-        memory: int = 2048,
-        turn_every_n_steps: int = 10,
+        weight: NonNegativeFloat | None = None,
+        memory: PositiveInt = 2048,
+        turn_every_n_steps: PositiveInt = 10,
         num_classes: int | None = None,
         input_shape: list[int] | None = None,
         optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
+        metrics: dict[str, Metric] | None = None,
     ) -> None:
-        super().__init__(network, num_classes, input_shape, "cross_entropy", optimizer, schedule)
-        if weight is not None and not 0 <= weight < float("inf"):
-            raise ConfigError("weight", weight, "a finite number of at least 0, or null")
-        for name, value in (("memory", memory), ("turn_every_n_steps", turn_every_n_steps)):
-            if value < 1:
-                raise ConfigError(name, value, "at least 1")
+        super().__init__(
+            network=network,
+            num_classes=num_classes,
+            input_shape=input_shape,
+            loss="cross_entropy",
+            optimizer=optimizer,
+            schedule=schedule,
+            metrics=metrics,
+        )
+        checked(locals())
         self.weight, self.memory_size, self.turn_every_n_steps = weight, memory, turn_every_n_steps
         self._fresh: dict[str, Tensor] | None = None
         self._step = 0

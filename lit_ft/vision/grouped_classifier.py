@@ -18,7 +18,8 @@ class GroupedClassifier(ImageClassifier):
     """:class:`ImageClassifier` that also tells in which group of rows it is worst.
 
     Reads batches ``{images, labels, groups}``, with groups ``num_classes * label + attribute`` for an attribute of as
-    many values as there are classes. Logs ``loss``, ``accuracy`` and ``worst_group``.
+    many values as there are classes. Logs ``loss``, ``accuracy`` and ``worst_group``. Metrics read logits of shape
+    (rows, classes) and targets of shape (rows, 2), the label and the group of each row.
     """
 
     batch_kind: ClassVar[str] = "images"

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_ft.core.errors import ConfigError
-from lit_ft.core.facts import data_fact, mark_facts, recall_facts
+from lit_ft.core.checks import checked
+from lit_ft.core.facts import NumClasses, data_fact, mark_facts, recall_facts
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
 
 
 class ImageClassifier(Method):
@@ -25,16 +22,16 @@ class ImageClassifier(Method):
     :math:`\frac{1}{n}\sum_i \frac{1}{2} \lVert f(x_i) - e_{y_i} \rVert^2`, as in J. Cohen et al., Gradient Descent on
     Neural Networks Typically Occurs at the Edge of Stability, 2021, arXiv 2103.00065.
 
-    Reads batches ``{images, labels}``. Logs ``loss``, and in validation and test ``accuracy``.
+    Reads batches ``{images, labels}``. Logs ``loss``, and in validation and test ``accuracy``. Metrics read logits of
+    shape (rows, classes) and labels of shape (rows,).
 
     Args:
         network: ``{config: {model_type: mlp | cnn, width: ..., depth: ..., activation: ...}}``, or a path or config of
             an image classifier of ``transformers``.
-        num_classes: None takes it from the data module.
+        num_classes: At least 2; None takes it from the data module.
         input_shape: Shape of one row; None takes it from the data module.
         loss: ``cross_entropy`` or ``squared_error``.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`Method`.
     """
 
     batch_kind: ClassVar[str] = "images"
@@ -42,17 +39,13 @@ class ImageClassifier(Method):
     def __init__(
         self,
         network: Network,
-        num_classes: int | None = None,
+        num_classes: NumClasses | None = None,
         input_shape: list[int] | None = None,
         loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(network, optimizer, schedule)
-        if num_classes is not None and num_classes < 2:
-            raise ConfigError("num_classes", num_classes, "at least 2")
-        if loss not in ("cross_entropy", "squared_error"):
-            raise ConfigError("loss", loss, "cross_entropy or squared_error")
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         self.num_classes, self.input_shape, self.loss = num_classes, input_shape, loss
 
     def build_network(self) -> nn.Module:

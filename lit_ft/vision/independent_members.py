@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
-from lit_ft.core.schedules import Schedule
 from lit_ft.vision.image_classifier import ImageClassifier
 from lit_ft.vision.linear_head import linear_head
 
@@ -54,28 +51,14 @@ class IndependentMembers(ImageClassifier):
     Args:
         network: ``{config: {model_type: mlp | cnn, ...}}``.
         num_members: n, at least 1 (paper: 2, 4, 5, 10).
-        num_classes: None takes it from the data module.
-        input_shape: Shape of one row; None takes it from the data module.
-        loss: ``cross_entropy`` or ``squared_error``.
-        optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        **kwargs: As in :class:`ImageClassifier`.
     """
 
     batch_kind: ClassVar[str] = "images"
 
-    def __init__(
-        self,
-        network: Network,
-        num_members: int = 5,
-        num_classes: int | None = None,
-        input_shape: list[int] | None = None,
-        loss: Literal["cross_entropy", "squared_error"] = "cross_entropy",
-        optimizer: OptimizerCallable = adamw,
-        schedule: Schedule | None = None,
-    ) -> None:
-        super().__init__(network, num_classes, input_shape, loss, optimizer, schedule)
-        if num_members < 1:
-            raise ConfigError("num_members", num_members, "1 or more")
+    def __init__(self, network: Network, num_members: PositiveInt = 5, **kwargs: Any) -> None:
+        super().__init__(network=network, **kwargs)
+        checked(locals())
         self.num_members = num_members
 
     def build_network(self) -> nn.Module:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import Metric
 
+from lit_ft.core.checks import PositiveFloat, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import data_fact
 from lit_ft.core.gathering import gather_rows
@@ -84,6 +86,7 @@ class LeaveOneOutNeighbours(ImageClassifier):
         input_shape: Shape of one row; None takes it from the data module.
         optimizer: Makes the optimizer from parameters.
         schedule: How the learning rate moves; None keeps it constant.
+        metrics: As in :class:`ImageClassifier`.
     """
 
     batch_kind: ClassVar[str] = "images"
@@ -91,24 +94,28 @@ class LeaveOneOutNeighbours(ImageClassifier):
     def __init__(
         self,
         network: Network,
-        k: int = 50,
-        temperature: float = 0.1,
+        k: PositiveInt = 50,
+        temperature: PositiveFloat = 0.1,
         memory: int = 1024,
-        momentum: float = 0.9,
+        momentum: Annotated[float, Range(low=0, below=1)] = 0.9,
         num_classes: int | None = None,
         input_shape: list[int] | None = None,
         optimizer: OptimizerCallable = adamw,
         schedule: Schedule | None = None,
+        metrics: dict[str, Metric] | None = None,
     ) -> None:
-        super().__init__(network, num_classes, input_shape, "cross_entropy", optimizer, schedule)
-        if k < 1:
-            raise ConfigError("k", k, "at least 1")
-        if not 0 < temperature < float("inf"):
-            raise ConfigError("temperature", temperature, "a finite number above 0")
+        super().__init__(
+            network=network,
+            num_classes=num_classes,
+            input_shape=input_shape,
+            loss="cross_entropy",
+            optimizer=optimizer,
+            schedule=schedule,
+            metrics=metrics,
+        )
+        checked(locals())
         if memory < k:
             raise ConfigError("memory", memory, f"at least k, {k}")
-        if not 0 <= momentum < 1:
-            raise ConfigError("momentum", momentum, "a number in [0, 1)")
         self.k, self.temperature, self.memory, self.momentum = k, temperature, memory, momentum
         self._fresh: dict[str, Tensor] | None = None
 

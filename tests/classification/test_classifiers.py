@@ -136,7 +136,7 @@ def test_what_cannot_be_known_or_fitted_is_said(tmp_path):
     method = ImageClassifier(Network(config=MLP))
     with pytest.raises(ConfigError, match=r"num_classes|input_shape"):
         method.configure_model()
-    with pytest.raises(ConfigError, match="at least 2"):
+    with pytest.raises(ConfigError, match="2 or more"):
         TextClassifier({"config": BERT}, num_classes=1)
     with pytest.raises(ConfigError, match="squared_error"):
         ImageClassifier({"config": MLP}, loss="hinge")

@@ -155,7 +155,7 @@ def test_every_constructor_argument_is_documented() -> None:
         if init is None:
             continue
         text = (ast.get_docstring(node) or "") + (ast.get_docstring(init) or "")
-        shared = {"self", "network", "optimizer", "schedule"}
+        shared = {"self", "network", "optimizer", "schedule", "metrics"}
         arguments = [a.arg for a in (*init.args.args, *init.args.kwonlyargs) if a.arg not in shared]
         missing += [f"{node.name}.{argument}" for argument in arguments if f"{argument}:" not in text]
         if init.args.kwarg:
@@ -170,7 +170,7 @@ def handed_to_super(init: ast.FunctionDef) -> bool:
     uses = [node for node in ast.walk(init) if isinstance(node, ast.Name) and node.id == name]
     calls = [n for n in ast.walk(init) if isinstance(n, ast.Call) and ast.unparse(n.func) == "super().__init__"]
     handed = [k.value for call in calls for k in call.keywords if k.arg is None]
-    return len(uses) == 1 and uses == handed
+    return len(uses) == 1 and uses == handed and not any(call.args for call in calls)  # nothing by position
 
 
 def test_files_stay_small() -> None:

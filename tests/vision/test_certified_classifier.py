@@ -101,5 +101,5 @@ def test_resumes(tmp_path):
 def test_refuses(name, value):
     with pytest.raises(ConfigError, match=name):
         CertifiedClassifier(MLP, **{name: value})
-    with pytest.raises(ConfigError, match="radius"):
+    with pytest.raises(ConfigError, match="radii"):
         CertifiedClassifier(MLP, radii=[-0.1])
