@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.regression import MeanAbsoluteError
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.facts import data_fact, mark_facts, recall_facts
+from lit_ft.core.facts import data_fact
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
 
@@ -27,6 +27,7 @@ class Regression(Method):
     """
 
     batch_kind: ClassVar[str] = "numbers"
+    facts: ClassVar[tuple[str, ...]] = ("input_shape",)
 
     def __init__(self, network: Network, input_shape: list[int] | None = None, **kwargs: Any) -> None:
         super().__init__(network=network, **kwargs)
@@ -44,16 +45,6 @@ class Regression(Method):
     def configure_metrics(self) -> dict[str, Metric]:
         """Mean absolute error."""
         return {"absolute_error": MeanAbsoluteError()}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what was learnt about the data."""
-        mark_facts(checkpoint, "input_shape")
-        super().on_save_checkpoint(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the shape of a row from the checkpoint where the data do not say it."""
-        recall_facts(self, checkpoint)
-        super().on_load_checkpoint(checkpoint)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Numbers of shape (rows,)."""

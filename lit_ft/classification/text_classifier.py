@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lit_ft.core.checks import checked
-from lit_ft.core.facts import NumClasses, data_fact, mark_facts, recall_facts
+from lit_ft.core.facts import NumClasses, data_fact
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.tokens.language_method import LanguageMethod
@@ -32,6 +32,7 @@ class TextClassifier(LanguageMethod):
     """
 
     batch_kind: ClassVar[str] = "labelled_text"
+    facts: ClassVar[tuple[str, ...]] = ("num_classes",)
 
     def __init__(self, network: Network, num_classes: NumClasses | None = None, **kwargs: Any) -> None:
         super().__init__(network=network, **kwargs)
@@ -52,16 +53,6 @@ class TextClassifier(LanguageMethod):
             "accuracy": MulticlassAccuracy(classes, average="micro"),
             "f1": MulticlassF1Score(classes, average="macro"),
         }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what was learnt about the data."""
-        mark_facts(checkpoint, "num_classes")
-        super().on_save_checkpoint(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the number of classes from the checkpoint where the data do not say it."""
-        recall_facts(self, checkpoint)
-        super().on_load_checkpoint(checkpoint)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits of shape (rows, classes)."""

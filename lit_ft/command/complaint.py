@@ -173,22 +173,33 @@ def _keys(class_path: str, group: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
     try:
         owner = getattr(import_module(module), name)
-        parameters = dict(inspect.signature(owner).parameters)
+        parameters = _parameters(owner)
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
     if group and group in parameters:
         owner = parameters[group].annotation
-        parameters = dict(inspect.signature(owner).parameters) if inspect.isclass(owner) else {}
-    if inspect.isclass(owner) and any(value.kind is value.VAR_KEYWORD for value in parameters.values()):
-        return ArgumentParser(exit_on_error=False).add_class_arguments(owner, fail_untyped=False)  # with inherited ones
-    return [key for key, value in parameters.items() if value.kind is not value.VAR_KEYWORD]
+        parameters = _parameters(owner) if inspect.isclass(owner) else {}
+    elif inspect.isclass(owner) and "kwargs" in inspect.signature(owner).parameters:
+        return ArgumentParser(exit_on_error=False).add_class_arguments(owner, fail_untyped=False)  # less what it fixes
+    return list(parameters)
+
+
+def _parameters(owner: Any) -> dict[str, inspect.Parameter]:
+    """Arguments of a class or function; of a class that hands on its ``**kwargs``, those of its bases too."""
+    found: dict[str, inspect.Parameter] = {}
+    for one in (owner, *getattr(owner, "__mro__", ())[1:]):
+        own = inspect.signature(one).parameters
+        found |= {name: value for name, value in own.items() if name not in found}
+        if not any(value.kind is value.VAR_KEYWORD for value in own.values()):
+            break
+    return {name: value for name, value in found.items() if value.kind not in (value.VAR_KEYWORD, value.VAR_POSITIONAL)}
 
 
 def _is_function(class_path: str, argument: str) -> bool:
     """Whether the default of a constructor's argument is a function, which has no arguments that YAML could set."""
     module, _, name = class_path.rpartition(".")
     try:
-        default = inspect.signature(getattr(import_module(module), name)).parameters[argument].default
+        default = _parameters(getattr(import_module(module), name))[argument].default
     except (ImportError, AttributeError, ValueError, TypeError, KeyError):
         return False
     return inspect.isfunction(default)

@@ -14,6 +14,7 @@ from lit_ft.connectivity.paths import Path, linear_path
 from lit_ft.connectivity.profile import losses_along
 from lit_ft.connectivity.unit_layers import unit_layers
 from lit_ft.core.checks import Range, checked
+from lit_ft.core.facts import data_of
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.models.small import MLP, ConvNet
@@ -122,7 +123,7 @@ class ClassifierPair(ImageClassifier):
     def on_test_epoch_end(self) -> None:
         """Log the test's values, and those of the paths, over the rows of all ranks."""
         super().on_test_epoch_end()
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(self)
         positions = torch.linspace(0, 1, self.num_positions, dtype=torch.float64).tolist()
         for name, path in self.paths().items():
             rows, train = each_once(data, self.split), each_once(data, "train")

@@ -15,6 +15,7 @@ from lit_ft.connectivity.profile import member
 from lit_ft.core.anew import from_its_start
 from lit_ft.core.checks import Range, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.facts import data_of
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.core.parameters import ParameterIndex
@@ -108,7 +109,7 @@ class ModeConnectivity(ClassifierPair):
         return Output(loss, predictions=logits, targets=batch["labels"])
 
     def _settled(self) -> nn.Module:
-        data = getattr(self._trainer, "datamodule", None)
+        data = data_of(self)
         batches = each_once(data, "train") if data is not None else ()
         return member(self.ends.first, self.path().at(0.5), batches, self._losses)
 

@@ -13,6 +13,11 @@ FACTS = "data_facts"
 NumClasses = Annotated[int, Range(low=2)]
 
 
+def data_of(module: pl.LightningModule) -> Any:
+    """The data module of the run that a module is in; None where there is none."""
+    return getattr(module._trainer, "datamodule", None)
+
+
 def data_fact(module: pl.LightningModule, name: str) -> Any:
     """The attribute ``name`` of the module; where it is None, that of the data module, which is then remembered.
 
@@ -25,7 +30,7 @@ def data_fact(module: pl.LightningModule, name: str) -> Any:
     value = getattr(module, name)
     if value is not None:
         return value
-    data = getattr(module._trainer, "datamodule", None)
+    data = data_of(module)
     value = getattr(data, name, None)
     if value is None:
         source = "no data module" if data is None else type(data).__name__
@@ -33,15 +38,3 @@ def data_fact(module: pl.LightningModule, name: str) -> Any:
     setattr(module, name, value)
     module.save_hyperparameters({name: value})
     return value
-
-
-def mark_facts(checkpoint: dict[str, Any], *names: str) -> None:
-    """Note in a checkpoint which of its hyper-parameters may come from the data, and not from a person."""
-    checkpoint[FACTS] = list(names)
-
-
-def recall_facts(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Take facts that the module does not know yet from a checkpoint's hyper-parameters."""
-    for name in checkpoint.get(FACTS, ()):
-        if getattr(module, name) is None:
-            setattr(module, name, checkpoint["hyper_parameters"].get(name))

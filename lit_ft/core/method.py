@@ -1,9 +1,9 @@
 """The base of every method: a LightningModule that says what is optimised, and nothing else."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import lightning.pytorch as pl
 import torch
@@ -15,8 +15,10 @@ from lightning.pytorch.utilities.parsing import collect_init_args
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric
+from typing_extensions import override
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.facts import FACTS, data_of
 from lit_ft.core.frozen_base import FrozenBase
 from lit_ft.core.hyperparameters import is_plain
 from lit_ft.core.network import Network
@@ -63,6 +65,8 @@ class Method(pl.LightningModule):
     """
 
     batch_kind: ClassVar[str] = ""
+    facts: ClassVar[tuple[str, ...]] = ()
+    """Attributes that the data module may know where a person gave None, such as ``num_classes``."""
 
     def __init__(
         self,
@@ -115,6 +119,17 @@ class Method(pl.LightningModule):
         """Build the tokenizer that ``self.spec`` describes; None where there is no text."""
         return None
 
+    def after_build(self, network: nn.Module) -> None:
+        """See the network once, just after it was built: check it, or make parts that stand beside it.
+
+        Several networks that train together are one module that ``build_network`` returns, such as ``Members``; one
+        that does not train is among ``frozen_parts``.
+        """
+
+    def frozen_parts(self) -> Iterable[nn.Module]:
+        """Parts that stay in evaluation mode while the others train: no dropout, no moving statistics."""
+        return ()
+
     def compute(self, batch: Any) -> Output:
         """Compute the mean loss over a batch, and what metrics need. Does not log."""
         raise NotImplementedError(f"{type(self).__name__} defines compute(batch)")
@@ -144,13 +159,15 @@ class Method(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse a data module whose batches this method does not read."""
-        kind = getattr(getattr(self.trainer, "datamodule", None), "batch_kind", self.batch_kind)
+        data = data_of(self)
+        kind = getattr(data, "batch_kind", self.batch_kind)
         if self.batch_kind and kind != self.batch_kind:
-            data = type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
-            raise ConfigError("data", data, f"a data module of {self.batch_kind} for {type(self).__name__}, not {kind}")
+            raise ConfigError(
+                "data", type(data).__name__, f"a data module of {self.batch_kind} for {type(self).__name__}, not {kind}"
+            )
 
     def configure_model(self) -> None:
-        """Build the network and the metrics, once.
+        """Build the network, what stands beside it, and the metrics, once; a subclass fills the hooks.
 
         A network that is trained in another type is of it from here on, so that the fingerprint of a frozen base is of
         the weights that train: Lightning converts them after a checkpoint has been looked at.
@@ -164,6 +181,15 @@ class Method(pl.LightningModule):
         self.stage_metrics = nn.ModuleDict(metrics)
         if self.spec is not None and self.spec.path is not None:
             self._base.remember(self.network)
+        self.after_build(self.network)
+
+    @override
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.network is not None:
+            for part in self.frozen_parts():
+                part.eval()
+        return self
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Free the gradient of the last window before the forward pass; Lightning does so after it."""
@@ -293,11 +319,16 @@ class Method(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out frozen weights that the network's path gives back, and note their fingerprint."""
+        if self.facts:
+            checkpoint[FACTS] = list(self.facts)
         if self.network is not None:
             self._base.leave_out(self.network, "network.", checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another frozen base."""
+        """Take facts about the data that this method does not know, and refuse a checkpoint of another frozen base."""
+        for name in checkpoint.get(FACTS, ()):
+            if getattr(self, name) is None:
+                setattr(self, name, checkpoint["hyper_parameters"].get(name))
         self.configure_model()
         assert self.network is not None
         self._base.check(self.network, "network.", checkpoint)

@@ -86,13 +86,10 @@ class PreferencePretraining(LanguageMethod):
             raise ConfigError("alpha", alpha, "0 or more; for advantages in [0, 1]")
         self.objective, self.alpha, self.beta, self.threshold = objective, alpha, beta, threshold
 
-    def configure_model(self) -> None:
-        """The network and, for advantages, the map of its hidden states to a value, which starts at 0."""
-        if self.network is not None:
-            return
-        super().configure_model()
+    def after_build(self, network: Any) -> None:
+        """For advantages, make the map of hidden states to a value, which starts at 0."""
+        super().after_build(network)
         if self.objective == "advantage_weighted":
-            network: Any = self.network
             self.value = nn.Linear(network.get_output_embeddings().weight.shape[1], 1)
             nn.init.zeros_(self.value.weight)
             nn.init.zeros_(self.value.bias)

@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 from lit_ft.core.checks import NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.facts import data_of
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.language.token_perplexity import TokenPerplexity
@@ -76,7 +77,7 @@ class SupervisedFineTuning(LanguageMethod):
         """Weights of the tasks by number, from those by name; None where all are equal."""
         if self.task_weights is None:
             return None
-        names = getattr(getattr(self._trainer, "datamodule", None), "task_names", [])
+        names = getattr(data_of(self), "task_names", [])
         for name in self.task_weights:
             if name not in names:
                 raise ConfigError(f"task_weights.{name}", self.task_weights[name], f"the tasks {', '.join(names)}")

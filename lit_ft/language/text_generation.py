@@ -63,11 +63,9 @@ class TextGeneration(SupervisedFineTuning):
             if name in ("loss", "perplexity"):
                 raise ConfigError("answers", name, "a name other than loss and perplexity")
 
-    def configure_model(self) -> None:
-        """Build the network and the metrics, once."""
-        if self.network is not None:
-            return
-        super().configure_model()
+    def after_build(self, network: nn.Module) -> None:
+        """Copy the metrics over answers for validation and test."""
+        super().after_build(network)
         clones = {stage: {name: m.clone() for name, m in self.answers.items()} for stage in ("val", "test")}
         self.answer_metrics = nn.ModuleDict({stage: nn.ModuleDict(each) for stage, each in clones.items()})  # type: ignore[arg-type]
 

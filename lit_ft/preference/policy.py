@@ -30,17 +30,14 @@ class Policy(LanguageMethod):
         super().__init__(network=network, **kwargs)
         self.reference, self._resumed, self._begun = reference, False, False
 
-    def configure_model(self) -> None:
-        """Build the network, switch dropout off, and let the reference see it."""
-        if self.network is not None:
-            return
-        super().configure_model()
-        assert self.network is not None
-        without_dropout(self.network)
+    def after_build(self, network: nn.Module) -> None:
+        """Switch dropout off, and let the reference see the network."""
+        super().after_build(network)
+        without_dropout(network)
         if self.needs_reference:
             if self.reference is None:
-                self.reference = AdapterOff() if hasattr(self.network, "disable_adapter") else FrozenCopy()
-            self.reference.attach(self.network)
+                self.reference = AdapterOff() if hasattr(network, "disable_adapter") else FrozenCopy()
+            self.reference.attach(network)
 
     def on_fit_start(self) -> None:
         """The reference is that of the weights before the first step."""

@@ -74,11 +74,11 @@ class RewardModel(LanguageMethod):
         assert self.spec is not None
         return sequence_classifier(self.spec, 1)
 
-    def configure_model(self) -> None:
-        """Build the network; look for what its rewards cannot be read from."""
-        super().configure_model()
-        adapters = getattr(self.network, "peft_config", {})
-        if any(config.is_prompt_learning for config in adapters.values()):  # type: ignore[union-attr]
+    def after_build(self, network: nn.Module) -> None:
+        """Refuse a network whose rewards cannot be read."""
+        super().after_build(network)
+        adapters: Any = getattr(network, "peft_config", {})
+        if any(config.is_prompt_learning for config in adapters.values()):
             raise ConfigError("network.peft", "prompt learning", "an adapter inside the network, such as LoRA")
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.facts import data_of
 from lit_ft.core.method import Method
 
 
@@ -20,23 +21,19 @@ class LanguageMethod(Method):
     def setup(self, stage: str) -> None:
         """Refuse data whose tokens another tokenizer has made, in an earlier run: they are set up once."""
         super().setup(stage)
-        theirs = getattr(getattr(self.trainer, "datamodule", None), "tokenizer", None)
+        theirs = getattr(data_of(self), "tokenizer", None)
         if theirs is None or theirs is self._tokenizer or self.tokenizer is None:
             return
         if theirs.get_vocab() != self.tokenizer.get_vocab():
             allowed = "a data module that no model with another tokenizer has used"
             raise ConfigError("data", "tokens of another tokenizer", allowed)
 
-    def configure_model(self) -> None:
-        """Build the network, and refuse one that does not know all words of the tokenizer."""
-        if self.network is not None:
-            return
-        super().configure_model()
-        self._check_vocabulary()
+    def after_build(self, network: nn.Module) -> None:
+        """Refuse a network that does not know all words of the tokenizer.
 
-    def _check_vocabulary(self) -> None:
-        """Data that need the tokenizer have loaded it by now; others may come without one."""
-        embedding = getattr(self.network, "get_input_embeddings", lambda: None)()
+        Data that need the tokenizer have loaded it by now; others may come without one.
+        """
+        embedding = getattr(network, "get_input_embeddings", lambda: None)()
         known = getattr(embedding, "num_embeddings", None)
         if self.spec is None or known is None or self._tokenizer is None:
             return

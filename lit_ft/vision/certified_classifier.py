@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, PositiveInt, checked
-from lit_ft.core.facts import data_fact
+from lit_ft.core.facts import data_fact, data_of
 from lit_ft.core.network import Network
 from lit_ft.vision.aligned_gradients import agreement, pictures, towards
 from lit_ft.vision.certified_accuracy import CertifiedAccuracy
@@ -85,9 +85,8 @@ class CertifiedClassifier(ImageClassifier):
 
     def _first(self, split: str, limit: int | None) -> tuple[Tensor, Tensor]:
         """The first rows of a split, or all."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         found: list[tuple[Tensor, Tensor]] = []
-        for batch in getattr(data, f"{split}_dataloader")():
+        for batch in getattr(data_of(self), f"{split}_dataloader")():
             found.append((batch["images"], batch["labels"]))
             if limit is not None and sum(len(labels) for _, labels in found) >= limit:
                 break

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from lit_ft.core.anew import from_its_start
 from lit_ft.core.checks import PositiveInt, checked
@@ -105,9 +106,8 @@ class ConcatRepresentations(ImageClassifier):
         if from_its_start(self.trainer) and isinstance(self.network, Concatenation):
             self.network.average()
 
-    def train(self, mode: bool = True) -> ConcatRepresentations:
-        """Frozen members stay in evaluation mode: no dropout, no moving statistics."""
-        super().train(mode)
+    @override
+    def frozen_parts(self) -> list[nn.Module]:
         if self.train_part == "head" and isinstance(self.network, Concatenation):
-            self.network.members.eval()
-        return self
+            return [self.network.members]
+        return []

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import Metric
+from typing_extensions import override
 
 from lit_ft.core.anew import from_its_start
 from lit_ft.core.checks import PositiveInt, checked
@@ -124,12 +125,9 @@ class DistilledRepresentations(ImageClassifier):
         if from_its_start(self.trainer):
             self.distillation.average()
 
-    def train(self, mode: bool = True) -> DistilledRepresentations:
-        """Members stay in evaluation mode: no dropout, no moving statistics."""
-        super().train(mode)
-        if isinstance(self.network, Distillation):
-            self.network.members.eval()
-        return self
+    @override
+    def frozen_parts(self) -> list[nn.Module]:
+        return [self.distillation.members]
 
     def compute(self, batch: dict[str, Tensor]) -> Output:
         """Mean squared error over rows and features."""

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
+from typing_extensions import override
 
 from lit_ft.core.anew import from_its_start
 from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
@@ -86,12 +87,9 @@ class DistributionRegularized(ImageClassifier):
         self._fresh: dict[str, Tensor] | None = None
         self._step = 0
 
-    def configure_model(self) -> None:
-        """Build the network, its frozen copy and the memory, once."""
-        if self.network is not None:
-            return
-        super().configure_model()
-        network: Any = self.network
+    def after_build(self, network: nn.Module) -> None:
+        """Make the frozen copy and the memory."""
+        super().after_build(network)
         row = torch.zeros(linear_head(network).in_features)
         self.frozen = copy.deepcopy(network).requires_grad_(False).eval()
         self.memory = RowMemory(self.memory_size, {"own": row, "pre": row, "labels": torch.tensor(0)})
@@ -108,12 +106,9 @@ class DistributionRegularized(ImageClassifier):
         super().on_train_start()
         self._step = self.global_step
 
-    def train(self, mode: bool = True) -> DistributionRegularized:
-        """The frozen copy stays in evaluation mode."""
-        super().train(mode)
-        if self.network is not None:
-            self.frozen.eval()
-        return self
+    @override
+    def frozen_parts(self) -> list[nn.Module]:
+        return [self.frozen]
 
     def compute(self, batch: dict[str, Tensor]) -> Output:
         """The loss on the batch; in training with that on calibrated features of the memory."""

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_ft.core.checks import checked
-from lit_ft.core.facts import NumClasses, data_fact, mark_facts, recall_facts
+from lit_ft.core.facts import NumClasses, data_fact
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
 
@@ -35,6 +35,7 @@ class ImageClassifier(Method):
     """
 
     batch_kind: ClassVar[str] = "images"
+    facts: ClassVar[tuple[str, ...]] = ("num_classes", "input_shape")
 
     def __init__(
         self,
@@ -59,16 +60,6 @@ class ImageClassifier(Method):
     def configure_metrics(self) -> dict[str, Metric]:
         """Accuracy."""
         return {"accuracy": MulticlassAccuracy(data_fact(self, "num_classes"), average="micro")}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note what was learnt about the data."""
-        mark_facts(checkpoint, "num_classes", "input_shape")
-        super().on_save_checkpoint(checkpoint)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take facts about the data from the checkpoint where the data do not say them."""
-        recall_facts(self, checkpoint)
-        super().on_load_checkpoint(checkpoint)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of shape (rows, classes)."""

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
+from typing_extensions import override
 
 from lit_ft.core.checks import PositiveFloat, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
@@ -125,12 +126,10 @@ class LeaveOneOutNeighbours(ImageClassifier):
         head = linear_head(network).requires_grad_(False)
         return WithMemory(network, self.memory, head.in_features)
 
-    def train(self, mode: bool = True) -> LeaveOneOutNeighbours:
-        """The slow copy stays in evaluation mode."""
-        super().train(mode)
-        if isinstance(self.network, WithMemory):
-            self.network.slow.eval()
-        return self
+    @override
+    def frozen_parts(self) -> list[nn.Module]:
+        assert isinstance(self.network, WithMemory)
+        return [self.network.slow]
 
     def compute(self, batch: dict[str, Tensor]) -> Output:
         """Mean loss over the rows; predictions are log-shares of the classes among neighbours."""
