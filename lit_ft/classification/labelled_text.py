@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
+from lit_ft.classification.batches import LabelledTextBatch
 from lit_ft.core.checks import PositiveInt
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan
@@ -39,7 +40,7 @@ class LabelledText(TableData):
         test_fraction: Share of ``path`` for the test, in [0, 1).
     """
 
-    batch_kind: ClassVar[str] = "labelled_text"
+    batch: ClassVar[type] = LabelledTextBatch
 
     def __init__(
         self,

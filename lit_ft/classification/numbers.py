@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lit_ft.classification.batches import NumbersBatch
 from lit_ft.core.checks import NonNegativeFloat, PositiveInt, Range, checked
 from lit_ft.sources.batching import shuffled_batches
 from lit_ft.sources.loader import ResumableLoader, make_loader
@@ -32,8 +33,6 @@ class GaussianClusters(ImageRows):
         test_fraction: Share of the rows for the test, in [0, 1).
         seed: Seed of the rows, the splits and the order.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class NoisyLinear(pl.LightningDataModule):
         seed: Seed of the rows and the order.
     """
 
-    batch_kind: ClassVar[str] = "numbers"
+    batch: ClassVar[type] = NumbersBatch
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.regression import MeanAbsoluteError
 
+from lit_ft.classification.batches import NumbersBatch
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import data_fact
 from lit_ft.core.method import Method, Output
@@ -17,7 +18,7 @@ from lit_ft.core.network import Network
 class Regression(Method):
     r"""Squared error of one number: :math:`\frac{1}{n}\sum_i (f(x_i) - y_i)^2`, over the rows of the window.
 
-    Reads batches ``{inputs, targets}``. Logs ``loss``, and in validation and test ``absolute_error``. Metrics read
+    Reads :class:`NumbersBatch`. Logs ``loss``, and in validation and test ``absolute_error``. Metrics read
     predictions and targets of shape (rows,).
 
     Args:
@@ -26,7 +27,7 @@ class Regression(Method):
         **kwargs: As in :class:`Method`.
     """
 
-    batch_kind: ClassVar[str] = "numbers"
+    batch: ClassVar[type] = NumbersBatch
     facts: ClassVar[tuple[str, ...]] = ("input_shape",)
 
     def __init__(self, network: Network, input_shape: list[int] | None = None, **kwargs: Any) -> None:
@@ -51,12 +52,12 @@ class Regression(Method):
         assert self.network is not None
         return self.network(inputs).squeeze(-1)
 
-    def compute(self, batch: dict[str, Tensor]) -> Output:
+    def compute(self, batch: NumbersBatch) -> Output:
         """Mean squared error over the rows."""
         predictions = self(batch["inputs"]).float()
         loss = (predictions - batch["targets"]).square().mean()
         return Output(loss, predictions=predictions, targets=batch["targets"])
 
-    def loss_weight(self, batch: dict[str, Tensor]) -> float:
+    def loss_weight(self, batch: NumbersBatch) -> float:
         """Number of rows."""
         return float(len(batch["targets"]))

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from lit_ft.classification.batches import LabelledTextBatch
 from lit_ft.core.checks import checked
 from lit_ft.core.facts import NumClasses, data_fact
 from lit_ft.core.method import Output
@@ -22,7 +23,7 @@ class TextClassifier(LanguageMethod):
 
     The loss is :math:`-\frac{1}{n}\sum_i \log p(y_i \mid x_i)` over the rows of the window, in float32.
 
-    Reads batches ``{input_ids, attention_mask, labels}``. Logs ``loss``, and in validation and test ``accuracy`` and
+    Reads :class:`LabelledTextBatch`. Logs ``loss``, and in validation and test ``accuracy`` and
     ``f1`` (macro). Metrics read logits of shape (rows, classes) and labels of shape (rows,).
 
     Args:
@@ -31,7 +32,7 @@ class TextClassifier(LanguageMethod):
         **kwargs: As in :class:`Method`.
     """
 
-    batch_kind: ClassVar[str] = "labelled_text"
+    batch: ClassVar[type] = LabelledTextBatch
     facts: ClassVar[tuple[str, ...]] = ("num_classes",)
 
     def __init__(self, network: Network, num_classes: NumClasses | None = None, **kwargs: Any) -> None:
@@ -59,16 +60,16 @@ class TextClassifier(LanguageMethod):
         assert self.network is not None
         return self.network(input_ids=input_ids, attention_mask=attention_mask).logits
 
-    def compute(self, batch: dict[str, Tensor]) -> Output:
+    def compute(self, batch: LabelledTextBatch) -> Output:
         """Mean cross-entropy over the rows."""
         logits = self(batch["input_ids"], batch["attention_mask"]).float()
         return Output(F.cross_entropy(logits, batch["labels"]), predictions=logits, targets=batch["labels"])
 
-    def loss_weight(self, batch: dict[str, Tensor]) -> float:
+    def loss_weight(self, batch: LabelledTextBatch) -> float:
         """Number of rows."""
         return float(len(batch["labels"]))
 
-    def features(self, batch: dict[str, Tensor]) -> Tensor:
+    def features(self, batch: LabelledTextBatch) -> Tensor:
         """Last hidden states, averaged over the tokens that are not padding; shape (rows, width)."""
         assert self.network is not None
         mask = batch["attention_mask"]

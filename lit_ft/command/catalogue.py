@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lit_ft.command.cards import cards
 from lit_ft.command.names import PACKAGE, known
+from lit_ft.core.batches import kind_name
 
 KINDS = {"methods": "method", "callbacks": "callback", "data": "data module", "metrics": "metric"}  # by index module
 BASES = {
@@ -58,7 +59,7 @@ def entries() -> list[Listed]:
         kind, node = KINDS.get(index.removeprefix(f"{PACKAGE.name}."), ""), _class(module, name)
         if node is None or not kind or _is_abstract(node) or not _descends(node, kind, module):
             continue
-        batch_kind = _batch_kind(node)
+        batch_kind = _batch_kind(node, module)
         if kind in ("method", "data module") and not batch_kind:
             continue  # what several methods share
         papers = tuple(paper for paper, card in cards().items() if name in card.classes)
@@ -101,6 +102,13 @@ def _is_abstract(node: ast.ClassDef) -> bool:
 
 def _descends(node: ast.ClassDef, kind: str, module: str) -> bool:
     """Whether a class is of a kind, by its bases in this file or in those that it is imported from."""
+    if any(ast.unparse(base) in BASES[kind] for base in node.bases):
+        return True
+    return any(_descends(above, kind, further) for above, further in _bases(node, module))
+
+
+def _bases(node: ast.ClassDef, module: str) -> Iterator[tuple[ast.ClassDef, str]]:
+    """The bases of a class that are in this package, and the modules in which they stand."""
     origin = {
         alias.name: line.module
         for line in _tree(module).body
@@ -108,22 +116,19 @@ def _descends(node: ast.ClassDef, kind: str, module: str) -> bool:
         for alias in line.names
         if line.module.startswith(f"{PACKAGE.name}.")
     }
-    for base in (ast.unparse(base) for base in node.bases):
-        if base in BASES[kind]:
-            return True
+    for base in map(ast.unparse, node.bases):
         further = origin.get(base, module)
         above = _class(further, base)
-        if above is not None and _descends(above, kind, further):
-            return True
-    return False
+        if above is not None:
+            yield above, further
 
 
-def _batch_kind(node: ast.ClassDef) -> str:
+def _batch_kind(node: ast.ClassDef, module: str) -> str:
+    """The kind of the batches of a class, by the ``TypedDict`` that it or a base names."""
     for statement in node.body:
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
-        if isinstance(target, ast.Name) and target.id == "batch_kind" and statement.value is not None:  # type: ignore[attr-defined]
-            return ast.literal_eval(statement.value)  # type: ignore[attr-defined]
-    return ""
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "batch":
+            return kind_name(statement.value.id) if isinstance(statement.value, ast.Name) else ""
+    return next(filter(None, (_batch_kind(above, further) for above, further in _bases(node, module))), "")
 
 
 def results() -> dict[str, dict]:

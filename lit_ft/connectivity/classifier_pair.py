@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.models.small import MLP, ConvNet
 from lit_ft.sources.loader import ResumableLoader
+from lit_ft.vision.batch import ImagesBatch
 from lit_ft.vision.image_classifier import ImageClassifier
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class ClassifierPair(ImageClassifier):
     and, for an ``mlp`` or ``cnn`` of d hidden layers, along the path of dropout stability
     (:func:`lit_ft.connectivity.dropout_path`), over all rows of one split.
 
-    Reads batches ``{images, labels}``. Logs ``loss`` and ``accuracy`` over both networks, and in the test
+    Reads :class:`ImagesBatch`. Logs ``loss`` and ``accuracy`` over both networks, and in the test
     ``test/linear_max``, ``test/linear_barrier``, ``test/dropout_max``, ``test/dropout_barrier``, and
     ``test/dropout_bound``, which the loss on that path cannot exceed. Draws the losses along the paths. Cost: of two
     networks; in the test ``num_positions`` passes over the split for each path, twice as many with batch norm, whose
@@ -76,8 +77,6 @@ class ClassifierPair(ImageClassifier):
         split: ``train``, ``val`` or ``test``: rows on which paths are measured.
         **kwargs: As in :class:`ImageClassifier`.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def __init__(
         self,
@@ -101,7 +100,7 @@ class ClassifierPair(ImageClassifier):
         assert isinstance(self.network, Ends)
         return self.network
 
-    def compute(self, batch: dict[str, Tensor]) -> Output:
+    def compute(self, batch: ImagesBatch) -> Output:
         """The losses of both; predictions of the one below those of the other."""
         both = [end(batch["images"]).float() for end in (self.ends.first, self.ends.last)]
         loss = sum(self.row_losses(logits, batch["labels"]).mean() for logits in both)
@@ -116,7 +115,7 @@ class ClassifierPair(ImageClassifier):
             found["dropout"] = dropout_path(first, last, *unit_layers(self.ends.first))
         return found
 
-    def _losses(self, network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    def _losses(self, network: nn.Module, batch: ImagesBatch) -> Tensor:
         images = batch["images"].to(next(network.parameters()))  # its device, and its type where that is bf16
         return self.row_losses(network(images).float(), batch["labels"].to(self.device))
 

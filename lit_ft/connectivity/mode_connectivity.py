@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.weights import weights_of
+from lit_ft.vision.batch import ImagesBatch
 
 
 class ModeConnectivity(ClassifierPair):
@@ -29,7 +30,7 @@ class ModeConnectivity(ClassifierPair):
     between the ends. The ends are ``start`` and ``end``, or come from a run of :class:`ClassifierPair`
     (``lit-ft fit --from RUN``).
 
-    Reads batches ``{images, labels}``. Validation and test look at the middle of the curve, with batch-norm statistics
+    Reads :class:`ImagesBatch`. Validation and test look at the middle of the curve, with batch-norm statistics
     of that place. The test logs ``test/curve_max`` and ``test/curve_barrier`` beside what :class:`ClassifierPair` logs.
     Cost: of one network a step; memory of all control points.
 
@@ -45,8 +46,6 @@ class ModeConnectivity(ClassifierPair):
         num_points: Control points, the ends included, at least 3 (paper: 3).
         **kwargs: As in :class:`ClassifierPair`.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def __init__(
         self,
@@ -102,7 +101,7 @@ class ModeConnectivity(ClassifierPair):
         buffers = {name: buffer.clone() for name, buffer in self.ends.first.named_buffers()}
         return functional_call(self.ends.first, {**self.path().at(torch.rand(()).item()), **buffers}, images)
 
-    def compute(self, batch: dict[str, Tensor]) -> Output:
+    def compute(self, batch: ImagesBatch) -> Output:
         """Mean loss over the rows, at one place of the curve."""
         logits = self(batch["images"]).float()
         loss = self.row_losses(logits, batch["labels"]).mean()

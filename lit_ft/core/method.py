@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from typing_extensions import override
 
+from lit_ft.core.batches import kind_of
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import FACTS, data_of
 from lit_ft.core.frozen_base import FrozenBase
@@ -64,7 +65,8 @@ class Method(pl.LightningModule):
             ``{}`` has none. Each stage updates a copy with ``predictions`` and ``targets`` of :class:`Output`.
     """
 
-    batch_kind: ClassVar[str] = ""
+    batch: ClassVar[type | None] = None
+    """The ``TypedDict`` of the batches that it reads; a data module of another one is refused."""
     facts: ClassVar[tuple[str, ...]] = ()
     """Attributes that the data module may know where a person gave None, such as ``num_classes``."""
 
@@ -160,11 +162,10 @@ class Method(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse a data module whose batches this method does not read."""
         data = data_of(self)
-        kind = getattr(data, "batch_kind", self.batch_kind)
-        if self.batch_kind and kind != self.batch_kind:
-            raise ConfigError(
-                "data", type(data).__name__, f"a data module of {self.batch_kind} for {type(self).__name__}, not {kind}"
-            )
+        own, theirs = kind_of(self), kind_of(data)
+        if own and theirs and own != theirs:
+            allowed = f"a data module of {own} for {type(self).__name__}, not {theirs}"
+            raise ConfigError("data", type(data).__name__, allowed)
 
     def configure_model(self) -> None:
         """Build the network, what stands beside it, and the metrics, once; a subclass fills the hooks.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
@@ -35,8 +35,6 @@ class ExpertEmbedding(SentenceEmbedding):
     Source: Contrastive Learning and Mixture of Experts Enables Precise Vector Embeddings (E41). Deviation: the domain
     comes with the row, not as a special token at the first position of its text.
     """
-
-    batch_kind: ClassVar[str] = "pairs"
 
     def __init__(self, network: Network, experts: Annotated[int, Range(low=2)] = 2, **kwargs: Any) -> None:
         super().__init__(network=network, **kwargs)

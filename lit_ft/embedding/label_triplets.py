@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -28,8 +28,6 @@ class LabelTriplets(TextPairs):
         target: Column of the class.
         near: Column that an anchor and its negative share; None draws from all other classes.
     """
-
-    batch_kind: ClassVar[str] = "pairs"
 
     def __init__(
         self,

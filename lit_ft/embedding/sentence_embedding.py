@@ -15,6 +15,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.core.passes.evaluating import evaluating
+from lit_ft.embedding.batch import PairsBatch
 from lit_ft.embedding.contrastive import EmbeddingLoss, InBatchContrastive, Vectors, comparisons, triplet_accuracy
 from lit_ft.embedding.text_pairs import encode_texts, padded
 from lit_ft.tokens.language_method import LanguageMethod
@@ -24,6 +25,8 @@ from lit_ft.tokens.segments import Segment
 
 class SentenceEmbedding(LanguageMethod):
     r"""Trains one vector a text by a loss over related texts.
+
+    Reads :class:`PairsBatch`.
 
     Works with encoders and with causal language models; for the latter ``template: echo`` of ``TextPairs`` lets every
     pooled token see the whole text.
@@ -49,7 +52,7 @@ class SentenceEmbedding(LanguageMethod):
     arXiv:2101.06983, by recomputation in the backward pass.
     """
 
-    batch_kind: ClassVar[str] = "pairs"
+    batch: ClassVar[type] = PairsBatch
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.embedding.batch import PairsBatch
 from lit_ft.sources.batching import homogeneous_batches, shuffled_batches
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.table_data import TableData
@@ -54,7 +55,7 @@ class TextPairs(TableData):
     Source of the echo: J. M. Springer et al., Repetition Improves Language Model Embeddings, 2024, arXiv:2402.15449.
     """
 
-    batch_kind: ClassVar[str] = "pairs"
+    batch: ClassVar[type] = PairsBatch
 
     def __init__(
         self,

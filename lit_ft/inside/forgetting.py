@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lit_ft.core.anew import begins_anew
+from lit_ft.core.batches import kind_of
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.last_epoch import training_ends
 from lit_ft.core.method import Method
@@ -69,7 +70,7 @@ class Forgetting(pl.Callback):
             return
         self._loaders = {}
         for name, data in self.data.items():
-            kinds = getattr(pl_module, "batch_kind", ""), getattr(data, "batch_kind", "")
+            kinds = kind_of(pl_module), kind_of(data)
             if all(kinds) and kinds[0] != kinds[1]:
                 raise ConfigError(f"data.{name}", type(data).__name__, f"a data module of {kinds[0]}, not {kinds[1]}")
             set_up(data, trainer, "test" if self.stage == "test" else "fit")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.language.batches import OptionsBatch
 from lit_ft.language.options import contaminated
 from lit_ft.sources.batching import Plan
 from lit_ft.sources.loader import ResumableLoader
@@ -55,7 +56,7 @@ class AnswerOptions(TokenData):
     Source: Language Models are Few-Shot Learners (E83).
     """
 
-    batch_kind: ClassVar[str] = "options"
+    batch: ClassVar[type] = OptionsBatch
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -84,8 +84,6 @@ class DatasetDecomposition(DocumentPieces):
     to it (the reference may draw a shorter one), and ``grow`` orders lengths within a cycle instead of drawing them
     with odds.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

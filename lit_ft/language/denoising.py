@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -110,8 +110,6 @@ class MixtureOfDenoisers(TokenData):
     Source: UL2: Unifying Language Learning Paradigms (E57). Deviations: causal attention throughout, and plain-text
     sentinels.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

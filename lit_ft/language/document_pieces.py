@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -30,8 +30,6 @@ class DocumentPieces(TokenData):
         seed: Seed of split and order.
         num_workers: Processes that prepare batches.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
@@ -45,8 +45,6 @@ class Instructions(TokenData):
         truncation: What is cut of longer ones: ``right`` the end, ``left`` the beginning, ``prompt`` first the tokens
             before the first target.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

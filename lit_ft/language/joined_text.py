@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -25,8 +25,6 @@ class JoinedText(DocumentPieces):
         context: Predicted tokens of a piece.
         tokens_per_batch: Predicted tokens of a batch, at least ``context``.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,8 +38,6 @@ class ManyShot(TokenData):
     Source: W. He et al., You Only Fine-tune Once: Many-Shot In-Context Fine-Tuning for Large Language Models, 2025,
     arXiv:2506.11103. Deviation: sequences are drawn once, not anew in every epoch, so that they are tokenised once.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

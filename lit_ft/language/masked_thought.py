@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -53,8 +53,6 @@ class MaskedThought(SupervisedFineTuning):
     Source: C. Chen et al., Masked Thought: Simply Masking Partial Reasoning Steps Can Improve Mathematical Reasoning
     Learning of Language Models, 2024, arXiv:2403.02178; ChangyuChen347/MaskedThought.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -112,8 +112,6 @@ class Mixture(TokenData):
 
     Refuses sources that corrupt or pair their examples when a batch is made (``MixtureOfDenoisers``, ``Preferences``).
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

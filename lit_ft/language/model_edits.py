@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -68,8 +68,6 @@ class ModelEdits(TokenData):
         seed: Seed of the order.
         num_workers: Processes that prepare batches.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lit_ft.core.checks import checked
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
+from lit_ft.language.batches import OptionsBatch
 from lit_ft.language.options import Normalization, option_rows, option_scores
 from lit_ft.tokens.language_method import LanguageMethod
 from lit_ft.tokens.network import readout
@@ -22,7 +23,7 @@ class OptionScoring(LanguageMethod):
     The scores s are those of ``lit_ft.language.options``. Trained, it is a classifier whose head is the
     model's own, as in prompt-based fine-tuning: :math:`-\log\operatorname{softmax}(s)_y`.
 
-    Reads batches of ``AnswerOptions``. Logs ``loss`` and ``accuracy``; ``predict`` writes the scores of each question,
+    Reads :class:`OptionsBatch`. Logs ``loss`` and ``accuracy``; ``predict`` writes the scores of each question,
     the lowest number where a question has fewer options than another one of its batch. Metrics read scores of shape
     (questions, options) and labels of shape (questions,).
 
@@ -34,7 +35,7 @@ class OptionScoring(LanguageMethod):
     Source: Language Models are Few-Shot Learners (E83).
     """
 
-    batch_kind: ClassVar[str] = "options"
+    batch: ClassVar[type] = OptionsBatch
 
     def __init__(self, network: Network, normalize: Normalization = "sum", **kwargs: Any) -> None:
         super().__init__(network=network, **kwargs)

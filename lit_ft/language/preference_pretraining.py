@@ -12,6 +12,7 @@ from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
+from lit_ft.language.batches import ScoredTextBatch
 from lit_ft.language.token_perplexity import TokenPerplexity
 from lit_ft.tokens.language_method import LanguageMethod
 from lit_ft.tokens.losses import log1mexp
@@ -41,6 +42,8 @@ def exponential_weights(advantages: Tensor, beta: float, most: float = 1000.0) -
 class PreferencePretraining(LanguageMethod):
     r"""Learns all tokens, those of bad parts less, not at all, or backwards.
 
+    Reads :class:`ScoredTextBatch`.
+
     With the score s of each token (high is bad), p its probability, and R = -s, the mean over tokens of
 
     ======================== =================================================================================
@@ -69,7 +72,7 @@ class PreferencePretraining(LanguageMethod):
     Source: Pretraining Language Models with Human Preferences (E19); tomekkorbak/pretraining-with-human-feedback.
     """
 
-    batch_kind: ClassVar[str] = "scored_text"
+    batch: ClassVar[type] = ScoredTextBatch
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lit_ft.core.checks import ClosedUnitInterval, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.language.batches import ScoredTextBatch
 from lit_ft.sources.batching import Plan
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.splits import SPLITS
@@ -47,7 +48,7 @@ class ScoredText(TokenData):
     Deviation: marks are text, where the reference adds tokens to the vocabulary.
     """
 
-    batch_kind: ClassVar[str] = "scored_text"
+    batch: ClassVar[type] = ScoredTextBatch
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
@@ -44,8 +44,6 @@ class StreamedInstructions(Instructions):
         test_path: Table for the test, read whole; None has no test.
         buffer: Rows of a block, in memory at a time; a multiple of ``batch_size``.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from lit_ft.core.facts import data_of
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.language.token_perplexity import TokenPerplexity
+from lit_ft.tokens.batch import LanguageBatch
 from lit_ft.tokens.language_method import LanguageMethod
 from lit_ft.tokens.losses import Reduction, Smoothing, TokenLoss, document_numbers, shares
 from lit_ft.tokens.network import readout
@@ -30,7 +31,7 @@ class SupervisedFineTuning(LanguageMethod):
     a time, so memory does not grow with the vocabulary; what a token contributes is
     :class:`~lit_ft.tokens.losses.TokenLoss`.
 
-    Reads padded or packed batches of ``{input_ids, weights, ...}``. Logs ``loss`` and, in validation and test,
+    Reads :class:`LanguageBatch`, padded or packed. Logs ``loss`` and, in validation and test,
     ``perplexity``, which is exp of the token mean whatever the reduction. Metrics read the mean negative log-likelihood
     of the targets of a batch and the sum of their weights, both scalars, as ``TokenPerplexity`` and ``MeanMetric`` do.
     With ``task`` and ``task_sequence``, tasks are balanced within each batch; over a window, batches count by the
@@ -50,7 +51,7 @@ class SupervisedFineTuning(LanguageMethod):
     arXiv:2311.02303.
     """
 
-    batch_kind: ClassVar[str] = "language"
+    batch: ClassVar[type] = LanguageBatch
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from lit_ft.core.anew import begins_anew
+from lit_ft.core.batches import kind_of
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.observing import own_loader, set_up
 from lit_ft.core.passes.second_pass import silent
@@ -54,8 +55,7 @@ class TaskScore(Callback):
             allowed = "a module whose predict_step gives log-probabilities, such as SupervisedFineTuning"
             raise ConfigError("callbacks", f"TaskScore beside {type(pl_module).__name__}", allowed)
         for name, data in self.tasks.items():
-            kind = getattr(data, "batch_kind", "")
-            if kind != "options":
+            if kind_of(data) != "options":
                 raise ConfigError(f"tasks.{name}", type(data).__name__, "a data module of options")
             set_up(data, trainer)
 

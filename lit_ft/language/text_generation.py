@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,6 @@ class TextGeneration(SupervisedFineTuning):
 
     Source of the rules: J. Hewitt et al., Instruction Following without Instruction Tuning, 2024, arXiv:2409.14254.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

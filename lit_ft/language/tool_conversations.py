@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from lit_ft.core.checks import NonNegativeFloat, Range, checked
 from lit_ft.core.errors import ConfigError
@@ -62,8 +62,6 @@ class ToolConversations(TokenData):
     Junjie-Ye/TL-Training. Deviations: a conversation is one example with all its turns instead of one for each turn,
     so that the mean is over the targets of a batch; names part where their tokens do, found by character offsets.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from lit_ft.core.checks import NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
+from lit_ft.preference.batches import PreferencesBatch
 from lit_ft.preference.ches import ches
 from lit_ft.preference.pair_rewards import judged, reward_scalars, weighted_mean
 from lit_ft.preference.paired import LogSigmoidPreference, Pairs, PreferenceLoss
@@ -28,6 +29,8 @@ class DPO(Policy):
 
     Both answers go through the network in one forward; logits are made for targets alone, a few at a time. Dropout is
     off in policy and reference, so that the first loss is exactly :math:`\ell(0)`.
+
+    Reads :class:`PreferencesBatch`.
 
     Logs, besides ``loss``: ``rewards/chosen``, ``rewards/rejected``, ``rewards/margin``, ``rewards/accuracy``,
     ``logp/chosen``, ``logp/rejected``. Metrics read the rewards of chosen and rejected answers, shape (pairs, 2), as
@@ -48,7 +51,7 @@ class DPO(Policy):
     N. Razin et al., Unintentional Unalignment, 2024, arXiv:2410.08847 (C1). Values equal TRL 1.16.
     """
 
-    batch_kind: ClassVar[str] = "preferences"
+    batch: ClassVar[type] = PreferencesBatch
 
     def __init__(
         self,

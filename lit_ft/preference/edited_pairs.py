@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 
@@ -30,8 +30,6 @@ class EditedPairs(Preferences):
         batch_size: Pairs of a batch.
         seed: Seed of pairs and order.
     """
-
-    batch_kind: ClassVar[str] = "preferences"
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, checked
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
+from lit_ft.preference.batches import UnpairedPreferencesBatch
 from lit_ft.preference.reference import sequence_log_probs
 from lit_ft.preference.unpaired import kto
 from lit_ft.preference.unpaired_policy import UnpairedPolicy, halves, judged, reward_scalars
@@ -25,6 +26,8 @@ class KTO(UnpairedPolicy):
     with + for wanted answers, - for the others, and :math:`y'_i` an answer to another prompt. z has no gradient. It is
     the mean over the micro-batch of all ranks in training, over that of one rank in validation and test; under
     gradient accumulation each micro-batch has its own, so that accumulation equals one batch only where z is 0.
+
+    Reads :class:`UnpairedPreferencesBatch`.
 
     Costs a forward without gradient beside that of DPO. Dropout is off in policy and reference, so that the first loss
     is exactly half the mean weight. Logs, besides ``loss``: ``divergence`` (z), ``rewards/signed`` (mean of
@@ -43,7 +46,7 @@ class KTO(UnpairedPolicy):
     from the same batch.
     """
 
-    batch_kind: ClassVar[str] = "unpaired_preferences"
+    batch: ClassVar[type] = UnpairedPreferencesBatch
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.preference.answers import CHAT, PLAIN, cut_alike, encode_answers, pair_sides, warn_of_empty_answers
+from lit_ft.preference.batches import PreferencesBatch
 from lit_ft.preference.ches_filter import ChesFilter
 from lit_ft.sources.batching import Plan
 from lit_ft.sources.loader import ResumableLoader
@@ -48,7 +49,7 @@ class Preferences(TokenData):
         batch_size: Pairs of a batch. Pairs of about the same length stand together.
     """
 
-    batch_kind: ClassVar[str] = "preferences"
+    batch: ClassVar[type] = PreferencesBatch
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from lit_ft.core.checks import NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
+from lit_ft.preference.batches import PreferencesBatch
 from lit_ft.preference.pair_rewards import judged, reward_scalars, weighted_mean
 from lit_ft.preference.paired import bradley_terry
 from lit_ft.tokens.language_method import LanguageMethod
@@ -42,6 +43,8 @@ class RewardModel(LanguageMethod):
 
     .. math:: L=\frac{\sum_iw_i\,[-\log\sigma(r_i^+-r_i^--m)+c\,(r_i^++r_i^-)^2]}{\sum_iw_i}
 
+    Reads :class:`PreferencesBatch`.
+
     The head is new and has one output; with ``network.peft`` it trains beside the adapter. Both answers go through the
     network in one forward. Logs, besides ``loss``: ``rewards/chosen``, ``rewards/rejected``, ``rewards/margin``,
     ``rewards/accuracy``. Predicts rewards of shape (pairs, 2); metrics read them as logits of the classes 0
@@ -58,7 +61,7 @@ class RewardModel(LanguageMethod):
     for each pair.
     """
 
-    batch_kind: ClassVar[str] = "preferences"
+    batch: ClassVar[type] = PreferencesBatch
 
     def __init__(
         self, network: Network, margin: NonNegativeFloat = 0.0, center: NonNegativeFloat = 0.0, **kwargs: Any

@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_ft.core.checks import PositiveFloat
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
+from lit_ft.preference.batches import UnpairedPreferencesBatch
 from lit_ft.preference.reference import sequence_log_probs
 from lit_ft.preference.unpaired import bco
 from lit_ft.preference.unpaired_policy import UnpairedPolicy, halves, judged, reward_scalars
@@ -26,10 +27,10 @@ class UnpairedBCO(UnpairedPolicy):
     of the checkpoint. Under gradient accumulation each micro-batch moves it, so that accumulation equals one batch only
     about.
 
-    Costs what DPO does for as many answers; the borrowed answers of ``UnpairedPreferences`` are not read. Dropout is
-    off. Logs, besides ``loss``: ``shift`` (:math:`\delta`), ``rewards/signed`` (mean of :math:`\pm r`) and
-    ``rewards/accuracy`` (share of answers on the right side of :math:`\delta`). Metrics read :math:`\sigma(r-\delta)`
-    and whether an answer is wanted (1 or 0), both of shape (answers,).
+    Reads :class:`UnpairedPreferencesBatch`, of which the borrowed answers are not used. Costs what DPO does for as many
+    answers. Dropout is off. Logs, besides ``loss``: ``shift`` (:math:`\delta`), ``rewards/signed`` (mean of :math:`\pm
+    r`) and ``rewards/accuracy`` (share of answers on the right side of :math:`\delta`). Metrics read
+    :math:`\sigma(r-\delta)` and whether an answer is wanted (1 or 0), both of shape (answers,).
 
     Args:
         network: A causal language model.
@@ -41,7 +42,7 @@ class UnpairedBCO(UnpairedPolicy):
     (1.16 has none).
     """
 
-    batch_kind: ClassVar[str] = "unpaired_preferences"
+    batch: ClassVar[type] = UnpairedPreferencesBatch
     seen: Tensor
 
     def __init__(self, network: Network, beta: PositiveFloat = 0.1, **kwargs: Any) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.preference.answers import CHAT, PLAIN, cut_alike, encode_answers, message, pair_sides, warn_of_empty_answers
+from lit_ft.preference.batches import UnpairedPreferencesBatch
 from lit_ft.sources.batching import Plan
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.tables import Row
@@ -39,7 +40,7 @@ class UnpairedPreferences(TokenData):
         chat: Whether texts are put into the tokenizer's chat template, None where it has one; messages always are.
     """
 
-    batch_kind: ClassVar[str] = "unpaired_preferences"
+    batch: ClassVar[type] = UnpairedPreferencesBatch
 
     def __init__(
         self,

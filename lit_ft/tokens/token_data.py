@@ -14,6 +14,7 @@ from lit_ft.sources.batching import Plan
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.table_data import TableData
 from lit_ft.sources.tables import Row
+from lit_ft.tokens.batch import LanguageBatch
 from lit_ft.tokens.packing import check_packing, packed_batches
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.tokens.token_table import TokenTable, collate_packed, collate_padded, token_table
@@ -39,7 +40,7 @@ class TokenData(TableData):
         task_column: Column with the name of the task, for losses that balance tasks.
     """
 
-    batch_kind: ClassVar[str] = "language"
+    batch: ClassVar[type] = LanguageBatch
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class CertifiedClassifier(ImageClassifier):
     that class: an independent classifier, the nearest training rows, agrees. Train with the callback ``GaussianNoise``
     of the same ``sigma``; without it there is little to certify.
 
-    Reads batches ``{images, labels}``. Logs ``loss`` and ``accuracy``, and in the test, beside them,
+    Reads :class:`ImagesBatch`. Logs ``loss`` and ``accuracy``, and in the test, beside them,
     ``test/certified_accuracy_<radius>``, ``test/reached`` (share of moved rows in which the network sees the class they
     were moved to) and ``test/agreement`` (share of these in which the nearest neighbours see it too). Draws some rows
     before and after where inputs are images. Cost in the test: ``rows`` times (100 + n) forward passes of one row, and
@@ -55,8 +55,6 @@ class CertifiedClassifier(ImageClassifier):
         neighbours: Nearest training rows that judge, at least 1.
         **kwargs: As in :class:`ImageClassifier`.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def __init__(
         self,

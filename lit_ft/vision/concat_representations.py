@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class ConcatRepresentations(ImageClassifier):
     The members are ``members``, or come from a run of ``IndependentMembers`` (``lit-ft fit --from RUN``), whose first n
     are taken; members of another number of classes are read from files (their heads stay behind).
 
-    Reads batches ``{images, labels}``. Logs ``loss`` and ``accuracy``.
+    Reads :class:`ImagesBatch`. Logs ``loss`` and ``accuracy``.
 
     Source: "Learning useful representations for shifting tasks and distributions" (code TjuJianyu/RRL). Deviations: no
     normalisation of features (the authors use batch norm before the head for large n). Distillation is
@@ -67,8 +67,6 @@ class ConcatRepresentations(ImageClassifier):
         train: ``head`` or ``all``.
         **kwargs: As in :class:`ImageClassifier`.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -28,8 +28,6 @@ class Digits(ImageRows):
         classes: Digits that form a class together, by class: ``[[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]`` asks for low and
             high, ``[[5], [6]]`` leaves out the other eight. None makes each digit a class.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def __init__(
         self,

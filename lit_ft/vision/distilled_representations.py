@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -18,6 +18,7 @@ from lit_ft.core.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
 from lit_ft.models.images import image_classifier
+from lit_ft.vision.batch import ImagesBatch
 from lit_ft.vision.concat_representations import Concatenation
 from lit_ft.vision.image_classifier import ImageClassifier
 from lit_ft.vision.independent_members import Members
@@ -63,7 +64,7 @@ class DistilledRepresentations(ImageClassifier):
     (``lit-ft fit --from RUN``), whose first n are taken, and are random networks without it. Labels are read by the
     accuracy alone: that of the members' average head on what the student tells.
 
-    Reads batches ``{images, labels}``. Logs ``loss`` and ``accuracy``. Cost: n forward passes and one step of the
+    Reads :class:`ImagesBatch`. Logs ``loss`` and ``accuracy``. Cost: n forward passes and one step of the
     student; checkpoints hold the members too.
 
     Source: "Learning useful representations for shifting tasks and distributions" (code TjuJianyu/RRL) names
@@ -79,8 +80,6 @@ class DistilledRepresentations(ImageClassifier):
         schedule: How the learning rate moves; None keeps it constant.
         metrics: As in :class:`ImageClassifier`.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def __init__(
         self,
@@ -129,7 +128,7 @@ class DistilledRepresentations(ImageClassifier):
     def frozen_parts(self) -> list[nn.Module]:
         return [self.distillation.members]
 
-    def compute(self, batch: dict[str, Tensor]) -> Output:
+    def compute(self, batch: ImagesBatch) -> Output:
         """Mean squared error over rows and features."""
         images, distillation = batch["images"], self.distillation
         told = distillation.tells(distillation.features(images))

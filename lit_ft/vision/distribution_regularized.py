@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -19,6 +19,7 @@ from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.schedules import Schedule
+from lit_ft.vision.batch import ImagesBatch
 from lit_ft.vision.image_classifier import ImageClassifier
 from lit_ft.vision.linear_head import linear_head
 from lit_ft.vision.row_memory import RowMemory
@@ -35,7 +36,7 @@ class DistributionRegularized(ImageClassifier):
 
     The pre-trained weights are those at the start of the fit: of ``network.path``, or of ``--from RUN``.
 
-    Reads batches ``{images, labels}``. Logs ``loss``, ``train/memory_loss``, and in validation and test ``accuracy``.
+    Reads :class:`ImagesBatch`. Logs ``loss``, ``train/memory_loss``, and in validation and test ``accuracy``.
     Cost: another forward pass, the head on ``memory`` rows a step, and a singular value decomposition of (width, width)
     every ``turn_every_n_steps``. Memory: a copy of the network, and twice ``memory`` x width numbers, in checkpoints
     too.
@@ -58,7 +59,6 @@ class DistributionRegularized(ImageClassifier):
         metrics: As in :class:`ImageClassifier`.
     """
 
-    batch_kind: ClassVar[str] = "images"
     turn: Tensor
 
     def __init__(
@@ -110,7 +110,7 @@ class DistributionRegularized(ImageClassifier):
     def frozen_parts(self) -> list[nn.Module]:
         return [self.frozen]
 
-    def compute(self, batch: dict[str, Tensor]) -> Output:
+    def compute(self, batch: ImagesBatch) -> Output:
         """The loss on the batch; in training with that on calibrated features of the memory."""
         if not self.training:
             return super().compute(batch)

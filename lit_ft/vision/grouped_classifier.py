@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
-from torch import Tensor
 from torchmetrics import Metric
 
 from lit_ft.core.facts import data_fact
 from lit_ft.core.method import Output
+from lit_ft.vision.batch import ImagesBatch
 from lit_ft.vision.group_accuracy import GroupAccuracy
 from lit_ft.vision.image_classifier import ImageClassifier
 
@@ -17,19 +15,17 @@ from lit_ft.vision.image_classifier import ImageClassifier
 class GroupedClassifier(ImageClassifier):
     """:class:`ImageClassifier` that also tells in which group of rows it is worst.
 
-    Reads batches ``{images, labels, groups}``, with groups ``num_classes * label + attribute`` for an attribute of as
+    Reads :class:`ImagesBatch` with ``groups``, which are ``num_classes * label + attribute`` for an attribute of as
     many values as there are classes. Logs ``loss``, ``accuracy`` and ``worst_group``. Metrics read logits of shape
     (rows, classes) and targets of shape (rows, 2), the label and the group of each row.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def configure_metrics(self) -> dict[str, Metric]:
         """Accuracy over rows, and in the worst group."""
         groups = data_fact(self, "num_classes") ** 2
         return {"accuracy": GroupAccuracy(groups, "rows"), "worst_group": GroupAccuracy(groups, "worst")}
 
-    def compute(self, batch: dict[str, Tensor]) -> Output:
+    def compute(self, batch: ImagesBatch) -> Output:
         """Mean loss over the rows; targets are pairs of label and group."""
         output = super().compute(batch)
         output.targets = torch.stack([batch["labels"], batch["groups"]], 1)

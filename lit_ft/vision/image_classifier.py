@@ -13,6 +13,7 @@ from lit_ft.core.checks import checked
 from lit_ft.core.facts import NumClasses, data_fact
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
+from lit_ft.vision.batch import ImagesBatch
 
 
 class ImageClassifier(Method):
@@ -22,7 +23,7 @@ class ImageClassifier(Method):
     :math:`\frac{1}{n}\sum_i \frac{1}{2} \lVert f(x_i) - e_{y_i} \rVert^2`, as in J. Cohen et al., Gradient Descent on
     Neural Networks Typically Occurs at the Edge of Stability, 2021, arXiv 2103.00065.
 
-    Reads batches ``{images, labels}``. Logs ``loss``, and in validation and test ``accuracy``. Metrics read logits of
+    Reads :class:`ImagesBatch`. Logs ``loss``, and in validation and test ``accuracy``. Metrics read logits of
     shape (rows, classes) and labels of shape (rows,).
 
     Args:
@@ -34,7 +35,7 @@ class ImageClassifier(Method):
         **kwargs: As in :class:`Method`.
     """
 
-    batch_kind: ClassVar[str] = "images"
+    batch: ClassVar[type] = ImagesBatch
     facts: ClassVar[tuple[str, ...]] = ("num_classes", "input_shape")
 
     def __init__(
@@ -67,7 +68,7 @@ class ImageClassifier(Method):
         output = self.network(images.to(next(self.network.parameters()).dtype))
         return output if isinstance(output, Tensor) else output.logits
 
-    def compute(self, batch: dict[str, Tensor]) -> Output:
+    def compute(self, batch: ImagesBatch) -> Output:
         """Mean loss over the rows."""
         logits, labels = self(batch["images"]).float(), batch["labels"]
         return Output(self.row_losses(logits, labels).mean(), predictions=logits, targets=labels)
@@ -79,11 +80,11 @@ class ImageClassifier(Method):
         targets = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
         return 0.5 * (logits - targets).square().sum(-1)
 
-    def loss_weight(self, batch: dict[str, Tensor]) -> float:
+    def loss_weight(self, batch: ImagesBatch) -> float:
         """Number of rows."""
         return float(len(batch["labels"]))
 
-    def features(self, batch: dict[str, Tensor]) -> Tensor:
+    def features(self, batch: ImagesBatch) -> Tensor:
         """What the head reads, averaged over positions; shape (rows, width)."""
         assert self.network is not None
         images = batch["images"].to(next(self.network.parameters()).dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,8 +28,6 @@ class ImageFolder(ImageRows):
         channels: 3 for colour, 1 for grey.
         batch_size: Rows in a batch; None takes all training rows at once.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import shuffled_batches
 from lit_ft.sources.loader import Batching, ResumableLoader
 from lit_ft.sources.splits import Share, Splits
+from lit_ft.vision.batch import ImagesBatch
 
 ImageRow = tuple[Tensor, int]
 _EVALUATED_AT_ONCE = 512  # rows of a batch in validation and test where training takes all rows at once
@@ -35,7 +36,7 @@ class ImageRows(pl.LightningDataModule, ABC):
         num_workers: Processes that prepare batches; batches do not depend on it.
     """
 
-    batch_kind: ClassVar[str] = "images"
+    batch: ClassVar[type] = ImagesBatch
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
+from lit_ft.vision.batch import ImagesBatch
 from lit_ft.vision.image_classifier import ImageClassifier
 from lit_ft.vision.linear_head import linear_head
 
@@ -43,7 +44,7 @@ class IndependentMembers(ImageClassifier):
     task finds in their features side by side is measured by ``FeatureProbe`` with other ``data``; after training,
     ``ConcatRepresentations`` goes on with them.
 
-    Reads batches ``{images, labels}``. Logs ``loss`` (the sum in training, that of the mean logits else) and
+    Reads :class:`ImagesBatch`. Logs ``loss`` (the sum in training, that of the mean logits else) and
     ``accuracy``. Cost and memory: n times those of one.
 
     Source: "Learning useful representations for shifting tasks and distributions" (code TjuJianyu/RRL), Cat-n.
@@ -54,8 +55,6 @@ class IndependentMembers(ImageClassifier):
         **kwargs: As in :class:`ImageClassifier`.
     """
 
-    batch_kind: ClassVar[str] = "images"
-
     def __init__(self, network: Network, num_members: PositiveInt = 5, **kwargs: Any) -> None:
         super().__init__(network=network, **kwargs)
         checked(locals())
@@ -65,7 +64,7 @@ class IndependentMembers(ImageClassifier):
         """Networks with weights of their own."""
         return Members([super(IndependentMembers, self).build_network() for _ in range(self.num_members)])
 
-    def compute(self, batch: dict[str, Tensor]) -> Output:
+    def compute(self, batch: ImagesBatch) -> Output:
         """In training the sum of the members' losses, else the loss of their mean."""
         if not self.training:
             return super().compute(batch)

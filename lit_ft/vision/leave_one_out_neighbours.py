@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -21,6 +21,7 @@ from lit_ft.core.network import Network
 from lit_ft.core.optimizers import adamw
 from lit_ft.core.passes.window import window_starts
 from lit_ft.core.schedules import Schedule
+from lit_ft.vision.batch import ImagesBatch
 from lit_ft.vision.image_classifier import ImageClassifier
 from lit_ft.vision.linear_head import linear_head
 from lit_ft.vision.neighbours import leave_one_out
@@ -67,7 +68,7 @@ class LeaveOneOutNeighbours(ImageClassifier):
     gradient. A row never meets itself: its number is ``ids`` of the batch, or a digest of its pixels where the batch
     has none (with random augmentation the data module must give ``ids``). The memory holds each number once.
 
-    Reads batches ``{images, labels}``. Logs ``loss``, and in validation and test ``accuracy`` of the vote of the k
+    Reads :class:`ImagesBatch`. Logs ``loss``, and in validation and test ``accuracy`` of the vote of the k
     neighbours in the memory. The head is not trained; ``FeatureProbe`` measures what features are worth.
 
     Cost: another forward pass, and a product of (rows, width) with (memory + rows, width). Memory: a copy of the
@@ -89,8 +90,6 @@ class LeaveOneOutNeighbours(ImageClassifier):
         schedule: How the learning rate moves; None keeps it constant.
         metrics: As in :class:`ImageClassifier`.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def __init__(
         self,
@@ -131,7 +130,7 @@ class LeaveOneOutNeighbours(ImageClassifier):
         assert isinstance(self.network, WithMemory)
         return [self.network.slow]
 
-    def compute(self, batch: dict[str, Tensor]) -> Output:
+    def compute(self, batch: ImagesBatch) -> Output:
         """Mean loss over the rows; predictions are log-shares of the classes among neighbours."""
         network, images, labels = self.network, batch["images"], batch["labels"]
         assert isinstance(network, WithMemory)

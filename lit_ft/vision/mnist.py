@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +27,6 @@ class MNIST5k(ImageRows):
         batch_size: Rows in a batch; None takes all training rows at once.
         flat: Give vectors of 784 instead of images.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def __init__(self, batch_size: PositiveInt | None = 64, flat: bool = False, **kwargs: Any) -> None:
         super().__init__(batch_size=batch_size, **kwargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from lit_ft.core.checks import PositiveInt
 from lit_ft.vision.digits import Digits
@@ -31,8 +31,6 @@ class RedundantDigits(SideBySide):
         batch_size: Rows in a batch; None takes all training rows at once.
         seed: Seed of the splits, the pairs and the order.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def __init__(
         self, rows: PositiveInt = 600, batch_size: PositiveInt | None = None, seed: int = 0, **kwargs: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,8 +43,6 @@ class SideBySide(ImageRows):
         flat: Give vectors instead of images.
         seed: Seed of the pairs and of the order; splits are those of the sources.
     """
-
-    batch_kind: ClassVar[str] = "images"
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
@@ -89,8 +89,6 @@ class KnownFacts(TokenData):
         seed: Seed of the order.
     """
 
-    batch_kind: ClassVar[str] = "language"
-
     def __init__(
         self, facts: FactCount = 200, batch_size: PositiveInt = 32, facts_seed: int = 0, seed: int = 0
     ) -> None:
@@ -125,8 +123,6 @@ class FactEdits(ModelEdits):
         facts_seed: Seed of the facts.
         seed: Seed of the order.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

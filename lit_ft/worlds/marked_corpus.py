@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from lit_ft.core.checks import ClosedUnitInterval, PositiveInt, checked
@@ -28,8 +26,6 @@ class MarkedCorpus(ScoredText):
         batch_size: Documents of a batch.
         seed: Seed of corpus and order.
     """
-
-    batch_kind: ClassVar[str] = "scored_text"
 
     def __init__(
         self,

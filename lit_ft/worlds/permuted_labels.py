@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -32,8 +32,6 @@ class PermutedLabels(ManyShot):
         batch_size: Sequences of a batch.
         seed: Seed of sequences and order.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,
@@ -79,8 +77,6 @@ class PermutedQuestions(AnswerOptions):
         shot_seed: Seed of the examples.
         seed: Seed of the permutations and of the order.
     """
-
-    batch_kind: ClassVar[str] = "options"
 
     def __init__(
         self,

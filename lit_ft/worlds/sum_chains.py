@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -35,8 +35,6 @@ class SumChains(TokenData):
         batch_size: Questions of a batch.
         seed: Seed of the questions and of the order.
     """
-
-    batch_kind: ClassVar[str] = "language"
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -61,8 +61,6 @@ class ToolTraces(ToolConversations):
         seed: Seed of conversations and order.
     """
 
-    batch_kind: ClassVar[str] = "language"
-
     def __init__(
         self,
         conversations: PositiveInt = 2000,
@@ -101,8 +99,6 @@ class ToolQuestions(AnswerOptions):
         batch_size: Questions of a batch.
         seed: Seed of the conversations; those asked for are the validation of ``ToolTraces`` with this seed.
     """
-
-    batch_kind: ClassVar[str] = "options"
 
     def __init__(self, ask: Literal["tool", "argument"] = "tool", batch_size: PositiveInt = 25, seed: int = 0) -> None:
         super().__init__(path="generated", options_column="options", prefix="", batch_size=batch_size, seed=seed)

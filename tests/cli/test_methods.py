@@ -14,6 +14,7 @@ import lit_ft.data
 import lit_ft.methods
 from lit_ft.command import catalogue
 from lit_ft.command.cli import command
+from lit_ft.core.batches import kind_of
 
 
 def test_what_is_read_is_what_is_imported(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,7 +26,7 @@ def test_what_is_read_is_what_is_imported(capsys: pytest.CaptureFixture[str]) ->
         for name, entry in found.items():
             if entry["kind"] == kind and hasattr(package, name):
                 there = getattr(package, name)
-                assert entry["batch_kind"] == getattr(there, "batch_kind", ""), name
+                assert entry["batch_kind"] == kind_of(there), name
     assert found["ImageClassifier"]["batch_kind"] == "images"
     assert found["SAM"]["kind"] == "callback"
     assert "A1" in found["SAM"]["papers"]

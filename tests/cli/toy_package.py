@@ -8,12 +8,14 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from lit_ft.classification.batches import NumbersBatch
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
 from lit_ft.core.schedules import Schedule
 from lit_ft.sources.batching import shuffled_batches
 from lit_ft.sources.loader import make_loader
+from lit_ft.vision.batch import ImagesBatch
 
 ROWS = 40
 
@@ -25,7 +27,7 @@ class Toy(Method):
         width: Units in the middle, at least 1.
     """
 
-    batch_kind = "numbers"
+    batch = NumbersBatch
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class ToyData(pl.LightningDataModule):
         rows: How many.
     """
 
-    batch_kind = "numbers"
+    batch = NumbersBatch
 
     def __init__(self, rows: int = ROWS) -> None:
         super().__init__()
@@ -87,4 +89,4 @@ class ToyData(pl.LightningDataModule):
 class OtherData(ToyData):
     """The same rows under another kind of batch."""
 
-    batch_kind = "images"
+    batch = ImagesBatch

@@ -45,6 +45,7 @@ from lit_ft.callbacks import (
     TrainingFlops,
     WarmStart,
 )
+from lit_ft.classification.batches import LabelledTextBatch
 from lit_ft.core.selection import Names, TopMagnitude
 from lit_ft.data import AnswerOptions, FactEdits, Instructions, Preferences
 from lit_ft.flatness.variants import FriendlySAM, LookSAM
@@ -136,7 +137,7 @@ def weights(folder: Path) -> str:
 
 
 class LabelledTokens(ForeignData):
-    batch_kind = "labelled_text"
+    batch = LabelledTextBatch
 
     def _loader(self, training: bool) -> Any:
         ids = torch.randint(1, 8, (44, 3), generator=torch.Generator().manual_seed(0))

@@ -12,15 +12,17 @@ from torch.utils.data import DataLoader
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lit_ft.classification.batches import NumbersBatch
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
 from lit_ft.inside.forgetting import Forgetting
 from lit_ft.running.processes import run_ranks
 from lit_ft.testing import ForeignData, ForeignModule, check_callback, fit_foreign
+from lit_ft.vision.batch import ImagesBatch
 
 
 class Classifier(Method):
-    batch_kind = "numbers"
+    batch = NumbersBatch
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network)
@@ -140,7 +142,7 @@ def test_limits_and_refusals() -> None:
         Forgetting({})
 
     class Images(pl.LightningDataModule):
-        batch_kind = "images"
+        batch = ImagesBatch
 
     with pytest.raises(ConfigError, match=r"data\.old"):
         fit_foreign([Forgetting({"old": Images()})], module=Classifier(network()))

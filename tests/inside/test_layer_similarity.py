@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from lit_ft.callbacks import GradientMask, LayerSimilarity
+from lit_ft.classification.batches import LabelledTextBatch
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.selection import Layers
 from lit_ft.inside.similarity import linear_cka
@@ -23,7 +24,7 @@ BERT |= {"num_attention_heads": 4, "vocab_size": 40, "hidden_dropout_prob": 0.0,
 class Words(pl.LightningDataModule):
     """Ragged rows of tokens; the label is whether the first is small."""
 
-    batch_kind = "labelled_text"
+    batch = LabelledTextBatch
 
     def _rows(self, count: int, seed: int) -> DataLoader[Any]:
         draw = torch.Generator().manual_seed(seed)

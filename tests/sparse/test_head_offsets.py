@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from lit_ft.callbacks import HeadOffsets
+from lit_ft.classification.batches import LabelledTextBatch
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.selection import Heads, SavedSelection
 from lit_ft.methods import TextClassifier
@@ -30,7 +31,7 @@ OUTPUT = {"llama": "self_attn.o_proj", "gpt2": "attn.c_proj", "bert": "attention
 class Words(pl.LightningDataModule):
     """Rows of tokens in an order that resumes exactly; the label is whether the first is small."""
 
-    batch_kind = "labelled_text"
+    batch = LabelledTextBatch
 
     def _loader(self, training: bool) -> Any:
         ids = torch.randint(1, 40, (44, 5), generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,26 @@
+"""What is in a batch of related texts."""
+
+from typing import NotRequired, TypedDict
+
+from torch import Tensor
+
+
+class PairsBatch(TypedDict):
+    """Related texts: all anchors, then all positives, then the negatives, column by column; padded on the right.
+
+    ================== ======================================================================== =====
+    key                shape                                                                    type
+    ================== ======================================================================== =====
+    ``input_ids``      (columns * rows, tokens)                                                 int64
+    ``attention_mask`` (columns * rows, tokens): 1 on tokens, 0 on padding                      int64
+    ``pool_mask``      (columns * rows, tokens): 1 on the tokens that are pooled                int64
+    ``keys``           (rows, columns): equal texts have equal keys                             int64
+    ``labels``         (rows,): class or domain of each row, where data have one                int64
+    ================== ======================================================================== =====
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    pool_mask: Tensor
+    keys: Tensor
+    labels: NotRequired[Tensor]
