@@ -49,7 +49,6 @@ class Regression(Method):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Numbers of shape (rows,)."""
-        assert self.network is not None
         return self.network(inputs).squeeze(-1)
 
     def compute(self, batch: NumbersBatch) -> Output:

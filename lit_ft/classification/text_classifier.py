@@ -57,7 +57,6 @@ class TextClassifier(LanguageMethod):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits of shape (rows, classes)."""
-        assert self.network is not None
         return self.network(input_ids=input_ids, attention_mask=attention_mask).logits
 
     def compute(self, batch: LabelledTextBatch) -> Output:
@@ -71,7 +70,6 @@ class TextClassifier(LanguageMethod):
 
     def features(self, batch: LabelledTextBatch) -> Tensor:
         """Last hidden states, averaged over the tokens that are not padding; shape (rows, width)."""
-        assert self.network is not None
         mask = batch["attention_mask"]
         output = self.network(input_ids=batch["input_ids"], attention_mask=mask, output_hidden_states=True)
         return pool(output.hidden_states[-1], mask, "mean")

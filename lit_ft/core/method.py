@@ -61,8 +61,9 @@ class Method(pl.LightningModule):
             hyper-parameters, and ``load_from_checkpoint`` asks for it again.
         optimizer: Makes the optimizer from parameters. Decay leaves out biases and norms (parameters of one dimension).
         schedule: How the learning rate moves; None keeps it constant.
-        metrics: Metrics of validation and test by the name they are logged under, in the place of the method's own;
-            ``{}`` has none. Each stage updates a copy with ``predictions`` and ``targets`` of :class:`Output`.
+        metrics: Metrics of validation and test by the name they are logged under, in the place of the method's own and
+            of a mean of that name; ``{}`` has none. Each stage updates a copy with ``predictions`` and ``targets`` of
+            :class:`Output`.
     """
 
     batch: ClassVar[type | None] = None
@@ -80,7 +81,7 @@ class Method(pl.LightningModule):
         super().__init__()
         self._save_plain_hyperparameters()
         self.spec: Network | None = None
-        self.network: nn.Module | None = None
+        self.network: Any = None  # a module from configure_model on
         self._ready: list[nn.Module] = []  # a list hides a module given from Python until configure_model
         if isinstance(network, nn.Module):
             self._ready.append(network)
@@ -259,9 +260,11 @@ class Method(pl.LightningModule):
 
     def _finish_evaluation(self, stage: str) -> None:
         _, means = self._means.total(self._sum_over_ranks)
+        metrics: Any = self.stage_metrics[stage]
         for key, value in means.items():
-            self.log(f"{stage}/{key}", value.float(), prog_bar=key == "loss", rank_zero_only=False, sync_dist=False)
-        for name, metric in self.stage_metrics[stage].items():  # type: ignore[operator, union-attr]
+            if key not in metrics:
+                self.log(f"{stage}/{key}", value.float(), prog_bar=key == "loss", rank_zero_only=False, sync_dist=False)
+        for name, metric in metrics.items():
             if metric.update_called:
                 if means:  # else no row counted
                     self.log(f"{stage}/{name}", metric.compute(), prog_bar=True)
@@ -331,7 +334,6 @@ class Method(pl.LightningModule):
             if getattr(self, name) is None:
                 setattr(self, name, checkpoint["hyper_parameters"].get(name))
         self.configure_model()
-        assert self.network is not None
         self._base.check(self.network, "network.", checkpoint)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

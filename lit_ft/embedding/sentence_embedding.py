@@ -76,7 +76,7 @@ class SentenceEmbedding(LanguageMethod):
 
     def embed(self, batch: Mapping[str, Tensor], rows: slice | Tensor = slice(None)) -> Tensor:
         """Vectors of some texts of a batch, shape (texts, width), trimmed to the longest of them."""
-        network: Any = self.network
+        network = self.network
         mask = batch["attention_mask"][rows]
         length = int(mask.sum(1).max())
         mask = mask[:, :length]
@@ -138,13 +138,12 @@ class SentenceEmbedding(LanguageMethod):
             tokens_per_batch: Budget of a batch, padding included.
         """
         self.configure_model()
-        assert self.network is not None
         encoded = encode_texts(self.tokenizer, texts, template, max_length)
         empty = next((number for number, text in enumerate(encoded, start=1) if not any(text.embed)), None)
         if empty is not None:
             raise ConfigError("texts", f"number {empty}", "texts with at least one token that is pooled")
         if not encoded:
-            return torch.empty(0, self.network.config.hidden_size, device=self.device)  # type: ignore[union-attr, arg-type]
+            return torch.empty(0, self.network.config.hidden_size, device=self.device)
         order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
         parts, start = [], 0
         with evaluating(self.network):

@@ -80,8 +80,7 @@ class MaskedThought(SupervisedFineTuning):
         probability = self.current_probability() if self.training else 0.0
         if probability == 0:
             return super().compute(batch)
-        assert self.network is not None
-        words = self.network.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        words = self.network.get_input_embeddings().num_embeddings
         read = mask_thought(batch["input_ids"], batch["weights"], probability, self._mask(), words)
         coefficients, _ = self._shares(batch)
         said = readout(self.network, {**batch, "input_ids": read})

@@ -43,7 +43,6 @@ class OptionScoring(LanguageMethod):
         self.normalize = normalize
 
     def _log_probs(self, batch: Mapping[str, Tensor], prefix: str = "") -> Tensor:
-        assert self.network is not None
         rows = option_rows(batch, prefix)
         found = readout(self.network, rows).log_probs(rows["input_ids"], rows["weights"])
         return (found * rows["weights"]).sum(1).unflatten(0, batch["input_ids"].shape[:2])

@@ -103,7 +103,6 @@ class PreferencePretraining(LanguageMethod):
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
         """Mean over the tokens that count."""
-        assert self.network is not None
         said, weights = readout(self.network, batch), batch["weights"].float()  # bf16-true rounds sums
         log_probs = said.log_probs(batch["input_ids"], weights)
         total = weights.sum().clamp(min=1e-6)

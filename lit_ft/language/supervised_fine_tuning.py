@@ -92,7 +92,6 @@ class SupervisedFineTuning(LanguageMethod):
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
         """Mean loss over the targets; in evaluation also their plain negative log-likelihood, for the perplexity."""
-        assert self.network is not None
         coefficients, _ = self._shares(batch)
         said = readout(self.network, batch)
         loss = said.loss(batch["input_ids"], coefficients, self.token_loss)
@@ -111,6 +110,5 @@ class SupervisedFineTuning(LanguageMethod):
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Summed log-probability of the targets of each row, each times its weight; shape (rows,)."""
-        assert self.network is not None
         found = readout(self.network, batch).log_probs(batch["input_ids"], batch["weights"])
         return (found * batch["weights"]).sum(1)

@@ -57,9 +57,10 @@ class TextGeneration(SupervisedFineTuning):
             raise ConfigError("samples", samples, "1 at temperature 0: they would all be the same")
         self.max_new_tokens, self.temperature, self.top_p = max_new_tokens, temperature, top_p
         self.samples, self.rules, self.answers = samples, rules, answers or {}
+        taken = ["loss", *self.new_metrics()]
         for name in self.answers:
-            if name in ("loss", "perplexity"):
-                raise ConfigError("answers", name, "a name other than loss and perplexity")
+            if name in taken:
+                raise ConfigError("answers", name, f"a name other than {' and '.join(taken)}")
 
     def after_build(self, network: nn.Module) -> None:
         """Copy the metrics over answers for validation and test."""
@@ -95,7 +96,6 @@ class TextGeneration(SupervisedFineTuning):
         """
         if not all(prompts):
             raise ConfigError("prompts", "one without tokens", "at least one token in each, to write from")
-        network: Any = self.network
         longest, end = max(map(len, prompts)), self.tokenizer.eos_token_id
         padding = next(token for token in (self.tokenizer.pad_token_id, end, 0) if token is not None)
         ids = torch.tensor([[padding] * (longest - len(p)) + p for p in prompts], device=self.device)
@@ -105,7 +105,7 @@ class TextGeneration(SupervisedFineTuning):
             settings |= {"temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
         if self.rules is not None:
             settings["logits_processor"] = [self.rules.bind(self.tokenizer, mask.repeat_interleave(self.samples, 0))]
-        found = network.generate(
+        found = self.network.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=self.max_new_tokens, pad_token_id=padding,
             eos_token_id=end, num_return_sequences=self.samples, **settings,
         )  # fmt: skip

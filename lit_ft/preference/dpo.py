@@ -68,7 +68,6 @@ class DPO(Policy):
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
         """Mean loss over the pairs."""
-        assert self.network is not None
         sums, tokens = sequence_log_probs(self.network, batch), batch["weights"].sum(1)
         pairs = Pairs(*sums.chunk(2), *tokens.chunk(2))
         if self.needs_reference:
@@ -92,13 +91,11 @@ class DPO(Policy):
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Log-probabilities of chosen and rejected answers, shape (pairs, 2)."""
-        assert self.network is not None
         return torch.stack(sequence_log_probs(self.network, batch).chunk(2), dim=1)
 
     @torch.no_grad()
     def ches(self, batch: Mapping[str, Tensor], length_normalize: bool = True) -> Tensor:
         """CHES scores of the pairs of a batch, shape (pairs,), for ``filter_column`` of ``Preferences``."""
-        assert self.network is not None
         said = readout(self.network, batch)
         if said.weight is None:
             raise ConfigError("network", type(self.network).__name__, "a network whose head is one linear map")

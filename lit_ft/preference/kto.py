@@ -62,7 +62,6 @@ class KTO(UnpairedPolicy):
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
         """Mean loss over the answers."""
-        assert self.network is not None
         assert self.reference is not None
         wanted, n = batch["desirable"], len(batch["desirable"])
         own, borrowed = halves(batch)

@@ -42,7 +42,6 @@ class Policy(LanguageMethod):
     def on_fit_start(self) -> None:
         """The reference is that of the weights before the first step."""
         if self.reference is not None and self.needs_reference:
-            assert self.network is not None
             self.reference.start(self.network, self.trainer, fresh=not self._resumed and not self.global_step)
             self._begun = True
 

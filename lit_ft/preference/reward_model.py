@@ -86,7 +86,6 @@ class RewardModel(LanguageMethod):
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
         """Mean loss over the pairs."""
-        assert self.network is not None
         chosen, rejected = rewards(self.network, batch).chunk(2)
         losses = bradley_terry(chosen, rejected, self.margin) + self.center * (chosen + rejected).square()
         weights = batch["pair_weights"]
@@ -99,5 +98,4 @@ class RewardModel(LanguageMethod):
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Rewards of chosen and rejected answers, shape (pairs, 2)."""
-        assert self.network is not None
         return torch.stack(rewards(self.network, batch).chunk(2), dim=1)

@@ -52,7 +52,6 @@ class UnpairedBCO(UnpairedPolicy):
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
         """Mean loss over the answers; in training they move the shift first."""
-        assert self.network is not None
         assert self.reference is not None
         wanted, n = batch["desirable"], len(batch["desirable"])
         own = {**halves(batch)[0], "rows": batch["rows"][:n]} if "rows" in batch else halves(batch)[0]

@@ -41,7 +41,6 @@ class UnpairedPolicy(Policy):
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Log-probabilities of the answers, shape (answers,)."""
-        assert self.network is not None
         return sequence_log_probs(self.network, halves(batch)[0])
 
 

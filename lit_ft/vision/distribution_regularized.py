@@ -98,7 +98,6 @@ class DistributionRegularized(ImageClassifier):
     def on_fit_start(self) -> None:
         """Freeze a copy of what the fit starts from; a resumed run has it."""
         if from_its_start(self.trainer):
-            assert self.network is not None
             self.frozen.load_state_dict(self.network.state_dict())
 
     def on_train_start(self) -> None:
@@ -114,7 +113,7 @@ class DistributionRegularized(ImageClassifier):
         """The loss on the batch; in training with that on calibrated features of the memory."""
         if not self.training:
             return super().compute(batch)
-        network: Any = self.network
+        network = self.network
         images, labels = batch["images"], batch["labels"]
         own = network.features(images)
         with torch.no_grad():
@@ -134,7 +133,7 @@ class DistributionRegularized(ImageClassifier):
     @torch.no_grad()
     def calibrated_memory(self) -> Tensor:
         """Features of the pre-trained network for the rows in memory, calibrated; shape (rows, width)."""
-        network: Any = self.network
+        network = self.network
         pre, own, labels = (self.memory.column(name) for name in ("pre", "own", "labels"))
         return calibrated(pre, own, labels, network.head.weight, self.turn)
 

@@ -64,7 +64,6 @@ class ImageClassifier(Method):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of shape (rows, classes)."""
-        assert self.network is not None
         output = self.network(images.to(next(self.network.parameters()).dtype))
         return output if isinstance(output, Tensor) else output.logits
 
@@ -86,7 +85,6 @@ class ImageClassifier(Method):
 
     def features(self, batch: ImagesBatch) -> Tensor:
         """What the head reads, averaged over positions; shape (rows, width)."""
-        assert self.network is not None
         images = batch["images"].to(next(self.network.parameters()).dtype)
         own = getattr(self.network, "features", None)
         if own is not None:

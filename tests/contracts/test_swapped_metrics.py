@@ -14,6 +14,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAveragePrecision, 
 
 from lit_ft.command.cli import command, load_run
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.method import Output
 from lit_ft.data import GaussianClusters, TextPairs, UnpairedPreferences
 from lit_ft.methods import DPO, KTO, ImageClassifier, IndependentMembers, SentenceEmbedding, UnpairedBCO
 from lit_ft.running.processes import run_ranks
@@ -115,9 +116,10 @@ def test_answers_alone_are_judged_by_their_probability(method: Any, tmp_path: Pa
 
 
 def test_texts_are_judged_by_their_cosines(tmp_path: Path) -> None:
-    module = SentenceEmbedding(BERT, metrics={"precision": BinaryAveragePrecision()})  # type: ignore[arg-type]
+    two = {name: BinaryAveragePrecision() for name in ("precision", "accuracy")}  # the second in the place of a mean
+    module = SentenceEmbedding(BERT, metrics=two)  # type: ignore[arg-type]
     _, trainer = fit_foreign([], None, module, TextPairs(rows(tmp_path), batch_size=8))
-    assert 0 < trainer.callback_metrics["val/precision"] <= 1
+    assert 0 < trainer.callback_metrics["val/precision"] == trainer.callback_metrics["val/accuracy"] <= 1
 
 
 def test_none_and_names_that_cannot_be_logged() -> None:
@@ -142,3 +144,13 @@ def test_a_method_built_in_python_comes_back_with_every_argument(tmp_path: Path)
         assert torch.equal(again.state_dict()[key], value)
     pairs = DPO(LLAMA, sft_weight=0.5, beta=0.3)  # type: ignore[arg-type]
     assert {"network", "sft_weight", "beta"} <= set(pairs.hparams)
+
+
+def test_a_method_without_predictions_has_nothing_for_a_metric() -> None:
+    class Silent(ImageClassifier):
+        def compute(self, batch: Any) -> Output:
+            return Output(super().compute(batch).loss)
+
+    module = Silent(MLP, metrics={"right": MulticlassAccuracy(4)})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="gives no predictions"):
+        fit_foreign([], None, module, GaussianClusters(60, batch_size=6))
