@@ -3,11 +3,13 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lit_ft.command.request import Request
     from lit_ft.command.run import Build, Run
 
 USAGE = """\
@@ -36,6 +38,7 @@ lit-ft: a modular trainer for fine-tuning research
     --debug                   show the traceback of an error
 """
 
+STAGES = ("fit", "validate", "test", "predict")
 TOOLS = {
     "methods": ("lit_ft.command.catalogue", "methods_command"),
     "report": ("lit_ft.command.report", "report_command"),
@@ -46,7 +49,8 @@ TOOLS = {
     "study": ("lit_ft.studies.command", "study_command"),
     "compare": ("lit_ft.studies.command", "compare_command"),
 }
-BUILDERS = ("show-batch", "estimate", "export", "overlap")  # tools that build what a run is made of
+OF_A_CONFIG = ("show-batch", "estimate")  # tools that take what a stage takes
+OF_A_RUN = ("export", "overlap")  # tools that build what a run was made of
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,41 +60,68 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def command(argv: list[str]) -> int:
     """Run a command and return its exit status."""
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    name, *args = argv or ["help"]
+    if name in ("-h", "--help", "help") or (name in STAGES and args in (["-h"], ["--help"])):
         print(USAGE)
         return 0
-    if argv[0] in ("-V", "--version"):
+    if name in ("-V", "--version"):
         from lit_ft import __version__
 
         print(__version__)
         return 0
-    name, rest = argv[0], argv[1:]
-    debug = "--debug" in rest
-    rest = [argument for argument in rest if argument != "--debug"]
-    if name in TOOLS:
-        return guarded(tool(name), rest, debug)
-    if name in ("fit", "validate", "test", "predict"):
-        if rest in (["-h"], ["--help"]):
-            print(USAGE)
-            return 0
-
-        def stage(arguments: list[str]) -> int:
-            from lit_ft.command.preload import quick_imports
-
-            with quick_imports(for_good=True):
-                from lit_ft.command.run import execute
-            quiet()
-            run = execute(name, import_own(arguments))
-            if run.trainer.is_global_zero:
-                summary(run)
-            return 0
-
-        return guarded(stage, rest, debug)
+    if name in (*STAGES, *TOOLS):
+        return guarded(name, args)
     from lit_ft.core.errors import nearest
 
-    known = ["fit", "validate", "test", "predict", *TOOLS]
+    known = [*STAGES, *TOOLS]
     print(f"lit-ft: unknown command {name!r}; allowed: {', '.join(known)}{nearest(name, known)}", file=sys.stderr)
     return 2
+
+
+def guarded(name: str, args: list[str]) -> int:
+    """Read what is asked for and do it; turn what the user can mend into one line and status 2."""
+    request = None
+    try:
+        from lit_ft.command.request import Request
+
+        request = Request.of(args, name)
+        status = perform(request)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("lit-ft: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has seen enough; nothing is left to be flushed at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        from lit_ft.command.complaint import complaint
+
+        message = complaint(error, request)
+        if "--debug" in args or message is None:  # reading the request may be what failed
+            raise
+        print(f"lit-ft: {message}", file=sys.stderr)
+        return 2
+
+
+def perform(request: "Request") -> int:
+    """Import what a command needs, and run it."""
+    from lit_ft.command.names import import_own
+
+    if request.command in (*STAGES, *OF_A_CONFIG, *OF_A_RUN):
+        from lit_ft.command.preload import quick_imports
+
+        with quick_imports(for_good=True):
+            from lit_ft.command.run import execute
+        quiet()
+    if request.command in STAGES:
+        run = execute(request.command, request)
+        if run.trainer.is_global_zero:
+            summary(run)
+        return 0
+    import_own(request.imports)
+    module, function = TOOLS[request.command]
+    return getattr(import_module(module), function)(request if request.command in OF_A_CONFIG else request.args)
 
 
 def quiet() -> None:
@@ -123,63 +154,6 @@ def summary(run: "Run") -> None:
     console = Console()
     console.print(grid)
     console.print(f"report: {run.folder / 'report.html'}", soft_wrap=True)
-
-
-def tool(name: str) -> Any:
-    """The function behind a small tool."""
-    from importlib import import_module
-
-    module, function = TOOLS[name]
-
-    def run(arguments: list[str]) -> Any:
-        if name in BUILDERS:
-            from lit_ft.command.preload import quick_imports
-
-            with quick_imports(for_good=True):
-                import lit_ft.command.run  # noqa: F401
-            quiet()
-        return getattr(import_module(module), function)(import_own(arguments))
-
-    return run
-
-
-def import_own(arguments: list[str]) -> list[str]:
-    """Import the modules that ``--import`` names, and return the other arguments."""
-    from importlib import import_module
-
-    rest: list[str] = []
-    pending = iter(arguments)
-    for argument in pending:
-        flag, _, value = argument.partition("=")
-        if flag != "--import":
-            rest.append(argument)
-            continue
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
-        import_module(value or next(pending, ""))
-    return rest
-
-
-def guarded(function: Any, arguments: list[str], debug: bool) -> int:
-    """Call a command; turn what the user can mend into one line and status 2."""
-    try:
-        status = function(arguments) or 0
-        sys.stdout.flush()
-        return status
-    except KeyboardInterrupt:
-        print("lit-ft: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader, such as head, has seen enough; nothing is left to be flushed at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
-    except Exception as error:
-        from lit_ft.command.complaint import complaint
-
-        message = complaint(error, arguments)
-        if debug or message is None:
-            raise
-        print(f"lit-ft: {message}", file=sys.stderr)
-        return 2
 
 
 def build(args: Sequence[str]) -> "Build":

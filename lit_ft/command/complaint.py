@@ -15,23 +15,24 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from lit_ft.command.names import import_all
-from lit_ft.command.overrides import values_of
+from lit_ft.command.request import SECTIONS, Request
 from lit_ft.core.errors import ConfigError, nearest
 
 
-def complaint(error: BaseException, arguments: Sequence[str] = ()) -> str | None:
+def complaint(error: BaseException, request: Request | None = None) -> str | None:
     """The message for an error that the user can mend; None for any other error.
 
     Args:
         error: What was raised while a command ran.
-        arguments: The arguments of the command, to find the place in its YAML files.
+        request: What was asked for, to find the place in its configs; None where it could not be read.
     """
+    configs = [config.tree for config in request.configs] if request else []
     if isinstance(error, ConfigError):
-        return _placed(error.owner, str(error), arguments, error.given)
+        return _placed(error.owner, str(error), configs, error.given)
     text = str(error)
     refused = re.search(r"^\s*- ((?:(\w+)\.)?[\w.]+: given .*; allowed: .*)$", text, re.MULTILINE)
     if refused:  # the parser tried the constructor as one of several types
-        return _placed(refused[2], refused[1], arguments)
+        return _placed(refused[2], refused[1], configs)
     if isinstance(error, argparse.ArgumentError) or (isinstance(error, ValueError) and "Parser key" in text):
         return _parser_complaint(text)
     if isinstance(error, FileNotFoundError):
@@ -52,7 +53,7 @@ def _raised_within(error: BaseException) -> str | None:
         return text
     for frame, _ in walk_tb(error.__traceback__):
         place = Path(frame.f_code.co_filename).name, frame.f_code.co_qualname
-        if place == ("cli.py", "import_own") and isinstance(error, (ImportError, ValueError)):
+        if place == ("names.py", "import_own") and isinstance(error, (ImportError, ValueError)):
             return f"--import: {text}; allowed: a module that can be imported from this folder"
         if place == ("trainer.py", "Trainer.__init__") and isinstance(error, (ValueError, TypeError, ImportError)):
             return f"trainer: {text}"
@@ -65,20 +66,14 @@ def _raised_within(error: BaseException) -> str | None:
     return None
 
 
-def _placed(owner: str | None, message: str, arguments: Sequence[str], given: object = None) -> str:
-    path = owner and next((path for config in _configs(arguments) for path in _search(config, owner, "")), None)
+def _placed(owner: str | None, message: str, configs: Sequence[Any], given: object = None) -> str:
+    path = owner and next((path for config in configs for path in _search(config, owner, "")), None)
     bare = message.removeprefix(f"{owner}.")
     if path:
         return f"{path}.init_args.{bare}  [{owner}]"
     argument = bare.partition(":")[0].split(".")  # what was given may stand in one place alone
-    paths = [path for config in _configs(arguments) for path in _places(config, argument, given, "")]
+    paths = [path for config in configs for path in _places(config, argument, given, "")]
     return f"{paths[0]}{bare}" if len(paths) == 1 else message
-
-
-def _configs(arguments: Sequence[str]) -> Iterator[Any]:
-    for file in values_of(arguments, "-c", "--config"):
-        if Path(file).is_file():
-            yield yaml.safe_load(Path(file).read_text(encoding="utf-8"))
 
 
 def _places(node: Any, keys: Sequence[str], value: object, path: str) -> Iterator[str]:
@@ -210,9 +205,7 @@ def _keys_of_section(section: str) -> list[str]:
         import lightning.pytorch as pl
 
         return list(inspect.signature(pl.Trainer).parameters)
-    from lit_ft.command.run import RUN_KEYS
-
-    return ["seed_everything", "model", "data", "trainer", *RUN_KEYS] if not section else []
+    return list(SECTIONS) if not section else []
 
 
 def _unknown_class(name: str, path: str, text: str) -> str:

@@ -10,18 +10,19 @@ from lightning.pytorch.core.optimizer import _configure_optimizers
 from torch import Tensor
 
 from lit_ft.command.first_batch import first_batch
+from lit_ft.command.request import Request
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method
 
 
-def estimate_command(argv: Sequence[str]) -> int:
+def estimate_command(request: Request) -> int:
     """Print a table of bytes: weights, gradients, optimizer state, and what one batch keeps for its backward pass."""
     from rich.console import Console
     from rich.table import Table
 
     from lit_ft.command.run import build
 
-    built = build(argv)
+    built = build(request)
     batch = first_batch(built)
     found = measured(built.model, batch)
     grid = Table("memory of", "MiB", box=None)

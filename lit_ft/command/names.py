@@ -4,6 +4,7 @@ The index modules (``lit_ft.callbacks`` and its like) say which names there are 
 known to the parser by its short name once its module is imported, so what a command mentions is imported first.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,9 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lit_ft.command.overrides import values_of
 from lit_ft.command.preload import quick_imports
-from lit_ft.core.errors import existing
+from lit_ft.command.request import Request
 from lit_ft.core.lazy import listed
 
 PACKAGE = Path(__file__).parents[1]
@@ -45,16 +45,22 @@ def _public_path(path: Any) -> Any:
     return f"{index}.{name}" if module and module == defined else path
 
 
-def import_named(arguments: Iterable[str]) -> None:
-    """Import the classes that arguments, and the files that they name, mention by a known name."""
-    arguments = list(arguments)
-    if any(re.match(r"-h$|--([\w.]+\.)?help\b", argument) for argument in arguments):
+def import_named(request: Request) -> None:
+    """Import the user's own modules, and the classes that the arguments and their files mention by a known name."""
+    import_own(request.imports)
+    if any(re.match(r"-h$|--([\w.]+\.)?help\b", argument) for argument in request.args):
         return import_all()
-    configs = (
-        existing("--config", file).read_text("utf-8", "replace") for file in values_of(arguments, "-c", "--config")
-    )
-    words = {word for text in _texts([*arguments, *configs], set()) for word in re.findall(r"\b[A-Z]\w*", text)}
+    texts = _texts([*request.args, *(config.text for config in request.configs)], set(request.paths))
+    words = {word for text in texts for word in re.findall(r"\b[A-Z]\w*", text)}
     return _import(known()[word][1] for word in sorted(words & known().keys()))
+
+
+def import_own(modules: Iterable[str]) -> None:
+    """Import modules of the user, which may stand in the working folder."""
+    for module in modules:
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        import_module(module)
 
 
 def import_all() -> None:

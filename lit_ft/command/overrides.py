@@ -1,43 +1,17 @@
-"""What stands on the command line beside the parser: values of a flag, and a callback of several by its class."""
+"""What the parser cannot do: change one callback of a list, by the name of its class."""
 
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader
 
 from lit_ft.core.errors import ConfigError, nearest
 
 FLAG = "--trainer.callbacks."
-YAML = "yaml of lit_ft"  # a mode of the parser
+Override = tuple[str, str, str]  # class, key and value
 
 
-def values_of(args: Sequence[str], *flags: str) -> Iterator[str]:
-    """What follows each of some flags, as ``--flag value`` or ``--flag=value``; empty where nothing does."""
-    for argument, following in zip_longest(args, args[1:], fillvalue=""):
-        name, given, value = argument.partition("=")
-        if name in flags:
-            yield value if given else following
-
-
-def read_value(text: str) -> Any:
-    """YAML, in which None is null: the parser writes so what it hands on to the parser of a class."""
-    return None if text.strip() == "None" else get_loader("yaml")(text)
-
-
-set_loader(YAML, read_value, (yaml.YAMLError,))  # a text that is no YAML is a text
-
-
-def folder_name(name: str) -> str:
-    """The value of ``--name``, which may not lead out of the folder of all runs."""
-    if name in ("", "..") or name != Path(name).name:
-        raise ConfigError("--name", name, "the name of a folder in runs/, not empty; --runs says where else")
-    return name
-
-
-def split_overrides(args: Sequence[str]) -> tuple[list[str], list[tuple[str, str, str]]]:
+def split_overrides(args: Sequence[str]) -> tuple[list[str], list[Override]]:
     """Take ``--trainer.callbacks.NAME.KEY=VALUE`` out of arguments; NAME is a class, so it begins with a capital.
 
     Args:
@@ -47,7 +21,7 @@ def split_overrides(args: Sequence[str]) -> tuple[list[str], list[tuple[str, str
         The other arguments, and ``(name, key, value)`` of each override in order.
     """
     rest: list[str] = []
-    found: list[tuple[str, str, str]] = []
+    found: list[Override] = []
     pending = iter(args)
     for argument in pending:
         flag, given, value = argument.partition("=")
@@ -59,7 +33,7 @@ def split_overrides(args: Sequence[str]) -> tuple[list[str], list[tuple[str, str
     return rest, found
 
 
-def override_callbacks(callbacks: Any, overrides: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
+def override_callbacks(callbacks: Any, overrides: Sequence[Override]) -> list[dict[str, Any]]:
     """The callbacks of a configuration with the overrides in place.
 
     Args:

@@ -10,15 +10,17 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
+from jsonargparse import get_loader, set_loader
 from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 import lit_ft.core.schedules  # noqa: F401  importing a class is what makes its short name known in YAML
 from lit_ft.command.names import import_named, public
-from lit_ft.command.overrides import YAML, override_callbacks, split_overrides, values_of
-from lit_ft.command.run_folders import find_checkpoint, place, run_name, saved_config
-from lit_ft.core.errors import ConfigError, existing, nearest
+from lit_ft.command.overrides import override_callbacks
+from lit_ft.command.request import OPTIONS, RUN_KEYS, Request
+from lit_ft.command.run_folders import find_checkpoint, place
+from lit_ft.core.errors import ConfigError, existing
 from lit_ft.core.facts import FACTS
 from lit_ft.core.hyperparameters import differences
 from lit_ft.running.files import write_text
@@ -30,7 +32,7 @@ from lit_ft.running.run_report import RunReport
 from lit_ft.running.warm_start import WarmStart
 
 STAGES = ("fit", "validate", "test", "predict")
-RUN_KEYS = ("stage", "ckpt_path", "run", "run_dir", "name", "from", "runs", "config", "import")
+YAML = "yaml of lit_ft"  # a mode of the parser
 
 
 @dataclass
@@ -60,16 +62,28 @@ class Run:
         return {key: float(value) for key, value in self.trainer.callback_metrics.items()}
 
 
+def read_value(text: str) -> Any:
+    """YAML, in which None is null: the parser writes so what it hands on to the parser of a class."""
+    return None if text.strip() == "None" else get_loader("yaml")(text)
+
+
+set_loader(YAML, read_value, (yaml.YAMLError,))  # a text that is no YAML is a text
+
+
 class Build(LightningCLI):
     """Objects from YAML and command line, without running them.
 
     LightningCLI in subclass mode over LightningModule and LightningDataModule, so that foreign classes work by their
-    path; without subcommands, so that a saved configuration is read like a written one.
+    path; without subcommands, so that a saved configuration is read like a written one. The parser reads the configs
+    itself: files that they name are relative to them, and it has a grammar of numbers of its own.
+
+    Args:
+        request: What was asked for.
     """
 
-    def __init__(self, args: Sequence[str]) -> None:
-        check_sections(args)
-        import_named(args)
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        import_named(request)
         argv, sys.argv = sys.argv, sys.argv[:1]  # Lightning warns when both are there
         try:
             super().__init__(
@@ -82,7 +96,7 @@ class Build(LightningCLI):
                 auto_configure_optimizers=False,
                 trainer_defaults={"log_every_n_steps": 10},
                 parser_kwargs={"exit_on_error": False, "prog": "lit-ft", "parser_mode": YAML},
-                args=list(args),
+                args=list(request.arguments),
                 run=False,
             )
         finally:
@@ -90,20 +104,16 @@ class Build(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Where a run is, was, and is to be."""
-        parser.add_argument("--ckpt_path", type=str | None, help="last, best, or a file; fit goes on from it.")
-        parser.add_argument("--run", type=str | None, help="Run folder that last and best refer to.")
-        parser.add_argument("--from", type=str | None, help="Run folder (or checkpoint) whose weights fit starts from.")
-        parser.add_argument("--name", type=str | None, help="Name of the run; the stem of the last -c by default.")
-        parser.add_argument("--run_dir", type=str | None, help="Run folder to write; runs/<name>/<time> by default.")
-        parser.add_argument("--runs", type=str, default="runs", help="Folder of all runs.")
+        for option, text in OPTIONS.items():
+            kind: dict[str, Any] = {"type": str, "default": "runs"} if option == "runs" else {"type": str | None}
+            parser.add_argument(f"--{option}", help=text, **kind)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; then once more when a callback in a list is changed by its name, which the parser cannot do."""
-        args, overrides = split_overrides(args)
         super().parse_arguments(parser, args)
-        if overrides:
+        if self.request.overrides:
             plain = yaml.safe_load(parser.dump(self.config, skip_none=False, format="yaml"))["trainer"]["callbacks"]
-            changed = json.dumps(override_callbacks(plain, overrides))
+            changed = json.dumps(override_callbacks(plain, self.request.overrides))
             super().parse_arguments(parser, [*args, f"--trainer.callbacks={changed}"])
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -147,19 +157,6 @@ def check_counts(trainer: Mapping[str, Any]) -> None:
             raise ConfigError(f"trainer.{key}", value, "above 0")
 
 
-def check_sections(args: Sequence[str]) -> None:
-    """Refuse a section of a YAML file that nothing reads; the parser is silent about an empty one."""
-    known = ("seed_everything", "model", "data", "trainer", *RUN_KEYS)
-    for file in values_of(args, "-c", "--config"):
-        with existing("--config", file).open(encoding="utf-8") as stream:  # an error in the file names it
-            sections = yaml.safe_load(stream) or {}
-        if not isinstance(sections, dict):
-            raise ConfigError("--config", file, f"a mapping with the keys {', '.join(known)}")
-        for section in sections:
-            if section not in known:
-                raise ConfigError("--config", f"the key {section}", f"{', '.join(known)}{nearest(str(section), known)}")
-
-
 def warn_differences(checkpoint: Path, model: dict[str, Any]) -> None:
     """Say once which hyper-parameters of a checkpoint the configuration overrules."""
     if not checkpoint.is_file():
@@ -180,7 +177,7 @@ def warn_differences(checkpoint: Path, model: dict[str, Any]) -> None:
         rank_zero_warn(f"the configuration differs from the checkpoint {checkpoint} and wins:{lines}")
 
 
-def build(args: Sequence[str]) -> Build:
+def build(args: Sequence[str] | Request) -> Build:
     """Model and data module from the arguments of a command, for a notebook.
 
     Args:
@@ -190,7 +187,7 @@ def build(args: Sequence[str]) -> Build:
     Returns:
         An object with ``model`` and ``datamodule``; ``make_trainer([], None)`` gives the trainer.
     """
-    return Build([*saved_config(args), *args])
+    return Build(Request.of(args))
 
 
 class Resolved(Build):
@@ -205,20 +202,20 @@ class Resolved(Build):
 
 def resolve(args: Sequence[str]) -> dict[str, Any]:
     """The resolved configuration of a command as plain data."""
-    return Resolved(args).plain()
+    return Resolved(Request.of(args)).plain()
 
 
 def load_run(run_dir: str | Path) -> Build:
     """What a run was made of, with the weights of its newest checkpoint in the model."""
     folder = existing("run_dir", run_dir)
-    built = Build(["-c", str(existing("run_dir", folder / "config.yaml"))])
+    built = build(["-c", str(existing("run_dir", folder / "config.yaml"))])
     checkpoint = torch.load(find_checkpoint("last", folder), map_location="cpu", weights_only=True)
     built.model.on_load_checkpoint(checkpoint)
     built.model.load_state_dict(checkpoint["state_dict"])
     return built
 
 
-def execute(stage: str, args: Sequence[str]) -> Run:
+def execute(stage: str, args: Sequence[str] | Request) -> Run:
     """Run one stage.
 
     Args:
@@ -230,15 +227,15 @@ def execute(stage: str, args: Sequence[str]) -> Run:
     """
     if stage not in STAGES:
         raise ConfigError("stage", stage, ", ".join(STAGES))
-    args = [*saved_config(args), *args]
+    request = Request.of(args, stage)
     torch.set_float32_matmul_precision("high")
-    built = Build(args)
+    built = Build(request)
     plain = built.plain()
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    checkpoint, folder = place(stage, args, built.config, text)
+    checkpoint, folder = place(request, text)
     if checkpoint is not None:
         warn_differences(checkpoint, plain["model"])
-    callbacks = default_callbacks(stage, args, built, folder, text)
+    callbacks = default_callbacks(built, folder, text)
     trainer = built.make_trainer(callbacks, folder if stage == "fit" else None)
     kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint}
     if checkpoint is not None:
@@ -254,22 +251,21 @@ def execute(stage: str, args: Sequence[str]) -> Run:
     return Run(folder, trainer, built.model, built.datamodule)
 
 
-def default_callbacks(stage: str, args: Sequence[str], built: Build, folder: Path, text: str) -> list[Callback]:
+def default_callbacks(built: Build, folder: Path, text: str) -> list[Callback]:
     """What every run has unless its configuration brings its own."""
-    command = " ".join(["lit-ft", stage, *args])
-    seed = built.config["seed_everything"]
-    known = read_report(folder).get("name", run_name(args))  # a run that goes on keeps its name
-    name = next(values_of(args, "--name"), known)
+    request, seed = built.request, built.config["seed_everything"]
+    command = " ".join(["lit-ft", request.command, *request.args])
+    name = request.name or read_report(folder).get("name", request.run_name)  # a run that goes on keeps its name
     report = RunReport(str(folder), name, text, command, int(seed) if seed is not False else None)
-    if stage != "fit":
+    if request.command != "fit":
         return [report]
     given = built.config_init["trainer"].get("callbacks") or []
     given = given if isinstance(given, list) else [given]
     callbacks: list[Callback] = []
     if not any(isinstance(callback, (Checkpoint, RunCheckpoint)) for callback in given):
         callbacks.append(RunCheckpoint())
-    if built.config["from"]:
-        start = existing("--from", built.config["from"])
+    if request.start:
+        start = existing("--from", request.start)
         callbacks.append(WarmStart(str(start if start.is_file() else find_checkpoint("last", start))))
     if not any(isinstance(callback, LearningRateMonitor) for callback in given):
         callbacks.append(LearningRateMonitor(logging_interval="step"))

@@ -1,76 +1,57 @@
 """Where a command begins and what it writes to: run folders and the checkpoints in them."""
 
 import os
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from lit_ft.command.overrides import folder_name, values_of
+from lit_ft.command.request import Request
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.running.files import write_text
 from lit_ft.running.report import read_report
 from lit_ft.running.run_checkpoint import newest_whole
 
 
-def run_name(args: Sequence[str]) -> str:
-    """``--name``, or the stem of the last ``-c``."""
-    *_, last = "run", *values_of(args, "-c", "--config")
-    return folder_name(next(values_of(args, "--name"), Path(last).stem))
-
-
-def saved_config(args: Sequence[str]) -> list[str]:
-    """With ``--run DIR`` and no ``-c``, the configuration of that run."""
-    run = next(values_of(args, "--run"), None)
-    if run is None or [*values_of(args, "-c", "--config")]:
-        return []
-    if not run:
-        raise ConfigError("--run", "nothing", "a run folder")
-    return ["-c", str(existing("--run", Path(run) / "config.yaml"))]
-
-
-def place(stage: str, args: Sequence[str], config: Mapping[str, Any], text: str) -> tuple[Path | None, Path]:
+def place(request: Request, text: str) -> tuple[Path | None, Path]:
     """The checkpoint that a stage begins from, if any, and the folder that it writes to, made ready for it.
 
     Args:
-        stage: What is to be run.
-        args: As on the command line.
-        config: The parsed configuration.
+        request: What is to be run.
         text: The resolved configuration, as it is written into a run folder.
     """
-    checkpoint, folder = chosen(stage, config, run_name(args))
+    checkpoint, folder = chosen(request)
     if "LOCAL_RANK" in os.environ and "LIT_FT_RUN_DIR" in os.environ:  # a rank that Lightning started
         folder = Path(os.environ["LIT_FT_RUN_DIR"])
-    folder = folder or new_folder(Path(config["runs"]), run_name(args))
+    folder = folder or new_folder(Path(request.runs), request.run_name)
     if "LOCAL_RANK" not in os.environ:
-        if stage == "fit" and checkpoint is None:
+        if request.command == "fit" and checkpoint is None:
             check_unused(folder)
             clear_dead(folder, text)
         os.environ["LIT_FT_RUN_DIR"] = str(folder)
     return checkpoint, folder
 
 
-def chosen(stage: str, config: Mapping[str, Any], name: str) -> tuple[Path | None, Path | None]:
+def chosen(request: Request) -> tuple[Path | None, Path | None]:
     """What ``--ckpt_path``, ``--run`` and ``--run_dir`` mean together: a checkpoint and a folder; None is new."""
-    checkpoint, folder = config["ckpt_path"], config["run_dir"] and Path(config["run_dir"])
-    if checkpoint is None and config["run"]:
+    stage, which, run = request.command, request.ckpt_path, request.run
+    folder = Path(request.run_dir) if request.run_dir else None
+    if which is None and run:
         if stage == "fit":
             allowed = "together with --ckpt_path last, to go on with that run; --from RUN takes its weights alone"
-            raise ConfigError("--run", config["run"], allowed)
-        checkpoint = "last"
-    if checkpoint is None:
-        if stage != "fit" and config["from"]:
-            raise ConfigError("--from", config["from"], f"what fit starts from; {stage} takes a run with --run RUN")
+            raise ConfigError("--run", run, allowed)
+        which = "last"
+    if which is None:
+        if stage != "fit" and request.start:
+            raise ConfigError("--from", request.start, f"what fit starts from; {stage} takes a run with --run RUN")
         return None, folder
-    if checkpoint in ("last", "best"):
-        if config["run"]:
-            run = existing("--run", config["run"])
+    if which in ("last", "best"):
+        if run:
+            source = existing("--run", run)
         else:
-            run = folder or find_run(Path(config["runs"]), name, finished=stage != "fit")
-        return find_checkpoint(checkpoint, run), folder or run
-    checkpoint = existing("--ckpt_path", checkpoint)
+            source = folder or find_run(Path(request.runs), request.run_name, finished=stage != "fit")
+        return find_checkpoint(which, source), folder or source
+    checkpoint = existing("--ckpt_path", which)
     if checkpoint.is_dir():
         raise ConfigError("--ckpt_path", str(checkpoint), "last, best or a file; of another run with --run")
     if stage != "fit" and checkpoint.parent.name == "checkpoints":

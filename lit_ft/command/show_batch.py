@@ -1,18 +1,19 @@
 """``lit-ft show-batch -c FILE``: what the network will see, before a step is spent on it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from lit_ft.command.first_batch import first_batch
+from lit_ft.command.request import Request
 
 
-def show_batch_command(argv: Sequence[str]) -> int:
+def show_batch_command(request: Request) -> int:
     """Print the first training batch: tokens coloured by target and weight, or shapes where there is no text."""
     from lit_ft.command.run import build
 
-    built = build(argv)
+    built = build(request)
     batch = first_batch(built)
     tokenizer = getattr(built.model, "tokenizer", None)
     if isinstance(batch, Mapping) and "input_ids" in batch and tokenizer is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lit_ft.command.overrides import folder_name
+from lit_ft.command.request import YamlFile, folder_name
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.running.files import write_text
 from lit_ft.running.processes import warm_up
@@ -23,7 +23,7 @@ from lit_ft.studies.progress import progress
 from lit_ft.studies.record import as_text, confirmed, gather, judge_study, result_of
 from lit_ft.studies.runner import FAILED, make_runs
 from lit_ft.studies.staleness import study_digest
-from lit_ft.studies.study import Study, parse_seeds, read_yaml
+from lit_ft.studies.study import Study, parse_seeds
 from lit_ft.studies.verdict import FAILS, HOLDS, NOTHING, OPEN
 
 EVERYTHING = "lit_ft.command.everything"  # what the process that runs are forked from imports first
@@ -65,7 +65,7 @@ def compare_command(argv: Sequence[str]) -> int:
         name, _, file = arm.partition(":")
         if name in content["arms"]:
             raise ConfigError("--arm", arm, "a name that no arm before it has")
-        content["arms"][name] = read_yaml("--arm", file) if file else {}
+        content["arms"][name] = YamlFile.read("--arm", file).tree if file else {}
     content["seeds"] = parse_seeds("0" if options.seeds is None else options.seeds)
     content["measure"] = {}
     for text in options.measure:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lit_ft.command.overrides import values_of
+from lit_ft.command.request import Request
 from lit_ft.core.errors import ConfigError
 from lit_ft.running.processes import ProcessFailed
 from lit_ft.studies.runner import Job, Launch, is_complete, launch_here
@@ -112,7 +112,7 @@ def _ray() -> Iterator[Launch]:
 
     def launch(job: Job, threads: int) -> RayRun:
         threads = min(threads, max(1, largest))  # what no machine has would be waited for without end
-        files = {path: Path(path).read_text(encoding="utf-8") for path in values_of(job.fit, "-c")}
+        files = {config.path: config.text for config in Request.of(job.fit).configs}
         return RayRun(ray, task.options(num_cpus=threads).remote(job, threads, home, files), Path(job.folder))
 
     try:

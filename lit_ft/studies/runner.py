@@ -76,19 +76,22 @@ def make_run(job: Job) -> None:
     """What a process does: the code path of ``lit-ft fit`` and ``lit-ft test``."""
     from lit_ft.command.cli import quiet
     from lit_ft.command.complaint import complaint
+    from lit_ft.command.request import Request
     from lit_ft.command.run import execute
     from lit_ft.running.report import read_report
 
     quiet()
     for module in job.modules:
         import_module(module)
+    request = None
     try:
+        request = Request.of(job.fit, "fit")
         if read_report(Path(job.folder)).get("status") != "finished":
-            execute("fit", job.fit)
+            execute("fit", request)
         if job.test is not None:
             execute("test", job.test)
     except Exception as error:
-        if (message := complaint(error, job.fit)) is None:
+        if (message := complaint(error, request)) is None:
             raise
         raise WrongInput(message) from error
     write_text(Path(job.folder) / "complete", "")

@@ -6,9 +6,8 @@ from inspect import formatannotation
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
-
 from lit_ft.command.cards import cards
+from lit_ft.command.request import YamlFile
 from lit_ft.core.errors import ConfigError, existing, nearest
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.expression import check
@@ -85,12 +84,12 @@ class Study:
         """Names of the classes that its files name, before anything is resolved."""
         yield from class_paths(self.arms)
         for file in [*self.base, *(stage["config"] for stage in self.stages if stage["config"])]:
-            yield from class_paths(read_yaml("stages.config", file))
+            yield from class_paths(YamlFile.read("stages.config", file).tree)
 
     @classmethod
     def load(cls, path: str | Path) -> "Study":
         """Read a study file."""
-        content = read_yaml("FILE", path)
+        content = YamlFile.read("FILE", path).tree
         if not isinstance(content, Mapping):
             raise ConfigError("FILE", str(path), "a mapping with claim, base, arms, seeds, measure, expect")
         return cls.of(Path(path).stem, content)
@@ -121,17 +120,6 @@ class Study:
             with placed(f"measure.{key}"):
                 given["measure"] = {**given["measure"], key: Measure.of(spec)}
         return cls(name=name, **given)
-
-
-def read_yaml(place: str, path: str | Path) -> Any:
-    """What a YAML file says; read as a file, so that errors name it.
-
-    Args:
-        place: Where the path was given.
-        path: The file.
-    """
-    with existing(place, path).open(encoding="utf-8") as file:
-        return yaml.safe_load(file)
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from lit_ft.command.cli import command
-from lit_ft.command.overrides import folder_name, override_callbacks, split_overrides, values_of
+from lit_ft.command.overrides import override_callbacks, split_overrides
+from lit_ft.command.request import folder_name, read_flags
 from lit_ft.command.run import resolve
 from lit_ft.core.errors import ConfigError
 
@@ -72,10 +73,15 @@ def test_mistakes_are_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_values_of_flags() -> None:
-    args = ["-c", "a.yaml", "--config=b.yaml", "--name", "-c", "--trainer.x=-c", "--run"]
-    assert list(values_of(args, "-c", "--config")) == ["a.yaml", "b.yaml", "--trainer.x=-c"]
-    assert list(values_of(args, "--run")) == [""]
-    assert list(values_of([], "-c")) == []
+    args = ["-c", "a.yaml", "--config=b.yaml", "--x", "1", "--trainer.x=-c", "--run=-c"]
+    found = list(read_flags(args))
+    assert [value for key, value, _ in found if key == "config"] == ["a.yaml", "b.yaml"]
+    assert [value for key, value, _ in found if key == "run"] == ["-c"]
+    assert [part for key, _, written in found if not key for part in written] == ["--x", "1", "--trainer.x=-c"]
+    assert list(read_flags([])) == []
+    for lacking in (["--run"], ["--run", "-c", "a.yaml"], ["--run="]):
+        with pytest.raises(ConfigError, match="--run: given 'nothing'"):
+            list(read_flags(lacking))
 
 
 def test_a_name_stays_among_the_runs() -> None:

@@ -1,0 +1,169 @@
+"""What a command line asks for: read once, before anything heavy is imported, and handed on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_ft.command.overrides import Override, split_overrides
+from lit_ft.core.errors import ConfigError, existing, nearest
+
+OPTIONS = {
+    "ckpt_path": "last, best, or a file; fit goes on from it.",
+    "run": "Run folder that last and best refer to.",
+    "from": "Run folder (or checkpoint) whose weights fit starts from.",
+    "name": "Name of the run; the stem of the last -c by default.",
+    "run_dir": "Run folder to write; runs/<name>/<time> by default.",
+    "runs": "Folder of all runs.",
+}  # where a run is, was, and is to be
+RUN_KEYS = ("stage", *OPTIONS, "config", "import")
+SECTIONS = ("seed_everything", "model", "data", "trainer", *RUN_KEYS)
+FLAGS = {"-c": "config", **{f"--{key}": key for key in ("config", "import", *OPTIONS)}}  # with a value each
+
+
+@dataclass(frozen=True)
+class YamlFile:
+    """A file and what it says.
+
+    Args:
+        path: As it was given.
+        text: Its text.
+        tree: The text as plain data.
+    """
+
+    path: str
+    text: str
+    tree: Any
+
+    @classmethod
+    def read(cls, argument: str, path: str | Path) -> "YamlFile":
+        """Read a file; an error in it names it.
+
+        Args:
+            argument: Where the path was given, for the error when nothing is there.
+            path: The file.
+        """
+        text = existing(argument, path).read_text(encoding="utf-8")
+        stream = StringIO(text)
+        stream.name = str(path)
+        return cls(str(path), text, yaml.safe_load(stream))
+
+
+def read_config(path: str) -> YamlFile:
+    """Read a config; refuse a section that nothing reads, about which the parser is silent when it is empty."""
+    file = YamlFile.read("--config", path)
+    if file.tree is not None and not isinstance(file.tree, dict):
+        raise ConfigError("--config", path, f"a mapping with the keys {', '.join(SECTIONS)}")
+    for section in file.tree or ():
+        if section not in SECTIONS:
+            allowed = f"{', '.join(SECTIONS)}{nearest(str(section), SECTIONS)}"
+            raise ConfigError("--config", f"the key {section}", allowed)
+    return file
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line that has been read.
+
+    A config may say what ``--run``, ``--name`` and the other options of ``OPTIONS`` say; what comes later wins.
+
+    Args:
+        command: Name of the stage or tool; empty where Python asks.
+        args: What follows it, without ``--import`` and ``--debug``.
+        arguments: The part of ``args`` that the parser reads: all but ``overrides``.
+        overrides: Changes of single callbacks, which the parser cannot make.
+        configs: The files of ``-c``, in order.
+        imports: Modules of the user to import first.
+        ckpt_path: ``last``, ``best`` or a checkpoint.
+        run: Run folder that ``last`` and ``best`` refer to, and whose config is read where there is no ``-c``.
+        start: Run folder or checkpoint of ``--from``.
+        name: Name of the run.
+        run_dir: Run folder to write.
+        runs: Folder of all runs.
+    """
+
+    command: str
+    args: tuple[str, ...]
+    arguments: tuple[str, ...]
+    overrides: tuple[Override, ...]
+    configs: tuple[YamlFile, ...]
+    imports: tuple[str, ...] = ()
+    ckpt_path: str | None = None
+    run: str | None = None
+    start: str | None = None
+    name: str | None = None
+    run_dir: str | None = None
+    runs: str = "runs"
+
+    @classmethod
+    def of(cls, args: "Sequence[str] | Request", command: str = "") -> "Request":
+        """Read arguments and the configs that they name.
+
+        Args:
+            args: As on the command line after the stage or tool; what has been read already is returned as it is.
+            command: The stage or tool.
+
+        Raises:
+            ConfigError: A flag has no value, or a config is absent, no mapping, or has a section that nothing reads.
+        """
+        if isinstance(args, Request):
+            return args
+        kept: list[str] = []
+        imports: list[str] = []
+        configs: list[YamlFile] = []
+        options: dict[str, Any] = {}
+        for key, value, written in read_flags(args):
+            if key == "import":
+                imports.append(value)
+            elif written != ["--debug"]:
+                kept += written
+            if key == "config":
+                configs.append(read_config(value))
+                options |= {key: value for key, value in (configs[-1].tree or {}).items() if key in OPTIONS}
+            elif key in OPTIONS:
+                options[key] = None if value == "null" else value
+        if options.get("run") and not configs:
+            return cls.of(["-c", str(existing("--run", Path(options["run"]) / "config.yaml")), *args], command)
+        options["start"] = options.pop("from", None)
+        rest, overrides = split_overrides(kept)
+        return cls(command, tuple(kept), tuple(rest), tuple(overrides), tuple(configs), tuple(imports), **options)
+
+    @property
+    def run_name(self) -> str:
+        """``name``, or the stem of the last config."""
+        return folder_name(self.name if self.name is not None else Path(["run", *self.paths][-1]).stem)
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the configs."""
+        return [config.path for config in self.configs]
+
+
+def read_flags(args: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """Go through arguments: the key of each flag of ours (else empty), its value, and both as they were written.
+
+    Args:
+        args: As on the command line; ``--flag value`` and ``--flag=value``.
+
+    Raises:
+        ConfigError: A flag has no value.
+    """
+    pending = iter(args)
+    for argument in pending:
+        flag, given, value = argument.partition("=")
+        key = FLAGS.get(flag, "")
+        following = [next(pending, "")] if key and not given else []
+        value = "".join(following) or value
+        if key and (not value or (following and value.startswith("-"))):
+            raise ConfigError(flag, "nothing", "a run folder" if key == "run" else "a value")
+        yield key, value, [argument, *following]
+
+
+def folder_name(name: str) -> str:
+    """The value of ``--name``, which may not lead out of the folder of all runs."""
+    if name in ("", "..") or name != Path(name).name:
+        raise ConfigError("--name", name, "the name of a folder in runs/, not empty; --runs says where else")
+    return name
