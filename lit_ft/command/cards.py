@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lit_ft.core.plain import from_mapping
+
 FOLDER = Path(__file__).parents[1] / "papers"
 
 
@@ -40,4 +42,5 @@ def cards() -> dict[str, Card]:
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     files = sorted(FOLDER.glob("*.yaml"), key=lambda file: (file.stem[0], int(file.stem[1:])))
-    return {file.stem: Card(**yaml.load(file.read_text(encoding="utf-8"), loader)) for file in files}
+    trees = {file.stem: yaml.load(file.read_text(encoding="utf-8"), loader) for file in files}
+    return {paper: from_mapping(Card, tree, paper) for paper, tree in trees.items()}

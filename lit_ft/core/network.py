@@ -1,10 +1,11 @@
 """The plain description of a network, as written in YAML and stored in checkpoints."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.plain import from_mapping
 
 
 @dataclass
@@ -51,14 +52,8 @@ class Network:
 
     @classmethod
     def of(cls, spec: "Network | Mapping[str, Any]") -> "Network":
-        """The description from a mapping; unknown keys are errors."""
-        if isinstance(spec, Network):
-            return spec
-        known = [field.name for field in fields(cls)]
-        for key in spec:
-            if key not in known:
-                raise ConfigError(f"network.{key}", spec[key], f"the keys {', '.join(known)}{nearest(key, known)}")
-        return cls(**spec)
+        """The description from a mapping; an unknown key or a wrong value is an error."""
+        return spec if isinstance(spec, Network) else from_mapping(cls, spec, "network")
 
     def plain(self) -> dict[str, Any]:
         """The description as plain data, for checkpoints."""

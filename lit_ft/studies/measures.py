@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.plain import from_mapping
 
 if TYPE_CHECKING:
     from lit_ft.running.metrics_file import History
@@ -57,12 +58,9 @@ class Measure:
         """From YAML: a key, or ``{key: ..., take: ..., stage: ...}``."""
         if isinstance(spec, str):
             return cls(spec)
-        if "key" not in spec:
+        if not isinstance(spec, Mapping) or "key" not in spec:
             raise ConfigError("key", None, "a key that runs log: {key: ..., take: ..., stage: ...}")
-        for key in spec:
-            if key not in (known := [field.name for field in fields(cls)]):
-                raise ConfigError(str(key), spec[key], f"the keys {', '.join(known)}{nearest(str(key), known)}")
-        return cls(**spec)
+        return from_mapping(cls, spec)
 
     def read(self, folder: Path) -> float:
         """The value in a run folder.

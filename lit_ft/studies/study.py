@@ -1,14 +1,14 @@
 """A study: a claim, its arms, its seeds, its measures, and what is expected of them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from inspect import formatannotation
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from lit_ft.command.cards import cards
 from lit_ft.command.request import YamlFile
 from lit_ft.core.errors import ConfigError, existing, nearest
+from lit_ft.core.plain import from_mapping
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.expression import check
 from lit_ft.studies.measures import Measure, placed
@@ -97,39 +97,18 @@ class Study:
     @classmethod
     def of(cls, name: str, content: Mapping[str, Any]) -> "Study":
         """From the mapping in a file."""
-        known = [f.name for f in fields(cls) if f.name != "name"]
-        for key in content:
-            if key not in known:
-                raise ConfigError(str(key), content[key], f"the keys {', '.join(known)}{nearest(str(key), known)}")
-        for key in ("claim", "base", "arms", "seeds", "measure", "expect"):
-            if key not in content:
-                raise ConfigError(key, None, "a value; every study has claim, base, arms, seeds, measure, expect")
         given = dict(content)
-        if (paper := given.get("paper", "")) not in ("", *cards()):
-            allowed = f"the id of a card, such as A1, or no key for a study of your own{nearest(str(paper), cards())}"
-            raise ConfigError("paper", paper, allowed)
         for key in ("base", "expect"):
-            given[key] = [given[key]] if isinstance(given[key], str) else given[key]
-        if isinstance(given["arms"], dict):
+            if isinstance(given.get(key), str):
+                given[key] = [given[key]]
+        if isinstance(given.get("arms"), dict):
             given["arms"] = {arm: overrides or {} for arm, overrides in given["arms"].items()}
-        kinds = {**get_type_hints(cls), "measure": dict[str, str | dict[str, str]]}
-        for key, value in given.items():
-            if not fits(value, kinds[key]):
-                raise ConfigError(key, value, formatannotation(kinds[key]))
-        for key, spec in given["measure"].items():
-            with placed(f"measure.{key}"):
-                given["measure"] = {**given["measure"], key: Measure.of(spec)}
-        return cls(name=name, **given)
-
-
-def fits(value: Any, kind: Any) -> bool:
-    """Whether plain data is what an annotation says; a truth is no number."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is list:
-        return isinstance(value, list) and all(fits(item, parts[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(fits(k, parts[0]) and fits(v, parts[1]) for k, v in value.items())
-    return any(fits(value, part) for part in parts) if parts else kind is Any or type(value) is kind
+        if isinstance(given.get("measure"), dict):
+            given["measure"] = dict(given["measure"])
+            for key, spec in given["measure"].items():
+                with placed(f"measure.{key}"):
+                    given["measure"][key] = Measure.of(spec)
+        return from_mapping(cls, given, name=name)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -144,6 +123,9 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def _check(study: Study) -> None:
+    if study.paper not in ("", *cards()):
+        allowed = f"the id of a card, such as A1, or no key for a study of your own{nearest(study.paper, cards())}"
+        raise ConfigError("paper", study.paper, allowed)
     for key, given in (("arms", study.arms), ("measure", study.measure), ("base", study.base or study.stages)):
         if not given:
             raise ConfigError(key, given, f"at least one {'config file' if key == 'base' else key.removesuffix('s')}")
