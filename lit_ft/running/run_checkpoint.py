@@ -14,10 +14,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lit_ft.core.anew import begins_anew, from_its_start
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.passes.randomness import Randomness
 from lit_ft.core.passes.window import window_starts
 from lit_ft.running.files import commit, digest_file, is_whole
 from lit_ft.running.metrics_file import MetricsFile
-from lit_ft.running.randomness import randomness_state, restore_randomness
 from lit_ft.running.resume_point import mark, settle
 
 OLD = 10.0  # seconds: what a save at the start of an epoch may cost is little beside it
@@ -83,7 +83,7 @@ class RunCheckpoint(Callback):
         if self._resumed is not None:
             states = self._resumed["randomness"]
             if len(states) == trainer.world_size:
-                restore_randomness(states[trainer.global_rank])
+                Randomness.of(states[trainer.global_rank]).restore()
             trainer.fit_loop.epoch_loop.val_loop.batch_progress.load_state_dict(self._resumed["validation"])
             self._resumed = None
         step = trainer.global_step
@@ -191,10 +191,10 @@ class RunCheckpoint(Callback):
         """Add randomness, the rows logged, and the progress counters of the point between two batches."""
         if not self._between_batches:
             return
-        states: list[Any] = [randomness_state()]
+        states: list[Any] = [Randomness().plain()]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
-            torch.distributed.all_gather_object(states, randomness_state())
+            torch.distributed.all_gather_object(states, Randomness().plain())
         rows = [logger.rows for logger in trainer.loggers if isinstance(logger, MetricsFile)]
         checkpoint["run_checkpoint"] = {"randomness": states, "rows": rows}
         mark(checkpoint, trainer.num_training_batches, trainer.accumulate_grad_batches)

@@ -1,7 +1,6 @@
 """Running a module again inside a training step, with no side effect but the gradient."""
 
 import copy
-import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -9,7 +8,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
@@ -20,34 +18,10 @@ from torchmetrics import Metric, MetricCollection
 
 from lit_ft.core.method import Method
 from lit_ft.core.passes.evaluating import modes_kept, tree
+from lit_ft.core.passes.randomness import Randomness
 from lit_ft.core.passes.window import micro_batch_weight, window_starts
 
 _OF_TORCH = frozenset(vars(nn.Module()))
-
-
-class Randomness:
-    """A snapshot of the global random generators (torch, CUDA, numpy, ``random``), cheap enough for every step.
-
-    Example:
-        >>> randomness = Randomness()
-        >>> first = torch.rand(3)
-        >>> randomness.restore()
-        >>> torch.equal(first, torch.rand(3))
-        True
-    """
-
-    def __init__(self) -> None:
-        self.torch = torch.get_rng_state()
-        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        self.numpy, self.python = np.random.get_state(), random.getstate()
-
-    def restore(self) -> None:
-        """Restore the generators."""
-        torch.set_rng_state(self.torch)
-        if self.cuda:
-            torch.cuda.set_rng_state_all(self.cuda)
-        np.random.set_state(self.numpy)
-        random.setstate(self.python)
 
 
 @contextmanager
