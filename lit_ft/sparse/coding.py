@@ -1,10 +1,8 @@
 """Masks in few bytes: bits, or gaps between the selected entries."""
 
+import numpy as np
 import torch
 from torch import Tensor
-
-_BITS = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
-_CHUNK = 1 << 24
 
 
 def encode_mask(mask: Tensor) -> tuple[str, Tensor]:
@@ -67,12 +65,7 @@ def pack(flat: Tensor) -> Tensor:
         >>> pack(torch.tensor([True, False, True]))
         tensor([5], dtype=torch.uint8)
     """
-    packed = torch.empty((flat.numel() + 7) // 8, dtype=torch.uint8)
-    for start in range(0, flat.numel(), _CHUNK):
-        part = flat[start : start + _CHUNK].to(torch.uint8)
-        part = torch.nn.functional.pad(part, (0, -len(part) % 8)).view(-1, 8)
-        packed[start // 8 : start // 8 + len(part)] = (part * _BITS).sum(1, dtype=torch.uint8)
-    return packed
+    return torch.from_numpy(np.packbits(flat.cpu().numpy(), bitorder="little"))
 
 
 def unpack(packed: Tensor, number: int) -> Tensor:
@@ -82,9 +75,4 @@ def unpack(packed: Tensor, number: int) -> Tensor:
         >>> unpack(torch.tensor([5], dtype=torch.uint8), number=3)
         tensor([ True, False,  True])
     """
-    flat = torch.empty(number, dtype=torch.bool)
-    for start in range(0, number, _CHUNK):
-        stop = min(start + _CHUNK, number)
-        part = packed[start // 8 : (stop + 7) // 8]
-        flat[start:stop] = (part[:, None] & _BITS).ne(0).flatten()[: stop - start]
-    return flat
+    return torch.from_numpy(np.unpackbits(packed.cpu().numpy(), bitorder="little")).view(torch.bool)[:number]

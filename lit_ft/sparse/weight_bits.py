@@ -36,7 +36,7 @@ def load_bits(path: str | Path) -> dict[str, Tensor]:
         if shapes is None:
             raise ConfigError("path", str(path), "a file of bits that ForwardMask wrote")
         return {
-            name: unpack(file.get_tensor(name), torch.Size(shape).numel()).bool().reshape(shape)
+            name: unpack(file.get_tensor(name), torch.Size(shape).numel()).reshape(shape)
             for name, shape in shapes.items()
         }
 

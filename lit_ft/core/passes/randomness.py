@@ -22,6 +22,13 @@ class Randomness:
         cuda: State of the generator of each CUDA device; empty where CUDA is not in use.
         numpy: State of numpy's global generator.
         python: State of ``random``.
+
+    Example:
+        >>> randomness = Randomness()
+        >>> first = torch.rand(3)
+        >>> randomness.restore()
+        >>> torch.equal(first, torch.rand(3))
+        True
     """
 
     torch: Tensor = field(default_factory=torch.get_rng_state)
