@@ -37,7 +37,7 @@ RUNS = 20
 
 def make_in_a_row(length: str, folder: str, number: int) -> float:
     """Fits and tests one after another; seconds from the second one on, and the first one is not of the number."""
-    from lit_ft.command.cli import quiet
+    from lit_ft.command.preload import quiet
     from lit_ft.command.run import execute
 
     quiet()

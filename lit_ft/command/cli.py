@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lit_ft.command.build import Build
     from lit_ft.command.request import Request
-    from lit_ft.command.run import Build, Run
+    from lit_ft.command.run import Run
 
 USAGE = """\
 lit-ft: a modular trainer for fine-tuning research
@@ -109,7 +110,7 @@ def perform(request: "Request") -> int:
     from lit_ft.command.names import import_own
 
     if request.command in (*STAGES, *OF_A_CONFIG, *OF_A_RUN):
-        from lit_ft.command.preload import quick_imports
+        from lit_ft.command.preload import quick_imports, quiet
 
         with quick_imports(for_good=True):
             from lit_ft.command.run import execute
@@ -122,24 +123,6 @@ def perform(request: "Request") -> int:
     import_own(request.imports)
     module, function = TOOLS[request.command]
     return getattr(import_module(module), function)(request if request.command in OF_A_CONFIG else request.args)
-
-
-def quiet() -> None:
-    """Leave out what Lightning says to everybody at every start; its warnings stay."""
-    import logging
-    import warnings
-
-    import lightning.pytorch  # noqa: F401  (its import sets the levels)
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*LeafSpec.*",
-        ".*many workers.*",
-        ".*callbacks used to create the checkpoint.*",
-        ".*tensorboardX.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
 
 
 def summary(run: "Run") -> None:

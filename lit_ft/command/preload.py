@@ -1,6 +1,8 @@
-"""Heavy imports, made with the garbage collector at rest."""
+"""Heavy imports, made with the garbage collector at rest, and Lightning made quiet."""
 
 import gc
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,3 +25,18 @@ def quick_imports(for_good: bool = False) -> Iterator[None]:
             gc.freeze()
         if collects:
             gc.enable()
+
+
+def quiet() -> None:
+    """Leave out what Lightning says to everybody at every start; its warnings stay."""
+    import lightning.pytorch  # noqa: F401  (its import sets the levels)
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*LeafSpec.*",
+        ".*many workers.*",
+        ".*callbacks used to create the checkpoint.*",
+        ".*tensorboardX.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,7 +1,7 @@
 """What a command line asks for: read once, before anything heavy is imported, and handed on."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -103,14 +103,14 @@ class Request:
         """Read arguments and the configs that they name.
 
         Args:
-            args: As on the command line after the stage or tool; what has been read already is returned as it is.
+            args: As on the command line after the stage or tool; a request is returned as it is.
             command: The stage or tool.
 
         Raises:
             ConfigError: A flag has no value, or a config is absent, no mapping, or has a section that nothing reads.
         """
         if isinstance(args, Request):
-            return args
+            return args if command in ("", args.command) else replace(args, command=command)
         kept: list[str] = []
         imports: list[str] = []
         configs: list[YamlFile] = []
@@ -127,9 +127,9 @@ class Request:
                 options[key] = None if value == "null" else value
         if options.get("run") and not configs:
             return cls.of(["-c", str(existing("--run", Path(options["run"]) / "config.yaml")), *args], command)
-        options["start"] = options.pop("from", None)
+        named = {"start" if key == "from" else key: value for key, value in options.items() if value is not None}
         rest, overrides = split_overrides(kept)
-        return cls(command, tuple(kept), tuple(rest), tuple(overrides), tuple(configs), tuple(imports), **options)
+        return cls(command, tuple(kept), tuple(rest), tuple(overrides), tuple(configs), tuple(imports), **named)
 
     @property
     def run_name(self) -> str:
@@ -154,12 +154,18 @@ def read_flags(args: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
     pending = iter(args)
     for argument in pending:
         flag, given, value = argument.partition("=")
-        key = FLAGS.get(flag, "")
+        key = _key(flag)
         following = [next(pending, "")] if key and not given else []
         value = "".join(following) or value
         if key and (not value or (following and value.startswith("-"))):
             raise ConfigError(flag, "nothing", "a run folder" if key == "run" else "a value")
         yield key, value, [argument, *following]
+
+
+def _key(flag: str) -> str:
+    """What a flag sets; as for the parser, a beginning that is of one flag alone will do."""
+    begun = [key for name, key in FLAGS.items() if len(flag) > 2 and name.startswith(flag)]
+    return FLAGS.get(flag) or (begun[0] if len(begun) == 1 else "")
 
 
 def folder_name(name: str) -> str:

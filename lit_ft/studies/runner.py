@@ -74,8 +74,8 @@ class WrongInput(Exception):
 
 def make_run(job: Job) -> None:
     """What a process does: the code path of ``lit-ft fit`` and ``lit-ft test``."""
-    from lit_ft.command.cli import quiet
     from lit_ft.command.complaint import complaint
+    from lit_ft.command.preload import quiet
     from lit_ft.command.request import Request
     from lit_ft.command.run import execute
     from lit_ft.running.report import read_report

@@ -36,7 +36,8 @@ def test_everything_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert request.configs[0].text.startswith("# first")
     assert request.configs[1].tree == {"trainer": {"max_steps": 3}, "name": "said"}
     assert (request.start, request.run, request.run_dir) == ("old", None, None)
-    assert Request.of(request) is request
+    assert Request.of(request, "fit") is Request.of(request) is request
+    assert Request.of(request, "test").command == "test"
 
 
 def test_what_comes_later_wins() -> None:
@@ -44,6 +45,11 @@ def test_what_comes_later_wins() -> None:
     assert (request.ckpt_path, request.runs, request.name) == ("last", "theirs", "two")
     assert Request.of(["--runs=theirs", "--ckpt_path=null", "-c", "a.yaml"]).runs == "mine"
     assert Request.of(["-c", "a.yaml", "--ckpt_path=null"]).ckpt_path is None
+
+
+def test_the_beginning_of_a_flag_will_do_as_for_the_parser() -> None:
+    request = Request.of(["--ckpt=last", "--fro", "old", "--ru", "x", "--", "-x"])
+    assert (request.ckpt_path, request.start, request.run, request.runs) == ("last", "old", None, "runs")
 
 
 def test_the_name_of_a_run() -> None:

@@ -1,0 +1,127 @@
+"""The parser of a command, and the objects of its configuration."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import yaml
+from jsonargparse import get_loader, set_loader
+from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+import lit_ft.core.schedules  # noqa: F401  importing a class is what makes its short name known in YAML
+from lit_ft.command.names import import_named, public
+from lit_ft.command.overrides import override_callbacks
+from lit_ft.command.request import OPTIONS, RUN_KEYS, Request
+from lit_ft.core.errors import ConfigError
+from lit_ft.running.metrics_file import MetricsFile
+
+YAML = "yaml of lit_ft"  # a mode of the parser
+
+
+def read_value(text: str) -> Any:
+    """YAML, in which None is null: the parser writes so what it hands on to the parser of a class."""
+    return None if text.strip() == "None" else get_loader("yaml")(text)
+
+
+set_loader(YAML, read_value, (yaml.YAMLError,))  # a text that is no YAML is a text
+
+
+class Build(LightningCLI):
+    """Objects from YAML and command line, without running them.
+
+    LightningCLI in subclass mode over LightningModule and LightningDataModule, so that foreign classes work by their
+    path; without subcommands, so that a saved configuration is read like a written one. The parser reads the configs
+    itself: files that they name are relative to them, and it has a grammar of numbers of its own.
+
+    Args:
+        request: What was asked for.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        import_named(request)
+        argv, sys.argv = sys.argv, sys.argv[:1]  # Lightning warns when both are there
+        try:
+            super().__init__(
+                pl.LightningModule,
+                pl.LightningDataModule,
+                save_config_callback=None,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                trainer_defaults={"log_every_n_steps": 10},
+                parser_kwargs={"exit_on_error": False, "prog": "lit-ft", "parser_mode": YAML},
+                args=list(request.arguments),
+                run=False,
+            )
+        finally:
+            sys.argv = argv
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Where a run is, was, and is to be."""
+        for option, text in OPTIONS.items():
+            kind: dict[str, Any] = {"type": str, "default": "runs"} if option == "runs" else {"type": str | None}
+            parser.add_argument(f"--{option}", help=text, **kind)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; then once more when a callback in a list is changed by its name, which the parser cannot do."""
+        super().parse_arguments(parser, args)
+        if self.request.overrides:
+            plain = yaml.safe_load(parser.dump(self.config, skip_none=False, format="yaml"))["trainer"]["callbacks"]
+            changed = json.dumps(override_callbacks(plain, self.request.overrides))
+            super().parse_arguments(parser, [*args, f"--trainer.callbacks={changed}"])
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer is made later, when the run folder is known."""
+        return None  # type: ignore[return-value]
+
+    def make_trainer(self, callbacks: list[Callback], folder: Path | None) -> pl.Trainer:
+        """The trainer of the configuration, with further callbacks in front and ``metrics.csv`` in ``folder``."""
+        config = dict(self.config_init["trainer"])
+        check_counts(config)
+        given = config.get("callbacks") or []
+        given = given if isinstance(given, list) else [given]
+        config["callbacks"] = [*callbacks, *given]
+        if config.get("max_steps", -1) == -1 and config.get("max_epochs") is None and config.get("max_time") is None:
+            config["max_epochs"] = 1
+        if folder is not None:
+            loggers = config.get("logger")
+            loggers = loggers if isinstance(loggers, list) else [loggers] if loggers not in (None, True, False) else []
+            config["logger"] = [MetricsFile(folder), *loggers]
+            config["default_root_dir"] = str(folder)
+        elif config.get("logger") is None:
+            config["logger"] = False  # else lightning_logs/ appears where one stands
+        config["enable_checkpointing"] = any(isinstance(c, Checkpoint) for c in given)
+        if config.get("enable_progress_bar") is None:
+            config["enable_progress_bar"] = sys.stderr.isatty()
+        if config["enable_progress_bar"] and not any(type(c).__name__.endswith("ProgressBar") for c in given):
+            config["callbacks"].append(RichProgressBar())
+        return pl.Trainer(**config)
+
+    def plain(self) -> dict[str, Any]:
+        """The resolved configuration as plain data, without what belongs to one command only."""
+        text = self.parser.dump(self.config, skip_none=False, format="yaml")
+        return public({key: value for key, value in yaml.safe_load(text).items() if key not in RUN_KEYS})
+
+
+def check_counts(trainer: Mapping[str, Any]) -> None:
+    """Refuse what the trainer would divide by after the first step."""
+    for key in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
+        value = trainer.get(key)
+        if isinstance(value, (int, float)) and value <= 0:
+            raise ConfigError(f"trainer.{key}", value, "above 0")
+
+
+class Resolved(Build):
+    """The configuration alone; nothing is made of it."""
+
+    def instantiate_classes(self) -> None:
+        """Leave the configuration as it is."""
+
+    def _set_seed(self) -> None:
+        """Leave the random generators alone."""
