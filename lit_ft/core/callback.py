@@ -1,0 +1,136 @@
+"""The base class of callbacks: what one needs, what it remembers, and where it stands in the list."""
+
+from typing import Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import BaseFinetuning, ModelPruning, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from typing_extensions import override
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.lifecycle import begins_anew
+
+Need = Literal[
+    "automatic optimization",
+    "one device",
+    "one device or ddp",
+    "gradients without a scale",
+    "clipping by norm",
+    "no other weights",
+    "one of its class",
+]
+
+OTHER_WEIGHTS = (BaseFinetuning, ModelPruning, StochasticWeightAveraging, WeightAveraging)
+
+
+class FitCallback(pl.Callback):
+    """A callback that says by class attributes what it needs, what it remembers and where it stands.
+
+    ``needs`` is checked in ``setup`` of a fit; what logs under fixed names (``one of its class``) in every stage:
+
+    - ``automatic optimization``: the module does not step its optimizers itself;
+    - ``one device``, or ``one device or ddp``: sharded strategies do not hold whole weights and gradients;
+    - ``gradients without a scale``: no fp16 scaler;
+    - ``clipping by norm``: no clipping by value, which fails in a step that leaves no gradient;
+    - ``no other weights``: no callback of Lightning that averages, prunes or unfreezes weights. Those pair parameters
+      by position with a copy made earlier, look for them under names that change, or mix them with earlier values;
+    - ``one of its class``: a second one would log under the same names.
+
+    A subclass sets in ``begin`` what it knows before the first step, and calls ``begin`` at the end of ``__init__``.
+    The base calls it when a fit begins anew, so that one object serves several runs; a second ``fit`` of one trainer
+    goes on. The attributes named in ``remembers`` are the state in checkpoints, which is read after ``setup``.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = ()
+    """What must hold, else the fit is refused."""
+    by_hand: ClassVar[str] = ""
+    """What to do instead where the module optimises by hand, for the error message."""
+    remembers: ClassVar[tuple[str, ...]] = ()
+    """Attributes of plain data and tensors that are saved, each under its name without leading underscores."""
+    first: ClassVar[bool] = False
+    """Whether it makes itself the first callback of the trainer."""
+    before: ClassVar[tuple[type[pl.Callback], ...]] = ()
+    """Callbacks that may not stand earlier in the list."""
+
+    def begin(self) -> None:
+        """Set what is known before the first step of a run."""
+
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Remove hooks and everything else from the module; at the end of each stage, and when one dies."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a run that lacks what is needed, settle the order, and begin anew."""
+        for need in self.needs:
+            if stage == "fit" or need == "one of its class":
+                self._refuse_without(need, trainer, pl_module)
+        self._settle_order(trainer, stage)
+        if begins_anew(trainer, stage):
+            self.begin()
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.leave(trainer, pl_module)
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.leave(trainer, pl_module)
+
+    def _refuse_without(self, need: Need, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        name, callbacks = type(self).__name__, _callbacks(trainer)
+        match need:
+            case "automatic optimization" if not module.automatic_optimization:
+                allowed = f"automatic optimisation{self.by_hand and '; '}{self.by_hand}"
+                raise ConfigError("model", f"{type(module).__name__}, which optimises by hand", allowed)
+            case "one device" if trainer.world_size > 1:
+                raise ConfigError("trainer.devices", trainer.world_size, "one device")
+            case "one device or ddp" if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+                raise ConfigError("trainer.strategy", type(trainer.strategy).__name__, "one device, or ddp")
+            case "gradients without a scale" if getattr(trainer.precision_plugin, "scaler", None) is not None:
+                raise ConfigError("trainer.precision", "16-mixed", "32-true or bf16-mixed")
+            case "clipping by norm" if trainer.gradient_clip_val and trainer.gradient_clip_algorithm == "value":
+                allowed = f"norm, beside {name}, which takes steps without gradients"
+                raise ConfigError("trainer.gradient_clip_algorithm", "value", allowed)
+            case "no other weights" if other := next((c for c in callbacks if isinstance(c, OTHER_WEIGHTS)), None):
+                given = f"{type(other).__name__} beside {name}"
+                raise ConfigError("trainer.callbacks", given, "no callback that averages, prunes or unfreezes weights")
+            case "one of its class" if sum(type(other) is type(self) for other in callbacks) > 1:
+                raise ConfigError("trainer.callbacks", f"two of {name}", "one")
+
+    def _settle_order(self, trainer: pl.Trainer, stage: str) -> None:
+        callbacks = _callbacks(trainer)
+        if self.first and callbacks[0] is not self:
+            callbacks = [self, *(other for other in callbacks if other is not self)]
+            trainer.callbacks = callbacks  # type: ignore[attr-defined]
+        if self.before and stage == "fit":
+            for other in callbacks[: callbacks.index(self)]:
+                if isinstance(other, self.before):
+                    names = type(self).__name__, type(other).__name__
+                    raise ConfigError(
+                        "trainer.callbacks", "{1} before {0}".format(*names), "{} before {}".format(*names)
+                    )
+
+    @property
+    def state_key(self) -> str:
+        """The name of the class; without state one of its own, as Lightning refuses two callbacks of one key."""
+        stateless = not self.remembers and type(self).state_dict is FitCallback.state_dict
+        return f"{super().state_key} {id(self)}" if stateless else super().state_key
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, in containers of its own."""
+        return {name.lstrip("_"): _copied(getattr(self, name)) for name in self.remembers}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what a run knew."""
+        for name in self.remembers:
+            setattr(self, name, _copied(state_dict[name.lstrip("_")]))
+
+
+def _callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined]
+
+
+def _copied(value: Any) -> Any:
+    """The value with new dictionaries and lists around the same tensors and numbers."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
