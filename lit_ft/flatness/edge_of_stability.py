@@ -6,12 +6,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import PositiveFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.second_pass import copied, silent
 from lit_ft.core.passes.window import window_starts
@@ -24,7 +25,7 @@ from lit_ft.curvature.stability import Stability, stability
 from lit_ft.curvature.warm_subspace import WarmSubspace
 
 
-class EdgeOfStability(pl.Callback):
+class EdgeOfStability(FitCallback):
     r"""Tracks the leading eigenvalues of the loss Hessian and the threshold of the optimizer in use.
 
     On a quadratic, gradient descent diverges along directions whose curvature is above :math:`2/\eta`. Full-batch
@@ -69,12 +70,15 @@ class EdgeOfStability(pl.Callback):
     come from ARPACK; here from a warm-started block solver (``lit_ft.curvature.eigensolver``).
     """
 
+    needs = ("automatic optimization", "one device or ddp")
+    remembers = ("measurements", "_values")
+
     def __init__(
         self,
-        every_n_steps: int = 10,
-        k: int = 1,
-        tol: float = 1e-4,
-        num_batches: int | None = None,
+        every_n_steps: PositiveInt = 10,
+        k: PositiveInt = 1,
+        tol: PositiveFloat = 1e-4,
+        num_batches: PositiveInt | None = None,
         preconditioned: bool = True,
         training: bool = False,
         product: Product = "double_backward",
@@ -82,38 +86,27 @@ class EdgeOfStability(pl.Callback):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("every_n_steps", every_n_steps), ("k", k), ("num_batches", num_batches)):
-            if value is not None and value < 1:
-                raise ConfigError(name, value, "1 or more")
-        if not tol > 0:
-            raise ConfigError("tol", tol, "a positive number")
-        if product not in ("double_backward", "finite_difference"):
-            raise ConfigError("product", product, "double_backward or finite_difference")
+        checked(locals())
         self.every_n_steps, self.k, self.tol, self.num_batches = every_n_steps, k, tol, num_batches
         self.preconditioned, self.training, self.product = preconditioned, training, product
         self.save_vectors, self.seed = save_vectors, seed
+        self._batches: list[Any] = []
+        self._filled = self._waiting = False
+        self.begin()
+
+    @override
+    def begin(self) -> None:
         self.measurements: list[dict[str, float]] = []
         self._values: dict[str, float] = {}
         self._warm = WarmSubspace()
-        self._batches: list[Any] = []
-        self._filled = self._waiting = self._stopped = False
+        self._stopped = False
         self._told: set[str] = set()
 
     # where it hooks in
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget what another fit has measured."""
-        if begins_anew(trainer, stage):
-            self.measurements, self._values, self._warm = [], {}, WarmSubspace()
-            self._stopped, self._told = False, set()
-
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what cannot be measured; forget the batches of an earlier fit."""
         self._batches, self._filled, self._waiting = [], False, False
-        if not pl_module.automatic_optimization:
-            raise ConfigError("EdgeOfStability", "a module that optimises by hand", "automatic optimisation")
-        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            raise ConfigError("EdgeOfStability", type(trainer.strategy).__name__, "one device, or DDP")
         trainable = [p for p in pl_module.parameters() if p.requires_grad]
         if any(is_lazy(p) for p in trainable):  # they have a size from the first batch on
             return
@@ -230,18 +223,12 @@ class EdgeOfStability(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The numbers so far, and the vectors when asked for."""
-        state: dict[str, Any] = {
-            "measurements": [dict(row) for row in self.measurements],
-            "values": dict(self._values),
-        }
-        if self.save_vectors:
-            state["warm"] = self._warm.state_dict()
-        return state
+        warm = {"warm": self._warm.state_dict()} if self.save_vectors else {}
+        return {**super().state_dict(), **warm}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
-        self.measurements = [dict(row) for row in state_dict["measurements"]]
-        self._values = dict(state_dict["values"])
+        super().load_state_dict(state_dict)
         if "warm" in state_dict:
             self._warm.load_state_dict(state_dict["warm"])
 

@@ -7,11 +7,13 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import FiniteNonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.flatness.sam import SAM
 
 
-class GaussianNoise(pl.Callback):
+class GaussianNoise(FitCallback):
     r"""Adds :math:`\mathcal{N}(0, \sigma^2)` to one tensor of each training batch, as randomised smoothing asks.
 
     A network trained so can be certified with ``SmoothedClassifier``. Validation and test stay clean.
@@ -31,16 +33,12 @@ class GaussianNoise(pl.Callback):
         key: Key or position of the inputs.
     """
 
-    def __init__(self, sigma: float = 0.25, key: str | int = "images") -> None:
-        if not 0 <= sigma < float("inf"):
-            raise ConfigError("sigma", sigma, "a finite number of at least 0")
-        self.sigma, self.key = sigma, key
+    before = (SAM,)
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse to stand behind SAM."""
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        if stage == "fit" and any(isinstance(c, SAM) for c in callbacks[: callbacks.index(self)]):
-            raise ConfigError("trainer.callbacks", "SAM before GaussianNoise", "GaussianNoise before SAM")
+    def __init__(self, sigma: FiniteNonNegativeFloat = 0.25, key: str | int = "images") -> None:
+        super().__init__()
+        checked(locals())
+        self.sigma, self.key = sigma, key
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -6,15 +6,16 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
-from lit_ft.core.companions import refuse_another
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import FinitePositiveFloat, checked
 from lit_ft.core.method import Method
 from lit_ft.core.passes.window import micro_batch_weight, window_ends, window_starts
 from lit_ft.flatness.perturbation import total_norm
 
 
-class GradientGrafting(pl.Callback):
+class GradientGrafting(FitCallback):
     r"""Replaces the gradient of the accumulation window by :math:`n\, g / \|g\|`.
 
     n is the norm of the gradient of the window's first micro-batch at the same weights (iterative grafting: large-batch
@@ -40,24 +41,23 @@ class GradientGrafting(pl.Callback):
         length: n, above 0 (paper: 0.24 to 0.43); None takes the norm of the first micro-batch.
     """
 
-    def __init__(self, length: float | None = None) -> None:
-        if length is not None and not 0 < length < float("inf"):
-            raise ConfigError("length", length, "a finite number above 0, or null for that of a micro-batch")
+    needs = ("one of its class", "automatic optimization", "gradients without a scale")
+
+    def __init__(self, length: FinitePositiveFloat | None = None) -> None:
+        super().__init__()
+        checked(locals())
         self.length = length
+        self.begin()
+
+    @override
+    def begin(self) -> None:
         self._first: Any = None
         self._norm: Tensor | None = None
         self._alone = False
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a second one, and what cannot be done exactly; forget a window that another fit did not finish."""
-        if stage != "fit":
-            return
-        refuse_another(trainer, self)
-        self._first, self._norm, self._alone = None, None, False
-        if not pl_module.automatic_optimization:
-            raise ConfigError("GradientGrafting", "manual optimisation", "automatic optimisation")
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            raise ConfigError("trainer.precision", "16-mixed", "32-true or bf16-mixed, with GradientGrafting")
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Forget a window that was not finished."""
+        self.begin()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lit_ft.core.companions import refuse_another
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import FiniteNonNegativeFloat, FinitePositiveFloat, checked
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.passes.double_backward import differentiable_twice, double_backward_wanted
 from lit_ft.core.passes.second_pass import Randomness, copied, loss_of, silent
@@ -73,7 +74,7 @@ def _twice_differentiable() -> Iterator[None]:
         yield
 
 
-class MicroBatchRegularizer(pl.Callback):
+class MicroBatchRegularizer(FitCallback):
     r"""Adds :math:`\lambda\,\|\nabla S_m\|^2` to the loss of each micro-batch m of the accumulation window.
 
     The mean over micro-batches of :math:`\|\nabla L_m\|^2` is what training with small batches keeps low; with
@@ -111,23 +112,19 @@ class MicroBatchRegularizer(pl.Callback):
         seed: Seed of drawn labels and directions, which are a function of it, the step, the micro-batch and the rank.
     """
 
+    needs = ("one of its class", "automatic optimization", "gradients without a scale")
+
     def __init__(
         self,
         penalty: Penalty = "gradient_norm",
-        weight: float = 0.01,
+        weight: FiniteNonNegativeFloat = 0.01,
         form: Form = "double_backward",
-        radius: float = 0.01,
+        radius: FinitePositiveFloat = 0.01,
         head: str | None = None,
         seed: int = 0,
     ) -> None:
-        if penalty not in get_args(Penalty):
-            raise ConfigError("penalty", penalty, ", ".join(get_args(Penalty)))
-        if form not in get_args(Form):
-            raise ConfigError("form", form, ", ".join(get_args(Form)))
-        if not 0 <= weight < float("inf"):
-            raise ConfigError("weight", weight, "a finite number of at least 0")
-        if not 0 < radius < float("inf"):
-            raise ConfigError("radius", radius, "a finite number above 0")
+        super().__init__()
+        checked(locals())
         if (head is None) != (penalty == "gradient_norm"):
             raise ConfigError("head", head, "a module name, or null for gradient_norm alone")
         self.penalty, self.weight, self.form, self.radius = penalty, weight, form, radius
@@ -136,17 +133,9 @@ class MicroBatchRegularizer(pl.Callback):
         self._restore: Callable[[], None] | None = None
         self._looked = False
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a second one, and what cannot be done exactly."""
-        refuse_another(trainer, self)
-        self._looked = False
-        if stage == "fit" and not pl_module.automatic_optimization:
-            raise ConfigError("MicroBatchRegularizer", "manual optimisation", "automatic optimisation")
-        if stage == "fit" and getattr(trainer.precision_plugin, "scaler", None) is not None:
-            raise ConfigError("trainer.precision", "16-mixed", "32-true or bf16-mixed, with MicroBatchRegularizer")
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Wrap the training step, and listen to the head."""
+        self._looked = False
         step, own = pl_module.training_step, "training_step" in pl_module.__dict__
         takes_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
         hook = self._find_head(pl_module).register_forward_hook(self._keep_logits) if self.head else None
@@ -168,18 +157,15 @@ class MicroBatchRegularizer(pl.Callback):
         pl_module.__dict__["training_step"] = with_penalty
         self._restore = restore
 
-    def _unwrap(self) -> None:
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Give the training step back."""
         if self._restore is not None:
             self._restore()
         self._restore = self._logits = None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the training step back."""
-        self._unwrap()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Give the training step back."""
-        self._unwrap()
+        """Give the training step back before other callbacks look at the module."""
+        self.leave(trainer, pl_module)
 
     def _find_head(self, module: nn.Module) -> nn.Module:
         assert self.head is not None

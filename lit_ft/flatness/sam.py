@@ -7,13 +7,15 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import FiniteNonNegativeFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.second_pass import Window, silent
 from lit_ft.core.passes.window import window_ends
@@ -23,7 +25,7 @@ from lit_ft.flatness.variants import SAMVariant
 Gradients = list[Tensor]
 
 
-class SAM(pl.Callback):
+class SAM(FitCallback):
     r"""Steps with the gradient at the worst point nearby: :math:`s = \nabla L(w + e)`, :math:`e = \rho\, g / \|g\|`.
 
     g is the gradient of the whole accumulation window, with one norm over all parameters that are optimised; the
@@ -63,25 +65,23 @@ class SAM(pl.Callback):
         variant: ``GSAM``, ``LookSAM`` or ``FriendlySAM``.
     """
 
+    needs = ("automatic optimization", "one device or ddp")
+    by_hand = "call sam_step in your training_step"
+    remembers = ("_logged",)
+
     def __init__(
         self,
-        rho: float = 0.05,
+        rho: FiniteNonNegativeFloat = 0.05,
         adaptive: bool = False,
         sync: bool = True,
-        every_n_steps: int = 1,
-        alpha: float = 1.0,
-        group_size: int | None = None,
+        every_n_steps: PositiveInt = 1,
+        alpha: FiniteNonNegativeFloat = 1.0,
+        group_size: PositiveInt | None = None,
         rho_follows_lr: bool = False,
         variant: SAMVariant | None = None,
     ) -> None:
-        if not 0 <= rho < float("inf"):
-            raise ConfigError("rho", rho, "a finite number of at least 0")
-        if every_n_steps < 1:
-            raise ConfigError("every_n_steps", every_n_steps, "a whole number of at least 1")
-        if not 0 <= alpha < float("inf"):
-            raise ConfigError("alpha", alpha, "a finite number of at least 0")
-        if group_size is not None and group_size < 1:
-            raise ConfigError("group_size", group_size, "a whole number of at least 1, or None")
+        super().__init__()
+        checked(locals())
         if variant is not None and (group_size is not None or not sync):
             raise ConfigError("variant", type(variant).__name__, "None with sync=False or a group_size")
         self.rho, self.adaptive, self.sync, self.every_n_steps = rho, adaptive, sync, every_n_steps
@@ -91,26 +91,20 @@ class SAM(pl.Callback):
         self._align = variant is not None
         self._window = Window()
         self._unsynced = ExitStack()
+        self.begin()
+
+    @override
+    def begin(self) -> None:
+        self.variant.load_state_dict(self._new)
         self._logged: dict[str, Tensor] = {}
         self._warned = False
 
     # when
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what cannot be done exactly; forget the gradients of another fit."""
-        if begins_anew(trainer, stage):
-            self.variant.load_state_dict(self._new)
-            self._logged, self._warned = {}, False
-        if stage != "fit":
-            return
-        if not pl_module.automatic_optimization:
-            raise ConfigError(
-                "SAM", "manual optimisation", "automatic optimisation; call sam_step in your training_step"
-            )
-        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            allowed = "one device, or ddp (the gradients of sharded strategies are not whole on any rank)"
-            raise ConfigError("trainer.strategy", type(trainer.strategy).__name__, f"{allowed}, with SAM")
-        if is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
+        """Refuse a step whose batch cannot be run twice."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
             raise ConfigError("training_step", "dataloader_iter", "a batch, which SAM can run twice")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -137,12 +131,8 @@ class SAM(pl.Callback):
         if alone and window_ends(trainer, batch_idx):
             self._unsynced.enter_context(trainer.strategy.block_backward_sync())  # type: ignore[attr-defined]
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave gradient synchronisation as it was."""
-        self._unsynced.close()
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Let the batches go."""
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Leave gradient synchronisation as it was, and let the batches go."""
         self._unsynced.close()
         self._window.clear()
 
@@ -270,12 +260,12 @@ class SAM(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What the variant remembers, and the last values logged."""
-        return {"variant": self.variant.state_dict(), "logged": self._logged}
+        return {"variant": self.variant.state_dict(), **super().state_dict()}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember it again."""
+        super().load_state_dict(state_dict)
         self.variant.load_state_dict(state_dict["variant"])
-        self._logged = dict(state_dict["logged"])
 
 
 def _with_gradient(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

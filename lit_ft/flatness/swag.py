@@ -3,14 +3,16 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
 from lit_ft.core.batch_norm import update_batch_norm
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 
 
@@ -58,7 +60,7 @@ class WeightGaussian:
         return self.mean + math.sqrt(scale / 2) * (noise + mixed)
 
 
-class SWAG(pl.Callback):
+class SWAG(FitCallback):
     """Collects the weights late in training, to sample networks from their Gaussian afterwards.
 
     The learning rate should stay high while it collects. Training itself does not change. Afterwards::
@@ -83,22 +85,23 @@ class SWAG(pl.Callback):
         rank: How many of the last deviations are kept, at least 2 (paper: 20).
     """
 
-    def __init__(self, start: float = 0.75, every_n_steps: int | None = None, rank: int = 20) -> None:
+    remembers = ("names",)
+
+    def __init__(
+        self, start: float = 0.75, every_n_steps: PositiveInt | None = None, rank: Annotated[int, Range(low=2)] = 20
+    ) -> None:
+        super().__init__()
+        checked(locals())
         if start < 0 or (start >= 1 and start != int(start)):
             raise ConfigError("start", start, "a fraction in [0, 1) or a whole number of steps")
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ConfigError("every_n_steps", every_n_steps, "a whole number of at least 1, or null")
-        if rank < 2:
-            raise ConfigError("rank", rank, "a whole number of at least 2")
         self.start, self.every_n_steps, self.rank = start, every_n_steps, rank
-        self.weights = WeightGaussian(rank)
+        self.begin()
+
+    @override
+    def begin(self) -> None:
+        self.weights = WeightGaussian(self.rank)
         self.names: list[str] = []
         self._last_step = 0
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget the weights of another fit."""
-        if begins_anew(trainer, stage):
-            self.weights, self.names, self._last_step = WeightGaussian(self.rank), [], 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a fraction of a run of unknown length."""
@@ -169,14 +172,14 @@ class SWAG(pl.Callback):
         return {"collected": self.weights.count, "variance": float(self.weights.variance.sum())}
 
     def state_dict(self) -> dict[str, Any]:
-        """The moments and deviations."""
+        """The moments and deviations of the parameters of these names."""
         g = self.weights
         moments = {"count": g.count, "mean": g.mean, "squares": g.squares, "deviations": g.deviations}
-        return moments | {"step": self._last_step, "names": self.names}
+        return moments | {"step": self._last_step, **super().state_dict()}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from them."""
+        super().load_state_dict(state_dict)
         g = self.weights
         g.count, g.mean, g.squares = state_dict["count"], state_dict["mean"], state_dict["squares"]
         g.deviations, self._last_step = list(state_dict["deviations"]), state_dict["step"]
-        self.names = list(state_dict["names"])

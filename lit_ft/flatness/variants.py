@@ -1,11 +1,11 @@
 """What relatives of SAM do differently with the two gradients."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import NonNegativeFloat, Range, checked
 
 Gradients = list[Tensor]
 
@@ -54,9 +54,9 @@ class GSAM(SAMVariant):
 
     needs_gradient = True
 
-    def __init__(self, alpha: float = 0.4) -> None:
-        if alpha < 0:
-            raise ConfigError("alpha", alpha, "a number of at least 0")
+    def __init__(self, alpha: NonNegativeFloat = 0.4) -> None:
+        super().__init__()
+        checked(locals())
         self.alpha = alpha
 
     def combine(self, gradient: Gradients, sharp: Gradients) -> Gradients:
@@ -80,9 +80,9 @@ class LookSAM(SAMVariant):
 
     needs_gradient = True
 
-    def __init__(self, alpha: float = 0.7) -> None:
-        if alpha < 0:
-            raise ConfigError("alpha", alpha, "a number of at least 0")
+    def __init__(self, alpha: NonNegativeFloat = 0.7) -> None:
+        super().__init__()
+        checked(locals())
         self.alpha = alpha
         self._new: Gradients = []
 
@@ -123,11 +123,9 @@ class FriendlySAM(SAMVariant):
         momentum: Decay of that mean, in [0, 1) (paper: 0.6 to 0.95).
     """
 
-    def __init__(self, sigma: float = 1.0, momentum: float = 0.9) -> None:
-        if sigma < 0:
-            raise ConfigError("sigma", sigma, "a number of at least 0")
-        if not 0 <= momentum < 1:
-            raise ConfigError("momentum", momentum, "a number in [0, 1)")
+    def __init__(self, sigma: NonNegativeFloat = 1.0, momentum: Annotated[float, Range(low=0, below=1)] = 0.9) -> None:
+        super().__init__()
+        checked(locals())
         self.sigma, self.momentum = sigma, momentum
         self._mean: Gradients = []
 
