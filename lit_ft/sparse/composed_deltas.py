@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
 
-from lit_ft.core.anew import from_its_start
+from lit_ft.core.callback import FitCallback
 from lit_ft.core.errors import existing
+from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.selection.base import overlap
 from lit_ft.sparse.sparse_delta import SparseDelta
 
 
-class ComposedDeltas(Callback):
+class ComposedDeltas(FitCallback):
     r"""Begins at :math:`\theta_0 + \sum_t \phi_t`, the network and the sparse deltas of several tasks or languages.
 
     The deltas are added before the first step, after the weights of ``--from`` were read, and before a validation or a
@@ -30,6 +30,7 @@ class ComposedDeltas(Callback):
     """
 
     def __init__(self, files: list[str | Path]) -> None:
+        super().__init__()
         self.files = [str(existing("files", file)) for file in files]
         self._report: dict[str, Any] = {}
 

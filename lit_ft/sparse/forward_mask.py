@@ -9,9 +9,10 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
-from lit_ft.core.companions import refuse_other_weights
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import ClosedUnitInterval, NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.observing import output_of
 from lit_ft.core.parameters import ParameterIndex
@@ -57,7 +58,7 @@ class StraightThroughMask(nn.Module):
         return weight * (hard + (self.scores - self.scores.detach()))
 
 
-class ForwardMask(pl.Callback):
+class ForwardMask(FitCallback):
     r"""Trains binary masks over frozen weights: :math:`W' = 1[S > t] W`, :math:`\nabla_S L = W \nabla_{W'} L`.
 
     The selected weights, whole tensors, get scores S by ``torch.nn.utils.parametrize``; all other parameters are frozen
@@ -87,22 +88,22 @@ class ForwardMask(pl.Callback):
         bits: Name of a file in the trainer's ``default_root_dir`` that gets one bit a weight; None writes none.
     """
 
+    needs = ("one device", "no other weights")
+
     def __init__(
         self,
         selection: Selection,
         init: float = 1.0e-2,
         threshold: float = 5.0e-3,
-        penalty: float = 0.0,
-        dropout: float = 0.0,
+        penalty: NonNegativeFloat = 0.0,
+        dropout: ClosedUnitInterval = 0.0,
         output: str | None = None,
         bits: str | None = None,
     ) -> None:
+        super().__init__()
+        checked(locals())
         if init <= threshold:
             raise ConfigError("init", init, f"a number above the threshold {threshold}")
-        if penalty < 0:
-            raise ConfigError("penalty", penalty, "a number of at least 0")
-        if not 0 <= dropout <= 1:
-            raise ConfigError("dropout", dropout, "a share from 0 to 1")
         if dropout and output is None:
             raise ConfigError("output", output, "the name of the submodule that gives logits, for dropout")
         self.selection, self.init, self.threshold, self.penalty = selection, init, threshold, penalty
@@ -114,18 +115,20 @@ class ForwardMask(pl.Callback):
         self._saved: dict[str, dict[str, Tensor]] = {}
         self._batch: Any = None
         self._buffers: HeldBuffers | None = None
+        self.begin()
+
+    @override
+    def begin(self) -> None:
         self._left: dict[str, dict[str, Tensor]] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse callbacks that would pair scores with weights; go on with the masks of this trainer alone."""
+        """Go on with the masks that an earlier fit of this trainer left."""
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            refuse_other_weights(trainer, self)
-            self._saved = {} if begins_anew(trainer, stage) else self._left
+            self._saved = self._left
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put masks on, after other weights were read, and make the optimizer anew."""
-        if trainer.world_size > 1:
-            raise ConfigError("trainer.devices", trainer.world_size, "one device")
         index = ParameterIndex(pl_module)
         choices = self.selection.select(pl_module)
         part = next((name for name, choice in choices.items() if isinstance(choice, Tensor)), None)
@@ -241,29 +244,25 @@ class ForwardMask(pl.Callback):
             for name, mask in self.masks.items()
         }
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep them until the masks are put on."""
-        self._saved = state_dict
+        self._saved = state_dict  # until the masks are put on
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Fold the masks into the weights."""
         if self.masks:  # a checkpoint may yet be written
             self._left = self.state_dict()
         if self._buffers is not None:
             self._buffers.release()
-        for module, leaf, _ in self._places.values():
-            parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
-        for module, order in self._orders.items():  # optimizers and checkpoints count parameters
+        for owner, leaf, _ in self._places.values():
+            parametrize.remove_parametrizations(owner, leaf, leave_parametrized=True)
+        for owner, order in self._orders.items():  # optimizers and checkpoints count parameters
             for key in order:
-                module._parameters[key] = module._parameters.pop(key)
+                owner._parameters[key] = owner._parameters.pop(key)
         for parameter, flag in self._flags.items():
             parameter.requires_grad_(flag)
         self.masks, self._places, self._flags, self._saved = {}, {}, {}, {}
         self._orders, self._batch, self._buffers = {}, None, None
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no parametrization behind."""
-        self.teardown(trainer, pl_module, "fit")
 
     def report(self) -> dict[str, Any]:
         """How many weights the masks leave out, of how many."""

@@ -5,8 +5,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor, nn
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.selection.base import Choices, Selection, count
@@ -15,7 +17,7 @@ from lit_ft.sparse.file import choices_of, plain_choices
 from lit_ft.sparse.hold import Hold, Outside
 
 
-class GradientMask(pl.Callback):
+class GradientMask(FitCallback):
     r"""Trains what is selected and holds the rest bit by bit: :math:`\theta \leftarrow \theta - M \odot \Delta\theta`.
 
     Whole tensors that are not selected are frozen by ``requires_grad`` before the optimizer is made, so that their
@@ -48,25 +50,28 @@ class GradientMask(pl.Callback):
     """
 
     def __init__(
-        self, selection: Selection, outside: Outside = "base", redraw_every_n_steps: int | None = None
+        self, selection: Selection, outside: Outside = "base", redraw_every_n_steps: PositiveInt | None = None
     ) -> None:
-        if outside not in ("base", "zero"):
-            raise ConfigError("outside", outside, "base or zero")
-        if redraw_every_n_steps is not None and redraw_every_n_steps < 1:
-            raise ConfigError("redraw_every_n_steps", redraw_every_n_steps, "a whole number of at least 1, or None")
+        super().__init__()
+        checked(locals())
         self.selection, self.outside, self.redraw_every_n_steps = selection, outside, redraw_every_n_steps
-        self.choices: Choices = {}
-        self._draw = 0
         self._index: ParameterIndex | None = None
         self._flags: dict[nn.Parameter, bool] = {}
         self._hold: Hold | None = None
         self._buffers: HeldBuffers | None = None
         self._report: dict[str, Any] = {}
+        self.begin()
+
+    @override
+    def begin(self) -> None:
+        self.choices: Choices = {}
+        self._draw = 0
 
     # before the optimizer is made
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Build the network if it is not there yet, and freeze whole tensors."""
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         with (
@@ -75,8 +80,6 @@ class GradientMask(pl.Callback):
             trainer.precision_plugin.module_init_context(),
         ):
             pl_module.configure_model()
-        if begins_anew(trainer, stage):
-            self._draw, self.choices = 0, {}
         if next(pl_module.parameters(), None) is not None:
             self._choose(trainer.strategy, pl_module, self.choices or None)
 
@@ -210,14 +213,8 @@ class GradientMask(pl.Callback):
         self._hold = self._buffers = None
         self._unfreeze()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave no hook and no changed flag behind."""
-        if stage == "fit":
-            self._stop()
-            self._index = None
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook and no changed flag behind."""
+    @override
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._stop()
         self._index = None
 

@@ -1,15 +1,16 @@
 """Offsets for a few attention heads, which fold into a bias."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
+from lit_ft.core.checks import NonNegativeFloat, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.roles import head_counts, output_dim
@@ -79,40 +80,35 @@ class HeadOffsets(TwoPhases):
         file: Name of a file in the trainer's ``default_root_dir`` that gets the heads, for ``SavedSelection``.
     """
 
+    needs = ("one device", "no other weights")
+
     def __init__(
         self,
         first_steps: int | float = 0.5,
-        density: float = 0.03,
-        penalty: float = 5.0e-4,
+        density: Annotated[float, Range(above=0, high=1)] = 0.03,
+        penalty: NonNegativeFloat = 5.0e-4,
         selection: Selection | None = None,
         dense: list[str] | None = None,
         file: str | None = None,
     ) -> None:
         super().__init__(first_steps)
-        if not 0 < density <= 1:
-            raise ConfigError("density", density, "a share in (0, 1]")
-        if penalty < 0:
-            raise ConfigError("penalty", penalty, "a number of at least 0")
+        checked(locals())
         self.density, self.penalty, self.selection, self.dense, self.file = density, penalty, selection, dense, file
-        self.heads: list[tuple[str, int]] = []
         self._places: dict[str, nn.Module] = {}
         self._scales: dict[str, _HeadScales] = {}
         self._offsets: dict[str, _HeadOffsets] = {}
         self._paths: dict[str, str] = {}
         self._flags: dict[nn.Parameter, bool] = {}
         self._count, self._width = 0, 0
-        self._saved: dict[str, Any] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Start anew."""
-        super().setup(trainer, pl_module, stage)
-        if begins_anew(trainer, stage):
-            self._saved, self.heads = {}, []
+    @override
+    def begin(self) -> None:
+        super().begin()
+        self.heads: list[tuple[str, int]] = []
+        self._saved: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put scales and offsets on, after other weights were read, and make the optimizer anew."""
-        if trainer.world_size > 1:
-            raise ConfigError("trainer.devices", trainer.world_size, "one device")
         index = ParameterIndex(pl_module)
         self._places = {e.name: e.module for e in index.values() if e.role == "attention.output" and not e.bias}
         self._count, _ = head_counts(index.network)
@@ -168,7 +164,7 @@ class HeadOffsets(TwoPhases):
             if self.penalty and part.scales.grad is not None:
                 part.scales.grad.add_(part.scales.detach().sign(), alpha=self.penalty)
 
-    def begin(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
+    def turn(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
         """Keep the heads with the largest scales, and go back to the start."""
         norms = torch.stack([s.scales.detach().view(self._count, -1).norm(dim=1) for s in self._scales.values()])
         names, number = list(self._scales), max(1, round(self.density * norms.numel()))
@@ -213,8 +209,8 @@ class HeadOffsets(TwoPhases):
         heads = [list(head) for head in self.heads]
         return {**super().state_dict(), "values": values, "heads": heads, "width": self._width}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep them until the parts are put on."""
         super().load_state_dict(state_dict)
         self._saved, self._width = state_dict["values"], state_dict["width"]
         self.heads = [(name, head) for name, head in state_dict["heads"]]
@@ -229,25 +225,21 @@ class HeadOffsets(TwoPhases):
             mask.narrow(1 - output_dim(module, weight), head * self._width, self._width).fill_(True)  # type: ignore[arg-type]
         return dict(chosen)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Fold the offsets into the biases, and write the heads."""
         if self._scales:
             self._saved = self.state_dict()["values"]  # a checkpoint may yet be written
-            for module in self._places.values():
-                folded = module.bias.detach().clone()  # type: ignore[operator, union-attr]
+            for owner in self._places.values():
+                folded = owner.bias.detach().clone()  # type: ignore[operator, union-attr]
                 for leaf in ("weight", "bias"):  # in the order they had: optimizers count parameters
-                    parametrize.remove_parametrizations(module, leaf, leave_parametrized=False)
+                    parametrize.remove_parametrizations(owner, leaf, leave_parametrized=False)
                 with torch.no_grad():
-                    module.bias.copy_(folded)  # type: ignore[operator, union-attr]
+                    owner.bias.copy_(folded)  # type: ignore[operator, union-attr]
             for parameter, flag in self._flags.items():
                 parameter.requires_grad_(flag)
             if self.file is not None and self.heads and trainer.is_global_zero:
-                save_selection(Path(trainer.default_root_dir) / self.file, self.choices(), pl_module)
+                save_selection(Path(trainer.default_root_dir) / self.file, self.choices(), module)
         self._places, self._scales, self._offsets, self._flags, self._paths = {}, {}, {}, {}, {}
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no parametrization behind."""
-        self.teardown(trainer, pl_module, "fit")
 
     def report(self) -> dict[str, Any]:
         """How many heads have offsets, of how many numbers, and where they are."""

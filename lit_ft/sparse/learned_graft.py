@@ -7,11 +7,11 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
-from lit_ft.core.companions import refuse_clipping_by_value
+from lit_ft.core.checks import NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.last_epoch import training_ends
+from lit_ft.core.lifecycle import training_ends
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.selection.base import Choices, Selection, as_mask
 from lit_ft.sparse.file import save_selection
@@ -63,11 +63,13 @@ class LearnedGraft(TwoPhases):
             graft itself: random weights are what a learned one is compared with.
     """
 
+    needs = (*TwoPhases.needs, "clipping by norm")
+
     def __init__(
         self,
         first_steps: int | float = 0.5,
         density: float = 0.001,
-        lr: float = 1.0e7,
+        lr: NonNegativeFloat = 1.0e7,
         bias: float = 10.0,
         max_density: float | None = None,
         patterns: list[str] | None = None,
@@ -76,29 +78,22 @@ class LearnedGraft(TwoPhases):
         seed_mask: Selection | None = None,
     ) -> None:
         super().__init__(first_steps)
+        checked(locals())
         TopChange(density)  # says what is wrong with it
-        if lr < 0:
-            raise ConfigError("lr", lr, "a number of at least 0")
         if max_density is not None and not density <= max_density <= 1:
             raise ConfigError("max_density", max_density, f"a share from the density {density} to 1, or None")
-        if others not in ("tuned", "base"):
-            raise ConfigError("others", others, "tuned or base")
         self.density, self.lr, self.bias, self.max_density = density, lr, bias, max_density
         self.patterns, self.others, self.selection, self.seed_mask = patterns, others, selection, seed_mask
+
+    @override
+    def begin(self) -> None:
+        super().begin()
         self.tuned: dict[str, Tensor] = {}
         self.scores: dict[str, Tensor] = {}
         self.seeds: dict[str, Tensor] = {}
         self.rounded: dict[str, Tensor] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a clipping that fails in the second phase, and start anew."""
-        super().setup(trainer, pl_module, stage)
-        if stage == "fit":
-            refuse_clipping_by_value(trainer, self)
-        if begins_anew(trainer, stage):
-            self.tuned, self.scores, self.seeds, self.rounded = {}, {}, {}, {}
-
-    def begin(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
+    def turn(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
         """Keep what was learned, choose the first mask, and graft it softly."""
         self.tuned = {name: index[name].parameter.detach().clone() for name in self.base}
         matched = set(index.entries if self.patterns is None else index.match(self.patterns))
@@ -171,8 +166,8 @@ class LearnedGraft(TwoPhases):
         """The tuned weights, the scores, and the first mask."""
         return {"tuned": self.tuned, "scores": self.scores, "seeds": self.seeds}
 
+    @override
     def remember(self, memory: dict[str, Any]) -> None:
-        """Them again."""
         if memory:
             self.tuned, self.scores, self.seeds = memory["tuned"], memory["scores"], memory["seeds"]
 

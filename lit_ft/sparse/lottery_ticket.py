@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 from torch import Tensor
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import checked
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.selection.base import Choices, either
 from lit_ft.core.selection.names import Names
@@ -55,20 +55,17 @@ class LotteryTicket(TwoPhases):
         mode: Literal["add", "replace"] = "add",
     ) -> None:
         super().__init__(first_steps)
-        if mode not in ("add", "replace"):
-            raise ConfigError("mode", mode, "add or replace")
+        checked(locals())
         TopChange(density, scope=scope)  # says what is wrong with them
         self.density, self.scope, self.dense, self.delta, self.mode = density, scope, dense, delta, mode
-        self.choices: Choices = {}
         self._hold: Hold | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Start anew."""
-        super().setup(trainer, pl_module, stage)
-        if begins_anew(trainer, stage):
-            self.choices = {}
+    @override
+    def begin(self) -> None:
+        super().begin()
+        self.choices: Choices = {}
 
-    def begin(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
+    def turn(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
         """Choose, rewind, hold."""
         whole: Choices = Names(self.dense).choose(index, None) if self.dense else {}
         patterns = [name for name in self.base if name not in whole]
@@ -89,8 +86,8 @@ class LotteryTicket(TwoPhases):
         """The choices."""
         return {"choices": plain_choices(self.choices)}
 
+    @override
     def remember(self, memory: dict[str, Any]) -> None:
-        """The choices again."""
         self.choices = choices_of(memory.get("choices", {}))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -108,15 +105,11 @@ class LotteryTicket(TwoPhases):
         choices = {name: choice for name, choice in self.choices.items() if name in names}
         return SparseDelta.between(start, index.network, choices, mode=self.mode)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave no hook behind."""
+    @override
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._hold is not None:
             self._hold.detach()
         self._hold = None
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind."""
-        self.teardown(trainer, pl_module, "fit")
 
     def report(self) -> dict[str, Any]:
         """How many entries were trained in the second phase, and where they lie."""

@@ -7,15 +7,17 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import checked
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.weights import tensors_in
 from lit_ft.sparse.unit_importance import UnitImportance
 
 
-class SoftMask(pl.Callback):
+class SoftMask(FitCallback):
     r"""Scales how far weights move: :math:`\theta \leftarrow \theta_{old} + (1 - I)(\theta - \theta_{old})`.
 
     A constant factor on the gradient does nothing under Adam, which divides it out again; so the update is scaled. With
@@ -34,23 +36,24 @@ class SoftMask(pl.Callback):
     update is scaled, where the authors scale the gradient under AdamW.
     """
 
+    remembers = ("_measured",)
+
     def __init__(
         self,
         importance: str | UnitImportance | dict[str, Tensor],
         apply_to: Literal["update", "gradient"] = "update",
     ) -> None:
-        if apply_to not in ("update", "gradient"):
-            raise ConfigError("apply_to", apply_to, "update or gradient")
+        super().__init__()
+        checked(locals())
         self.importance, self.apply_to = importance, apply_to
-        self._measured: dict[str, Tensor] = {}
         self._scales: dict[nn.Parameter, Tensor] = {}
         self._before: dict[nn.Parameter, Tensor] = {}
         self._handles: list[Any] = []
+        self.begin()
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Measure anew."""
-        if begins_anew(trainer, stage):
-            self._measured = {}
+    @override
+    def begin(self) -> None:
+        self._measured: dict[str, Tensor] = {}
 
     def _read(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Tensor]:
         if isinstance(self.importance, UnitImportance):
@@ -105,20 +108,8 @@ class SoftMask(pl.Callback):
             parameter.copy_(torch.where(scale == 1, parameter, torch.lerp(before, parameter, scale)))
         self._before = {}
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave no hook behind."""
+    @override
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles, self._scales, self._before = [], {}, {}
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was measured."""
-        return {"measured": self._measured}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Not to be measured again."""
-        self._measured = state_dict["measured"]

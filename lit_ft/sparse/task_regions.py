@@ -6,12 +6,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import PositiveFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.last_epoch import training_ends
+from lit_ft.core.lifecycle import training_ends
 from lit_ft.core.observing import Handed, set_up
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.selection.base import Choices
@@ -23,7 +24,7 @@ from lit_ft.sparse.scored import TopChange
 from lit_ft.sparse.top import top_masks
 
 
-class TaskRegions(Callback):
+class TaskRegions(FitCallback):
     r"""After the fit, finds for each task the changed weights that bring it along, and what tasks share of them.
 
     For each task scores S of a soft mask :math:`\gamma = \sigma(S)` are trained at :math:`\theta_0 + \gamma\,\tau`,
@@ -51,35 +52,33 @@ class TaskRegions(Callback):
             ``TASK.safetensors``, for ``SavedSelection`` and ``lit-ft overlap``.
     """
 
+    needs = ("one device",)
+    remembers = ("base", "shared", "entries")
+
     def __init__(
         self,
         data: dict[str, pl.LightningDataModule],
         density: float = 0.01,
-        steps: int = 100,
-        lr: float = 100.0,
+        steps: PositiveInt = 100,
+        lr: PositiveFloat = 100.0,
         bias: float = 3.0,
         patterns: list[str] | None = None,
         save: bool = False,
     ) -> None:
+        super().__init__()
+        checked(locals())
         if not data:
             raise ConfigError("data", data, "at least one data module, by the name of its task")
         TopChange(density)  # says what is wrong with it
-        if steps < 1:
-            raise ConfigError("steps", steps, "a whole number of at least 1")
-        if not lr > 0:
-            raise ConfigError("lr", lr, "a number above 0")
         self.data, self.density, self.steps = data, density, steps
         self.lr, self.bias, self.patterns, self.save = lr, bias, patterns, save
+        self.begin()
+
+    @override
+    def begin(self) -> None:
         self.base: dict[str, Tensor] = {}
         self.shared: dict[str, dict[str, float]] = {}
         self.entries = 0
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse several devices, and start anew."""
-        if stage == "fit" and trainer.world_size > 1:
-            raise ConfigError("trainer.devices", trainer.world_size, "one device")
-        if begins_anew(trainer, stage):
-            self.base, self.shared, self.entries = {}, {}, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the start."""
@@ -138,14 +137,6 @@ class TaskRegions(Callback):
         best = {name: (lambda start, stop, score=score: score[start:stop]) for name, score in flat.items()}
         number = max(1, round(self.density * sum(score.numel() for score in flat.values())))
         return dict(top_masks(best, {name: weight.shape for name, weight in weights.items()}, number))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The start, and what was found."""
-        return {"base": self.base, "shared": self.shared, "entries": self.entries}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know them again."""
-        self.base, self.shared, self.entries = state_dict["base"], state_dict["shared"], state_dict["entries"]
 
     def report(self) -> dict[str, Any]:
         """Size of the regions, and for each pair of tasks which share of the first region the second one has, too."""

@@ -5,13 +5,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 from torch.optim import LBFGS
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.sparse.flops import Flops
 
 
-class TrainingFlops(pl.Callback):
+class TrainingFlops(FitCallback):
     r"""Adds up the floating-point operations of all training steps, and those that zero weights would not need.
 
     Counted are forward and backward pass of ``training_step`` as it runs, see :class:`lit_ft.sparse.flops.Flops`;
@@ -33,18 +34,20 @@ class TrainingFlops(pl.Callback):
     arXiv:2303.10464. Deviation: operations are counted as they run instead of from a formula for GPT.
     """
 
-    def __init__(self, every_n_steps: int = 10) -> None:
-        if every_n_steps < 1:
-            raise ConfigError("every_n_steps", every_n_steps, "at least 1")
-        self.every_n_steps = every_n_steps
-        self._flops, self._pass = Flops(), ExitStack()
-        self._counted_at: int | None = None
-        self._several = False
+    remembers = ("_counted_at",)
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Begin at zero."""
-        if begins_anew(trainer, stage):
-            self._flops, self._counted_at = Flops(), None
+    def __init__(self, every_n_steps: PositiveInt = 10) -> None:
+        super().__init__()
+        checked(locals())
+        self.every_n_steps = every_n_steps
+        self._pass = ExitStack()
+        self._several = False
+        self.begin()
+
+    @override
+    def begin(self) -> None:
+        self._flops = Flops()
+        self._counted_at: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """See whether a step has more than one pass."""
@@ -76,17 +79,17 @@ class TrainingFlops(pl.Callback):
                 f"training_flops/{name}", value, on_epoch=False, on_step=True, sync_dist=True, reduce_fx="sum"
             )
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind."""
+    @override
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._pass.close()
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far, and what was found when zeros were counted."""
         found = {name: getattr(self._flops, name) for name in ("total", "nonzero", "shares")}
-        return {**found, "counted_at": self._counted_at}
+        return {**found, **super().state_dict()}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from them."""
+        super().load_state_dict(state_dict)
         for name in ("total", "nonzero", "shares"):
             setattr(self._flops, name, state_dict[name])
-        self._counted_at = state_dict["counted_at"]

@@ -1,24 +1,24 @@
 """The skeleton of methods that fine-tune, go back to the start, and then do something with what was learned."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
-from lit_ft.core.companions import refuse_other_weights
+from lit_ft.core.callback import FitCallback, Need
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.parameters import ParameterIndex
 
 
-class TwoPhases(pl.Callback):
+class TwoPhases(FitCallback):
     """Trains as usual for some steps, then goes back to the first weights and begins a second phase.
 
     At the turn the optimizer forgets its state; the learning rate goes on along its schedule. A subclass implements
-    ``begin`` (once, at the turn), ``resume`` (at the start of a run that stopped in the second phase) and ``memory``.
+    ``turn`` (once, when the second phase begins), ``resume`` (at the start of a run that stopped in the second phase),
+    ``memory`` and ``remember``.
 
     Memory: a copy of the weights; it is in every checkpoint, too, because a resumed run must know where it began.
     Refuses callbacks that average, prune or unfreeze weights: what is promised of the result would not hold.
@@ -27,17 +27,25 @@ class TwoPhases(pl.Callback):
         first_steps: Optimizer steps of the first phase, at least 1; or a share of all steps, in (0, 1).
     """
 
+    needs: ClassVar[tuple[Need, ...]] = ("one device or ddp", "no other weights")
+    remembers = ("second", "base")
+
     def __init__(self, first_steps: int | float) -> None:
+        super().__init__()
         if not first_steps > 0 or (first_steps > 1 and first_steps != int(first_steps)):
             raise ConfigError("first_steps", first_steps, "a whole number of at least 1, or a share in (0, 1)")
         self.first_steps = first_steps
-        self._turn = 0
+        self._turn_at = 0
+        self.begin()
+
+    @override
+    def begin(self) -> None:
         self.second = False
         self.base: dict[str, Tensor] = {}
 
-    def begin(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
+    def turn(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
         """Begin the second phase: the parameters hold what the first phase learned, ``self.base`` the start."""
-        raise NotImplementedError(f"{type(self).__name__} defines begin(trainer, index)")
+        raise NotImplementedError(f"{type(self).__name__} defines turn(trainer, index)")
 
     def resume(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
         """Go on with the second phase after a resume."""
@@ -47,20 +55,10 @@ class TwoPhases(pl.Callback):
         """What ``resume`` needs, as plain data and tensors."""
         return {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse strategies that do not hold whole weights, and callbacks that mix them; start anew."""
-        if stage != "fit":
-            return
-        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-            raise ConfigError("trainer.strategy", type(trainer.strategy).__name__, "one device, or ddp")
-        refuse_other_weights(trainer, self)
-        if begins_anew(trainer, stage):
-            self.second, self.base = False, {}
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the start."""
         steps = self.first_steps
-        self._turn = int(steps if steps >= 1 else max(1, round(steps * trainer.estimated_stepping_batches)))
+        self._turn_at = int(steps if steps >= 1 else max(1, round(steps * trainer.estimated_stepping_batches)))
         index = ParameterIndex(pl_module)
         if not self.base:
             self.base = {name: p.detach().clone() for name, p in index.parameters.items() if p.requires_grad}
@@ -72,12 +70,12 @@ class TwoPhases(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Turn where it is time."""
-        if self.second or trainer.global_step < self._turn:
+        if self.second or trainer.global_step < self._turn_at:
             return
         self.second = True
         for optimizer in trainer.optimizers:
             optimizer.state.clear()
-        self.begin(trainer, ParameterIndex(pl_module))
+        self.turn(trainer, ParameterIndex(pl_module))
 
     @torch.no_grad()
     def rewind(self, index: ParameterIndex) -> None:
@@ -88,16 +86,16 @@ class TwoPhases(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say so when the run never came to its second phase."""
         if not self.second and not trainer.interrupted:
-            steps = f"its {trainer.global_step} steps are not more than first_steps = {self._turn}"
+            steps = f"its {trainer.global_step} steps are not more than first_steps = {self._turn_at}"
             rank_zero_warn(f"{type(self).__name__}: the run ended in its first phase; {steps}")
 
     def state_dict(self) -> dict[str, Any]:
         """The start, and what the second phase needs."""
-        return {"second": self.second, "base": self.base, "memory": self.memory() if self.second else {}}
+        return {**super().state_dict(), "memory": self.memory() if self.second else {}}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Know them again."""
-        self.second, self.base = state_dict["second"], state_dict["base"]
+        super().load_state_dict(state_dict)
         self.remember(state_dict["memory"])
 
     def remember(self, memory: dict[str, Any]) -> None:
