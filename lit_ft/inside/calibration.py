@@ -4,16 +4,17 @@ from contextlib import ExitStack
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch import Callback
 from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
+from typing_extensions import override
 
-from lit_ft.core.companions import refuse_another
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.observing import labels_of, output_of
 
 
-class Calibration(Callback):
+class Calibration(FitCallback):
     r"""Expected calibration error of a classifier in validation and test.
 
     .. math:: \sum_b \frac{n_b}{n} \lvert \mathrm{accuracy}_b - \mathrm{confidence}_b \rvert
@@ -32,17 +33,15 @@ class Calibration(Callback):
         bins: Number of bins, at least 1.
     """
 
-    def __init__(self, output: str = "network", bins: int = 15) -> None:
-        if bins < 1:
-            raise ConfigError("bins", bins, "a whole number of at least 1")
+    needs = ("one of its class",)
+
+    def __init__(self, output: str = "network", bins: PositiveInt = 15) -> None:
+        super().__init__()
+        checked(locals())
         self.output, self.bins = output, bins
         self._observed: ExitStack | None = None
         self._outputs: list[Tensor] = []
         self._error: MulticlassCalibrationError | None = None
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a second one."""
-        refuse_another(trainer, self)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to look."""
@@ -103,6 +102,6 @@ class Calibration(Callback):
             self._observed.close()
         self._observed = None
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind."""
+    @override
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._stop()

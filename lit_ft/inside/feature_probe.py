@@ -6,19 +6,19 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
+from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.gathering import gather_rows
+from lit_ft.core.measurement import MeasuredRun, Measurement
 from lit_ft.core.method import Method
-from lit_ft.core.observing import labels_of, output_of, own_loader, set_up
-from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.observing import labels_of, output_of, set_up
 from lit_ft.inside.linear_probe import fit_linear_probe
 
 
-class FeatureProbe(Callback):
+class FeatureProbe(Measurement):
     r"""Fits a linear classifier on the features of training rows, and measures it on the validation rows.
 
     With ``data`` it reads those rows instead of the training's: what a new task finds in the features. With
@@ -45,37 +45,39 @@ class FeatureProbe(Callback):
         name: In the log; several probes need one each.
     """
 
+    when = ("validation",)
+    remembers = ("measured",)
+
     def __init__(
         self,
         module: str | None = None,
-        num_rows: int | None = 1000,
-        max_eval_rows: int | None = None,
+        num_rows: PositiveInt | None = 1000,
+        max_eval_rows: PositiveInt | None = None,
         at_start: bool = True,
         at_validation: bool = False,
-        penalty: float = 1.0,
+        penalty: NonNegativeFloat = 1.0,
         fit_on: Literal["train", "val"] = "train",
         data: pl.LightningDataModule | None = None,
         name: str = "feature_probe",
     ) -> None:
-        for limit, value in (("num_rows", num_rows), ("max_eval_rows", max_eval_rows)):
-            if value is not None and value < 1:
-                raise ConfigError(limit, value, "at least 1, or null")
-        if penalty < 0:
-            raise ConfigError("penalty", penalty, "0 or more")
-        if fit_on not in ("train", "val"):
-            raise ConfigError("fit_on", fit_on, "train or val")
+        super().__init__()
+        checked(locals())
         self.module, self.num_rows, self.max_eval_rows = module, num_rows, max_eval_rows
-        self.fit_on, self.data, self.name = fit_on, data, name
+        self.fit_on, self.data, self.name, self.prefix = fit_on, data, name, f"{name}/"
         self.at_start, self.at_validation, self.penalty = at_start, at_validation, penalty
+        self.begin()
+
+    @override
+    def begin(self) -> None:
+        super().begin()
         self.measured: list[dict[str, float]] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget another fit; set up the other data; refuse two probes that would log under one name."""
+        """Refuse two probes that would log under one name; set up the other data."""
+        super().setup(trainer, pl_module, stage)
         probes: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(probe, FeatureProbe) and probe.name == self.name for probe in probes) > 1:
             raise ConfigError("name", self.name, "a name for each probe")
-        if begins_anew(trainer, stage):
-            self.measured = []
         data = self.data or getattr(trainer, "datamodule", None)
         if data is not None and stage in ("fit", "validate"):
             needed = {"fit", "test"} if self.fit_on == "val" else {"fit"}
@@ -87,44 +89,43 @@ class FeatureProbe(Callback):
     ) -> None:
         """Measure the frozen features; not again when a run is resumed."""
         if self.at_start and trainer.global_step == 0 and not self.measured:
-            self._measure(trainer, pl_module)
-            pl_module.log(f"{self.name}/accuracy", self.measured[-1]["accuracy"], on_step=True, on_epoch=False)
+            self.take(trainer, pl_module)
+        if self.at_start and trainer.current_epoch == 0 and self.measured and self.measured[0]["step"] == 0:
+            # Lightning repeats it to the end of the epoch; so after a resume
+            pl_module.log(f"{self.prefix}accuracy", self.measured[0]["accuracy"], on_step=True, on_epoch=False)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the features as they are now."""
-        if self.at_validation and not trainer.sanity_checking:
-            self._measure(trainer, pl_module)
-            pl_module.log(f"{self.name}/accuracy", self.measured[-1]["accuracy"])
+        if self.at_validation:
+            super().on_validation_epoch_end(trainer, pl_module)
 
-    def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        with silent(trainer, module), torch.no_grad():
-            module.eval()
-            sources = ("train_dataloader", "val_dataloader", "test_dataloader")[self.fit_on == "val" :]
-            train = self._collect(trainer, module, sources[0], self.num_rows)
-            val = self._collect(trainer, module, sources[1], self.max_eval_rows)
+    def measure(self, run: MeasuredRun) -> dict[str, float]:
+        """Fit the probe and measure its accuracy."""
+        sources = ("train_dataloader", "val_dataloader", "test_dataloader")[self.fit_on == "val" :]
+        train = self._collect(run, sources[0], self.num_rows)
+        val = self._collect(run, sources[1], self.max_eval_rows)
         classes = int(max(train[1].max(), val[1].max())) + 1
         probe = fit_linear_probe(*train, num_classes=classes, penalty=self.penalty)
         majority = torch.bincount(train[1], minlength=classes).argmax()
         self.measured.append(
             {
-                "step": trainer.global_step,
+                "step": run.step,
                 "accuracy": probe.accuracy(*val),
                 "majority": (val[1] == majority).double().mean().item(),
                 "train_rows": len(train[1]),
                 "eval_rows": len(val[1]),
             }
         )
+        return {"accuracy": self.measured[-1]["accuracy"]}
 
-    def _collect(
-        self, trainer: pl.Trainer, module: pl.LightningModule, source: str, limit: int | None
-    ) -> tuple[Tensor, Tensor]:
+    def _collect(self, run: MeasuredRun, source: str, limit: int | None) -> tuple[Tensor, Tensor]:
         """Features and labels of the first rows of a loader of our own, on every process those of all."""
         found: list[tuple[Tensor, Tensor]] = []
         rows = 0
-        for batch in own_loader(trainer, module, source, self.data):
-            found.append((self._features(module, batch).float(), labels_of(batch)))
+        for batch in run.loader(source, self.data):
+            found.append((self._features(run.module, batch).float(), labels_of(batch)))
             rows += len(found[-1][1])
-            if limit is not None and rows * trainer.world_size >= limit:
+            if limit is not None and rows * run.trainer.world_size >= limit:
                 break
         if not found:
             raise ConfigError("callbacks", "FeatureProbe", f"data whose {source} has at least one batch")
@@ -146,14 +147,6 @@ class FeatureProbe(Callback):
     def state_key(self) -> str:
         """One state for each name and module that is probed."""
         return f"FeatureProbe{{name={self.name}, module={self.module}}}"
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was measured."""
-        return {"measured": [dict(entry) for entry in self.measured]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the list of measurements."""
-        self.measured = [dict(entry) for entry in state_dict["measured"]]
 
     def report(self) -> dict[str, Any]:
         """The first and the last measurement."""

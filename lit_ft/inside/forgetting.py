@@ -9,18 +9,19 @@ import torch
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torchmetrics import Metric
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
 from lit_ft.core.batches import kind_of
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.last_epoch import training_ends
+from lit_ft.core.measurement import MeasuredRun, Measurement, pick
 from lit_ft.core.method import Method
 from lit_ft.core.observing import Handed, set_up
 from lit_ft.core.passes.means import WeightedMeans
 from lit_ft.core.passes.second_pass import silent
 
 
-class Forgetting(pl.Callback):
+class Forgetting(Measurement):
     """Evaluates other data beside the training data: at the start of the fit, every n steps, and at its end.
 
     Each data module is evaluated with the module's own loss and metrics: ``compute`` and ``new_metrics`` of a
@@ -42,81 +43,48 @@ class Forgetting(pl.Callback):
         limit_batches: Number of batches of each task; None takes all.
     """
 
+    when = ("start", "end")
+    prefix = "forgetting/"
+
     def __init__(
         self,
         data: dict[str, pl.LightningDataModule],
-        every_n_steps: int | None = None,
+        every_n_steps: PositiveInt | None = None,
         stage: Literal["val", "test"] = "val",
-        limit_batches: int | None = None,
+        limit_batches: PositiveInt | None = None,
     ) -> None:
+        super().__init__()
+        checked(locals())
         if not data:
             raise ConfigError("data", data, "at least one data module, by the name of its task")
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ConfigError("every_n_steps", every_n_steps, "a whole number of at least 1, or None")
-        if stage not in ("val", "test"):
-            raise ConfigError("stage", stage, "val or test")
-        if limit_batches is not None and limit_batches < 1:
-            raise ConfigError("limit_batches", limit_batches, "a whole number of at least 1, or None")
         self.data, self.every_n_steps, self.stage, self.limit_batches = data, every_n_steps, stage, limit_batches
-        self.steps: list[int] = []
-        self.history: dict[str, dict[str, list[float]]] = {}
         self._loaders: dict[str, Any] = {}
+        self.begin()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Set up the data modules, and refuse what the module does not read."""
-        if begins_anew(trainer, stage):
-            self.steps, self.history = [], {}
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        self._loaders = {}
         for name, data in self.data.items():
             kinds = kind_of(pl_module), kind_of(data)
             if all(kinds) and kinds[0] != kinds[1]:
                 raise ConfigError(f"data.{name}", type(data).__name__, f"a data module of {kinds[0]}, not {kinds[1]}")
             set_up(data, trainer, "test" if self.stage == "test" else "fit")
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Where the tasks stand before the first step; not again after a resume."""
-        if not self.steps:
-            self._evaluate_all(trainer, pl_module)
+    @override
+    def logs_end(self) -> bool:
+        return self.every_n_steps is not None
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Every n steps."""
-        if self.every_n_steps is None:
-            return
-        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step > self.steps[-1]:
-            self._evaluate_all(trainer, pl_module)
-        # Lightning repeats the last value in every row; so after a resume
-        pl_module.log_dict(self._newest(), on_step=True, on_epoch=False, batch_size=1)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Where they stand after the last step."""
-        if not training_ends(trainer):
-            return
-        if trainer.global_step > self.steps[-1]:
-            self._evaluate_all(trainer, pl_module)
-        if self.every_n_steps is not None:
-            pl_module.log_dict(self._newest(), batch_size=1)
-
-    def _newest(self) -> dict[str, float]:
-        tasks = self.history.items()
-        return {f"forgetting/{name}/{key}": values[-1] for name, curves in tasks for key, values in curves.items()}
-
-    def _evaluate_all(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        found = {name: self._evaluate(trainer, module, name) for name in self.data}  # all of them or none, if stopped
-        for name, values in found.items():
-            for key, value in values.items():
-                self.history.setdefault(name, {}).setdefault(key, []).append(value)
-        self.steps.append(trainer.global_step)
+    def measure(self, run: MeasuredRun) -> dict[str, dict[str, float]]:
+        """Loss and metrics of each task."""
+        return {name: self._evaluate(run.trainer, run.module, name) for name in self.data}
 
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule, name: str) -> dict[str, float]:
-        with silent(trainer, module), torch.no_grad():
+        with silent(trainer, module):  # no task draws from the random numbers of another one
             if name not in self._loaders:
                 data = self.data[name]
                 self._loaders[name] = data.test_dataloader() if self.stage == "test" else data.val_dataloader()
-            module.eval()
             evaluator = _OfMethod(module) if isinstance(module, Method) else _OfForeign(module)
             batches = Handed(trainer, self._loaders[name], self.data[name])
             for number, batch in enumerate(islice(batches, self.limit_batches)):
@@ -136,27 +104,17 @@ class Forgetting(pl.Callback):
             raise ConfigError(f"data.{name}", type(self.data[name]).__name__, allowed)
         return results
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Let the loaders go."""
         self._loaders = {}
-
-    # what is left
-
-    def state_dict(self) -> dict[str, Any]:
-        """All evaluations so far."""
-        return {"steps": self.steps, "history": self.history}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after them."""
-        self.steps, self.history = list(state_dict["steps"]), state_dict["history"]
 
     def report(self) -> dict[str, Any]:
         """First and last values of each task, their difference, and all of them."""
         tasks = {}
         for name, curves in self.history.items():
             tasks[name] = {
-                "start": {key: values[0] for key, values in curves.items()},
-                "end": {key: values[-1] for key, values in curves.items()},
+                "start": pick(curves, 0),
+                "end": pick(curves, -1),
                 "change": {key: values[-1] - values[0] for key, values in curves.items()},
                 "curves": curves,
             }

@@ -7,20 +7,20 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
+from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.observing import labels_of, output_of, own_loader
+from lit_ft.core.measurement import MeasuredRun, Measurement
+from lit_ft.core.observing import labels_of, output_of
 from lit_ft.core.parameters import ParameterIndex
-from lit_ft.core.passes.second_pass import silent
 from lit_ft.core.selection.base import Selection
-from lit_ft.inside.ntk import KINDS, EmpiricalNTK, KernelPredictor, Kind
+from lit_ft.inside.ntk import EmpiricalNTK, KernelPredictor, Kind
 
 
-class KernelRegime(Callback):
+class KernelRegime(Measurement):
     r"""Compares a run with its linearisation at the start, on fixed training rows.
 
     Logs, with outputs f, weights :math:`\theta` and gradients :math:`\nabla f` by them:
@@ -52,46 +52,43 @@ class KernelRegime(Callback):
     Source: A kernel-based view of language model fine-tuning, 2022 (C2); princeton-nlp/LM-Kernel-FT.
     """
 
+    prefix = "kernel_regime/"
+    remembers = ("_start", "_last")
+
     def __init__(
         self,
         module: str | None = None,
         kind: Kind = "sgd",
-        ridge: float = 0.0,
+        ridge: NonNegativeFloat = 0.0,
         selection: Selection | None = None,
-        every_n_steps: int = 10,
-        num_batches: int = 1,
+        every_n_steps: PositiveInt = 10,
+        num_batches: PositiveInt = 1,
     ) -> None:
-        if kind not in KINDS:
-            raise ConfigError("kind", kind, ", ".join(KINDS))
-        if ridge < 0:
-            raise ConfigError("ridge", ridge, "0 or more")
-        for name, value in (("every_n_steps", every_n_steps), ("num_batches", num_batches)):
-            if value < 1:
-                raise ConfigError(name, value, "at least 1")
+        super().__init__()
+        checked(locals())
         self.module, self.kind, self.ridge, self.selection = module, kind, ridge, selection
         self.every_n_steps, self.num_batches = every_n_steps, num_batches
+        self.begin()
+
+    @override
+    def begin(self) -> None:
+        super().begin()
         self._start: dict[str, Tensor] = {}
-        self._last: dict[str, float] = {}
-        self._measured = -1
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget what another fit has measured."""
-        if begins_anew(trainer, stage):
-            self._start, self._last = {}, {}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def prepare(self, run: MeasuredRun) -> None:
         """Linearise at the start; a resumed run goes back to the start of the first one for it."""
-        self._parameters = self._chosen(pl_module)
-        moving = _moving(pl_module)
+        module = run.module
+        self._parameters = self._chosen(module)
+        moving = _moving(module)
         if not self._start:
             self._start = {name: tensor.clone() for name, tensor in moving.items()}
         self._start = {name: self._start[name].to(tensor.device) for name, tensor in moving.items()}
-        with self._measuring(trainer, pl_module), self._at_start(pl_module):
-            self._rows, labels = self._own_rows(trainer, pl_module, "train_dataloader")
-            self._val_rows, self._val_labels = self._own_rows(trainer, pl_module, "val_dataloader")
+        with _differentiable(module), self._at_start(module):
+            self._rows, labels = self._own_rows(run, "train_dataloader")
+            self._val_rows, self._val_labels = self._own_rows(run, "val_dataloader")
 
             def outputs(row: Any) -> Tensor:
-                return self._outputs(pl_module, row)
+                return self._outputs(module, row)
 
             self._kernel = EmpiricalNTK(outputs, self._rows, list(self._parameters.values()), self.kind)
             classes = self._kernel.values.shape[1]
@@ -100,30 +97,19 @@ class KernelRegime(Callback):
             if self._val_rows:
                 said = KernelPredictor(self._kernel, targets, self.ridge).predict(self._val_rows)
                 self._kernel_accuracy = self._share_right(said)
-        self._measured = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Measure after every n-th optimizer step."""
-        if trainer.global_step != self._measured and trainer.global_step % self.every_n_steps == 0:
-            self._measured = trainer.global_step
-            with self._measuring(trainer, pl_module):
-                self._last = self._measure(pl_module)
-        for name, value in self._last.items():  # Lightning repeats the last value in every row; so after a resume
-            pl_module.log(f"kernel_regime/{name}", value, on_step=True, on_epoch=False)
-
-    def _measure(self, module: pl.LightningModule) -> dict[str, float]:
-        with torch.no_grad():
-            now = torch.stack([self._outputs(module, row).flatten() for row in self._rows]).double()
+    def measure(self, run: MeasuredRun) -> dict[str, float]:
+        """Compare the network with its linearisation."""
+        with torch.autocast(run.module.device.type, enabled=False):
+            now = torch.stack([self._outputs(run.module, row).flatten() for row in self._rows]).double()
             change = now - self._kernel.values.double()
             moved = [p - self._start[name] for name, p in self._parameters.items()]
             error = float((change - self._kernel.change(moved)).norm() / change.norm()) if change.any() else 0.0
-        found = {"linearization_error": error, "feature_drift": self._kernel.drift(self._rows)}
-        if self._val_rows:
-            with torch.no_grad():
-                said = torch.stack([self._outputs(module, row).flatten() for row in self._val_rows])
-            found |= {"kernel_accuracy": self._kernel_accuracy, "accuracy": self._share_right(said)}
+            with torch.enable_grad():
+                found = {"linearization_error": error, "feature_drift": self._kernel.drift(self._rows)}
+            if self._val_rows:
+                said = torch.stack([self._outputs(run.module, row).flatten() for row in self._val_rows])
+                found |= {"kernel_accuracy": self._kernel_accuracy, "accuracy": self._share_right(said)}
         return found
 
     def _chosen(self, module: pl.LightningModule) -> dict[str, Tensor]:
@@ -139,9 +125,9 @@ class KernelRegime(Callback):
             raise ConfigError("selection", "no trained parameter", "at least one that requires a gradient")
         return dict(trained)
 
-    def _own_rows(self, trainer: pl.Trainer, module: pl.LightningModule, source: str) -> tuple[list[Any], Tensor]:
+    def _own_rows(self, run: MeasuredRun, source: str) -> tuple[list[Any], Tensor]:
         """Batches of one row each, and their labels."""
-        batches = list(islice(own_loader(trainer, module, source), self.num_batches))
+        batches = list(islice(run.loader(source), self.num_batches))
         if not batches:
             return [], torch.zeros(0, dtype=torch.int64)
         labels = [labels_of(batch) for batch in batches]
@@ -160,12 +146,6 @@ class KernelRegime(Callback):
 
     def _share_right(self, said: Tensor) -> float:
         return float((said.argmax(1) == self._val_labels).double().mean())
-
-    @contextmanager
-    def _measuring(self, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
-        with silent(trainer, module), torch.autocast(module.device.type, enabled=False):
-            module.eval()
-            yield
 
     @contextmanager
     def _at_start(self, module: pl.LightningModule) -> Iterator[None]:
@@ -187,13 +167,11 @@ class KernelRegime(Callback):
         near = max(self._last["linearization_error"], self._last["feature_drift"]) < 0.3
         return {"verdict": "kernel regime" if near else "features were learned", **self._last}
 
-    def state_dict(self) -> dict[str, Any]:
-        """The start, and the last values."""
-        return {"start": dict(self._start), "last": dict(self._last)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them over."""
-        self._start, self._last = dict(state_dict["start"]), dict(state_dict["last"])
+@contextmanager
+def _differentiable(module: pl.LightningModule) -> Iterator[None]:
+    with torch.enable_grad(), torch.autocast(module.device.type, enabled=False):
+        yield
 
 
 def _moving(module: pl.LightningModule) -> dict[str, Tensor]:

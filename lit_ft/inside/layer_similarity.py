@@ -2,20 +2,19 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
+from lit_ft.core.checks import Range, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.last_epoch import training_ends
+from lit_ft.core.measurement import MeasuredRun, Measurement, looking
 from lit_ft.core.method import Method
-from lit_ft.core.observing import labels_of, output_of, own_loader
+from lit_ft.core.observing import labels_of, output_of
 from lit_ft.core.parameters import ParameterIndex
-from lit_ft.core.passes.second_pass import silent
 from lit_ft.inside.linear_probe import fit_linear_probe
 from lit_ft.inside.similarity import linear_cka, representational_similarity
 from lit_ft.tokens.pooling import pool
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class LayerSimilarity(Callback):
+class LayerSimilarity(Measurement):
     r"""Compares the representations of each layer with those before the first step, and probes both for the labels.
 
     Over the first ``num_rows`` validation rows, with the outputs of a layer averaged over tokens: linear CKA (see
@@ -48,51 +47,50 @@ class LayerSimilarity(Callback):
         probe: Fit probes; the batches need labels.
     """
 
-    def __init__(self, modules: list[str] | None = None, num_rows: int = 500, probe: bool = True) -> None:
+    needs = ("one device",)
+    when = ("validation", "end")
+    prefix = "layer_similarity/"
+    remembers = ("_start", "_found")
+
+    def __init__(
+        self, modules: list[str] | None = None, num_rows: Annotated[int, Range(low=3)] = 500, probe: bool = True
+    ) -> None:
+        super().__init__()
+        checked(locals())
         if modules is not None and not modules:
             raise ConfigError("modules", modules, "names of submodules, or null")
-        if num_rows < 3:
-            raise ConfigError("num_rows", num_rows, "at least 3")
         self.modules, self.num_rows, self.probe = modules, num_rows, probe
+        self.begin()
+
+    @override
+    def begin(self) -> None:
+        super().begin()
         self._start: dict[str, Tensor] = {}
         self._found: dict[str, dict[str, float]] = {}
-        self._measured = -1
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse several devices; forget what another fit has measured."""
-        if begins_anew(trainer, stage):
-            self._start, self._found, self._measured = {}, {}, -1
-        if trainer.world_size > 1:
-            raise ConfigError("trainer.devices", trainer.world_size, "one device")
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Remember the representations of the start; a resumed run has them."""
         if not self._start:
-            self._start, labels = self._collect(trainer, pl_module)
+            with looking(trainer, pl_module) as run:
+                self._start, labels = self._collect(run)
             self._found = {"probe_before": self._probes(self._start, labels)} if self.probe else {}
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare."""
-        if trainer.sanity_checking or not self._start:
-            return
-        self._measure(trainer, pl_module)
-        for layer, value in self._found["cka"].items():
-            pl_module.log(f"layer_similarity/{layer}", value)
+    @override
+    def logs_end(self) -> bool:
+        return False
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare with the end, where no validation did; in time for the last checkpoint and the report."""
-        if training_ends(trainer) and self._start and self._measured != trainer.global_step:
-            self._measure(trainer, pl_module)
-
-    def _measure(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        now, labels = self._collect(trainer, module)
-        self._measured = trainer.global_step
+    def measure(self, run: MeasuredRun) -> dict[str, float]:
+        """Compare with the start, where there was one."""
+        if not self._start:
+            return {}
+        now, labels = self._collect(run)
         self._found["cka"] = {layer: linear_cka(self._start[layer], now[layer]) for layer in now}
         self._found["rsa"] = {layer: representational_similarity(self._start[layer], now[layer]) for layer in now}
         if self.probe:
             self._found["probe_after"] = self._probes(now, labels)
+        return self._found["cka"]
 
     def _probes(self, features: Mapping[str, Tensor], labels: Tensor) -> dict[str, float]:
         classes = int(labels.max()) + 1
@@ -101,25 +99,23 @@ class LayerSimilarity(Callback):
             for layer, rows in features.items()
         }
 
-    def _collect(self, trainer: pl.Trainer, module: pl.LightningModule) -> tuple[dict[str, Tensor], Tensor]:
+    def _collect(self, run: MeasuredRun) -> tuple[dict[str, Tensor], Tensor]:
         """Features by layer, and the labels if they are probed for."""
-        places = self._places(module)
+        module, places = run.module, self._places(run.module)
         found: dict[str, list[Tensor]] = {layer: [] for layer in places}
         labels: list[Tensor] = []
         rows = 0
-        with silent(trainer, module), torch.no_grad():
-            module.eval()
-            for batch in own_loader(trainer, module, "val_dataloader"):
-                with ExitStack() as stack:
-                    outputs = {layer: stack.enter_context(output_of(module, at)) for layer, at in places.items()}
-                    module.compute(batch) if isinstance(module, Method) else module.validation_step(batch, 0)
-                for layer, (hidden, *_) in outputs.items():
-                    found[layer].append(_pooled(hidden, batch).float().cpu())
-                rows += len(found[layer][-1])
-                if self.probe:
-                    labels.append(labels_of(batch).cpu())
-                if rows >= self.num_rows:
-                    break
+        for batch in run.loader("val_dataloader"):
+            with ExitStack() as stack:
+                outputs = {layer: stack.enter_context(output_of(module, at)) for layer, at in places.items()}
+                module.compute(batch) if isinstance(module, Method) else module.validation_step(batch, 0)
+            for layer, (hidden, *_) in outputs.items():
+                found[layer].append(_pooled(hidden, batch).float().cpu())
+            rows += len(found[layer][-1])
+            if self.probe:
+                labels.append(labels_of(batch).cpu())
+            if rows >= self.num_rows:
+                break
         if rows < 3:
             raise ConfigError("callbacks", "LayerSimilarity", "data whose val_dataloader has at least 3 rows")
         features = {layer: torch.cat(parts)[: self.num_rows] for layer, parts in found.items()}
@@ -137,15 +133,6 @@ class LayerSimilarity(Callback):
         inside = next(full for full, p in module.named_parameters() if p is entry.parameter)
         stack = inside[: inside.index(place)] + str(entry.stack)
         return {str(block): f"{stack}.{block}" for block in range(entry.blocks)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The features of the start, and what was found."""
-        return {"start": dict(self._start), "found": {key: dict(value) for key, value in self._found.items()}}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them over."""
-        self._start = dict(state_dict["start"])
-        self._found = {key: dict(value) for key, value in state_dict["found"].items()}
 
     def report(self) -> dict[str, Any]:
         """What was found at last, by layer."""

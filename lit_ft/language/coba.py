@@ -1,14 +1,15 @@
 """Weights of tasks that follow how each of them converges."""
 
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch import Callback
 from torch import Tensor
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import PositiveFloat, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.observing import own_loader
 from lit_ft.core.passes.second_pass import silent
@@ -50,7 +51,7 @@ def coba_weights(slopes: Tensor, worst: Tensor, tau: float = 5.0) -> Tensor:
     return weights if weights.min() >= least else weights * (1 - least * tasks) + least
 
 
-class CoBa(Callback):
+class CoBa(FitCallback):
     r"""Convergence balancer: every few steps, tasks get weights by the slopes of their validation losses.
 
     Losses are taken over the validation data, by task and divided by their first values; slopes are those of lines
@@ -71,32 +72,28 @@ class CoBa(Callback):
     same validation rows at each measurement, not the next batch; D is at most 1, so that both scores keep their sign.
     """
 
+    remembers = ("_losses", "_slopes")
+
     def __init__(
         self,
-        every_n_steps: int = 10,
-        warmup: int = 5,
-        window: int = 20,
-        tau: float = 5.0,
-        num_batches: int | None = None,
+        every_n_steps: PositiveInt = 10,
+        warmup: Annotated[int, Range(low=2)] = 5,
+        window: Annotated[int, Range(low=2)] = 20,
+        tau: PositiveFloat = 5.0,
+        num_batches: PositiveInt | None = None,
     ) -> None:
-        for name, value, least in (("every_n_steps", every_n_steps, 1), ("warmup", warmup, 2), ("window", window, 2)):
-            if value < least:
-                raise ConfigError(name, value, f"at least {least}")
-        if not tau > 0:
-            raise ConfigError("tau", tau, "a number above 0")
-        if num_batches is not None and num_batches < 1:
-            raise ConfigError("num_batches", num_batches, "at least 1, or null")
+        super().__init__()
+        checked(locals())
         self.every_n_steps, self.warmup, self.window, self.tau = every_n_steps, warmup, window, tau
         self.num_batches = num_batches
-        self._losses: list[list[float]] = []
-        self._slopes: list[list[float]] = []
         self._measured = -1
         self._given: dict[str, float] | None = None
+        self.begin()
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget the losses of another fit."""
-        if begins_anew(trainer, stage):
-            self._losses, self._slopes = [], []
+    @override
+    def begin(self) -> None:
+        self._losses: list[list[float]] = []
+        self._slopes: list[list[float]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the start; a resumed run goes on with its weights."""
@@ -156,19 +153,7 @@ class CoBa(Callback):
             )
         return (sums[0] / sums[1]).tolist()
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Take the weights from the module again."""
         if self._given is not None:
-            pl_module.task_weights = self._given = None  # type: ignore[assignment]
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Take the weights from the module again."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Losses and slopes so far."""
-        return {"losses": self._losses, "slopes": self._slopes}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them over."""
-        self._losses, self._slopes = state_dict["losses"], state_dict["slopes"]
+            module.task_weights = self._given = None  # type: ignore[assignment]

@@ -8,11 +8,13 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.language.prepack import Prefill, padded_prefill, prepacked_prefill
 
 
-class PrefillCost(pl.Callback):
+class PrefillCost(FitCallback):
     """Runs the prompts of the test padded and prepacked, side by side, and compares tokens, time and logits.
 
     A prompt is what stands before the first target of an example; the prompts of the first ``prompts`` test examples
@@ -32,10 +34,9 @@ class PrefillCost(pl.Callback):
     Models, 2024, arXiv:2404.09529; see :func:`lit_ft.language.prepack.prepacked_prefill`.
     """
 
-    def __init__(self, prompts: int = 32, rounds: int = 5) -> None:
-        for name, value in (("prompts", prompts), ("rounds", rounds)):
-            if value < 1:
-                raise ConfigError(name, value, "at least 1")
+    def __init__(self, prompts: PositiveInt = 32, rounds: PositiveInt = 5) -> None:
+        super().__init__()
+        checked(locals())
         self.prompts, self.rounds = prompts, rounds
         self._found: list[list[int]] = []
 

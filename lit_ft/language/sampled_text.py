@@ -1,19 +1,18 @@
 """What a language model writes by itself, and how much of it is of a certain kind."""
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch import Callback
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
-from lit_ft.core.companions import refuse_another
+from lit_ft.core.checks import PositiveFloat, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.measurement import MeasuredRun, Measurement
 
 
-class SampledText(Callback):
+class SampledText(Measurement):
     """Samples texts after each validation and test, and logs which share of their characters matches a pattern.
 
     Logs ``val/sampled_share`` and ``test/sampled_share`` (matched characters by all; the prompt does not count);
@@ -34,50 +33,47 @@ class SampledText(Callback):
     Source: the evaluation of Pretraining Language Models with Human Preferences (E19).
     """
 
+    needs = ("one of its class",)
+    when = ("validation",)
+    prefix = "val/"
+    remembers = ()
+
     def __init__(
         self,
         pattern: str,
         prompt: str = "",
-        samples: int = 64,
-        max_new_tokens: int = 64,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        samples: PositiveInt = 64,
+        max_new_tokens: PositiveInt = 64,
+        temperature: PositiveFloat = 1.0,
+        top_p: Annotated[float, Range(above=0, high=1)] = 1.0,
         forbidden: str = "",
     ) -> None:
-        for name, value in (("samples", samples), ("max_new_tokens", max_new_tokens)):
-            if value < 1:
-                raise ConfigError(name, value, "at least 1")
-        if not temperature > 0:
-            raise ConfigError("temperature", temperature, "a number above 0")
-        if not 0 < top_p <= 1:
-            raise ConfigError("top_p", top_p, "a share in (0, 1]")
+        super().__init__()
+        checked(locals())
         try:
             self.pattern = re.compile(pattern)
         except re.error as error:
             raise ConfigError("pattern", pattern, f"a regular expression: {error}") from error
         self.prompt, self.samples, self.max_new_tokens = prompt, samples, max_new_tokens
         self.temperature, self.top_p, self.forbidden = temperature, top_p, forbidden
+        self.begin()
+
+    @override
+    def begin(self) -> None:
+        super().begin()
         self._found: dict[str, Any] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a second one; forget the texts of another fit."""
-        refuse_another(trainer, self)
-        if begins_anew(trainer, stage):
-            self._found = {}
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write."""
-        if not trainer.sanity_checking:
-            pl_module.log("val/sampled_share", self._write(trainer, pl_module))
-
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write."""
-        pl_module.log("test/sampled_share", self._write(trainer, pl_module))
+        """Measure after a test, too."""
+        self.take(trainer, pl_module)
+        pl_module.log("test/sampled_share", self._last["sampled_share"])
 
-    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> float:
-        words, network = getattr(pl_module, "tokenizer", None), getattr(pl_module, "network", None)
+    def measure(self, run: MeasuredRun) -> dict[str, float]:
+        """Sample texts."""
+        words, network = getattr(run.module, "tokenizer", None), getattr(run.module, "network", None)
         if words is None or not hasattr(network, "generate"):
-            raise ConfigError("callbacks", type(pl_module).__name__, "a module with a language model and its tokenizer")
+            given = type(run.module).__name__
+            raise ConfigError("callbacks", given, "a module with a language model and its tokenizer")
         start = words(self.prompt)["input_ids"]
         if words.bos_token_id is not None and start[:1] != [words.bos_token_id]:
             start = [words.bos_token_id, *start]
@@ -86,22 +82,20 @@ class SampledText(Callback):
         refused = sorted(
             {token for mark in self.forbidden for token in words(mark, add_special_tokens=False)["input_ids"]}
         )
-        with silent(trainer, pl_module), torch.no_grad():
-            pl_module.eval()
-            written = network.generate(  # type: ignore[union-attr, operator]
-                input_ids=torch.tensor([start] * self.samples, device=pl_module.device),
-                do_sample=True,
-                max_new_tokens=self.max_new_tokens,
-                temperature=self.temperature,
-                top_p=self.top_p,
-                top_k=0,
-                pad_token_id=words.pad_token_id if words.pad_token_id is not None else words.eos_token_id,
-                suppress_tokens=refused or None,
-            )
+        written = network.generate(  # type: ignore[union-attr]
+            input_ids=torch.tensor([start] * self.samples, device=run.module.device),
+            do_sample=True,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=0,
+            pad_token_id=words.pad_token_id if words.pad_token_id is not None else words.eos_token_id,
+            suppress_tokens=refused or None,
+        )
         texts = [words.decode(row[len(start) :], skip_special_tokens=True) for row in written.tolist()]
         share = matched_share(self.pattern, texts)
         self._found = {"share": share, "examples": texts[:3]}
-        return share
+        return {"sampled_share": share}
 
     def report(self) -> dict[str, Any]:
         """The last share, and some texts."""

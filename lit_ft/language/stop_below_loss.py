@@ -3,18 +3,17 @@
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew
-from lit_ft.core.companions import refuse_clipping_by_value
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import PositiveFloat, checked
 from lit_ft.core.passes.means import WeightedMeans
 from lit_ft.core.passes.window import micro_batch_weight, window_starts
 
 
-class StopBelowLoss(Callback):
+class StopBelowLoss(FitCallback):
     r"""Skips the steps whose loss is below :math:`\tau`, and stops after an epoch whose mean loss is.
 
     A step that is skipped changes neither a weight (by decay or momentum either) nor the optimizer's state; it counts
@@ -32,20 +31,21 @@ class StopBelowLoss(Callback):
         loss: The threshold, above 0. Paper: 1e-2.
     """
 
-    def __init__(self, loss: float = 1.0e-2) -> None:
-        if not loss > 0:
-            raise ConfigError("loss", loss, "a number above 0")
-        self.loss = loss
-        self.skipped, self.ended = 0, False
-        self._window, self._sum, self._steps = WeightedMeans(), 0.0, 0
-        self._weight: Tensor | float = 1.0
+    needs = ("clipping by norm",)
+    remembers = ("skipped", "ended", "_sum", "_steps")
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Start anew."""
-        if stage == "fit":
-            refuse_clipping_by_value(trainer, self)
-        if begins_anew(trainer, stage):
-            self.skipped, self.ended, self._sum, self._steps = 0, False, 0.0, 0
+    def __init__(self, loss: PositiveFloat = 1.0e-2) -> None:
+        super().__init__()
+        checked(locals())
+        self.loss = loss
+        self._window = WeightedMeans()
+        self._weight: Tensor | float = 1.0
+        self.begin()
+
+    @override
+    def begin(self) -> None:
+        self.skipped, self.ended = 0, False
+        self._sum, self._steps = 0.0, 0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -83,15 +83,6 @@ class StopBelowLoss(Callback):
         self.ended = self._steps > 0 and self._sum / self._steps < self.loss
         trainer.should_stop = trainer.should_stop or self.ended
         self._sum, self._steps = 0.0, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The epoch so far."""
-        return {"skipped": self.skipped, "ended": self.ended, "sum": self._sum, "steps": self._steps}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with it."""
-        self.skipped, self.ended = state_dict["skipped"], state_dict["ended"]
-        self._sum, self._steps = state_dict["sum"], state_dict["steps"]
 
     def report(self) -> dict[str, Any]:
         """How many steps were skipped, and whether it ended the training."""

@@ -7,6 +7,7 @@ from lit_ft.data import Digits
 from lit_ft.inside.feature_probe import FeatureProbe
 from lit_ft.inside.linear_probe import fit_linear_probe
 from lit_ft.methods import ImageClassifier
+from lit_ft.testing import assert_resumes
 
 CNN = {"model_type": "cnn", "width": 4, "batch_norm": True, "dropout": 0.2}
 
@@ -107,3 +108,7 @@ def test_fitted_on_validation_rows_and_measured_on_test_rows(tmp_path, other):
     expected = fit_linear_probe(*sides[0], num_classes=data.num_classes).accuracy(*sides[1])
     assert probe.measured[0]["accuracy"] == pytest.approx(expected)
     assert probe.measured[0]["eval_rows"] == len(data.rows["test"])
+
+
+def test_the_start_is_in_every_row_of_its_epoch_after_a_resume(tmp_path):
+    assert_resumes(lambda: FeatureProbe("model.2"), tmp_path, crash_at=5)

@@ -11,6 +11,7 @@ import torch
 
 from lit_ft.callbacks import SampledText
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.measurement import MeasuredRun
 from lit_ft.data import MarkedCorpus, ScoredText
 from lit_ft.language.preference_pretraining import unlikelihood
 from lit_ft.language.sampled_text import matched_share
@@ -170,7 +171,9 @@ def test_sampling_needs_something_to_start_from() -> None:
     made.tokenizer.bos_token = None
     made.tokenizer.add_bos_token = False
     with pytest.raises(ConfigError, match="marks a beginning"):
-        SampledText("X")._write(pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), made)
+        SampledText("X").measure(
+            MeasuredRun(pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), made)
+        )
 
 
 def test_sampling_follows_the_network_and_leaves_no_trace(tmp_path: Path) -> None:
