@@ -12,10 +12,10 @@ from torch.func import functional_call
 from lit_ft.connectivity.classifier_pair import ClassifierPair, Ends, each_once
 from lit_ft.connectivity.paths import Path, linear_path
 from lit_ft.connectivity.profile import member
-from lit_ft.core.anew import from_its_start
 from lit_ft.core.checks import Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import data_of
+from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.core.parameters import ParameterIndex

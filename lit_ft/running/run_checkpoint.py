@@ -5,15 +5,17 @@ import signal
 import time
 from pathlib import Path
 from threading import current_thread, main_thread
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from typing_extensions import override
 
-from lit_ft.core.anew import begins_anew, from_its_start
+from lit_ft.core.callback import FitCallback
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.passes.randomness import Randomness
 from lit_ft.core.passes.window import window_starts
 from lit_ft.running.files import commit, digest_file, is_whole
@@ -23,7 +25,7 @@ from lit_ft.running.resume_point import mark, settle
 OLD = 10.0  # seconds: what a save at the start of an epoch may cost is little beside it
 
 
-class RunCheckpoint(Callback):
+class RunCheckpoint(FitCallback):
     """Saves a run between two batches, durably, with every rank's randomness; resuming is bit-exact.
 
     Beside what Lightning saves, a checkpoint holds the state of all global random generators of all ranks, the number
@@ -45,34 +47,31 @@ class RunCheckpoint(Callback):
         folder: Where to write; None: ``checkpoints`` in the folder of the first logger, else in ``default_root_dir``.
     """
 
+    first = True  # a checkpoint is taken before any other callback has touched the next batch
+    remembers = ("best",)
+
     def __init__(
         self,
-        every_n_steps: int | None = 500,
-        keep: int = 2,
+        every_n_steps: PositiveInt | None = 500,
+        keep: PositiveInt = 2,
         monitor: str | None = None,
-        mode: str = "min",
+        mode: Literal["min", "max"] = "min",
         folder: str | None = None,
     ) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ConfigError("every_n_steps", every_n_steps, "a number of steps from 1, or null")
-        if keep < 1:
-            raise ConfigError("keep", keep, "a number from 1")
-        if mode not in ("min", "max"):
-            raise ConfigError("mode", mode, "min or max")
+        super().__init__()
+        checked(locals())
         self.every_n_steps, self.keep, self.monitor, self.mode, self.folder = every_n_steps, keep, monitor, mode, folder
-        self.best: float | None = None
-        self._saved_step, self._saved_at = 0, time.monotonic()
+        self._saved_at = time.monotonic()
         self._between_batches = self._sigterm = False
         self._handler: Any = None
+        self.begin()
+
+    @override
+    def begin(self) -> None:
+        self.best: float | None = None
+        self._saved_step = 0
         self._loader_states: list[dict[str, Any]] | None = None
         self._resumed: dict[str, Any] | None = None
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Stand first, so that a checkpoint is taken before any other callback has touched the next batch."""
-        if begins_anew(trainer, stage):
-            self.best, self._saved_step, self._loader_states, self._resumed = None, 0, None, None
-        others = [callback for callback in trainer.callbacks if callback is not self]  # type: ignore[attr-defined]
-        trainer.callbacks = [self, *others]  # type: ignore[attr-defined]
 
     # saving
 
@@ -176,14 +175,6 @@ class RunCheckpoint(Callback):
         return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
 
     # what is in a checkpoint
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best value so far."""
-        return {"best": self.best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The best value so far."""
-        self.best = state_dict["best"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

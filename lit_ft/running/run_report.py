@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.data import extract_batch_size
 
+from lit_ft.core.callback import FitCallback
 from lit_ft.core.method import Method
 from lit_ft.running.files import write_text
 from lit_ft.running.metrics_file import read_history
@@ -29,7 +30,7 @@ from lit_ft.running.report import (
 )
 
 
-class RunReport(Callback):
+class RunReport(FitCallback):
     """Writes ``config.yaml``, ``report.json``, ``report.html`` and ``plots/*.svg|png`` into the run folder.
 
     The report holds command, versions, git state, seed, steps, wall and CPU time, peak memory, samples and tokens per
@@ -49,6 +50,7 @@ class RunReport(Callback):
     def __init__(
         self, folder: str, name: str = "run", config: str = "", command: str = "", seed: int | None = None
     ) -> None:
+        super().__init__()
         self.folder, self.name, self.config, self.command, self.seed = Path(folder), name, config, command, seed
         self._wall = self._cpu = 0.0
         self._samples = 0
@@ -59,6 +61,7 @@ class RunReport(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Nothing of this run has begun."""
+        super().setup(trainer, pl_module, stage)
         self._wall, self._samples, self._tokens = 0.0, 0, 0
 
     def _begin(self, trainer: pl.Trainer) -> None:

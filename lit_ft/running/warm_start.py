@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
 
-from lit_ft.core.anew import from_its_start
+from lit_ft.core.callback import FitCallback
 from lit_ft.core.errors import ConfigError, existing, nearest
+from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.weights import tensors_in
 
 
-class WarmStart(Callback):
+class WarmStart(FitCallback):
     """Loads the weights of another run's checkpoint before training begins, by name; a resume overrides it.
 
     Weights that the module has and the checkpoint lacks (a new head) stay as they were built, those that only the
@@ -21,6 +21,7 @@ class WarmStart(Callback):
     """
 
     def __init__(self, checkpoint: str | Path) -> None:
+        super().__init__()
         self.checkpoint = str(existing("checkpoint", checkpoint))
         self._counts: dict[str, int] = {}
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_ft.core.anew import from_its_start
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.network import Network
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.weights import weights_of

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from typing_extensions import override
 
-from lit_ft.core.anew import from_its_start
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.facts import data_fact
+from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.core.optimizers import adamw

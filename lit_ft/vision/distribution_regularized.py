@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 from typing_extensions import override
 
-from lit_ft.core.anew import from_its_start
 from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
 from lit_ft.core.gathering import gather_rows
+from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.core.optimizers import adamw
