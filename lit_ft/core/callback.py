@@ -1,5 +1,7 @@
 """The base class of callbacks: what one needs, what it remembers, and where it stands in the list."""
 
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
@@ -36,9 +38,9 @@ class FitCallback(pl.Callback):
       by position with a copy made earlier, look for them under names that change, or mix them with earlier values;
     - ``one of its class``: a second one would log under the same names.
 
-    A subclass sets in ``begin`` what it knows before the first step, and calls ``begin`` at the end of ``__init__``.
-    The base calls it when a fit begins anew, so that one object serves several runs; a second ``fit`` of one trainer
-    goes on. The attributes named in ``remembers`` are the state in checkpoints, which is read after ``setup``.
+    One object serves several runs: when a fit begins anew, the attributes named in ``remembers`` and ``forgets`` get
+    the values back that they had before the first run. A second ``fit`` of one trainer goes on. The attributes of
+    ``remembers`` are the state in checkpoints, which is read after ``setup``.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
@@ -47,16 +49,24 @@ class FitCallback(pl.Callback):
     """What to do instead where the module optimises by hand, for the error message."""
     remembers: ClassVar[tuple[str, ...]] = ()
     """Attributes of plain data and tensors that are saved, each under its name without leading underscores."""
+    forgets: ClassVar[tuple[str, ...]] = ()
+    """Further attributes that begin anew; they are in no checkpoint, or in a form of the subclass's own."""
     first: ClassVar[bool] = False
     """Whether it makes itself the first callback of the trainer."""
     before: ClassVar[tuple[type[pl.Callback], ...]] = ()
     """Callbacks that may not stand earlier in the list."""
-
-    def begin(self) -> None:
-        """Set what is known before the first step of a run."""
+    after: ClassVar[tuple[type[pl.Callback], ...]] = ()
+    """Callbacks that may not stand later in the list."""
+    _at_first: dict[str, Any] | None = None
 
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Remove hooks and everything else from the module; at the end of each stage, and when one dies."""
+
+    def log_step(self, trainer: pl.Trainer, module: pl.LightningModule, values: Mapping[str, Any]) -> None:
+        """Log values of the step that is being made, if a logger writes it: ``log`` costs half a millisecond."""
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (trainer.global_step + 1) % every == 0:
+            module.log_dict(values, on_step=True, on_epoch=False)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a run that lacks what is needed, settle the order, and begin anew."""
@@ -64,8 +74,14 @@ class FitCallback(pl.Callback):
             if stage == "fit" or need == "one of its class":
                 self._refuse_without(need, trainer, pl_module)
         self._settle_order(trainer, stage)
+        self._note_first()
         if begins_anew(trainer, stage):
-            self.begin()
+            vars(self).update(copy.deepcopy(self._at_first or {}))
+
+    def _note_first(self) -> None:
+        if self._at_first is None:
+            names = {*self.remembers, *self.forgets}
+            self._at_first = copy.deepcopy({name: getattr(self, name) for name in names})
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -98,16 +114,20 @@ class FitCallback(pl.Callback):
 
     def _settle_order(self, trainer: pl.Trainer, stage: str) -> None:
         callbacks = _callbacks(trainer)
-        if self.first and callbacks[0] is not self:
+        if self.first:
             callbacks = [self, *(other for other in callbacks if other is not self)]
             trainer.callbacks = callbacks  # type: ignore[attr-defined]
-        if self.before and stage == "fit":
-            for other in callbacks[: callbacks.index(self)]:
-                if isinstance(other, self.before):
-                    names = type(self).__name__, type(other).__name__
-                    raise ConfigError(
-                        "trainer.callbacks", "{1} before {0}".format(*names), "{} before {}".format(*names)
-                    )
+        if stage == "fit" and (self.before or self.after):
+            place = callbacks.index(self)
+            self._refuse_order(callbacks[:place], self.before, "{other} before {name}", "{name} before {other}")
+            self._refuse_order(callbacks[place:], self.after, "{name} before {other}", "{other} before {name}")
+
+    def _refuse_order(
+        self, others: Sequence[pl.Callback], kinds: tuple[type[pl.Callback], ...], given: str, allowed: str
+    ) -> None:
+        if wrong := next((other for other in others if isinstance(other, kinds)), None):
+            names = {"name": type(self).__name__, "other": type(wrong).__name__}
+            raise ConfigError("trainer.callbacks", given.format(**names), allowed.format(**names))
 
     @property
     def state_key(self) -> str:
@@ -121,6 +141,7 @@ class FitCallback(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with what a run knew."""
+        self._note_first()
         for name in self.remembers:
             setattr(self, name, _copied(state_dict[name.lstrip("_")]))
 

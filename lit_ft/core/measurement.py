@@ -69,7 +69,15 @@ class Measurement(FitCallback):
     on_bar: ClassVar[bool] = False
     """Whether values after a validation are shown in the progress bar."""
     remembers: ClassVar[tuple[str, ...]] = ("steps", "history")
+    forgets: ClassVar[tuple[str, ...]] = ("steps", "history", "_last", "_measured_at")
     every_n_steps: int | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[int] = []
+        self.history: dict[str, Any] = {}
+        self._last: dict[str, float] = {}
+        self._measured_at = -1
 
     def measure(self, run: MeasuredRun) -> Mapping[str, Any]:
         """Numbers by name, or numbers by name for each of several groups."""
@@ -77,13 +85,6 @@ class Measurement(FitCallback):
 
     def prepare(self, run: MeasuredRun) -> None:
         """Get what measurements need when training starts, also when it is resumed; under the same protection."""
-
-    @override
-    def begin(self) -> None:
-        self.steps: list[int] = []
-        self.history: dict[str, Any] = {}
-        self._last: dict[str, float] = {}
-        self._measured_at = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prepare, and measure the start, if that was not done before a resume."""

@@ -72,6 +72,7 @@ class EdgeOfStability(FitCallback):
 
     needs = ("automatic optimization", "one device or ddp")
     remembers = ("measurements", "_values")
+    forgets = ("_warm", "_stopped", "_told")
 
     def __init__(
         self,
@@ -92,10 +93,6 @@ class EdgeOfStability(FitCallback):
         self.save_vectors, self.seed = save_vectors, seed
         self._batches: list[Any] = []
         self._filled = self._waiting = False
-        self.begin()
-
-    @override
-    def begin(self) -> None:
         self.measurements: list[dict[str, float]] = []
         self._values: dict[str, float] = {}
         self._warm = WarmSubspace()

@@ -6,7 +6,6 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import FinitePositiveFloat, checked
@@ -47,17 +46,13 @@ class GradientGrafting(FitCallback):
         super().__init__()
         checked(locals())
         self.length = length
-        self.begin()
-
-    @override
-    def begin(self) -> None:
         self._first: Any = None
         self._norm: Tensor | None = None
         self._alone = False
 
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Forget a window that was not finished."""
-        self.begin()
+        self._first, self._norm, self._alone = None, None, False
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -93,7 +88,4 @@ class GradientGrafting(FitCallback):
         if length is None or not norm > 0 or not length > 0:
             return
         torch._foreach_mul_(gradients, (length / norm).to(gradients[0]))
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (trainer.global_step + 1) % every == 0:
-            for name, value in (("norm", norm), ("length", length)):
-                pl_module.log(f"gradient_grafting/{name}", value, on_step=True, on_epoch=False)
+        self.log_step(trainer, pl_module, {"gradient_grafting/norm": norm, "gradient_grafting/length": length})

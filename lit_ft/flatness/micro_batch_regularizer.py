@@ -214,9 +214,7 @@ class MicroBatchRegularizer(FitCallback):
                 total = loss + self.weight * penalty
             else:
                 total, penalty = self._linearised(trainer, module, parameters, loss, scalar, scalar_again)
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (trainer.global_step + 1) % every == 0:
-            module.log("micro_batch_regularizer/penalty", penalty.detach(), on_step=True, on_epoch=False)
+        self.log_step(trainer, module, {"micro_batch_regularizer/penalty": penalty.detach()})
         return {**output, "loss": total} if isinstance(output, Mapping) else total
 
     def _look_once(self, scalar: Tensor, parameters: list[nn.Parameter]) -> None:

@@ -17,6 +17,7 @@ from typing_extensions import override
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import FiniteNonNegativeFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.lifecycle import begins_anew
 from lit_ft.core.passes.second_pass import Window, silent
 from lit_ft.core.passes.window import window_ends
 from lit_ft.flatness.perturbation import perturbation, perturbed, total_norm
@@ -68,6 +69,7 @@ class SAM(FitCallback):
     needs = ("automatic optimization", "one device or ddp")
     by_hand = "call sam_step in your training_step"
     remembers = ("_logged",)
+    forgets = ("_warned",)
 
     def __init__(
         self,
@@ -91,19 +93,16 @@ class SAM(FitCallback):
         self._align = variant is not None
         self._window = Window()
         self._unsynced = ExitStack()
-        self.begin()
-
-    @override
-    def begin(self) -> None:
-        self.variant.load_state_dict(self._new)
         self._logged: dict[str, Tensor] = {}
         self._warned = False
 
     # when
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a step whose batch cannot be run twice."""
+        """Refuse a step whose batch cannot be run twice; forget the gradients of another fit."""
         super().setup(trainer, pl_module, stage)
+        if begins_anew(trainer, stage):
+            self.variant.load_state_dict(self._new)
         if stage == "fit" and is_param_in_hook_signature(pl_module.training_step, "dataloader_iter", explicit=True):
             raise ConfigError("training_step", "dataloader_iter", "a batch, which SAM can run twice")
 
@@ -165,12 +164,8 @@ class SAM(FitCallback):
         self._log(trainer, pl_module)
 
     def _log(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        # also on plain steps: a logger repeats the last value within an epoch anyway, but not after a resume;
-        # only when a logger writes: a call of log costs half a millisecond
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (trainer.global_step + 1) % every == 0:
-            for name, value in self._logged.items():
-                module.log(f"sam/{name}", value, on_step=True, on_epoch=False)
+        # also on plain steps: a logger repeats the last value within an epoch anyway, but not after a resume
+        self.log_step(trainer, module, {f"sam/{name}": value for name, value in self._logged.items()})
 
     def _radius(self, optimizer: Optimizer) -> float:
         if not self.rho_follows_lr:

@@ -86,6 +86,7 @@ class SWAG(FitCallback):
     """
 
     remembers = ("names",)
+    forgets = ("weights", "_last_step")
 
     def __init__(
         self, start: float = 0.75, every_n_steps: PositiveInt | None = None, rank: Annotated[int, Range(low=2)] = 20
@@ -95,10 +96,6 @@ class SWAG(FitCallback):
         if start < 0 or (start >= 1 and start != int(start)):
             raise ConfigError("start", start, "a fraction in [0, 1) or a whole number of steps")
         self.start, self.every_n_steps, self.rank = start, every_n_steps, rank
-        self.begin()
-
-    @override
-    def begin(self) -> None:
         self.weights = WeightGaussian(self.rank)
         self.names: list[str] = []
         self._last_step = 0

@@ -7,7 +7,6 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
@@ -65,11 +64,6 @@ class FeatureProbe(Measurement):
         self.module, self.num_rows, self.max_eval_rows = module, num_rows, max_eval_rows
         self.fit_on, self.data, self.name, self.prefix = fit_on, data, name, f"{name}/"
         self.at_start, self.at_validation, self.penalty = at_start, at_validation, penalty
-        self.begin()
-
-    @override
-    def begin(self) -> None:
-        super().begin()
         self.measured: list[dict[str, float]] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -59,7 +59,6 @@ class Forgetting(Measurement):
             raise ConfigError("data", data, "at least one data module, by the name of its task")
         self.data, self.every_n_steps, self.stage, self.limit_batches = data, every_n_steps, stage, limit_batches
         self._loaders: dict[str, Any] = {}
-        self.begin()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Set up the data modules, and refuse what the module does not read."""

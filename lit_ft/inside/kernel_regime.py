@@ -9,7 +9,6 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from typing_extensions import override
 
 from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
@@ -68,11 +67,6 @@ class KernelRegime(Measurement):
         checked(locals())
         self.module, self.kind, self.ridge, self.selection = module, kind, ridge, selection
         self.every_n_steps, self.num_batches = every_n_steps, num_batches
-        self.begin()
-
-    @override
-    def begin(self) -> None:
-        super().begin()
         self._start: dict[str, Tensor] = {}
 
     def prepare(self, run: MeasuredRun) -> None:

@@ -60,11 +60,6 @@ class LayerSimilarity(Measurement):
         if modules is not None and not modules:
             raise ConfigError("modules", modules, "names of submodules, or null")
         self.modules, self.num_rows, self.probe = modules, num_rows, probe
-        self.begin()
-
-    @override
-    def begin(self) -> None:
-        super().begin()
         self._start: dict[str, Tensor] = {}
         self._found: dict[str, dict[str, float]] = {}
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveFloat, PositiveInt, Range, checked
@@ -88,10 +87,6 @@ class CoBa(FitCallback):
         self.num_batches = num_batches
         self._measured = -1
         self._given: dict[str, float] | None = None
-        self.begin()
-
-    @override
-    def begin(self) -> None:
         self._losses: list[list[float]] = []
         self._slopes: list[list[float]] = []
 

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from typing_extensions import override
-
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.measurement import MeasuredRun, Measurement
@@ -46,11 +44,6 @@ class EditingScores(Measurement):
         checked(locals())
         self.every_n_steps, self.locality_tokens, self.batch_size = every_n_steps, locality_tokens, batch_size
         self._examples: dict[str, Examples] = {}
-        self.begin()
-
-    @override
-    def begin(self) -> None:
-        super().begin()
         self._before: Examples = []
 
     def prepare(self, run: MeasuredRun) -> None:

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import torch
-from typing_extensions import override
 
 from lit_ft.core.checks import PositiveFloat, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
@@ -37,6 +36,7 @@ class SampledText(Measurement):
     when = ("validation",)
     prefix = "val/"
     remembers = ()
+    forgets = (*Measurement.forgets, "_found")
 
     def __init__(
         self,
@@ -56,11 +56,6 @@ class SampledText(Measurement):
             raise ConfigError("pattern", pattern, f"a regular expression: {error}") from error
         self.prompt, self.samples, self.max_new_tokens = prompt, samples, max_new_tokens
         self.temperature, self.top_p, self.forbidden = temperature, top_p, forbidden
-        self.begin()
-
-    @override
-    def begin(self) -> None:
-        super().begin()
         self._found: dict[str, Any] = {}
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor
 from torch.optim import Optimizer
-from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveFloat, checked
@@ -40,10 +39,6 @@ class StopBelowLoss(FitCallback):
         self.loss = loss
         self._window = WeightedMeans()
         self._weight: Tensor | float = 1.0
-        self.begin()
-
-    @override
-    def begin(self) -> None:
         self.skipped, self.ended = 0, False
         self._sum, self._steps = 0.0, 0
 

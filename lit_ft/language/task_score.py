@@ -49,7 +49,6 @@ class TaskScore(Measurement):
         if not tasks:
             raise ConfigError("tasks", tasks, "at least one data module, by the name of its task")
         self.tasks, self.normalize, self.limit_batches = tasks, normalize, limit_batches
-        self.begin()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Set up the questions, with the tokenizer of the module."""

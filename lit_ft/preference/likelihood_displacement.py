@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
@@ -52,11 +51,6 @@ class LikelihoodDisplacement(Measurement):
         checked(locals())
         self.every_n_steps, self.num_batches = every_n_steps, num_batches
         self._batches: dict[str, list[Any]] = {}
-        self.begin()
-
-    @override
-    def begin(self) -> None:
-        super().begin()
         self._start: dict[str, Tensor] = {}
 
     def prepare(self, run: MeasuredRun) -> None:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveInt, checked
@@ -49,6 +48,7 @@ class RunCheckpoint(FitCallback):
 
     first = True  # a checkpoint is taken before any other callback has touched the next batch
     remembers = ("best",)
+    forgets = ("_saved_step", "_loader_states", "_resumed")
 
     def __init__(
         self,
@@ -64,10 +64,6 @@ class RunCheckpoint(FitCallback):
         self._saved_at = time.monotonic()
         self._between_batches = self._sigterm = False
         self._handler: Any = None
-        self.begin()
-
-    @override
-    def begin(self) -> None:
         self.best: float | None = None
         self._saved_step = 0
         self._loader_states: list[dict[str, Any]] | None = None

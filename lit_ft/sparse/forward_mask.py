@@ -18,6 +18,7 @@ from lit_ft.core.observing import output_of
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.passes.second_pass import copied, silent
 from lit_ft.core.selection.base import Selection
+from lit_ft.running.warm_start import WarmStart
 from lit_ft.sparse.buffers import HeldBuffers
 from lit_ft.sparse.weight_bits import save_bits
 
@@ -72,7 +73,8 @@ class ForwardMask(FitCallback):
     its learning rate.
 
     Refuses: more than one device; tensors that are selected in part, or tied: the other module would go on with the
-    whole weight; callbacks that average, prune or unfreeze weights. Memory: scores as large as the masked weights.
+    whole weight; callbacks that average, prune or unfreeze weights; to stand before ``WarmStart``, which finds weights
+    by their plain names. Memory: scores as large as the masked weights.
 
     Source: "Regularized Mask Tuning: Uncovering Hidden Knowledge in Pre-trained Vision-Language Models" (R-AMT);
     reference implementation github.com/wuw2019/R-AMT at 6187d31, whose penalty (part of the task's loss, so dropout
@@ -89,6 +91,8 @@ class ForwardMask(FitCallback):
     """
 
     needs = ("one device", "no other weights")
+    after = (WarmStart,)
+    forgets = ("_left",)
 
     def __init__(
         self,
@@ -115,10 +119,6 @@ class ForwardMask(FitCallback):
         self._saved: dict[str, dict[str, Tensor]] = {}
         self._batch: Any = None
         self._buffers: HeldBuffers | None = None
-        self.begin()
-
-    @override
-    def begin(self) -> None:
         self._left: dict[str, dict[str, Tensor]] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -49,6 +49,8 @@ class GradientMask(FitCallback):
             their optimizer state, so that no old momentum moves them when they are selected again. None never does.
     """
 
+    forgets = ("choices", "_draw")
+
     def __init__(
         self, selection: Selection, outside: Outside = "base", redraw_every_n_steps: PositiveInt | None = None
     ) -> None:
@@ -60,10 +62,6 @@ class GradientMask(FitCallback):
         self._hold: Hold | None = None
         self._buffers: HeldBuffers | None = None
         self._report: dict[str, Any] = {}
-        self.begin()
-
-    @override
-    def begin(self) -> None:
         self.choices: Choices = {}
         self._draw = 0
 

@@ -15,6 +15,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.roles import head_counts, output_dim
 from lit_ft.core.selection.base import Choices, Selection
+from lit_ft.running.warm_start import WarmStart
 from lit_ft.sparse.file import save_selection
 from lit_ft.sparse.two_phases import TwoPhases
 
@@ -64,8 +65,8 @@ class HeadOffsets(TwoPhases):
     phase leaves those weights as they were. The projection needs a bias: ``network: {attention_bias: true}`` gives
     zeros to those that have none, such as Llama's, and ``lit-ft export`` writes them with the matching configuration.
 
-    Refuses: more than one device. Cost: a product of W and v a step, and in the first phase the gradient of W; no
-    optimizer states of other weights.
+    Refuses: more than one device; to stand before ``WarmStart``. Cost: a product of W and v a step, and in the first
+    phase the gradient of W; no optimizer states of other weights.
 
     Source: F. Yin et al., "LoFiT: Localized Fine-tuning on LLM Representations", 2024, arXiv 2406.01563. Deviations: A
     and v begin at 0, not at draws of 1e-3; one learning rate and schedule for both phases (paper: 5e-3, then 1e-2).
@@ -81,6 +82,8 @@ class HeadOffsets(TwoPhases):
     """
 
     needs = ("one device", "no other weights")
+    after = (WarmStart,)
+    forgets = ("heads", "_saved")
 
     def __init__(
         self,
@@ -100,10 +103,6 @@ class HeadOffsets(TwoPhases):
         self._paths: dict[str, str] = {}
         self._flags: dict[nn.Parameter, bool] = {}
         self._count, self._width = 0, 0
-
-    @override
-    def begin(self) -> None:
-        super().begin()
         self.heads: list[tuple[str, int]] = []
         self._saved: dict[str, Any] = {}
 

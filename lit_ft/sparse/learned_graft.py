@@ -64,6 +64,7 @@ class LearnedGraft(TwoPhases):
     """
 
     needs = (*TwoPhases.needs, "clipping by norm")
+    forgets = ("tuned", "scores", "seeds", "rounded")
 
     def __init__(
         self,
@@ -84,10 +85,6 @@ class LearnedGraft(TwoPhases):
             raise ConfigError("max_density", max_density, f"a share from the density {density} to 1, or None")
         self.density, self.lr, self.bias, self.max_density = density, lr, bias, max_density
         self.patterns, self.others, self.selection, self.seed_mask = patterns, others, selection, seed_mask
-
-    @override
-    def begin(self) -> None:
-        super().begin()
         self.tuned: dict[str, Tensor] = {}
         self.scores: dict[str, Tensor] = {}
         self.seeds: dict[str, Tensor] = {}

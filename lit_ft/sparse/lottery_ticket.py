@@ -45,6 +45,8 @@ class LotteryTicket(TwoPhases):
         mode: ``add`` makes deltas that can be summed, ``replace`` those that are exact in every dtype.
     """
 
+    forgets = ("choices",)
+
     def __init__(
         self,
         first_steps: int | float = 0.5,
@@ -59,10 +61,6 @@ class LotteryTicket(TwoPhases):
         TopChange(density, scope=scope)  # says what is wrong with them
         self.density, self.scope, self.dense, self.delta, self.mode = density, scope, dense, delta, mode
         self._hold: Hold | None = None
-
-    @override
-    def begin(self) -> None:
-        super().begin()
         self.choices: Choices = {}
 
     def turn(self, trainer: pl.Trainer, index: ParameterIndex) -> None:

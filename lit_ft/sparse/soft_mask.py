@@ -49,10 +49,6 @@ class SoftMask(FitCallback):
         self._scales: dict[nn.Parameter, Tensor] = {}
         self._before: dict[nn.Parameter, Tensor] = {}
         self._handles: list[Any] = []
-        self.begin()
-
-    @override
-    def begin(self) -> None:
         self._measured: dict[str, Tensor] = {}
 
     def _read(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Tensor]:

@@ -7,7 +7,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveFloat, PositiveInt, checked
@@ -72,10 +71,6 @@ class TaskRegions(FitCallback):
         TopChange(density)  # says what is wrong with it
         self.data, self.density, self.steps = data, density, steps
         self.lr, self.bias, self.patterns, self.save = lr, bias, patterns, save
-        self.begin()
-
-    @override
-    def begin(self) -> None:
         self.base: dict[str, Tensor] = {}
         self.shared: dict[str, dict[str, float]] = {}
         self.entries = 0

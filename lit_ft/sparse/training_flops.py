@@ -35,6 +35,7 @@ class TrainingFlops(FitCallback):
     """
 
     remembers = ("_counted_at",)
+    forgets = ("_flops",)
 
     def __init__(self, every_n_steps: PositiveInt = 10) -> None:
         super().__init__()
@@ -42,10 +43,6 @@ class TrainingFlops(FitCallback):
         self.every_n_steps = every_n_steps
         self._pass = ExitStack()
         self._several = False
-        self.begin()
-
-    @override
-    def begin(self) -> None:
         self._flops = Flops()
         self._counted_at: int | None = None
 

@@ -36,10 +36,6 @@ class TwoPhases(FitCallback):
             raise ConfigError("first_steps", first_steps, "a whole number of at least 1, or a share in (0, 1)")
         self.first_steps = first_steps
         self._turn_at = 0
-        self.begin()
-
-    @override
-    def begin(self) -> None:
         self.second = False
         self.base: dict[str, Tensor] = {}
 

@@ -94,9 +94,6 @@ class Counts(FitCallback):
 
     def __init__(self) -> None:
         super().__init__()
-        self.begin()
-
-    def begin(self) -> None:
         self.count = 0
         self._rows: dict[str, list[int]] = {}
 
@@ -155,6 +152,10 @@ class Earlier(FitCallback):
     before = (Later,)
 
 
+class Last(FitCallback):
+    after = (Later,)
+
+
 class First(FitCallback):
     first = True
 
@@ -164,6 +165,9 @@ def test_the_order_is_settled_once() -> None:
     assert trainer.callbacks[0] is first  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="given 'Later before Earlier'; allowed: Earlier before Later"):
         fit_foreign([Later(), Earlier()])
+    with pytest.raises(ConfigError, match="given 'Last before Later'; allowed: Later before Last"):
+        fit_foreign([Last(), Later()])
+    fit_foreign([Later(), Last()], max_steps=1)
 
 
 @pytest.mark.parametrize("crash_at", [None, 3])

@@ -20,7 +20,6 @@ class Size(Measurement):
     def __init__(self, every_n_steps: int | None = None) -> None:
         super().__init__()
         self.every_n_steps = every_n_steps
-        self.begin()
 
     def prepare(self, run: MeasuredRun) -> None:
         self.ready = run.step
