@@ -21,42 +21,38 @@ from lit_ft.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class Range:
-    """Which numbers an argument may be; never nan.
+    """Which finite numbers an argument may be.
 
     Args:
         low: The least that is allowed.
         high: The most that is allowed.
         above: A bound that itself is not allowed.
         below: A bound that itself is not allowed.
-        finite: Whether infinity is refused.
     """
 
     low: float = -math.inf
     high: float = math.inf
     above: float = -math.inf
     below: float = math.inf
-    finite: bool = False
 
     def __contains__(self, value: float) -> bool:
         """Whether a number is allowed."""
         above = self.above == -math.inf or value > self.above
         below = self.below == math.inf or value < self.below
-        return self.low <= value <= self.high and above and below and (math.isfinite(value) or not self.finite)
+        return math.isfinite(value) and self.low <= value <= self.high and above and below
 
     def __str__(self) -> str:
         """The range in words."""
         low, high = f"{self.low:,g} or more", f"{self.high:,g} or less"
         bounds = ((self.low, low), (self.high, high), (self.above, f"above {self.above:,g}"))
         words = [text for bound, text in (*bounds, (self.below, f"below {self.below:,g}")) if math.isfinite(bound)]
-        return ("a finite number, " if self.finite else "") + (" and ".join(words) or "a number")
+        return " and ".join(words) or "a finite number"
 
 
 PositiveInt = Annotated[int, Range(low=1)]
 NonNegativeInt = Annotated[int, Range(low=0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 NonNegativeFloat = Annotated[float, Range(low=0)]
-FinitePositiveFloat = Annotated[float, Range(above=0, finite=True)]
-FiniteNonNegativeFloat = Annotated[float, Range(low=0, finite=True)]
 ClosedUnitInterval = Annotated[float, Range(low=0, high=1)]
 OpenUnitInterval = Annotated[float, Range(above=0, below=1)]
 
@@ -121,7 +117,7 @@ def _allowed(value: Any, kind: Any) -> bool:
 def _words(kind: Any) -> str:
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        return ("a whole number, " if parts[0] is int else "") + " and ".join(str(part) for part in parts[1:])
+        return f"a {'whole' if parts[0] is int else 'finite'} number, " + " and ".join(str(part) for part in parts[1:])
     if origin is Literal:
         return ", ".join(map(str, parts[:-1])) + " or " * (len(parts) > 1) + str(parts[-1])
     if origin in (Union, UnionType):

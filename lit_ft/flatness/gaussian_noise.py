@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_ft.core.callback import FitCallback
-from lit_ft.core.checks import FiniteNonNegativeFloat, checked
+from lit_ft.core.checks import NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.flatness.sam import SAM
 
@@ -35,7 +35,7 @@ class GaussianNoise(FitCallback):
 
     before = (SAM,)
 
-    def __init__(self, sigma: FiniteNonNegativeFloat = 0.25, key: str | int = "images") -> None:
+    def __init__(self, sigma: NonNegativeFloat = 0.25, key: str | int = "images") -> None:
         super().__init__()
         checked(locals())
         self.sigma, self.key = sigma, key

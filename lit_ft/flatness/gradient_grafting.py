@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_ft.core.callback import FitCallback
-from lit_ft.core.checks import FinitePositiveFloat, checked
+from lit_ft.core.checks import PositiveFloat, checked
 from lit_ft.core.method import Method
 from lit_ft.core.passes.window import micro_batch_weight, window_ends, window_starts
 from lit_ft.flatness.perturbation import total_norm
@@ -42,7 +42,7 @@ class GradientGrafting(FitCallback):
 
     needs = ("one of its class", "automatic optimization", "gradients without a scale")
 
-    def __init__(self, length: FinitePositiveFloat | None = None) -> None:
+    def __init__(self, length: PositiveFloat | None = None) -> None:
         super().__init__()
         checked(locals())
         self.length = length

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lit_ft.core.callback import FitCallback
-from lit_ft.core.checks import FiniteNonNegativeFloat, FinitePositiveFloat, checked
+from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, checked
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.passes.double_backward import differentiable_twice, double_backward_wanted
 from lit_ft.core.passes.second_pass import Randomness, copied, loss_of, silent
@@ -117,9 +117,9 @@ class MicroBatchRegularizer(FitCallback):
     def __init__(
         self,
         penalty: Penalty = "gradient_norm",
-        weight: FiniteNonNegativeFloat = 0.01,
+        weight: NonNegativeFloat = 0.01,
         form: Form = "double_backward",
-        radius: FinitePositiveFloat = 0.01,
+        radius: PositiveFloat = 0.01,
         head: str | None = None,
         seed: int = 0,
     ) -> None:

@@ -15,7 +15,7 @@ from torch.optim import LBFGS, Optimizer
 from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
-from lit_ft.core.checks import FiniteNonNegativeFloat, PositiveInt, checked
+from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.lifecycle import begins_anew
 from lit_ft.core.passes.second_pass import Window, silent
@@ -73,11 +73,11 @@ class SAM(FitCallback):
 
     def __init__(
         self,
-        rho: FiniteNonNegativeFloat = 0.05,
+        rho: NonNegativeFloat = 0.05,
         adaptive: bool = False,
         sync: bool = True,
         every_n_steps: PositiveInt = 1,
-        alpha: FiniteNonNegativeFloat = 1.0,
+        alpha: NonNegativeFloat = 1.0,
         group_size: PositiveInt | None = None,
         rho_follows_lr: bool = False,
         variant: SAMVariant | None = None,

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -93,10 +93,3 @@ def contaminated(texts: Iterable[str], corpus: Iterable[str], n: int = 13) -> li
         for length in lengths:
             seen.update(run for run in ngrams(document, length) if run in all_wanted)
     return [bool(runs & seen) for runs in wanted]
-
-
-def checked_normalization(normalize: Any) -> Normalization:
-    """The name of a normalisation, or an error."""
-    if normalize not in NORMALIZATIONS:
-        raise ConfigError("normalize", normalize, ", ".join(NORMALIZATIONS))
-    return normalize

@@ -8,7 +8,6 @@ import pytest
 
 from lit_ft.core.checks import (
     ClosedUnitInterval,
-    FinitePositiveFloat,
     NonNegativeFloat,
     NonNegativeInt,
     OpenUnitInterval,
@@ -31,7 +30,7 @@ class Takes(Base):
         self,
         count: PositiveInt | None = None,
         rate: PositiveFloat = 0.1,
-        length: FinitePositiveFloat | None = None,
+        length: PositiveFloat | None = None,
         share: ClosedUnitInterval = 0.5,
         inner: OpenUnitInterval = 0.5,
         decay: NonNegativeFloat = 0.0,
@@ -50,8 +49,7 @@ class Takes(Base):
 GOOD = [
     {"count": 1}, {"count": None}, {"count": np.int64(4)}, {"rate": 3}, {"share": 0}, {"share": 1.0}, {"inner": 0.5},
     {"decay": 0}, {"word": "sum"}, {"many": [0, 1, 0.5]}, {"many": 1}, {"by_name": {"a": 2.0}}, {"odd": 9},
-    {"anything": object()}, {"low": 0}, {"rate": math.inf},
-    {"length": 2.0},
+    {"anything": object()}, {"low": 0}, {"length": 2.0},
 ]  # fmt: skip
 BAD = [
     ("count", 0, "a whole number, 1 or more, or null"), ("count", 1.5, "a whole number"), ("count", True, "whole"),
@@ -59,7 +57,7 @@ BAD = [
     ("share", -0.1, "1 or less"), ("share", None, "0 or more"), ("inner", 1, "above 0 and below 1"),
     ("inner", 0, "below 1"), ("decay", -1e-9, "0 or more"), ("word", "max", "mean or sum"), ("many", [2], "list of"),
     ("many", "all", "1 or less"), ("by_name", {"a": 0}, "mapping"), ("odd", 10, "3 or more and 9 or less"),
-    ("length", math.inf, "a finite number, above 0, or null"),
+    ("length", math.inf, "a finite number, above 0, or null"), ("rate", math.inf, "finite"),
 ]  # fmt: skip
 
 
