@@ -10,7 +10,6 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError
 
 Normalization = Literal["sum", "token", "context"]
-NORMALIZATIONS = ("sum", "token", "context")
 
 
 def option_rows(batch: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
