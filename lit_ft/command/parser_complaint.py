@@ -7,8 +7,6 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
 from lit_ft.command.names import import_all
 from lit_ft.command.request import SECTIONS
 from lit_ft.core.errors import nearest
@@ -90,6 +88,8 @@ def _keys(class_path: str, group: str) -> list[str]:
         owner = parameters[group].annotation
         parameters = _parameters(owner) if inspect.isclass(owner) else {}
     elif inspect.isclass(owner) and "kwargs" in inspect.signature(owner).parameters:
+        from jsonargparse import ArgumentParser
+
         return ArgumentParser(exit_on_error=False).add_class_arguments(owner, fail_untyped=False)  # less what it fixes
     return list(parameters)
 

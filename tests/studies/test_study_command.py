@@ -100,7 +100,7 @@ def test_a_failed_run_does_not_stop_the_others(capsys: pytest.CaptureFixture[str
         assert study("--seeds", "0", arms=arms, expect=["moving.loss < broken.loss"]) == 1
     printed = capsys.readouterr().out
     assert "failed: broken seed 0" in printed
-    assert "\ndata.init_args.max_rows: given 0; allowed: at least 1" in printed, "as fit says it"
+    assert "\ndata.init_args.max_rows: given 0; allowed: a whole number, 1 or more" in printed, "as fit says it"
     assert "no verdict: 1 of 2 runs failed" in printed
     assert len(runs("moving")) == 1
 
