@@ -1,4 +1,4 @@
-"""Sharpness against the largest curvature that the optimizer bears."""
+"""Sharpness against the largest curvature at which the optimizer is stable."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -57,9 +57,9 @@ class EdgeOfStability(FitCallback):
             batches that pass, where rows cannot be read by number). None: on the batches of the current accumulation
             window, which is exact for full-batch training.
         preconditioned: False measures H whatever the optimizer; then no threshold is logged where it does not apply.
-        training: Measure in training mode: batch-norm by batch, and one fixed dropout mask. Wanted for ratios of Adam
-            with batch norm: biases before a norm get no gradient, so that their preconditioner is about epsilon, and in
-            evaluation mode they have curvature (ratios of some hundred).
+        training: Measure in training mode: batch-norm by batch, and one fixed dropout mask. Ratios of Adam with batch
+            norm need it: biases before a norm get no gradient, so that their preconditioner is about epsilon; in
+            evaluation mode they have curvature, and ratios reach some hundreds.
         product: ``finite_difference`` for losses and kernels without second derivatives.
         save_vectors: Keep the vectors in checkpoints, so that a resumed run logs the very same numbers; without them
             the first measurement after a resume starts anew and agrees to ``tol``.
@@ -68,6 +68,21 @@ class EdgeOfStability(FitCallback):
     Source: Cohen, Kaur, Li, Kolter, Talwalkar, Gradient Descent on Neural Networks Typically Occurs at the Edge of
     Stability, 2021, arXiv 2103.00065; adaptive optimizers: Cohen et al., 2022, arXiv 2207.14484. There the eigenvalues
     come from ARPACK; here from a warm-started block solver (``lit_ft.curvature.eigensolver``).
+
+    See also: :func:`~lit_ft.core.curvature.hessian_eigenvalues`, for a network outside of a run.
+
+    Example:
+        >>> from lit_ft.data import NoisyLinear
+        >>> from lit_ft.methods import Regression
+        >>> from lit_ft.testing import fit_foreign
+        >>> linear = {"config": {"model_type": "mlp", "depth": 0}}
+        >>> method = Regression(linear, optimizer=lambda weights: torch.optim.SGD(weights, lr=0.1))
+        >>> edge = EdgeOfStability(every_n_steps=1)
+        >>> _ = fit_foreign([edge], module=method, data=NoisyLinear(batch_size=None), max_steps=2)
+        >>> [round(row["threshold"], 4) for row in edge.measurements]  # 2 / 0.1
+        [20.0, 20.0]
+        >>> [round(row["lambda_1"], 1) for row in edge.measurements]  # the loss is quadratic: its curvature is constant
+        [2.9, 2.9]
     """
 
     needs = ("automatic optimization", "one device or ddp")
@@ -99,10 +114,10 @@ class EdgeOfStability(FitCallback):
         self._stopped = False
         self._told: set[str] = set()
 
-    # where it hooks in
+    # hooks
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse what cannot be measured; forget the batches of an earlier fit."""
+        """Refuse a ``k`` above the number of trainable parameters; drop the batches of an earlier fit."""
         self._batches, self._filled, self._waiting = [], False, False
         trainable = [p for p in pl_module.parameters() if p.requires_grad]
         if any(is_lazy(p) for p in trainable):  # they have a size from the first batch on
@@ -129,7 +144,7 @@ class EdgeOfStability(FitCallback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Measure at the weights of this step, and log what was measured last."""
+        """Measure at the weights before this step, and log the latest measurement."""
         if self._due(trainer) and not self._stopped and not self._waiting:
             self._values = {}
             if self._batches or trainer.world_size > 1:
@@ -146,7 +161,7 @@ class EdgeOfStability(FitCallback):
         for key, value in self._values.items():
             pl_module.log(f"{prefix}/{key}", value, on_step=True, on_epoch=False, batch_size=1)
 
-    # the parts
+    # measuring
 
     def _due(self, trainer: pl.Trainer) -> bool:
         return trainer.global_step % self.every_n_steps == 0
@@ -211,15 +226,15 @@ class EdgeOfStability(FitCallback):
             self._told.add(kind)
             rank_zero_warn(f"EdgeOfStability: {message}")
 
-    # what is left behind
+    # state and report
 
     @property
     def state_key(self) -> str:
-        """One state for each of the modes, which may be measured side by side."""
+        """Evaluation and training mode have a state each: one run may measure both."""
         return self._generate_state_key(training=self.training)
 
     def state_dict(self) -> dict[str, Any]:
-        """The numbers so far, and the vectors when asked for."""
+        """The measurements so far, and the vectors with ``save_vectors``."""
         warm = {"warm": self._warm.state_dict()} if self.save_vectors else {}
         return {**super().state_dict(), **warm}
 

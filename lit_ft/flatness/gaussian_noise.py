@@ -14,12 +14,12 @@ from lit_ft.flatness.sam import SAM
 
 
 class GaussianNoise(FitCallback):
-    r"""Adds :math:`\mathcal{N}(0, \sigma^2)` to one tensor of each training batch, as randomised smoothing asks.
+    r"""Adds :math:`\mathcal{N}(0, \sigma^2)` to one tensor of each training batch, as randomised smoothing requires.
 
     A network trained so can be certified with ``SmoothedClassifier``. Validation and test stay clean.
 
     Requires: batches that are mappings or lists with a tensor of floating-point numbers under ``key``. The entry is
-    replaced; the tensor itself is not written to. Stands before ``SAM`` in the list of callbacks, so that both passes
+    replaced; the tensor itself is not changed. Must stand before ``SAM`` in the list of callbacks, so that both passes
     see the same noise.
 
     Cost: one random tensor a batch. Logs nothing. The noise is drawn from torch's global generator of the device.
@@ -31,6 +31,14 @@ class GaussianNoise(FitCallback):
         sigma: Standard deviation in the units of the batch, at least 0 (paper: 0.25, 0.5, 1 for pixels in [0, 1];
             divide by the standard deviation of the pixels where the data module standardises them).
         key: Key or position of the inputs.
+
+    See also: :class:`~lit_ft.vision.smoothed_classifier.SmoothedClassifier`, which certifies the network.
+
+    Example:
+        >>> batch = {"images": torch.zeros(10000)}
+        >>> GaussianNoise(sigma=0.5).on_train_batch_start(None, None, batch, 0)  # as the trainer calls it
+        >>> round(batch["images"].std().item(), 1)
+        0.5
     """
 
     before = (SAM,)

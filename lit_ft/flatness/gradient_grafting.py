@@ -18,16 +18,16 @@ class GradientGrafting(FitCallback):
     r"""Replaces the gradient of the accumulation window by :math:`n\, g / \|g\|`.
 
     n is the norm of the gradient of the window's first micro-batch at the same weights (iterative grafting: large-batch
-    direction, small-batch length), or a fixed number (normalised gradient descent). Asks whether small batches help by
-    the length of their steps. Penalties on micro-batches are part of both gradients.
+    direction, small-batch length), or a fixed number (normalised gradient descent). This tests whether small batches
+    help through the length of their steps. Penalties on micro-batches are part of both gradients.
 
-    Acts before clipping, on the parameters of the optimizer. A gradient of zero stays as it is, and when n is not fixed
-    so does a window whose first micro-batch has none. A window of a single micro-batch (the last one of an epoch may
-    be) has the norm of its own gradient; in a foreign module that undoes Lightning's division by the parts of a whole
-    window. Under DDP, n is the mean over ranks of their micro-batches' norms.
+    Acts before clipping, on the parameters of the optimizer. A zero gradient stays as it is, and so does, unless n is
+    fixed, the gradient of a window whose first micro-batch has none. In a window of a single micro-batch (the last one
+    of an epoch, for example) n is the norm of its own gradient; in a foreign module that undoes Lightning's division by
+    the number of micro-batches of a full window. Under DDP, n is the mean over ranks of their micro-batches' norms.
 
     Requires automatic optimisation with one optimizer. Refuses an fp16 scaler (micro-batches' gradients are scaled).
-    Stands after ``SAM`` in the list of callbacks when it is to act on SAM's gradient.
+    To act on SAM's gradient, it must stand after ``SAM`` in the list of callbacks.
 
     Cost: two norms a step. Logs ``gradient_grafting/norm`` (of g) and ``gradient_grafting/length`` (n), when a logger
     writes.
@@ -38,6 +38,13 @@ class GradientGrafting(FitCallback):
 
     Args:
         length: n, above 0 (paper: 0.24 to 0.43); None takes the norm of the first micro-batch.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> _, trainer = fit_foreign([GradientGrafting(length=0.5)], max_steps=1)
+        >>> before, after = (trainer.callback_metrics[f"gradient_grafting/{name}"] for name in ("norm", "length"))
+        >>> before > 1, after
+        (tensor(True), tensor(0.5000))
     """
 
     needs = ("one of its class", "automatic optimization", "gradients without a scale")
@@ -51,13 +58,13 @@ class GradientGrafting(FitCallback):
         self._alone = False
 
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Forget a window that was not finished."""
+        """Drop an unfinished window."""
         self._first, self._norm, self._alone = None, None, False
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note whether this is the first micro-batch of several; where its step gives no loss, the next is not."""
+        """Note whether this is the first micro-batch of several; without a loss, no other one replaces it."""
         if self.length is not None or trainer.accumulate_grad_batches == 1:
             return
         starts, ends = window_starts(trainer, batch_idx), window_ends(trainer, batch_idx)
@@ -65,7 +72,7 @@ class GradientGrafting(FitCallback):
         self._norm = None if starts else self._norm
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the gradient of the first micro-batch, which stands alone now."""
+        """Measure the gradient of the first micro-batch, before others are added to it."""
         if self._first is None:
             return
         weight = micro_batch_weight(pl_module, self._first) if isinstance(pl_module, Method) else 1.0

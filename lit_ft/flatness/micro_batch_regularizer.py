@@ -26,12 +26,17 @@ Form = Literal["double_backward", "finite_difference"]
 
 
 def draw(penalty: Penalty, logits: Tensor | None, generator: torch.Generator) -> Tensor | None:
-    """What a penalty draws: labels from the model's softmax, or a direction on the unit sphere; None for the others.
+    """The random part of a penalty: labels from the model's softmax, a direction on the unit sphere, or None.
 
     Args:
-        penalty: Which one.
+        penalty: Labels are drawn for ``fisher_trace``, a direction for ``unit_jacobian``.
         logits: Shape (..., classes).
         generator: On the CPU.
+
+    Example:
+        >>> direction = draw("unit_jacobian", torch.zeros(4, 3), torch.Generator().manual_seed(0))
+        >>> direction.shape, direction.norm()
+        (torch.Size([3]), tensor(1.))
     """
     if penalty == "fisher_trace" and logits is not None:
         shares = logits.detach().float().flatten(0, -2).softmax(-1).cpu()
@@ -49,10 +54,17 @@ def penalised_scalar(penalty: Penalty, loss: Tensor, logits: Tensor | None, draw
     :math:`\sum_c \bar z_c` for the mean logits :math:`\bar z`. ``unit_jacobian``: :math:`u \cdot \bar z` for a drawn u.
 
     Args:
-        penalty: Which one.
+        penalty: Name of the penalty, as above.
         loss: Mean loss of the micro-batch.
         logits: Shape (..., classes); not needed for ``gradient_norm``.
-        drawn: What ``draw`` gave.
+        drawn: The result of ``draw``.
+
+    See also: :func:`squared_gradient_norm`.
+
+    Example:
+        >>> logits = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> penalised_scalar("average_jacobian", torch.tensor(0.0), logits)  # the mean logits are 2 and 3
+        tensor(5.)
     """
     if penalty == "gradient_norm" or logits is None:
         return loss
@@ -63,7 +75,15 @@ def penalised_scalar(penalty: Penalty, loss: Tensor, logits: Tensor | None, draw
 
 
 def squared_gradient_norm(scalar: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    r""":math:`\|\nabla_\theta S\|^2`, differentiable once more."""
+    r""":math:`\|\nabla_\theta S\|^2`, differentiable once more.
+
+    Example:
+        >>> weight = torch.tensor([3.0], requires_grad=True)
+        >>> penalty = squared_gradient_norm((weight**2).sum(), [weight])  # (2 w)^2
+        >>> penalty.backward()
+        >>> penalty.item(), weight.grad  # 8 w
+        (36.0, tensor([24.]))
+    """
     gradients = torch.autograd.grad(scalar, list(parameters), create_graph=True, allow_unused=True)
     return torch.stack([g.square().sum() for g in gradients if g is not None]).sum()
 
@@ -77,8 +97,8 @@ def _twice_differentiable() -> Iterator[None]:
 class MicroBatchRegularizer(FitCallback):
     r"""Adds :math:`\lambda\,\|\nabla S_m\|^2` to the loss of each micro-batch m of the accumulation window.
 
-    The mean over micro-batches of :math:`\|\nabla L_m\|^2` is what training with small batches keeps low; with
-    penalties on the micro-batches of a large batch one can ask whether that explains how small batches generalise. S is
+    Training with small batches keeps the mean over micro-batches of :math:`\|\nabla L_m\|^2` low; penalties on the
+    micro-batches of a large batch test whether that explains how small batches generalise. S is
     the loss (``gradient_norm``), the loss against labels drawn from the model (``fisher_trace``: the expectation is the
     trace of the Fisher information over the micro-batch size), or mean logits (``average_jacobian``,
     ``unit_jacobian``).
@@ -87,9 +107,9 @@ class MicroBatchRegularizer(FitCallback):
     :math:`2\lambda H_S \nabla S` by :math:`2\lambda n\,(\nabla S(w + r\,\nabla S/n) - \nabla S(w))/r` with
     :math:`n = \|\nabla S\|`: equal up to O(r), also for kernels without double backward and under ``torch.compile``.
 
-    Requires: a ``training_step`` that returns the loss, or a mapping with ``loss``. Wraps it for the time of ``fit``,
-    so that the penalty is part of the loss for SAM and for clipping, and not for what the module logs. Curvature is
-    that of the loss without penalty.
+    Requires: a ``training_step`` that returns the loss, or a mapping with ``loss``. Wraps it during ``fit``, so that
+    SAM and clipping see the loss with the penalty; the values that the module logs, and measured curvature, are those
+    of the loss without it.
 
     Refuses: manual optimisation, an fp16 scaler (the inner gradients are not scaled), an unknown ``head``, and in its
     exact form, at the first loss, a module that cannot be differentiated twice.
@@ -110,6 +130,14 @@ class MicroBatchRegularizer(FitCallback):
         radius: r of the finite difference, above 0, in units of the weights.
         head: Glob for the one module whose output are the logits (``network.head``); not for ``gradient_norm``.
         seed: Seed of drawn labels and directions, which are a function of it, the step, the micro-batch and the rank.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> for form in ("double_backward", "finite_difference"):
+        ...     _, trainer = fit_foreign([MicroBatchRegularizer(weight=0.01, form=form)], max_steps=2)
+        ...     print(f"{trainer.callback_metrics['micro_batch_regularizer/penalty']:.2f}")
+        3.06
+        3.06
     """
 
     needs = ("one of its class", "automatic optimization", "gradients without a scale")
@@ -158,13 +186,13 @@ class MicroBatchRegularizer(FitCallback):
         self._restore = restore
 
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Give the training step back."""
+        """Restore the training step."""
         if self._restore is not None:
             self._restore()
         self._restore = self._logits = None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the training step back before other callbacks look at the module."""
+        """Restore the training step before other callbacks look at the module."""
         self.leave(trainer, pl_module)
 
     def _find_head(self, module: nn.Module) -> nn.Module:
@@ -218,7 +246,7 @@ class MicroBatchRegularizer(FitCallback):
         return {**output, "loss": total} if isinstance(output, Mapping) else total
 
     def _look_once(self, scalar: Tensor, parameters: list[nn.Parameter]) -> None:
-        """At the first loss: some kernels fail in the backward pass without a hint, some functions go on, wrong."""
+        """Check at the first loss: in double backward some kernels fail with an unclear error, and some are wrong."""
         if self._looked:
             return
         one = torch.ones_like(scalar, requires_grad=True)  # marks what is differentiable once
@@ -242,7 +270,7 @@ class MicroBatchRegularizer(FitCallback):
         scalar: Tensor,
         scalar_again: Callable[[], Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """A function that has the value and the gradient of loss and penalty, linear in the weights."""
+        """A scalar, linear in the weights, with the value and the gradient of the loss and its penalty."""
         own = scalar is loss
         plain = torch.autograd.grad(loss, parameters, retain_graph=not own, allow_unused=True)
         steep = plain if own else torch.autograd.grad(scalar, parameters, allow_unused=True)

@@ -36,7 +36,7 @@ class SAM(FitCallback):
 
     Requires: automatic optimisation with one optimizer (``sam_step`` serves manual optimisation); a ``training_step``
     that does not write into the batch's tensors. Callbacks that edit gradients in ``on_before_optimizer_step`` must
-    come later in the list; masks belong into ``register_post_accumulate_grad_hook``, where they act in both passes.
+    come later in the list; masks belong in ``register_post_accumulate_grad_hook``, where they act in both passes.
     ``on_after_backward`` is not called for the second pass: gradients edited there are replaced.
 
     Refuses: sharded strategies, LBFGS, fused optimizers under an fp16 scaler, sparse gradients, ``dataloader_iter``.
@@ -44,10 +44,8 @@ class SAM(FitCallback):
     Cost: one more forward and backward pass on the steps it acts on, two with ``group_size``. Memory: one copy of the
     trainable weights, and the batches of a window; one of the gradient too with ``alpha`` below 1 or a ``variant``.
 
-    Logs ``sam/gradient_norm`` (of g) and ``sam/perturbed_loss`` (at w + e; of this rank): the last ones, whenever a
-    logger writes.
-
-    Should the gradient s not be finite, the step is made with g, and a warning is given once.
+    Logs ``sam/gradient_norm`` (of g) and ``sam/perturbed_loss`` (at w + e; of this rank): the latest values, whenever a
+    logger writes. Where s is not finite, the step is made with g, and the first time a warning is given.
 
     Source: P. Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", 2021, arXiv
     2010.01412; J. Kwon et al., "ASAM", 2021, arXiv 2102.11600 (here :math:`T = |w| + 0.01` for biases too, where the
@@ -64,6 +62,14 @@ class SAM(FitCallback):
         rho_follows_lr: Scale the radius with the learning rate (of the group with the highest): ``rho`` at its peak
             (GSAM's schedule).
         variant: ``GSAM``, ``LookSAM`` or ``FriendlySAM``.
+
+    See also: :func:`~lit_ft.callbacks.sam_step`, for manual optimisation.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> _, trainer = fit_foreign([SAM(rho=0.05)], max_steps=1)
+        >>> trainer.callback_metrics["sam/perturbed_loss"] > trainer.callback_metrics["loss"]
+        tensor(True)
     """
 
     needs = ("automatic optimization", "one device or ddp")
@@ -99,7 +105,7 @@ class SAM(FitCallback):
     # when
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a step whose batch cannot be run twice; forget the gradients of another fit."""
+        """Refuse a ``training_step`` whose batch cannot be run twice; reset the variant for a new fit."""
         super().setup(trainer, pl_module, stage)
         if begins_anew(trainer, stage):
             self.variant.load_state_dict(self._new)
@@ -107,7 +113,7 @@ class SAM(FitCallback):
             raise ConfigError("training_step", "dataloader_iter", "a batch, which SAM can run twice")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse optimizers that call for the gradient more than once, or see it scaled."""
+        """Refuse optimizers that evaluate the loss several times a step, or that get scaled gradients."""
         for optimizer in trainer.optimizers:
             if isinstance(optimizer, LBFGS):
                 raise ConfigError("optimizer", "LBFGS", "an optimizer that evaluates the loss once a step, with SAM")
@@ -121,7 +127,7 @@ class SAM(FitCallback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember the micro-batch; keep the gradients of m-SAM on their rank."""
+        """Keep the micro-batch; for m-SAM over ranks, do not synchronise gradients."""
         self._unsynced.close()
         if not self._acts(trainer):
             return
@@ -131,7 +137,7 @@ class SAM(FitCallback):
             self._unsynced.enter_context(trainer.strategy.block_backward_sync())  # type: ignore[attr-defined]
 
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Leave gradient synchronisation as it was, and let the batches go."""
+        """Restore gradient synchronisation, and release the batches."""
         self._unsynced.close()
         self._window.clear()
 
@@ -140,7 +146,7 @@ class SAM(FitCallback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Put the sharpness-aware gradient in the place of the plain one. Unscaled, not yet clipped, once a step."""
+        """Replace the gradient, which is unscaled and not yet clipped, by the sharpness-aware one."""
         if trainer.fit_loop._skip_backward:  # StochasticWeightAveraging renews batch norms, and no weight is to move
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
@@ -254,7 +260,7 @@ class SAM(FitCallback):
     # state
 
     def state_dict(self) -> dict[str, Any]:
-        """What the variant remembers, and the last values logged."""
+        """The memory of the variant, and the latest logged values."""
         return {"variant": self.variant.state_dict(), **super().state_dict()}
 
     @override

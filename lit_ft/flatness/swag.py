@@ -24,6 +24,15 @@ class WeightGaussian:
 
     Args:
         rank: Largest K, at least 2.
+
+    Example:
+        >>> gaussian = WeightGaussian(rank=2)
+        >>> for value in (1.0, 3.0):
+        ...     gaussian.add(torch.tensor([value]))
+        >>> gaussian.mean, gaussian.variance
+        (tensor([2.]), tensor([1.]))
+        >>> gaussian.sample(torch.Generator(), scale=0.0)
+        tensor([2.])
     """
 
     def __init__(self, rank: int = 20) -> None:
@@ -32,7 +41,7 @@ class WeightGaussian:
         self.deviations: list[Tensor] = []
 
     def add(self, vector: Tensor) -> None:
-        """Take in one vector (Welford's update, which does not cancel)."""
+        """Add one vector (Welford's update, which avoids cancellation)."""
         vector = vector.detach().float()
         if self.count == 0:
             self.mean, self.squares = torch.zeros_like(vector), torch.zeros_like(vector)
@@ -46,7 +55,7 @@ class WeightGaussian:
 
     @property
     def variance(self) -> Tensor:
-        """Of each weight."""
+        """Variance of each weight."""
         return self.squares / max(1, self.count)
 
     def sample(self, generator: torch.Generator, scale: float = 1.0) -> Tensor:
@@ -83,6 +92,19 @@ class SWAG(FitCallback):
             0.54 to 0.75).
         every_n_steps: Optimizer steps between collections; None collects at the end of each epoch, as the paper.
         rank: How many of the last deviations are kept, at least 2 (paper: 20).
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> swag = SWAG(start=0.5, every_n_steps=2)
+        >>> module, _ = fit_foreign([swag], max_steps=8)
+        >>> swag.report()["collected"]  # after the steps 4, 6 and 8
+        3
+        >>> trained = module.model[0].weight.clone()
+        >>> with swag.sampled(module, seed=0):
+        ...     torch.equal(module.model[0].weight, trained)
+        False
+        >>> torch.equal(module.model[0].weight, trained)
+        True
     """
 
     remembers = ("names",)
@@ -143,11 +165,11 @@ class SWAG(FitCallback):
         batches: Iterable[Any] = (),
         forward: Callable[[nn.Module, Any], Any] = lambda module, batch: module(batch),
     ) -> Iterator[nn.Module]:
-        """Inside, the module has sampled weights; afterwards its own, and its own batch-norm statistics.
+        """A context in which the module has sampled weights; its own weights and batch-norm statistics return after it.
 
         Args:
             module: The module that was trained.
-            seed: Which sample.
+            seed: Seed of the sample.
             scale: Multiplies the covariance; 0 is the mean of the weights (SWA), the paper's samples have 1.
             batches: Training batches for the batch-norm statistics; none keeps those of training.
             forward: How the module is run on a batch for that.
@@ -165,11 +187,11 @@ class SWAG(FitCallback):
             module.load_state_dict(kept)
 
     def report(self) -> dict[str, float]:
-        """How much was collected, and how far apart it is."""
+        """Number of collected weights, and the trace of their covariance."""
         return {"collected": self.weights.count, "variance": float(self.weights.variance.sum())}
 
     def state_dict(self) -> dict[str, Any]:
-        """The moments and deviations of the parameters of these names."""
+        """Moments and deviations, and the names of their parameters."""
         g = self.weights
         moments = {"count": g.count, "mean": g.mean, "squares": g.squares, "deviations": g.deviations}
         return moments | {"step": self._last_step, **super().state_dict()}

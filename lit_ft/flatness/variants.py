@@ -1,4 +1,4 @@
-"""What relatives of SAM do differently with the two gradients."""
+"""Variants of SAM, which use its two gradients differently."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -11,10 +11,17 @@ Gradients = list[Tensor]
 
 
 class SAMVariant:
-    """Where SAM climbs to, and what it makes of the gradients g (at the weights) and s (at the perturbed weights).
+    """How SAM climbs, and how it combines the gradients g (at the weights) and s (at the perturbed weights).
 
-    Gradients are lists of tensors, one for each optimised parameter; what is remembered of others is forgotten.
+    Gradients are lists of tensors, one for each optimised parameter; a memory of other parameters is dropped.
     This base class is SAM itself.
+
+    See also: :class:`~lit_ft.callbacks.SAM`, which takes a variant as an argument.
+
+    Example:
+        >>> gradient, sharp = [torch.tensor([1.0, 1.0])], [torch.tensor([1.0, 0.0])]
+        >>> SAMVariant().combine(gradient, sharp)
+        [tensor([1., 0.])]
     """
 
     needs_gradient: ClassVar[bool] = False
@@ -33,11 +40,11 @@ class SAMVariant:
         return gradient
 
     def state_dict(self) -> dict[str, Any]:
-        """What the variant remembers."""
+        """The memory of the variant."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember it again."""
+        """Restore the memory."""
 
 
 class GSAM(SAMVariant):
@@ -50,6 +57,11 @@ class GSAM(SAMVariant):
 
     Args:
         alpha: Weight of the perpendicular part, at least 0 (paper: 0.1 to 0.7).
+
+    Example:
+        >>> gradient, sharp = [torch.tensor([1.0, 1.0])], [torch.tensor([1.0, 0.0])]
+        >>> GSAM(alpha=0.5).combine(gradient, sharp)  # (1, 0) - 0.5 * (0, 1)
+        [tensor([ 1.0000, -0.5000])]
     """
 
     needs_gradient = True
@@ -66,16 +78,24 @@ class GSAM(SAMVariant):
 
 
 class LookSAM(SAMVariant):
-    r"""Reuse the part of SAM's gradient that is new: between second passes, add it to the plain gradient.
+    r"""Reuse the part of SAM's gradient that is orthogonal to g: between second passes, add it to the plain gradient.
 
     On a step with second pass: :math:`v = s - \frac{g\cdot s}{\|g\|^2} g`. On the others:
     :math:`G = g + \alpha \frac{\|g\|}{\|v\|} v`. Products and norms go over the whole vector, as in the paper (some
-    implementations take them per tensor). Set ``SAM(every_n_steps=5)``, the paper's k. Memory: v, and g for a while.
+    implementations take them per tensor). Set ``SAM(every_n_steps=5)``, the paper's k. Memory: v, and g during the
+    second pass.
 
     Source: Y. Liu et al., "Towards Efficient and Scalable Sharpness-Aware Minimization", 2022, arXiv 2203.02714.
 
     Args:
         alpha: Weight of the reused part, at least 0 (paper: 0.7).
+
+    Example:
+        >>> variant = LookSAM(alpha=1.0)
+        >>> variant.combine([torch.tensor([1.0, 0.0])], [torch.tensor([1.0, 2.0])])  # v = (0, 2)
+        [tensor([1., 2.])]
+        >>> variant.between([torch.tensor([3.0, 0.0])])  # (3, 0) + 3 / 2 * (0, 2)
+        [tensor([3., 3.])]
     """
 
     needs_gradient = True
@@ -87,13 +107,13 @@ class LookSAM(SAMVariant):
         self._new: Gradients = []
 
     def combine(self, gradient: Gradients, sharp: Gradients) -> Gradients:
-        """SAM's gradient; remembers what is new in it."""
+        """SAM's gradient; keeps its part orthogonal to g."""
         along = _dot(gradient, sharp) / (_dot(gradient, gradient) + 1e-24)
         self._new = [s - along.to(s) * g for g, s in zip(gradient, sharp, strict=True)]
         return sharp
 
     def between(self, gradient: Gradients) -> Gradients:
-        """The plain gradient and what was new, as long as it."""
+        """The plain gradient plus the reused part, scaled to ``alpha`` times the length of the gradient."""
         if not _fits(self._new, gradient):
             return gradient
         self._new = [v.to(g) for g, v in zip(gradient, self._new, strict=True)]  # a checkpoint brings it on the CPU
@@ -101,16 +121,16 @@ class LookSAM(SAMVariant):
         return [g + length.to(g) * v for g, v in zip(gradient, self._new, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
-        """The new part."""
+        """The reused part."""
         return {"new": self._new}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The new part."""
+        """Restore the reused part."""
         self._new = list(state["new"])
 
 
 class FriendlySAM(SAMVariant):
-    r"""F-SAM: climb along the batch's own noise, not along the gradient of all batches.
+    r"""F-SAM: climb along the noise of the batch, without the mean gradient over batches.
 
     :math:`e = \rho\, d/\|d\|` with :math:`d = g - \sigma m`, then
     :math:`m \leftarrow \lambda m + (1-\lambda) g`. The first step sets m = g and climbs along g, as the authors' code
@@ -121,6 +141,13 @@ class FriendlySAM(SAMVariant):
     Args:
         sigma: How much of the mean gradient is taken out, at least 0 (paper: 1).
         momentum: Decay of that mean, in [0, 1) (paper: 0.6 to 0.95).
+
+    Example:
+        >>> variant = FriendlySAM(sigma=1.0)
+        >>> variant.direction([torch.tensor([1.0, 1.0])])
+        [tensor([1., 1.])]
+        >>> variant.direction([torch.tensor([1.0, 3.0])])  # without the mean so far, (1, 1)
+        [tensor([0., 2.])]
     """
 
     def __init__(self, sigma: NonNegativeFloat = 1.0, momentum: Annotated[float, Range(low=0, below=1)] = 0.9) -> None:
@@ -130,7 +157,7 @@ class FriendlySAM(SAMVariant):
         self._mean: Gradients = []
 
     def direction(self, gradient: Gradients) -> Gradients:
-        """The gradient without the mean of the gradients before it."""
+        """The gradient minus the mean of earlier gradients."""
         if not _fits(self._mean, gradient):
             self._mean = [g.clone() for g in gradient]
             return gradient
@@ -144,12 +171,12 @@ class FriendlySAM(SAMVariant):
         return {"mean": self._mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The mean gradient."""
+        """Restore the mean gradient."""
         self._mean = list(state["mean"])
 
 
 def _fits(memory: Gradients, gradient: Gradients) -> bool:
-    """Whether there is a memory, of these parameters: a callback may have frozen some meanwhile, or set some free."""
+    """Whether there is a memory of these parameters: callbacks may have frozen or unfrozen some since."""
     return [m.shape for m in memory] == [g.shape for g in gradient]
 
 
