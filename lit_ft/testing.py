@@ -34,11 +34,15 @@ MakeCallback = Callable[[], Callback]
 
 
 class ForeignModule(pl.LightningModule):
-    """A LightningModule that knows nothing of lit_ft: dropout, batch norm, a metric, logging in its steps.
+    """A plain LightningModule that does not use lit_ft: dropout, batch norm, a metric, logging in its steps.
 
     Args:
         seed: Seed of the initial weights.
         norm: Whether there is a batch norm.
+
+    Example:
+        >>> ForeignModule(seed=0).model(torch.zeros(4, 6)).shape
+        torch.Size([4, 3])
     """
 
     def __init__(self, seed: int = 0, norm: bool = True) -> None:
@@ -65,12 +69,18 @@ class ForeignModule(pl.LightningModule):
         self.log("val/loss", F.cross_entropy(self.model(x).float(), y), batch_size=len(y))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW with decay: what is frozen by its gradient alone moves."""
+        """AdamW with decay, which also moves weights whose gradient is zero."""
         return torch.optim.AdamW(self.parameters(), lr=1e-2, weight_decay=0.1)
 
 
 class ForeignData(pl.LightningDataModule):
-    """Rows for ``ForeignModule``, in an order that resumes exactly."""
+    """Rows for ``ForeignModule``, in an order that resumes exactly.
+
+    Example:
+        >>> inputs, labels = next(iter(ForeignData().train_dataloader()))
+        >>> inputs.shape, labels.shape
+        (torch.Size([4, 6]), torch.Size([4]))
+    """
 
     def _loader(self, training: bool) -> Any:
         generator = torch.Generator().manual_seed(7)
@@ -89,7 +99,7 @@ class ForeignData(pl.LightningDataModule):
 
 
 class _Logged(Callback):
-    """The values that are known after each batch and each validation."""
+    """The logged values after each batch and each validation."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -122,16 +132,22 @@ def fit_foreign(
     """Train a small module for two epochs from a fixed seed.
 
     Args:
-        callbacks: What is tested.
-        folder: Where checkpoints and ``metrics.csv`` go; None writes nothing.
+        callbacks: The callbacks to test.
+        folder: Folder for checkpoints and ``metrics.csv``; None writes nothing.
         module: The module; ``ForeignModule()`` by default.
         data: Its data; ``ForeignData()`` by default.
-        crash_at: Micro-batch before which the run dies.
-        resume: Checkpoint to go on from.
+        crash_at: Number of the micro-batch before which the run crashes.
+        resume: Checkpoint to resume from.
         trainer: Further arguments of the trainer.
 
     Returns:
         The module and the trainer.
+
+    Example:
+        >>> from lit_ft.callbacks import SAM
+        >>> module, trainer = fit_foreign([SAM(rho=0.05)], max_steps=3)
+        >>> type(module).__name__, trainer.global_step
+        ('ForeignModule', 3)
     """
     pl.seed_everything(11, verbose=False)
     kept = [] if folder is None else [RunCheckpoint(every_n_steps=1, keep=50)]
@@ -153,7 +169,12 @@ def fit_foreign(
 
 
 def difference(a: Any, b: Any, path: str = "") -> list[str]:
-    """Where two nested structures of tensors and plain data differ, bit by bit."""
+    """Paths at which two nested structures of tensors and plain data differ, bit by bit.
+
+    Example:
+        >>> difference({"weights": [torch.ones(2)], "step": 3}, {"weights": [torch.zeros(2)], "step": 3})
+        ['/weights[0]']
+    """
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return [] if a.shape == b.shape and torch.equal(a, b) else [path]
     if isinstance(a, dict) and isinstance(b, dict):
@@ -166,12 +187,17 @@ def difference(a: Any, b: Any, path: str = "") -> list[str]:
 
 
 def assert_equal_runs(a: Path, b: Path, ignore: tuple[str, ...] = ()) -> None:
-    """The last checkpoints and the logged values of two run folders are the same, bit by bit.
+    """Check that the last checkpoints and the logged values of two run folders are the same, bit by bit.
 
     Args:
         a: Folder of one run.
         b: Folder of the other.
         ignore: Parts of paths inside the checkpoint that may differ (wall-clock values).
+
+    Example:
+        >>> for name in ("a", "b"):
+        ...     _ = fit_foreign([], Path(name), max_steps=2)
+        >>> assert_equal_runs(Path("a"), Path("b"), ignore=("start_time", "/timer"))
     """
     checkpoints = [newest_whole(folder / "checkpoints")[0] for folder in (a, b)]
     loaded = [torch.load(path, map_location="cpu", weights_only=True) for path in checkpoints if path is not None]
@@ -183,7 +209,12 @@ def assert_equal_runs(a: Path, b: Path, ignore: tuple[str, ...] = ()) -> None:
 
 
 def assert_resumes(make: MakeCallback, folder: Path, crash_at: int = 13, **fit: Any) -> None:
-    """A run that dies before micro-batch ``crash_at`` and goes on equals one that was never interrupted."""
+    """Check that a run that crashes before micro-batch ``crash_at`` and resumes equals an uninterrupted one.
+
+    Example:
+        >>> from lit_ft.callbacks import SAM
+        >>> assert_resumes(lambda: SAM(every_n_steps=2), Path("resumed"), crash_at=2, max_steps=3)
+    """
     makers = {name: fit.pop(name) for name in ("make_module", "make_data") if name in fit}
 
     def run(name: str, **more: Any) -> None:
@@ -199,9 +230,14 @@ def assert_resumes(make: MakeCallback, folder: Path, crash_at: int = 13, **fit: 
 
 
 def assert_begins_anew(make: MakeCallback, **fit: Any) -> None:
-    """An object that has served in a fit of other weights, whether it came to its end or died, serves like a new one.
+    """Check that a callback from an earlier fit of other weights, finished or crashed, works like a new one.
 
-    Weights, logged values, its state and its report are the same, bit by bit; and that fit's module has no trace of it.
+    Weights, logged values, its state and its report are the same, bit by bit; the module of the earlier fit keeps no
+    trace of it.
+
+    Example:
+        >>> from lit_ft.callbacks import SAM
+        >>> assert_begins_anew(lambda: SAM(rho=0.05), max_steps=2)
     """
     makers = {name: fit.pop(name) for name in ("make_module", "make_data") if name in fit}
 
@@ -227,7 +263,7 @@ def assert_begins_anew(make: MakeCallback, **fit: Any) -> None:
 
 
 def _traces(module: pl.LightningModule) -> set[str]:
-    """Hooks, parameters that are trained, and methods of its own: what a callback may leave on a module."""
+    """Possible traces of a callback on a module: hooks, trained parameters, and methods of the object."""
     found = {f"own {name}" for name, value in vars(module).items() if inspect.isroutine(value)}
     for name, child in module.named_modules():
         hooks = (child._forward_hooks, child._forward_pre_hooks, child._backward_hooks, child._backward_pre_hooks)
@@ -240,9 +276,13 @@ def _traces(module: pl.LightningModule) -> set[str]:
 
 
 def assert_no_op(make: MakeCallback, folder: Path, **fit: Any) -> None:
-    """With this callback a run has the weights and the logged values of a run without it, bit by bit.
+    """Check that a run with this callback has the weights and logged values of one without it, bit by bit.
 
-    It may log values of its own, in the rows of the run or in rows that hold nothing else.
+    The callback may log further values, in the rows of the run or in rows of their own.
+
+    Example:
+        >>> from lit_ft.callbacks import SAM
+        >>> assert_no_op(lambda: SAM(rho=0.0), Path("no_op"), max_steps=2)
     """
     for name, callbacks in (("with", [make()]), ("without", [])):
         fit_foreign(callbacks, folder / name, **fit)
@@ -264,7 +304,7 @@ def assert_no_op(make: MakeCallback, folder: Path, **fit: Any) -> None:
 
 
 def check_callback(make: MakeCallback, folder: Path, no_op: MakeCallback | None = None, **fit: Any) -> None:
-    """All contracts of a callback on a foreign module.
+    """Check all contracts of a callback on a module that does not use lit_ft; takes some seconds.
 
     Trains plainly, with accumulation and clipping, and in bf16-mixed; crashes and resumes bit-exactly (also inside an
     epoch with accumulation); with ``no_op``, equals training without it bit by bit; leaves no hook and no changed
@@ -273,8 +313,10 @@ def check_callback(make: MakeCallback, folder: Path, no_op: MakeCallback | None 
     Args:
         make: Makes the callback.
         folder: An empty folder.
-        no_op: Makes it in the setting that does nothing.
+        no_op: Makes the callback in the setting without effect.
         fit: Further arguments of ``fit_foreign``.
+
+    See also: :func:`assert_resumes`, :func:`assert_begins_anew` and :func:`assert_no_op`, which check one contract.
     """
     pickle.loads(pickle.dumps(make()))
     copy.deepcopy(make())

@@ -26,31 +26,48 @@ OTHER_WEIGHTS = (BaseFinetuning, ModelPruning, StochasticWeightAveraging, Weight
 
 
 class FitCallback(pl.Callback):
-    """A callback that says by class attributes what it needs, what it remembers and where it stands.
+    """A callback that declares its requirements, its state and its place in the list by class attributes.
 
-    ``needs`` is checked in ``setup`` of a fit; what logs under fixed names (``one of its class``) in every stage:
+    ``needs`` is checked in ``setup`` of a fit; ``one of its class`` in every stage, because evaluation logs, too:
 
     - ``automatic optimization``: the module does not step its optimizers itself;
-    - ``one device``, or ``one device or ddp``: sharded strategies do not hold whole weights and gradients;
+    - ``one device``, or ``one device or ddp``: with sharded strategies no process has whole weights and gradients;
     - ``gradients without a scale``: no fp16 scaler;
     - ``clipping by norm``: no clipping by value, which fails in a step that leaves no gradient;
     - ``no other weights``: no callback of Lightning that averages, prunes or unfreezes weights. Those pair parameters
       by position with a copy made earlier, look for them under names that change, or mix them with earlier values;
     - ``one of its class``: a second one would log under the same names.
 
-    One object serves several runs: when a fit begins anew, the attributes named in ``remembers`` and ``forgets`` get
-    the values back that they had before the first run. A second ``fit`` of one trainer goes on. The attributes of
-    ``remembers`` are the state in checkpoints, which is read after ``setup``.
+    One object serves several runs: when a fit begins anew, the attributes named in ``remembers`` and ``forgets`` return
+    to the values that they had before the first run. A second ``fit`` of one trainer goes on. The attributes of
+    ``remembers`` are the state in checkpoints, which is loaded after ``setup``.
+
+    See also: :class:`~lit_ft.core.measurement.Measurement`, the base class of callbacks that measure.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> class StepCounter(FitCallback):
+        ...     remembers = ("steps",)
+        ...     steps = 0
+        ...     def on_train_batch_end(self, *args):
+        ...         self.steps += 1
+        >>> counter = StepCounter()
+        >>> _ = fit_foreign([counter], max_steps=3)
+        >>> counter.state_dict()
+        {'steps': 3}
+        >>> _ = fit_foreign([counter], max_steps=2)  # another fit begins anew
+        >>> counter.steps
+        2
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()
-    """What must hold, else the fit is refused."""
+    """Requirements, without which the fit is refused."""
     by_hand: ClassVar[str] = ""
-    """What to do instead where the module optimises by hand, for the error message."""
+    """Advice in the error message for modules that optimise by hand."""
     remembers: ClassVar[tuple[str, ...]] = ()
-    """Attributes of plain data and tensors that are saved, each under its name without leading underscores."""
+    """Attributes (plain data and tensors) that are saved, each under its name without leading underscores."""
     forgets: ClassVar[tuple[str, ...]] = ()
-    """Further attributes that begin anew; they are in no checkpoint, or in a form of the subclass's own."""
+    """Further attributes that begin anew; they are not saved, or the subclass saves them in its own form."""
     first: ClassVar[bool] = False
     """Whether it makes itself the first callback of the trainer."""
     before: ClassVar[tuple[type[pl.Callback], ...]] = ()
@@ -60,16 +77,16 @@ class FitCallback(pl.Callback):
     _at_first: dict[str, Any] | None = None
 
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Remove hooks and everything else from the module; at the end of each stage, and when one dies."""
+        """Remove hooks and everything else from the module; called at the end of each stage and after an exception."""
 
     def log_step(self, trainer: pl.Trainer, module: pl.LightningModule, values: Mapping[str, Any]) -> None:
-        """Log values of the step that is being made, if a logger writes it: ``log`` costs half a millisecond."""
+        """Log values of the present step, if a logger writes it: ``log`` costs half a millisecond."""
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (trainer.global_step + 1) % every == 0:
             module.log_dict(values, on_step=True, on_epoch=False)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a run that lacks what is needed, settle the order, and begin anew."""
+        """Check the requirements, settle the order of the callbacks, and begin anew."""
         for need in self.needs:
             if stage == "fit" or need == "one of its class":
                 self._refuse_without(need, trainer, pl_module)
@@ -131,16 +148,16 @@ class FitCallback(pl.Callback):
 
     @property
     def state_key(self) -> str:
-        """The name of the class; without state one of its own, as Lightning refuses two callbacks of one key."""
+        """The name of the class; unique for each object without state, as Lightning refuses two equal keys."""
         stateless = not self.remembers and type(self).state_dict is FitCallback.state_dict
         return f"{super().state_key} {id(self)}" if stateless else super().state_key
 
     def state_dict(self) -> dict[str, Any]:
-        """What is remembered, in containers of its own."""
+        """The attributes in ``remembers``, in new containers."""
         return {name.lstrip("_"): _copied(getattr(self, name)) for name in self.remembers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with what a run knew."""
+        """Restore the attributes in ``remembers``."""
         self._note_first()
         for name in self.remembers:
             setattr(self, name, _copied(state_dict[name.lstrip("_")]))

@@ -7,27 +7,50 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 
 def begins_anew(trainer: pl.Trainer, stage: str) -> bool:
-    """Whether a callback forgets in ``setup`` what an earlier fit has left in it.
+    """Whether a callback resets, in ``setup``, the state that an earlier fit left in it.
 
-    So it does where the trainer has not made a step: the same object may serve several runs in a notebook. A second
-    ``fit`` of one trainer goes on after the steps it has made, and with what its callbacks know. A run that resumes
-    gets their state from the checkpoint, which is read after ``setup``.
+    It does so if the trainer has not made a step yet: the same object may serve several runs in a notebook. A second
+    ``fit`` of one trainer goes on after its earlier steps, with the state of its callbacks. A resumed run gets their
+    state from the checkpoint, which is loaded after ``setup``.
+
+    See also: :func:`from_its_start`.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> _, trainer = fit_foreign([], max_steps=1)
+        >>> begins_anew(trainer, "fit")  # a second fit of this trainer would go on
+        False
     """
     return stage == "fit" and trainer.global_step == 0
 
 
 def from_its_start(trainer: pl.Trainer) -> bool:
-    """Whether a run neither resumes nor goes on with its trainer; asked in ``on_fit_start`` and later."""
+    """Whether a run neither resumes nor continues an earlier fit of its trainer; for ``on_fit_start`` and later hooks.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> _, trainer = fit_foreign([], max_steps=1)
+        >>> from_its_start(trainer)
+        False
+    """
     return trainer.ckpt_path is None and trainer.global_step == 0
 
 
 def training_ends(trainer: pl.Trainer) -> bool:
-    """Whether no batch follows; asked in ``on_train_epoch_end``.
+    """Whether training ends with this epoch; for ``on_train_epoch_end``.
 
-    What a callback does there is in the last checkpoint and in the report, which are written in ``on_train_end`` before
-    later callbacks of the list get their turn. Lightning asks its ``EarlyStopping`` after all other callbacks, wherever
-    it stands; what it is going to say is said here. It is not known of a key that the module logs in its own
-    ``on_train_epoch_end``.
+    Results of that hook are in the last checkpoint and in the report, which are written in ``on_train_end``, before
+    later callbacks in the list. Lightning runs ``EarlyStopping`` after all other callbacks, wherever it stands; its
+    decision is anticipated here, except for a key that the module logs in its own ``on_train_epoch_end``.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> class Ends(pl.Callback):
+        ...     def on_train_epoch_end(self, trainer, module):
+        ...         print(trainer.current_epoch, training_ends(trainer))
+        >>> _ = fit_foreign([Ends()], max_epochs=2)
+        0 False
+        1 True
     """
     loop = trainer.fit_loop
     steps, epochs = loop.max_steps, loop.max_epochs
@@ -45,7 +68,7 @@ def _monitors(trainer: pl.Trainer) -> list[EarlyStopping]:
 
 
 def _stops(trainer: pl.Trainer, monitor: EarlyStopping) -> bool:
-    """Whether it is about to stop the training; a copy is asked, so that it counts its patience once."""
+    """Whether it is about to stop training; a copy is asked, so that patience is not counted twice."""
     before, trainer.should_stop = trainer.should_stop, False
     asked = copy.copy(monitor)
     asked.verbose = False

@@ -1,4 +1,4 @@
-"""The base class of callbacks that measure a network while it is trained, so that training does not notice."""
+"""The base class of callbacks that measure a network in training without an effect on it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -19,11 +19,18 @@ When = Literal["start", "validation", "end"]
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """What a measurement looks at.
+    """The run that is measured.
 
     Args:
         trainer: The trainer of the run.
         module: The module that is trained, unwrapped.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> module, trainer = fit_foreign([], max_steps=3)
+        >>> run = MeasuredRun(trainer, module)
+        >>> run.step, len(list(run.loader("val_dataloader")))  # 44 rows in batches of 4
+        (3, 11)
     """
 
     trainer: pl.Trainer
@@ -31,11 +38,11 @@ class MeasuredRun:
 
     @property
     def step(self) -> int:
-        """Optimizer steps that were made."""
+        """Number of optimizer steps so far."""
         return self.trainer.global_step
 
     def loader(self, source: str, data: pl.LightningDataModule | None = None) -> Handed:
-        """Batches of a loader that the trainer does not use, such as ``val_dataloader``; see ``own_loader``."""
+        """Batches of a new loader, such as ``val_dataloader``; see ``own_loader``."""
         return own_loader(self.trainer, self.module, source, data)
 
     def precision(self) -> AbstractContextManager[Any]:
@@ -45,7 +52,17 @@ class MeasuredRun:
 
 @contextmanager
 def looking(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[MeasuredRun]:
-    """Inside, a module in evaluation mode and without gradient; afterwards the run is as it was, see ``silent``."""
+    """A context with the module in evaluation mode and without gradient; the run is restored after it, see ``silent``.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> module, trainer = fit_foreign([], max_steps=3)
+        >>> with looking(trainer, module) as run:
+        ...     run.step, module.training, torch.is_grad_enabled()
+        (3, False, False)
+        >>> module.training
+        True
+    """
     with silent(trainer, module), torch.no_grad():
         module.eval()
         yield MeasuredRun(trainer, module)
@@ -59,13 +76,26 @@ class Measurement(FitCallback):
     ``steps``, and logged under ``prefix``: at their step after a validation; in every row with ``every_n_steps``, as
     Lightning repeats the last value of a key in every row, so that a resumed run writes the same rows; and at the end.
 
-    The checkpoint holds what ``remembers`` names: the whole history, or ``_last``, the values measured last.
+    Checkpoints hold the attributes in ``remembers``: the whole history, or only ``_last``, the latest values.
+
+    See also: :class:`~lit_ft.core.callback.FitCallback`, for requirements and state.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> class Evaluated(Measurement):
+        ...     when = ("start", "end")
+        ...     def measure(self, run):
+        ...         return {"step": run.step, "dropout": run.module.training}
+        >>> evaluated = Evaluated()
+        >>> _ = fit_foreign([evaluated], max_steps=3)
+        >>> evaluated.history
+        {'step': [0, 3], 'dropout': [False, False]}
     """
 
     when: ClassVar[tuple[When, ...]] = ()
-    """``start``: before the first step; ``validation``: after each one; ``end``: after the last step, if not yet."""
+    """``start``: before the first step; ``validation``: after each validation; ``end``: after the last step."""
     prefix: str = ""
-    """What stands before each name in the log."""
+    """Prefix of each name in the log."""
     on_bar: ClassVar[bool] = False
     """Whether values after a validation are shown in the progress bar."""
     remembers: ClassVar[tuple[str, ...]] = ("steps", "history")
@@ -80,14 +110,14 @@ class Measurement(FitCallback):
         self._measured_at = -1
 
     def measure(self, run: MeasuredRun) -> Mapping[str, Any]:
-        """Numbers by name, or numbers by name for each of several groups."""
+        """Numbers by name, or by group and name."""
         raise NotImplementedError(f"{type(self).__name__} defines measure(run)")
 
     def prepare(self, run: MeasuredRun) -> None:
-        """Get what measurements need when training starts, also when it is resumed; under the same protection."""
+        """Prepare for measurements when training starts or resumes; the run is protected as in ``measure``."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prepare, and measure the start, if that was not done before a resume."""
+        """Prepare, and measure the start, unless the run was resumed."""
         with looking(trainer, pl_module) as run:
             self.prepare(run)
         if "start" in self.when and not self.steps:
@@ -123,7 +153,7 @@ class Measurement(FitCallback):
         return True
 
     def take(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Measure now; nothing is kept of a measurement that fails."""
+        """Measure now; of a measurement that raises an error nothing is kept."""
         with looking(trainer, module) as run:
             values = self.measure(run)
         self._measured_at = trainer.global_step
@@ -132,7 +162,7 @@ class Measurement(FitCallback):
         _append(self.history, values)
 
     def named(self) -> dict[str, float]:
-        """The values measured last under their names in the log."""
+        """The latest values by their names in the log."""
         return {f"{self.prefix}{name}": value for name, value in self._last.items()}
 
     @override
@@ -142,7 +172,7 @@ class Measurement(FitCallback):
             self._last = _flat(pick(self.history, -1))
 
     def report(self) -> dict[str, Any]:
-        """The first and the last values, and all of them over the steps."""
+        """The first and the last values, and the curves over the steps."""
         ends = {"start": 0, "end": -1} if self.steps else {}
         return {
             **{name: pick(self.history, place) for name, place in ends.items()},
@@ -152,7 +182,12 @@ class Measurement(FitCallback):
 
 
 def pick(curves: Mapping[str, Any], place: int) -> dict[str, Any]:
-    """The values at one place of each curve."""
+    """The values at one place of each curve.
+
+    Example:
+        >>> pick({"old": {"loss": [2.0, 1.0]}, "accuracy": [0.5, 0.75]}, -1)
+        {'old': {'loss': 1.0}, 'accuracy': 0.75}
+    """
     return {name: pick(c, place) if isinstance(c, Mapping) else c[place] for name, c in curves.items()}
 
 

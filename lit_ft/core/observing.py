@@ -1,4 +1,4 @@
-"""Looking at a network in a run of somebody else: batches of one's own, the output of one of its parts, the labels."""
+"""Observing a network in any run: batches of a new loader, the output of a submodule, the labels."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -15,12 +15,20 @@ from lit_ft.core.errors import ConfigError, nearest
 
 @dataclass
 class Handed:
-    """The batches of a loader as the training loop would hand them to a step: precision, data hooks, device.
+    """The batches of a loader as the training loop passes them to a step: precision, transfer hooks, device.
 
     Args:
-        trainer: Of the run.
-        loader: None has no batches.
-        data: Whose hooks are asked before those of the module; None where the batches come from no data module.
+        trainer: The trainer of the run.
+        loader: The loader; None has no batches.
+        data: The data module, whose transfer hooks come before those of the module; None if there is no data module.
+
+    See also: :func:`own_loader`.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> _, trainer = fit_foreign([], max_steps=1, precision="64-true")
+        >>> [batch.dtype for batch in Handed(trainer, [torch.zeros(2), torch.ones(2)], data=None)]
+        [torch.float64, torch.float64]
     """
 
     trainer: pl.Trainer
@@ -40,7 +48,17 @@ class Handed:
 
 
 def set_up(data: pl.LightningDataModule, trainer: pl.Trainer, stage: str = "fit") -> None:
-    """Set up a data module that is not the trainer's own; every process calls it."""
+    """Set up a data module that is not the trainer's own; every process calls it.
+
+    Example:
+        >>> from lit_ft.data import GaussianClusters
+        >>> from lit_ft.testing import fit_foreign
+        >>> _, trainer = fit_foreign([], max_steps=1)
+        >>> data = GaussianClusters(rows=10, val_fraction=0.2, test_fraction=0.0, batch_size=4)
+        >>> set_up(data, trainer)
+        >>> len(data.train_dataloader())  # 8 rows
+        2
+    """
     data.trainer = trainer  # a data module asks its trainer for the tokenizer
     if trainer.local_rank == 0:
         data.prepare_data()
@@ -51,15 +69,21 @@ def set_up(data: pl.LightningDataModule, trainer: pl.Trainer, stage: str = "fit"
 def own_loader(
     trainer: pl.Trainer, module: pl.LightningModule, source: str, other: pl.LightningDataModule | None = None
 ) -> Handed:
-    """The batches of a loader that the trainer does not use: how far it has come is part of the run.
+    """The batches of a new loader: the position of the trainer's own loaders is part of the run.
 
-    Of several loaders the first; no batches where nobody has such a loader.
+    Of several loaders it takes the first; there are no batches if neither module nor data module has such a loader.
 
     Args:
-        trainer: Of the run.
-        module: Asked for loaders where there is no data module.
+        trainer: The trainer of the run.
+        module: The module, whose loaders are read if there is no data module.
         source: Name of the method that makes the loader, such as ``val_dataloader``.
-        other: The data module in the place of the trainer's own.
+        other: A data module instead of the trainer's own.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> module, trainer = fit_foreign([], max_steps=1)
+        >>> sum(len(labels) for _, labels in own_loader(trainer, module, "val_dataloader"))
+        44
     """
     data = getattr(trainer, "datamodule", None) if other is None else other
     used = {"train_dataloader": trainer.train_dataloader, "val_dataloader": trainer.val_dataloaders}.get(source)
@@ -75,7 +99,15 @@ def own_loader(
 
 @contextmanager
 def output_of(module: pl.LightningModule, name: str) -> Iterator[list[Tensor]]:
-    """Inside, a list that collects what a submodule gives out, one tensor a call."""
+    """A context with a list that collects the outputs of a submodule, one tensor for each call.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> with output_of(network, "0") as outputs:
+        ...     _ = network(torch.ones(4, 2))
+        >>> [output.shape for output in outputs]
+        [torch.Size([4, 3])]
+    """
     names = dict(module.named_modules())
     if name not in names:
         raise ConfigError("module", name, f"a submodule of {type(module).__name__}{nearest(name, names)}")
@@ -92,7 +124,12 @@ def output_of(module: pl.LightningModule, name: str) -> Iterator[list[Tensor]]:
 
 
 def labels_of(batch: Any) -> Tensor:
-    """The classes in a batch: of a key such as ``labels``, or the second of a pair."""
+    """The classes in a batch: under a key such as ``labels``, or the second of a pair.
+
+    Example:
+        >>> labels_of({"images": torch.zeros(2, 3), "labels": torch.tensor([1, 0])})
+        tensor([1, 0])
+    """
     if isinstance(batch, dict):
         for key in ("labels", "targets", "label", "target", "y"):
             if key in batch:
