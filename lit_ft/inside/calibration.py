@@ -1,4 +1,4 @@
-"""How far the confidence of a classifier is from how often it is right."""
+"""The difference between the confidence of a classifier and its accuracy."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -20,7 +20,7 @@ class Calibration(FitCallback):
     .. math:: \sum_b \frac{n_b}{n} \lvert \mathrm{accuracy}_b - \mathrm{confidence}_b \rvert
 
     over bins b of equal width of the largest softmax probability; torchmetrics computes it, over all processes. Reads
-    the logits that the module's own forward passes make: no further pass, and nothing of the training is touched.
+    the logits of the module's own forward passes: there is no further pass, and training does not change.
 
     Logs ``val/calibration_error`` and ``test/calibration_error``. Needs batches with labels (a key such as ``labels``,
     or the second of a pair) and a submodule whose output is logits of shape (rows, classes).
@@ -29,8 +29,14 @@ class Calibration(FitCallback):
     arXiv 2302.06600, for grafted against fine-tuned networks.
 
     Args:
-        output: Name of the submodule that gives logits.
+        output: Name of the submodule whose output is the logits.
         bins: Number of bins, at least 1.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> _, trainer = fit_foreign([Calibration(output="model")], max_epochs=1)
+        >>> round(trainer.callback_metrics["val/calibration_error"].item(), 1)
+        0.2
     """
 
     needs = ("one of its class",)
@@ -44,13 +50,13 @@ class Calibration(FitCallback):
         self._error: MulticlassCalibrationError | None = None
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to look."""
+        """Start to record the output of the submodule."""
         self._stop()
         self._observed, self._error = ExitStack(), None
         self._outputs = self._observed.enter_context(output_of(pl_module, self.output))
 
     def on_validation_batch_start(self, *_: Any) -> None:
-        """Forget what was put out since the last batch."""
+        """Drop outputs from before this batch."""
         self._outputs.clear()
 
     def on_validation_batch_end(
@@ -62,7 +68,7 @@ class Calibration(FitCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Add a batch: the first output since its start is that of the step."""
+        """Add a batch; the first output since its start is that of the module's step."""
         labels = labels_of(batch)
         logits = self._outputs[0].detach().float() if self._outputs else None
         if logits is None or logits.ndim != 2 or len(logits) != len(labels):
@@ -73,7 +79,7 @@ class Calibration(FitCallback):
         self._error.update(logits.softmax(-1), labels)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log it."""
+        """Log the error."""
         self._log(pl_module, "val")
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -89,7 +95,7 @@ class Calibration(FitCallback):
         self.on_validation_batch_end(*args, **kwargs)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log it."""
+        """Log the error."""
         self._log(pl_module, "test")
 
     def _log(self, module: pl.LightningModule, stage: str) -> None:

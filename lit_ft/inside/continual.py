@@ -46,7 +46,7 @@ class ContinualScores(Metric):
         self.add_state("rows", default=[], dist_reduce_fx=None)
 
     def update(self, scores: Sequence[float] | Tensor) -> None:
-        """Add the scores on all tasks after one more stage."""
+        """Add a row: the scores on all tasks after one more stage."""
         row = torch.as_tensor(scores, dtype=torch.float64)
         if self.rows and len(row) != len(self.rows[0]):
             raise ConfigError("scores", len(row), f"a score for each of {len(self.rows[0])} tasks")

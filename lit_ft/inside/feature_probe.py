@@ -1,4 +1,4 @@
-"""How much of the task can be read off the network's features by a linear map."""
+"""How well a linear map of the network's features solves the task."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lit_ft.inside.linear_probe import fit_linear_probe
 class FeatureProbe(Measurement):
     r"""Fits a linear classifier on the features of training rows, and measures it on the validation rows.
 
-    With ``data`` it reads those rows instead of the training's: what a new task finds in the features. With
-    ``fit_on: val`` it is fitted on validation rows and measured on test rows: where these differ from training (a
-    spurious feature is no longer one), that says what the features hold, and not what training rewards.
+    With ``data`` it reads the rows of that data module: how well the features serve a new task. With ``fit_on: val`` it
+    is fitted on validation rows and measured on test rows: if these differ from training rows (a spurious feature no
+    longer predicts the class), it shows what the features contain rather than what training rewards.
 
-    At the start of the fit it measures the network as it was before: the baseline of frozen features, which fine-tuning
-    has to beat on the same rows. Features are taken in eval mode without gradient; the run itself is left untouched: no
-    random number is drawn, no buffer or metric changes. See :func:`lit_ft.inside.linear_probe.fit_linear_probe`.
+    At the start of the fit it measures the network before training: the baseline of frozen features, which fine-tuning
+    has to beat on the same rows. Features are computed in evaluation mode without gradient; the run does not change: no
+    random number is drawn, no buffer or metric changes.
 
     Logs ``<name>/accuracy`` at each measurement; the report holds the first and the last, and the share of the
     most frequent class. Cost: one forward pass over ``num_rows`` training rows and the validation rows each time.
@@ -37,11 +37,24 @@ class FeatureProbe(Measurement):
         num_rows: Rows to fit on, the first of epoch 0; None takes all.
         max_eval_rows: Rows to measure on at most; None takes all.
         at_start: Measure before the first step.
-        at_validation: Measure after each validation too; needs the forward passes again.
-        penalty: Of the squared weights of the classifier, in rows.
+        at_validation: Measure after each validation too, with new forward passes.
+        penalty: Penalty on the squared weights of the classifier, in rows.
         fit_on: ``train`` (measured on validation rows) or ``val`` (measured on test rows).
-        data: Another data module of the same batches; None takes that of the training.
-        name: In the log; several probes need one each.
+        data: Another data module with the same kind of batches; None takes the trainer's own.
+        name: Name in the log; each of several probes needs its own.
+
+    See also: :func:`~lit_ft.inside.linear_probe.fit_linear_probe`.
+
+    Example:
+        >>> from lit_ft.data import GaussianClusters
+        >>> from lit_ft.methods import ImageClassifier
+        >>> from lit_ft.testing import fit_foreign
+        >>> method = ImageClassifier({"config": {"model_type": "mlp", "width": 8, "depth": 1}})
+        >>> data = GaussianClusters(rows=200, classes=2, distance=9.0)
+        >>> probe = FeatureProbe()
+        >>> _ = fit_foreign([probe], module=method, data=data, max_steps=1)
+        >>> probe.report()["first"]["accuracy"]  # random features of clusters that are far apart
+        1.0
     """
 
     when = ("validation",)
@@ -67,7 +80,7 @@ class FeatureProbe(Measurement):
         self.measured: list[dict[str, float]] = []
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse two probes that would log under one name; set up the other data."""
+        """Refuse two probes with one name, and set up ``data``."""
         super().setup(trainer, pl_module, stage)
         probes: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(probe, FeatureProbe) and probe.name == self.name for probe in probes) > 1:
@@ -81,7 +94,7 @@ class FeatureProbe(Measurement):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Measure the frozen features; not again when a run is resumed."""
+        """Measure the frozen features, unless the run was resumed."""
         if self.at_start and trainer.global_step == 0 and not self.measured:
             self.take(trainer, pl_module)
         if self.at_start and trainer.current_epoch == 0 and self.measured and self.measured[0]["step"] == 0:
@@ -89,7 +102,7 @@ class FeatureProbe(Measurement):
             pl_module.log(f"{self.prefix}accuracy", self.measured[0]["accuracy"], on_step=True, on_epoch=False)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the features as they are now."""
+        """Measure the present features."""
         if self.at_validation:
             super().on_validation_epoch_end(trainer, pl_module)
 
@@ -113,7 +126,7 @@ class FeatureProbe(Measurement):
         return {"accuracy": self.measured[-1]["accuracy"]}
 
     def _collect(self, run: MeasuredRun, source: str, limit: int | None) -> tuple[Tensor, Tensor]:
-        """Features and labels of the first rows of a loader of our own, on every process those of all."""
+        """Features and labels of the first rows of a new loader, gathered from all processes."""
         found: list[tuple[Tensor, Tensor]] = []
         rows = 0
         for batch in run.loader(source, self.data):
@@ -139,7 +152,7 @@ class FeatureProbe(Measurement):
 
     @property
     def state_key(self) -> str:
-        """One state for each name and module that is probed."""
+        """One state for each name and probed module."""
         return f"FeatureProbe{{name={self.name}, module={self.module}}}"
 
     def report(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How well old tasks are still done while a new one is learned."""
+"""Performance on old tasks while a new one is learned."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -25,22 +25,33 @@ class Forgetting(Measurement):
     """Evaluates other data beside the training data: at the start of the fit, every n steps, and at its end.
 
     Each data module is evaluated with the module's own loss and metrics: ``compute`` and ``new_metrics`` of a
-    ``Method``; of another LightningModule what its ``validation_step`` returns as loss and logs. Training does not
-    notice: randomness, buffers, metrics, training mode and logged values are as without it. The loaders are the
-    callback's own.
+    ``Method``; for another LightningModule the loss that its ``validation_step`` returns, and the values it logs.
+    Training does not change: randomness, buffers, metrics, training mode and logged values are as without it. The
+    callback has its own loaders.
 
-    What learns slower also forgets less: compare two runs at the same loss on the new data, with
-    ``lit_ft.inside.continual.at_matched_loss``; give the new data here too, and the report has both curves.
+    A run that learns more slowly also forgets less: compare runs at the same loss on the new data, with
+    :func:`~lit_ft.inside.continual.at_matched_loss`; pass the new data here too, and the report has both curves.
 
-    Logs ``forgetting/<name>/loss`` and ``forgetting/<name>/<metric>`` with ``every_n_steps``: the newest values in
+    With ``every_n_steps`` it logs ``forgetting/<name>/loss`` and ``forgetting/<name>/<metric>``: the latest values in
     every row, and the last ones at the end. The report has every evaluation, the first and last one included. Cost: one
     forward pass over the data (or ``limit_batches``) each time.
 
     Args:
-        data: Data modules by name of the task; of the batch kind that the module reads.
+        data: Data modules by name of the task, with batches of the kind that the module reads.
         every_n_steps: Optimizer steps between two evaluations; None evaluates at the start and the end only.
         stage: Whether validation (``val``) or test (``test``) rows are read.
         limit_batches: Number of batches of each task; None takes all.
+
+    Example:
+        >>> from lit_ft.data import GaussianClusters
+        >>> from lit_ft.methods import ImageClassifier
+        >>> from lit_ft.testing import fit_foreign
+        >>> linear = {"config": {"model_type": "mlp", "depth": 0}}
+        >>> method = ImageClassifier(linear, optimizer=lambda weights: torch.optim.SGD(weights, lr=1.0))
+        >>> forgetting = Forgetting({"old": GaussianClusters(rows=100, seed=1)})
+        >>> _ = fit_foreign([forgetting], module=method, data=GaussianClusters(rows=100, seed=0), max_steps=2)
+        >>> forgetting.report()["old"]["change"]["loss"] > 0
+        True
     """
 
     when = ("start", "end")
@@ -61,7 +72,7 @@ class Forgetting(Measurement):
         self._loaders: dict[str, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Set up the data modules, and refuse what the module does not read."""
+        """Set up the data modules, and refuse those whose batches the module does not read."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
@@ -104,11 +115,11 @@ class Forgetting(Measurement):
         return results
 
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Let the loaders go."""
+        """Release the loaders."""
         self._loaders = {}
 
     def report(self) -> dict[str, Any]:
-        """First and last values of each task, their difference, and all of them."""
+        """First and last values of each task, their difference, and the curves."""
         tasks = {}
         for name, curves in self.history.items():
             tasks[name] = {
@@ -152,7 +163,7 @@ class _OfMethod:
 
 
 class _OfForeign:
-    """What the ``validation_step`` of any other LightningModule returns and logs, over batches."""
+    """Means of the values that the ``validation_step`` of another LightningModule returns and logs, over batches."""
 
     def __init__(self, module: pl.LightningModule) -> None:
         self.module, self.means = module, WeightedMeans()

@@ -1,4 +1,4 @@
-"""Whether fine-tuning stays so near its start that the network learns as if it were linear in its weights."""
+"""Whether fine-tuning stays so close to its start that the network learns as if it were linear in its weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,35 +20,48 @@ from lit_ft.inside.ntk import EmpiricalNTK, KernelPredictor, Kind
 
 
 class KernelRegime(Measurement):
-    r"""Compares a run with its linearisation at the start, on fixed training rows.
+    r"""Compares a network in training with its linearisation at the initial weights, on fixed training rows.
 
-    Logs, with outputs f, weights :math:`\theta` and gradients :math:`\nabla f` by them:
+    Logs, with outputs f, weights :math:`\theta` and gradients :math:`\nabla f` with respect to them:
 
     - ``kernel_regime/linearization_error`` :math:`\|f_t-f_0-\nabla f_0(\theta_t-\theta_0)\|/\|f_t-f_0\|`: near 0 where
       the network behaves linearly, 1 where the linear part explains nothing;
     - ``kernel_regime/feature_drift`` :math:`\|\nabla f_t-\nabla f_0\|/\|\nabla f_0\|`: near 0 where features are fixed;
-    - ``kernel_regime/kernel_accuracy``: of the kernel's solution on those rows (targets 1 for the class and -1 for the
-      others), on validation rows; a constant of the run, known before the first step;
-    - ``kernel_regime/accuracy``: of the network on the same validation rows.
+    - ``kernel_regime/kernel_accuracy``: accuracy on validation rows of the kernel's solution on those training rows
+      (targets 1 for the class and -1 for the others); constant in a run, computed before the first step;
+    - ``kernel_regime/accuracy``: accuracy of the network on the same validation rows.
 
-    Everything runs in eval mode and without autocast, one row at a time, and leaves no trace in the run. Memory: rows
-    x outputs x trained weights, and a copy of all trained weights. Cost: a forward and ``outputs`` backwards for each
-    training row at each measurement, and for each validation row at the start.
+    Everything runs in evaluation mode and without autocast, one row at a time, and does not change the run. Memory:
+    rows x outputs x trained weights, and a copy of all trained weights. Cost: a forward and ``outputs`` backward passes
+    for each training row at each measurement, and for each validation row at the start.
 
-    Needs batches whose tensors have a row each along their first dimension, labels in them, and whole weights on each
-    process (no sharding). Under several processes each looks at its own rows and the first one logs.
+    Needs batches with labels whose tensors have the rows along their first dimension, and whole weights on each process
+    (no sharding). With several processes each measures its own rows, and the first one logs.
 
     Args:
         module: Name of the submodule whose output is f, of shape (1, outputs); None asks the module's ``predict_step``.
         kind: Kernel of ``kernel_accuracy``: ``sgd``, ``sign`` or ``asymmetric`` (paper: Adam).
-        ridge: Of the kernel's solution, 0 or more, in units of the mean of the kernel's diagonal.
-        selection: Parameters that are differentiated, whole tensors; None takes all that are trained. What else is
-            trained moves the outputs but is not in the linearisation.
+        ridge: Ridge of the kernel's solution, 0 or more, in units of the mean of the kernel's diagonal.
+        selection: Parameters to differentiate by, whole tensors; None takes all trained ones. Other trained parameters
+            change the outputs but are not in the linearisation.
         every_n_steps: Optimizer steps between measurements, at least 1.
         num_batches: Batches for training and for validation, the first ones of epoch 0, at least 1. Paper: 16 to 512
             rows a class.
 
     Source: A kernel-based view of language model fine-tuning, 2022 (C2); princeton-nlp/LM-Kernel-FT.
+
+    See also: :class:`~lit_ft.inside.ntk.EmpiricalNTK`.
+
+    Example:
+        >>> from lit_ft.data import GaussianClusters
+        >>> from lit_ft.methods import ImageClassifier
+        >>> from lit_ft.testing import fit_foreign
+        >>> linear = ImageClassifier({"config": {"model_type": "mlp", "depth": 0}})
+        >>> regime = KernelRegime(every_n_steps=1)
+        >>> _ = fit_foreign([regime], module=linear, data=GaussianClusters(rows=40, features=4), max_steps=2)
+        >>> report = regime.report()
+        >>> report["verdict"], round(report["linearization_error"], 2), report["feature_drift"]
+        ('kernel regime', 0.0, 0.0)
     """
 
     prefix = "kernel_regime/"
@@ -70,7 +83,7 @@ class KernelRegime(Measurement):
         self._start: dict[str, Tensor] = {}
 
     def prepare(self, run: MeasuredRun) -> None:
-        """Linearise at the start; a resumed run goes back to the start of the first one for it."""
+        """Linearise at the initial weights; a resumed run takes them from its checkpoint."""
         module = run.module
         self._parameters = self._chosen(module)
         moving = _moving(module)
@@ -143,7 +156,7 @@ class KernelRegime(Measurement):
 
     @contextmanager
     def _at_start(self, module: pl.LightningModule) -> Iterator[None]:
-        """Inside, weights and buffers are those of the start."""
+        """A context with the initial weights and buffers."""
         moving = _moving(module)
         now = {name: tensor.clone() for name, tensor in moving.items()}
         for name, tensor in moving.items():
@@ -169,7 +182,7 @@ def _differentiable(module: pl.LightningModule) -> Iterator[None]:
 
 
 def _moving(module: pl.LightningModule) -> dict[str, Tensor]:
-    """What training changes in a module, without autograd: trained weights, and buffers."""
+    """The tensors that training changes, without autograd: trained weights, and buffers."""
     trained = {
         name: e.parameter.detach() for name, e in ParameterIndex(module).entries.items() if e.parameter.requires_grad
     }
@@ -177,9 +190,13 @@ def _moving(module: pl.LightningModule) -> dict[str, Tensor]:
 
 
 def one_row(batch: Any, number: int, rows: int) -> Any:
-    """A batch of one row of another, which has ``rows``.
+    """One row of a batch of ``rows`` rows, as a batch.
 
-    All its tensors have a row each along their first dimension; so has a list of that length without tensors in it.
+    Tensors are indexed along their first dimension, and so are lists of that length without tensors in them.
+
+    Example:
+        >>> one_row({"images": torch.tensor([[0, 1], [2, 3]]), "names": ["a", "b"]}, 1, rows=2)
+        {'images': tensor([[2, 3]]), 'names': ['b']}
     """
     if isinstance(batch, Tensor):
         return batch[number : number + 1]

@@ -1,4 +1,4 @@
-"""Which layers fine-tuning changes, and what can be read off each before and after."""
+"""Which layers fine-tuning changes, and how well each predicts the labels before and after."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -29,13 +29,13 @@ class LayerSimilarity(Measurement):
     Over the first ``num_rows`` validation rows, with the outputs of a layer averaged over tokens: linear CKA (see
     :func:`~lit_ft.inside.similarity.linear_cka`) and the correlation of pairwise cosine distances (RSA), each 1
     where nothing changed; and the accuracy of a linear probe fitted on rows 0, 2, 4 ... and measured on the others.
-    A frozen layer with nothing but frozen ones below stays at 1.
+    A frozen layer above only frozen ones stays at 1.
 
     Logs ``layer_similarity/<layer>`` (CKA) after each validation. The report holds, by layer, ``cka``, ``rsa``,
     ``probe_before`` and ``probe_after`` at the end of the fit, and a figure shows them. Cost: a forward pass over the
-    rows each time, and the features of the start in memory and in checkpoints (rows x width x layers x 4 bytes). The
-    run itself is left untouched. Refuses: more than one device; a network without a stack of blocks, if no ``modules``
-    are named.
+    rows each time, and the initial features in memory and in checkpoints (rows x width x layers x 4 bytes). The run
+    itself does not change. Refuses: more than one device; a network without a stack of blocks, unless ``modules`` are
+    named.
 
     Source: "Towards Efficient Fine-tuning of Pre-trained Code Models: An Experimental Study and Beyond", arXiv
     2304.05216. Deviations: CKA beside their RSA; probed for the labels of the task, not for lexical, syntactic and
@@ -45,6 +45,19 @@ class LayerSimilarity(Measurement):
         modules: Submodules whose outputs are compared, by name; None takes the blocks of the first stack, by number.
         num_rows: Rows to compare, at least 3.
         probe: Fit probes; the batches need labels.
+
+    Example:
+        >>> from lit_ft.callbacks import GradientMask
+        >>> from lit_ft.core.selection import Layers
+        >>> from lit_ft.data import GaussianClusters
+        >>> from lit_ft.methods import ImageClassifier
+        >>> from lit_ft.testing import fit_foreign
+        >>> method = ImageClassifier({"config": {"model_type": "mlp", "width": 4, "depth": 2}})
+        >>> callbacks = [GradientMask(Layers(start=1)), LayerSimilarity(probe=False)]  # block 0 is frozen
+        >>> _ = fit_foreign(callbacks, module=method, data=GaussianClusters(rows=100), max_steps=2)
+        >>> cka = callbacks[1].report()["cka"]
+        >>> round(cka["0"], 9), cka["1"] < 1
+        (1.0, True)
     """
 
     needs = ("one device",)
@@ -66,7 +79,7 @@ class LayerSimilarity(Measurement):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember the representations of the start; a resumed run has them."""
+        """Keep the initial representations; a resumed run has them from its checkpoint."""
         if not self._start:
             with looking(trainer, pl_module) as run:
                 self._start, labels = self._collect(run)
@@ -77,7 +90,7 @@ class LayerSimilarity(Measurement):
         return False
 
     def measure(self, run: MeasuredRun) -> dict[str, float]:
-        """Compare with the start, where there was one."""
+        """Compare with the initial representations, if there are any."""
         if not self._start:
             return {}
         now, labels = self._collect(run)
@@ -95,7 +108,7 @@ class LayerSimilarity(Measurement):
         }
 
     def _collect(self, run: MeasuredRun) -> tuple[dict[str, Tensor], Tensor]:
-        """Features by layer, and the labels if they are probed for."""
+        """Features by layer, and the labels if there are probes."""
         module, places = run.module, self._places(run.module)
         found: dict[str, list[Tensor]] = {layer: [] for layer in places}
         labels: list[Tensor] = []
@@ -117,7 +130,7 @@ class LayerSimilarity(Measurement):
         return features, torch.cat(labels)[: self.num_rows] if labels else torch.zeros(0)
 
     def _places(self, module: pl.LightningModule) -> dict[str, str]:
-        """Full names of the compared modules by the name they are reported by."""
+        """Full names of the compared modules, by their names in the report."""
         if self.modules is not None:
             return {name: name for name in self.modules}
         index = ParameterIndex(module)
@@ -130,7 +143,7 @@ class LayerSimilarity(Measurement):
         return {str(block): f"{stack}.{block}" for block in range(entry.blocks)}
 
     def report(self) -> dict[str, Any]:
-        """What was found at last, by layer."""
+        """The latest similarities and accuracies, by layer."""
         return self._found
 
     def plots(self, history: Mapping[str, tuple[list[int], list[float]]]) -> "dict[str, Figure]":
@@ -150,7 +163,7 @@ class LayerSimilarity(Measurement):
 
 
 def _pooled(hidden: Tensor, batch: Any) -> Tensor:
-    """One vector a row, without padding where the batch says what it is."""
+    """One vector a row, without padding if the batch has an attention mask."""
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     if isinstance(mask, Tensor) and mask.shape == hidden.shape[:-1]:
         return pool(hidden, mask, "mean")
