@@ -27,23 +27,31 @@ OLD = 10.0  # seconds: what a save at the start of an epoch may cost is little b
 class RunCheckpoint(FitCallback):
     """Saves a run between two batches, durably, with every rank's randomness; resuming is bit-exact.
 
-    Beside what Lightning saves, a checkpoint holds the state of all global random generators of all ranks, the number
-    of rows in ``metrics.csv`` (which is cut back to them on resume), and the position of every stateful loader before
-    the batch that is already fetched. It is written aside, synced, read back, and renamed; the one before is deleted
-    only then. A SIGTERM saves once more before the run ends: at the end of its window of accumulation, and after a
-    validation that is under way; with several ranks only when it comes between two windows.
+    Beside Lightning's own content, a checkpoint holds the state of all global random generators of all ranks, the
+    number of rows in ``metrics.csv`` (which is cut back to them on resume), and the position of every stateful loader
+    before the batch that is already fetched. It is written to a temporary file, synced, read back, and renamed; only
+    then is the previous one deleted. On SIGTERM the run saves once more before it ends: at the end of the accumulation
+    window, or after a validation in progress; with several ranks only if the signal comes between two windows.
 
     Exact for modules whose state is in checkpoints and for loaders with ``state_dict``; a loader without it starts its
     epoch again (Lightning warns), and wall-clock values differ. It makes itself the first callback of the trainer.
-    Refuses to begin a run in a folder with checkpoints; one that goes back to an earlier checkpoint removes later ones.
+    Refuses to begin a run in a folder with checkpoints; resuming from an earlier checkpoint removes later ones.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints; there is also one at the end of the run, and one at the
             start of an epoch when the last is more than ten seconds old. None: only these.
-        keep: How many to keep, at least 1; 2 leaves a way back when the newest is damaged.
-        monitor: Logged key whose best value is kept as ``best.ckpt`` (weights only), looked at after each validation.
+        keep: How many to keep, at least 1; with 2, the run can go on if the newest is damaged.
+        monitor: Logged key, checked after each validation; the weights of its best value are kept as ``best.ckpt``.
         mode: Whether the lowest (``min``) or the highest (``max``) value is the best.
-        folder: Where to write; None: ``checkpoints`` in the folder of the first logger, else in ``default_root_dir``.
+        folder: Folder to write to; None is ``checkpoints`` in that of the first logger, else in ``default_root_dir``.
+
+    See also: :class:`~lit_ft.callbacks.WarmStart`, which loads weights alone.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> _ = fit_foreign([RunCheckpoint(every_n_steps=2, keep=2)], max_steps=5, default_root_dir="run")
+        >>> sorted(path.name for path in Path("run/checkpoints").glob("*.ckpt"))
+        ['step=00000004.ckpt', 'step=00000005.ckpt']
     """
 
     first = True  # a checkpoint is taken before any other callback has touched the next batch
@@ -74,7 +82,7 @@ class RunCheckpoint(FitCallback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Save before this batch when it is time; after a resume put the randomness back first."""
+        """Save before this batch if a checkpoint is due; after a resume restore the randomness first."""
         if self._resumed is not None:
             states = self._resumed["randomness"]
             if len(states) == trainer.world_size:
@@ -95,11 +103,11 @@ class RunCheckpoint(FitCallback):
             self._save_between(trainer)
 
     def _is_old(self, trainer: pl.Trainer) -> bool:
-        """Whether the last checkpoint is; every rank takes the answer of the first."""
+        """Whether the last checkpoint is old; all ranks use the answer of the first."""
         return trainer.strategy.broadcast(time.monotonic() - self._saved_at > OLD)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Remember where the loaders stand, before the next batch is fetched."""
+        """Keep the positions of the loaders, before the next batch is fetched."""
         loader = trainer.fit_loop._combined_loader
         self._loader_states = None if loader is None else loader._state_dicts()
 
@@ -117,7 +125,7 @@ class RunCheckpoint(FitCallback):
             self._save_between(trainer)
 
     def _heed_sigterm(self, heed: bool) -> None:
-        """Note SIGTERM until a checkpoint can be taken, instead of Lightning, which stops inside a window."""
+        """Handle SIGTERM once a checkpoint can be taken; Lightning would stop inside a window."""
         if heed and current_thread() is main_thread():
             self._sigterm, self._handler = False, signal.signal(signal.SIGTERM, self._note_sigterm)
         elif not heed and self._handler is not None:
@@ -165,12 +173,12 @@ class RunCheckpoint(FitCallback):
         trainer.strategy.barrier("checkpoint")
 
     def directory(self, trainer: pl.Trainer) -> Path:
-        """Where this run's checkpoints are."""
+        """The folder of this run's checkpoints."""
         if self.folder is not None:
             return Path(self.folder)
         return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
 
-    # what is in a checkpoint
+    # content of a checkpoint
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -193,7 +201,7 @@ class RunCheckpoint(FitCallback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep what is needed once training starts."""
+        """Keep the state that is needed once training starts."""
         if "run_checkpoint" not in checkpoint or trainer.state.fn != "fit":
             return
         loop = checkpoint["loops"]["fit_loop"]
@@ -205,7 +213,7 @@ class RunCheckpoint(FitCallback):
         self._saved_step = checkpoint["global_step"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Settle counters and loaders, and cut ``metrics.csv`` back to what the checkpoint knew."""
+        """Restore counters and loaders, and cut ``metrics.csv`` back to the rows at the time of the checkpoint."""
         directory = self.directory(trainer)
         if from_its_start(trainer) and any(directory.glob("*.ckpt")):
             raise ConfigError("folder", str(directory), "one without checkpoints, or ckpt_path to go on from them")
@@ -221,7 +229,16 @@ class RunCheckpoint(FitCallback):
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
-    """The newest undamaged checkpoint in a folder of ``RunCheckpoint``, and the damaged ones that are newer."""
+    """The newest undamaged checkpoint in a folder of ``RunCheckpoint``, and the damaged ones that are newer.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> _ = fit_foreign([RunCheckpoint(every_n_steps=1)], max_steps=2, default_root_dir="other")
+        >>> _ = Path("other/checkpoints/step=00000002.ckpt").write_text("damaged")
+        >>> found, damaged = newest_whole(Path("other/checkpoints"))
+        >>> found.name, [path.name for path in damaged]
+        ('step=00000001.ckpt', ['step=00000002.ckpt'])
+    """
     damaged: list[Path] = []
     for path in sorted(folder.glob("step=*.ckpt"), reverse=True):
         if is_whole(path):

@@ -1,4 +1,4 @@
-"""What a run leaves behind for a reader."""
+"""The report of a run."""
 
 import platform
 import resource
@@ -34,7 +34,7 @@ class RunReport(FitCallback):
     """Writes ``config.yaml``, ``report.json``, ``report.html`` and ``plots/*.svg|png`` into the run folder.
 
     The report holds command, versions, git state, seed, steps, wall and CPU time, peak memory, samples and tokens per
-    second, the last value of every logged key, and what each callback says of itself: a callback may define
+    second, the last value of every logged key, and the reports of the callbacks: a callback may define
     ``report() -> dict`` and ``plots(history) -> {name: matplotlib figure}``. A later ``test`` adds to the same report.
 
     Nothing is written before the first step (or the first batch of an evaluation).
@@ -45,6 +45,13 @@ class RunReport(FitCallback):
         config: Text of the resolved configuration.
         command: The command line that started the run.
         seed: The seed of the run.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> _ = fit_foreign([RunReport("run", name="three steps")], max_steps=3)
+        >>> report = read_report(Path("run"))
+        >>> report["status"], report["steps"], report["trainable_parameters"]
+        ('finished', 3, 147)
     """
 
     def __init__(
@@ -60,7 +67,7 @@ class RunReport(FitCallback):
         self._started = ""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Nothing of this run has begun."""
+        """Reset the clock and the counters."""
         super().setup(trainer, pl_module, stage)
         self._wall, self._samples, self._tokens = 0.0, 0, 0
 
@@ -97,7 +104,7 @@ class RunReport(FitCallback):
             self._save(trainer, "finished")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Note that the run did not finish."""
+        """Write the report of an unfinished fit."""
         if trainer.is_global_zero and self._wall and trainer.state.fn == "fit":
             self._save(trainer, "interrupted" if isinstance(exception, (KeyboardInterrupt, SystemExit)) else "failed")
 
@@ -115,7 +122,7 @@ class RunReport(FitCallback):
             self._begin(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add the values of a validation of its own."""
+        """Add the values of a validation that is the whole run."""
         if trainer.state.fn == "validate":
             self._add_evaluation(trainer)
 
@@ -172,7 +179,7 @@ class RunReport(FitCallback):
         self._publish(trainer, report)
 
     def _publish(self, trainer: pl.Trainer, report: dict[str, Any]) -> None:
-        """Write everything; an evaluation draws only what a source has in its own state, the fit's curves stand."""
+        """Write everything; an evaluation keeps the curves of the fit, and draws from the callbacks' states alone."""
         plots, history = self.folder / "plots", read_history(self.folder / "metrics.csv")
         files = {name: file for name, file in report.get("figures", {}).items() if (plots / f"{file}.svg").exists()}
         if trainer.state.fn != "fit" and files:
@@ -190,7 +197,15 @@ class RunReport(FitCallback):
 
 
 def machine(trainer: pl.Trainer) -> dict[str, Any]:
-    """What the run ran on."""
+    """System, accelerator, devices, ranks, precision and threads of a run.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> _, trainer = fit_foreign([], max_steps=1)
+        >>> found = machine(trainer)
+        >>> found["accelerator"], found["ranks"], found["precision"]
+        ('CPUAccelerator', 1, '32-true')
+    """
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "accelerator": type(trainer.accelerator).__name__,

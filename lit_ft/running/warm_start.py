@@ -13,11 +13,22 @@ from lit_ft.core.weights import tensors_in
 class WarmStart(FitCallback):
     """Loads the weights of another run's checkpoint before training begins, by name; a resume overrides it.
 
-    Weights that the module has and the checkpoint lacks (a new head) stay as they were built, those that only the
-    checkpoint has are left out; both are logged by number in ``report()``. At least one must fit. Works in any module.
+    Weights of the module that the checkpoint lacks (a new head) keep their initial values, and weights that only the
+    checkpoint has are ignored; ``report()`` counts both. At least one must fit. Works in any module.
 
     Args:
         checkpoint: A checkpoint of Lightning or torch, or a ``.safetensors`` file.
+
+    See also: :class:`~lit_ft.callbacks.RunCheckpoint`, to resume a run.
+
+    Example:
+        >>> import torch
+        >>> from lit_ft.testing import fit_foreign
+        >>> torch.save({"state_dict": {"model.0.bias": torch.ones(12)}}, "other.ckpt")
+        >>> start = WarmStart("other.ckpt")
+        >>> _ = fit_foreign([start], max_steps=1)
+        >>> start.report()
+        {'loaded': 1, 'kept': 8, 'unused': 0}
     """
 
     def __init__(self, checkpoint: str | Path) -> None:
@@ -26,7 +37,7 @@ class WarmStart(FitCallback):
         self._counts: dict[str, int] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Copy the weights in place, where the fit does not go on."""
+        """Copy the weights in place, unless the fit resumes or continues another one."""
         if not from_its_start(trainer):
             return
         saved = tensors_in("checkpoint", Path(self.checkpoint))

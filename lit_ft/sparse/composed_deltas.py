@@ -1,4 +1,4 @@
-"""Start from a network and what several sparse fine-tunings of it changed."""
+"""Start from a network and the sparse deltas of several fine-tunings of it."""
 
 from itertools import combinations
 from pathlib import Path
@@ -16,17 +16,29 @@ from lit_ft.sparse.sparse_delta import SparseDelta
 class ComposedDeltas(FitCallback):
     r"""Begins at :math:`\theta_0 + \sum_t \phi_t`, the network and the sparse deltas of several tasks or languages.
 
-    The deltas are added before the first step, after the weights of ``--from`` were read, and before a validation or a
-    test of its own; a run that goes on, from a checkpoint or with its trainer, has them in its weights already. Put it
-    before callbacks that look at the weights when training starts (``Forgetting``). Each delta knows the weights that
-    it belongs to and refuses others: a fresh head must be the same one, made with the same seed.
+    The deltas are added before the first step, after the weights of ``--from`` were loaded, and before a validation or
+    test that is the whole run; a run that resumes or continues has them in its weights already. Put it before callbacks
+    that read the weights when training starts (``Forgetting``). Each delta has fingerprints of the weights that it
+    belongs to and refuses others: a fresh head must be the same one, made with the same seed.
 
     Works in any module; costs nothing after the start. Without files it does nothing.
 
     Source: A. Ansell et al., "Composable Sparse Fine-Tuning for Cross-Lingual Transfer", 2022, arXiv 2110.07560.
 
     Args:
-        files: Files that ``LotteryTicket`` or ``SparseDelta.save`` wrote, of mode ``add`` where there are several.
+        files: Files of ``LotteryTicket`` or ``SparseDelta.save``; several must have the mode ``add``.
+
+    See also: :class:`~lit_ft.callbacks.LotteryTicket`, which makes such files.
+
+    Example:
+        >>> from lit_ft.testing import ForeignModule, fit_foreign
+        >>> base, tuned = ForeignModule(), ForeignModule()
+        >>> tuned.model[4].bias.data += 1
+        >>> _ = SparseDelta.between(base, tuned, mode="add").save("task.safetensors")
+        >>> start = ComposedDeltas(["task.safetensors"])
+        >>> _ = fit_foreign([start], module=ForeignModule(), max_steps=1)
+        >>> start.report()
+        {'entries': [3], 'overlap': []}
     """
 
     def __init__(self, files: list[str | Path]) -> None:
@@ -43,18 +55,18 @@ class ComposedDeltas(FitCallback):
         self._report = {"entries": [delta.numel for delta in deltas], "overlap": shared}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add them to the start of a fit."""
+        """Add the deltas at the start of a fit."""
         self._add(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add them where validation is the whole run."""
+        """Add the deltas if validation is the whole run."""
         if trainer.state.fn == "validate":
             self._add(trainer, pl_module)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Add them before a test of its own."""
+        """Add the deltas before a test."""
         self._add(trainer, pl_module)
 
     def report(self) -> dict[str, Any]:
-        """How many entries each delta has, and the Jaccard index of each two."""
+        """Number of entries of each delta, and the Jaccard index of each pair."""
         return self._report

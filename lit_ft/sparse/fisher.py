@@ -88,6 +88,12 @@ def batch_gradients(
         data: A data module, whose training batches are read, or batches.
         num_batches: Largest number of batches.
         loss: (module, batch) to a loss; None takes the module's own.
+
+    Example:
+        >>> layer, batches = nn.Linear(2, 1), [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])]
+        >>> found = batch_gradients(layer, {"weight": layer.weight}, batches, 2, lambda layer, x: layer(x).sum())
+        >>> [gradients["weight"] for gradients in found]
+        [tensor([[1., 2.]]), tensor([[3., 4.]])]
     """
     from lit_ft.core.passes.second_pass import silent
 

@@ -28,23 +28,43 @@ def dropped_gradient(task: Tensor, old: Tensor, draw: Tensor, share: float) -> T
 
     P is 1 where the gradients g of the task and h of the distance to the old network agree, |g| / (|g| + |h|) where
     they do not; U is a draw from [0, 1).
+
+    Example:
+        >>> task, old, draw = torch.tensor([2.0, 2.0]), torch.tensor([1.0, -6.0]), torch.tensor([0.5, 0.5])
+        >>> dropped_gradient(task, old, draw, share=1.0)  # P is 1 and 1/4
+        tensor([2., 0.])
     """
     keep = 0.5 * (1 + task.sign() * (task + old) / (task.abs() + old.abs() + 1e-12))
     return ((1 - share) + share * (keep > draw)) * task
 
 
 def penalty_gradient(scores: Tensor) -> Tensor:
-    r""":math:`\nabla_S \lVert S \rVert_2 = S / \lVert S \rVert_2`; zeros at 0."""
+    r""":math:`\nabla_S \lVert S \rVert_2 = S / \lVert S \rVert_2`; zeros at 0.
+
+    Example:
+        >>> penalty_gradient(torch.tensor([3.0, 4.0]))
+        tensor([0.6000, 0.8000])
+    """
     return nn.functional.normalize(scores.flatten(), dim=0).view_as(scores)
 
 
 class StraightThroughMask(nn.Module):
-    """``weight * (score > threshold)``; its gradient goes to the score as if it were the mask itself.
+    """``weight * (score > threshold)``; the score gets the gradient of the mask (straight-through estimator).
 
     Args:
         weight: The frozen weight.
-        init: Where the scores begin.
-        threshold: What a score must exceed.
+        init: Initial value of the scores.
+        threshold: Weights with a score above it are used.
+
+    Example:
+        >>> weight = torch.tensor([2.0, 3.0])
+        >>> mask = StraightThroughMask(weight, init=0.0, threshold=0.5)
+        >>> mask.scores.data[1] = 1.0
+        >>> mask(weight).detach()
+        tensor([0., 3.])
+        >>> mask(weight).sum().backward()
+        >>> mask.scores.grad
+        tensor([2., 3.])
     """
 
     def __init__(self, weight: Tensor, init: float, threshold: float) -> None:
@@ -63,18 +83,18 @@ class ForwardMask(FitCallback):
     r"""Trains binary masks over frozen weights: :math:`W' = 1[S > t] W`, :math:`\nabla_S L = W \nabla_{W'} L`.
 
     The selected weights, whole tensors, get scores S by ``torch.nn.utils.parametrize``; all other parameters are frozen
-    and the optimizer is made anew for the scores; batch norms keep their statistics. Checkpoints hold the masked
-    weights under their plain names, and the scores and the weights for resuming in the callback's state. After the fit
+    and a new optimizer is made for the scores; batch norms keep their statistics. Checkpoints hold the masked weights
+    under their plain names and, in the callback's state, the scores and unmasked weights for resuming. After the fit
     the network has the masked weights.
 
     ``dropout`` damps gradients that oppose those of :math:`KL(p_0 \| p)` to the unmasked network's predictions;
-    ``output`` names the submodule that gives logits in ``validation_step``. It costs two more forward passes and a
-    backward pass a step, and under accumulation looks at the last batch alone. A step of Adam moves a score by about
+    ``output`` names the submodule whose output is the logits in ``validation_step``. It costs two more forward passes
+    and a backward pass a step, and with accumulation uses the last batch alone. A step of Adam moves a score by about
     its learning rate.
 
-    Refuses: more than one device; tensors that are selected in part, or tied: the other module would go on with the
-    whole weight; callbacks that average, prune or unfreeze weights; to stand before ``WarmStart``, which finds weights
-    by their plain names. Memory: scores as large as the masked weights.
+    Refuses: more than one device; tensors that are selected in part, or tied (the other module would use the unmasked
+    weight); callbacks that average, prune or unfreeze weights; a place before ``WarmStart``, which finds weights by
+    their plain names. Memory: scores as large as the masked weights.
 
     Source: "Regularized Mask Tuning: Uncovering Hidden Knowledge in Pre-trained Vision-Language Models" (R-AMT);
     reference implementation github.com/wuw2019/R-AMT at 6187d31, whose penalty (part of the task's loss, so dropout
@@ -82,12 +102,22 @@ class ForwardMask(FitCallback):
 
     Args:
         selection: Whole tensors that are masked. Paper: attention.
-        init: Where the scores begin, above ``threshold``. Paper: 1e-2.
-        threshold: Paper: 5e-3.
+        init: Initial value of the scores, above ``threshold``. Paper: 1e-2.
+        threshold: t. Paper: 5e-3.
         penalty: Weight of :math:`\sum_k \lVert S_k \rVert_2` over the tensors k, at least 0. Reference: 1e-4.
         dropout: Share lambda in [0, 1]. Paper: 1, or 0.3 for the largest data sets.
-        output: Name of the submodule that gives logits, for ``dropout``.
-        bits: Name of a file in the trainer's ``default_root_dir`` that gets one bit a weight; None writes none.
+        output: Name of the submodule whose output is the logits, for ``dropout``.
+        bits: Name of a file in the trainer's ``default_root_dir`` for one bit a weight; None writes none.
+
+    See also: :func:`~lit_ft.sparse.weight_bits.load_bits`, which reads that file.
+
+    Example:
+        >>> from lit_ft.core.selection import Names
+        >>> from lit_ft.testing import fit_foreign
+        >>> mask = ForwardMask(Names("model.4.weight"))
+        >>> module, _ = fit_foreign([mask], max_steps=3)
+        >>> mask.report()["of"], mask.report()["masked"] == (module.model[4].weight == 0).sum()
+        (36, tensor(True))
     """
 
     needs = ("one device", "no other weights")
@@ -122,13 +152,13 @@ class ForwardMask(FitCallback):
         self._left: dict[str, dict[str, Tensor]] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Go on with the masks that an earlier fit of this trainer left."""
+        """Continue with the masks of an earlier fit of this trainer."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self._saved = self._left
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put masks on, after other weights were read, and make the optimizer anew."""
+        """Put the masks on, after other weights were loaded, and make a new optimizer."""
         index = ParameterIndex(pl_module)
         choices = self.selection.select(pl_module)
         part = next((name for name, choice in choices.items() if isinstance(choice, Tensor)), None)
@@ -171,7 +201,7 @@ class ForwardMask(FitCallback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Frozen modules keep their buffers."""
+        """Restore the buffers of frozen modules."""
         if self._buffers is not None:
             self._buffers.restore()
 
@@ -211,7 +241,7 @@ class ForwardMask(FitCallback):
             mask.open = opened
 
     def bit_masks(self) -> dict[str, Tensor]:
-        """Which weights are used, by name; after the fit, those that it left."""
+        """Masks of the used weights, by name; after the fit, the final ones."""
         scores = {name: mask.scores.detach() for name, mask in self.masks.items()}
         scores = scores or {name: state["scores"] for name, state in self._left.items()}
         return {name: score > self.threshold for name, score in scores.items()}
@@ -224,7 +254,7 @@ class ForwardMask(FitCallback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Plain names with masked weights."""
+        """Save masked weights under plain names."""
         state = checkpoint["state_dict"]
         for module, leaf, path in self._places.values():
             prefix = f"{path}." if path else ""
@@ -233,7 +263,7 @@ class ForwardMask(FitCallback):
             state[f"{prefix}{leaf}"] = getattr(module, leaf).detach().clone()
 
     def state_dict(self) -> dict[str, Any]:
-        """The scores and the weights below them; after the fit, or an exception, those that it left."""
+        """The scores and the unmasked weights; after the fit or an exception, the final ones."""
         if not self.masks:
             return self._left
         return {
@@ -265,7 +295,7 @@ class ForwardMask(FitCallback):
         self._orders, self._batch, self._buffers = {}, None, None
 
     def report(self) -> dict[str, Any]:
-        """How many weights the masks leave out, of how many."""
+        """Number and share of the weights that the masks leave out."""
         bits = self.bit_masks()
         masked, total = sum(int((~m).sum()) for m in bits.values()), sum(m.numel() for m in bits.values())
         return {"masked": masked, "of": total, "share": masked / total} if total else {}

@@ -18,12 +18,12 @@ from lit_ft.sparse.hold import Hold, Outside
 
 
 class GradientMask(FitCallback):
-    r"""Trains what is selected and holds the rest bit by bit: :math:`\theta \leftarrow \theta - M \odot \Delta\theta`.
+    r"""Trains a selection and holds the rest bit by bit: :math:`\theta \leftarrow \theta - M \odot \Delta\theta`.
 
     Whole tensors that are not selected are frozen by ``requires_grad`` before the optimizer is made, so that their
-    gradients, optimizer states and the time for them are saved. Of tensors that are selected in part the gradient is
-    masked when it is accumulated (clipping, SAM and every other callback see the masked one), and the other entries
-    are written back after each step: weight decay and momentum move weights that have no gradient. Modules without a
+    gradients, optimizer states and the time for them are saved. If a tensor is selected in part, its gradient is masked
+    when it is accumulated (clipping, SAM and every other callback see the masked one), and its other entries are
+    restored after each step, because weight decay and momentum move weights without a gradient. Modules without a
     selected parameter keep their buffers, and their batch norms run in evaluation mode.
 
     Names are the network's own: of a LightningModule with a child ``network`` (or ``model``), ``encoder.*`` and
@@ -31,8 +31,8 @@ class GradientMask(FitCallback):
     its network in ``configure_model`` builds it in this callback's ``setup`` (so ``configure_model`` must be
     idempotent); one that builds in ``setup`` gets its optimizer made a second time.
 
-    Refuses: a selection of nothing; partial tensors under sharded strategies; a module that builds in ``setup`` under
-    more than one device.
+    Refuses: an empty selection; partial tensors with sharded strategies; a module that builds in ``setup`` with more
+    than one device.
 
     Memory for partial tensors: one byte an entry, and a copy of the values outside. Cost of a step: about two copies of
     those tensors.
@@ -43,10 +43,23 @@ class GradientMask(FitCallback):
     (``Names``).
 
     Args:
-        selection: What is trained.
+        selection: The parameters, or entries of them, that are trained.
         outside: ``base`` holds the other weights at the value they have when the selection is drawn; ``zero`` at 0.
         redraw_every_n_steps: Draw a random selection anew after this many optimizer steps. Newly held weights lose
             their optimizer state, so that no old momentum moves them when they are selected again. None never does.
+
+    See also: :class:`~lit_ft.core.selection.Layers` and the other selections of that module.
+
+    Example:
+        >>> from lit_ft.core.selection import Names
+        >>> from lit_ft.testing import ForeignModule, fit_foreign
+        >>> module, start = ForeignModule(seed=0), ForeignModule(seed=0)
+        >>> mask = GradientMask(Names("model.4.*"))
+        >>> _ = fit_foreign([mask], module=module, max_steps=3)
+        >>> [torch.equal(module.model[i].weight, start.model[i].weight) for i in (0, 4)]
+        [True, False]
+        >>> mask.report()["selected"], mask.report()["total"]
+        (39, 147)
     """
 
     forgets = ("choices", "_draw")
@@ -111,7 +124,7 @@ class GradientMask(FitCallback):
         self._flags = {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the same choices; called after ``setup`` and before the optimizer is made."""
+        """Restore the choices; called after ``setup`` and before the optimizer is made."""
         self._draw = state_dict["draw"]
         choices = choices_of(state_dict["choices"])
         if self._index is None:
@@ -125,7 +138,7 @@ class GradientMask(FitCallback):
             self._freeze()
 
     def state_dict(self) -> dict[str, Any]:
-        """The draw, and the choices in a small form."""
+        """The number of the draw, and the choices in a compact form."""
         return {"draw": self._draw, "choices": plain_choices(self.choices)}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -143,7 +156,7 @@ class GradientMask(FitCallback):
     # training
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hold what is not selected, at the values of the base or of the checkpoint."""
+        """Hold the other entries at the values of the base or of the checkpoint."""
         self._start(trainer)
         optimized = {p for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
         assert self._index is not None
@@ -173,7 +186,7 @@ class GradientMask(FitCallback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Draw anew where it is time; frozen batch norms do not follow the batch."""
+        """Draw anew if it is due; keep frozen batch norms in evaluation mode."""
         if self.redraw_every_n_steps is not None and trainer.global_step // self.redraw_every_n_steps != self._draw:
             self._redraw(trainer, pl_module)
         if any(parameter.requires_grad for parameter in self._flags):
@@ -197,7 +210,7 @@ class GradientMask(FitCallback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Frozen modules keep their buffers."""
+        """Restore the buffers of frozen modules."""
         if self._buffers is not None:
             self._buffers.restore()
 
@@ -217,5 +230,5 @@ class GradientMask(FitCallback):
         self._index = None
 
     def report(self) -> dict[str, Any]:
-        """How many parameters were selected, of how many; how many the optimizer knew."""
+        """Numbers of selected, of all and of optimised parameters, and of draws."""
         return {**self._report, "draws": self._draw + 1}

@@ -21,7 +21,7 @@ from lit_ft.sparse.two_phases import TwoPhases
 
 
 class _HeadScales(nn.Module):
-    """The weight with its inputs scaled by 1 + A, while ``on``."""
+    """The weight with its inputs scaled by 1 + A while ``on``."""
 
     def __init__(self, weight: Tensor, inputs: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class _HeadScales(nn.Module):
 
 
 class _HeadOffsets(nn.Module):
-    """The bias plus what the weight makes of the offsets of the chosen heads, while ``on``."""
+    """The bias plus the product of the weight and the offsets of the chosen heads while ``on``."""
 
     def __init__(self, weight: Tensor, inputs: int) -> None:
         super().__init__()
@@ -60,12 +60,12 @@ class HeadOffsets(TwoPhases):
     the ``density`` of heads with the largest :math:`\lVert A_h \rVert_2` is kept; the rest of the run trains their v,
     with A back at 0. All other weights are frozen, but for ``dense`` ones, which begin anew in the second phase.
 
-    Since :math:`W(z + v) + b = Wz + (b + Wv)`, training computes with the bias :math:`b + Wv` itself: checkpoints and
-    the network after the fit have it as a plain bias, and are exactly what was trained; a run that ends in its first
-    phase leaves those weights as they were. The projection needs a bias: ``network: {attention_bias: true}`` gives
-    zeros to those that have none, such as Llama's, and ``lit-ft export`` writes them with the matching configuration.
+    Since :math:`W(z + v) + b = Wz + (b + Wv)`, training uses the bias :math:`b + Wv` itself: checkpoints and the
+    network after the fit have it as a plain bias and equal the trained network exactly; a run that ends in its first
+    phase does not change those weights. The projection needs a bias: ``network: {attention_bias: true}`` adds zero
+    biases where there are none, as in Llama, and ``lit-ft export`` writes them with the matching configuration.
 
-    Refuses: more than one device; to stand before ``WarmStart``. Cost: a product of W and v a step, and in the first
+    Refuses: more than one device; a place before ``WarmStart``. Cost: a product of W and v a step, and in the first
     phase the gradient of W; no optimizer states of other weights.
 
     Source: F. Yin et al., "LoFiT: Localized Fine-tuning on LLM Representations", 2024, arXiv 2406.01563. Deviations: A
@@ -75,10 +75,20 @@ class HeadOffsets(TwoPhases):
         first_steps: Optimizer steps of the first phase, or a share of all steps in (0, 1).
         density: Share of the query heads of all blocks that gets offsets, in (0, 1]. Paper: about 0.03 to 0.1.
         penalty: Weight of the L1 norm of the scales, at least 0. Paper: 5e-4.
-        selection: Heads that are known already (``Heads``, ``SavedSelection``), by their columns of output
-            projections; the whole run is then a second phase.
+        selection: Known heads (``Heads``, ``SavedSelection``), as columns of the output projections; the whole run is
+            then a second phase.
         dense: Shell globs of parameters that are trained as a whole (a fresh head of a classifier).
-        file: Name of a file in the trainer's ``default_root_dir`` that gets the heads, for ``SavedSelection``.
+        file: Name of a file in the trainer's ``default_root_dir`` for the heads, for ``SavedSelection``.
+
+    Example:
+        >>> from lit_ft.data import KnownFacts
+        >>> from lit_ft.methods import SupervisedFineTuning
+        >>> from lit_ft.testing import fit_foreign
+        >>> gpt2 = {"model_type": "gpt2", "tokenizer": "bytes", "n_embd": 8, "n_head": 2, "n_layer": 2}
+        >>> offsets = HeadOffsets(first_steps=1, density=0.25)  # one of four heads
+        >>> _ = fit_foreign([offsets], module=SupervisedFineTuning({"config": gpt2}), data=KnownFacts(4), max_steps=2)
+        >>> offsets.report()["heads"], offsets.report()["numbers"]
+        (1, 4)
     """
 
     needs = ("one device", "no other weights")
@@ -107,7 +117,7 @@ class HeadOffsets(TwoPhases):
         self._saved: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put scales and offsets on, after other weights were read, and make the optimizer anew."""
+        """Put scales and offsets on, after other weights were loaded, and make a new optimizer."""
         index = ParameterIndex(pl_module)
         self._places = {e.name: e.module for e in index.values() if e.role == "attention.output" and not e.bias}
         self._count, _ = head_counts(index.network)
@@ -164,7 +174,7 @@ class HeadOffsets(TwoPhases):
                 part.scales.grad.add_(part.scales.detach().sign(), alpha=self.penalty)
 
     def turn(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
-        """Keep the heads with the largest scales, and go back to the start."""
+        """Choose the heads with the largest scales, and restore the initial weights."""
         norms = torch.stack([s.scales.detach().view(self._count, -1).norm(dim=1) for s in self._scales.values()])
         names, number = list(self._scales), max(1, round(self.density * norms.numel()))
         best = norms.flatten().argsort(descending=True, stable=True)[:number].tolist()
@@ -173,7 +183,7 @@ class HeadOffsets(TwoPhases):
         self.resume(trainer, index)
 
     def resume(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
-        """Offsets instead of scales."""
+        """Switch scales off and the offsets of the chosen heads on."""
         for name, offsets in self._offsets.items():
             self._scales[name].on, offsets.on = False, True
             self._scales[name].scales.grad = None
@@ -185,7 +195,7 @@ class HeadOffsets(TwoPhases):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Plain names with the folded bias; of the first phase the weights as they were."""
+        """Save plain names with the folded bias; in the first phase, the unchanged weights."""
         state = checkpoint["state_dict"]
         for name, module in self._places.items():
             prefix = f"{self._paths[name]}."
@@ -196,7 +206,7 @@ class HeadOffsets(TwoPhases):
             state[f"{prefix}bias"] = module.bias.detach().clone()  # type: ignore[operator, union-attr]
 
     def state_dict(self) -> dict[str, Any]:
-        """The phase, the heads, scales, offsets, and the biases below them."""
+        """The phase, the heads, scales and offsets, and the biases without them."""
         values = self._saved or {
             name: {
                 "scales": self._scales[name].scales.detach().clone(),
@@ -241,6 +251,6 @@ class HeadOffsets(TwoPhases):
         self._places, self._scales, self._offsets, self._flags, self._paths = {}, {}, {}, {}, {}
 
     def report(self) -> dict[str, Any]:
-        """How many heads have offsets, of how many numbers, and where they are."""
+        """Number of heads with offsets, number of trained numbers, and the heads by projection."""
         by_place = {name: [head for place, head in self.heads if place == name] for name in dict(self.heads)}
         return {"heads": len(self.heads), "numbers": len(self.heads) * self._width, "by_place": by_place}

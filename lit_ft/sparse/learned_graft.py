@@ -1,4 +1,4 @@
-"""Where in a fine-tuned network a skill lies: a small graft that is learned."""
+"""Localise a skill in a fine-tuned network by a small, learned graft."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -21,27 +21,46 @@ from lit_ft.sparse.two_phases import TwoPhases
 
 
 def soft_mask(score: Tensor, seed: Tensor) -> Tensor:
-    r""":math:`\gamma = \gamma_0 (1 - \sigma(S)) + (1 - \gamma_0)\,\sigma(S)` for scores S and a seed mask."""
+    r""":math:`\gamma = \gamma_0 (1 - \sigma(S)) + (1 - \gamma_0)\,\sigma(S)` for scores S and a seed mask.
+
+    See also: :func:`score_gradient`.
+
+    Example:
+        >>> soft_mask(torch.tensor([-9.0, -9.0, 0.0]), seed=torch.tensor([False, True, False]))
+        tensor([0.0001, 0.9999, 0.5000])
+    """
     share = score.sigmoid()
     return torch.where(seed, 1 - share, share)
 
 
 def score_gradient(gradient: Tensor, change: Tensor, score: Tensor, seed: Tensor) -> Tensor:
-    r""":math:`\partial L / \partial S = (1 - 2\gamma_0)\,\sigma'(S)\,\tau\,\partial L / \partial\theta`."""
+    r""":math:`\partial L / \partial S = (1 - 2\gamma_0)\,\sigma'(S)\,\tau\,\partial L / \partial\theta`.
+
+    Args:
+        gradient: :math:`\partial L / \partial\theta`.
+        change: :math:`\tau`, tuned minus initial weights.
+        score: S.
+        seed: :math:`\gamma_0`, a boolean mask.
+
+    Example:
+        >>> gradient, change, seed = torch.full((2,), 2.0), torch.full((2,), 3.0), torch.tensor([False, True])
+        >>> score_gradient(gradient, change, score=torch.zeros(2), seed=seed)  # 1/4 * 3 * 2
+        tensor([ 1.5000, -1.5000])
+    """
     share = score.sigmoid()
     slope = share * (1 - share) * change * gradient
     return torch.where(seed, -slope, slope)
 
 
 class LearnedGraft(TwoPhases):
-    r"""Skill localisation: fine-tunes, goes back, and learns which few tuned weights bring the skill with them.
+    r"""Skill localisation: fine-tunes, restores the start, and learns which few tuned weights carry the skill.
 
     The second phase trains scores S of a soft mask :math:`\gamma(S)` at :math:`\theta = \theta_0 + \gamma\,\tau`,
     :math:`\tau = \theta_1 - \theta_0`, by gradient descent with the closed gradient of ``score_gradient``; it starts
-    from the entries with the largest change. At the end the mask is rounded: an entry is the tuned one or that of the
-    start, bit by bit. The module's optimizer does nothing in the second phase. Fine-tune with SGD: after Adam every
-    weight has moved by about the same amount, and no small graft is enough. Clipping by norm does not reach the scores,
-    and clipping by value is refused.
+    from the entries with the largest change. At the end the mask is rounded: each entry has its tuned or its initial
+    value, bit by bit. The module's optimizer does nothing in the second phase. Fine-tune with SGD: after Adam every
+    weight has moved by about the same amount, and no small graft is enough. Clipping by norm does not affect the
+    scores, and clipping by value is refused.
 
     Memory: three copies of the weights. Cost of a step: that of training.
 
@@ -53,14 +72,24 @@ class LearnedGraft(TwoPhases):
         first_steps: Optimizer steps of the first phase, which makes the tuned weights, or a share of all in (0, 1).
         density: Share of the entries in the first mask, in (0, 1]. Paper: 1e-7 to 1e-2.
         lr: Step size of the scores. The slope at the start is :math:`\sigma'(-bias)`, so it is large (paper: 1e7).
-        bias: Where the scores begin: the mask differs from the first one by :math:`\sigma(-bias)`.
+        bias: Scores begin at its negative: the soft mask differs from the first mask by :math:`\sigma(-bias)`.
         max_density: Share of the entries in the rounded mask at most; None rounds at 1/2 alone.
         patterns: Shell globs of the parameters that are masked; None takes all.
         others: Whether the other parameters are the ``tuned`` ones (a fresh head) or those of the ``base``.
-        selection: Name of a file in the trainer's ``default_root_dir`` (the run folder) that gets the rounded mask;
-            None writes none.
-        seed_mask: What the first mask holds of the patterns; None takes the largest changes. With ``lr: 0`` it is the
-            graft itself: random weights are what a learned one is compared with.
+        selection: Name of a file in the trainer's ``default_root_dir`` (the run folder) for the rounded mask; None
+            writes none.
+        seed_mask: Selection of the first mask, within the patterns; None takes the largest changes. With ``lr: 0`` it
+            is the graft itself, such as the random weights that a learned graft is compared with.
+
+    See also: :func:`~lit_ft.sparse.graft.graft`, for a given mask; :class:`~lit_ft.callbacks.TaskRegions`.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> graft = LearnedGraft(first_steps=5, density=0.02)
+        >>> module, _ = fit_foreign([graft], max_epochs=1)
+        >>> moved = sum(int((weight != graft.base[name]).sum()) for name, weight in module.model.named_parameters())
+        >>> graft.report()["entries"] == moved < graft.report()["of"]
+        True
     """
 
     needs = (*TwoPhases.needs, "clipping by norm")
@@ -91,7 +120,7 @@ class LearnedGraft(TwoPhases):
         self.rounded: dict[str, Tensor] = {}
 
     def turn(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
-        """Keep what was learned, choose the first mask, and graft it softly."""
+        """Keep the tuned weights, choose the first mask, and write the soft graft."""
         self.tuned = {name: index[name].parameter.detach().clone() for name in self.base}
         matched = set(index.entries if self.patterns is None else index.match(self.patterns))
         masked = [name for name in self.base if name in matched]
@@ -105,7 +134,7 @@ class LearnedGraft(TwoPhases):
         self._write(index)
 
     def resume(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
-        """Graft softly, even if the checkpoint was made after the rounding."""
+        """Write the soft graft, even if the checkpoint was saved after rounding."""
         for values in (self.tuned, self.scores, self.seeds):
             values.update({name: value.to(index[name].parameter.device) for name, value in values.items()})
         self._write(index)
@@ -124,7 +153,7 @@ class LearnedGraft(TwoPhases):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Move the scores in the place of the weights."""
+        """Move the scores instead of the weights."""
         if not self.second:
             return
         index = ParameterIndex(pl_module)
@@ -169,7 +198,7 @@ class LearnedGraft(TwoPhases):
             self.tuned, self.scores, self.seeds = memory["tuned"], memory["scores"], memory["seeds"]
 
     def report(self) -> dict[str, Any]:
-        """How many entries the graft has."""
+        """Number and share of the entries in the graft."""
         total = sum(mask.numel() for mask in self.rounded.values())
         number = sum(int(mask.sum()) for mask in self.rounded.values())
         return {"entries": number, "of": total, "density": number / total if total else 0.0}

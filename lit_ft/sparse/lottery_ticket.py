@@ -21,11 +21,11 @@ from lit_ft.sparse.two_phases import TwoPhases
 
 
 class LotteryTicket(TwoPhases):
-    r"""Lottery-ticket sparse fine-tuning: all weights, back to the start, then only those that changed most.
+    r"""Lottery-ticket sparse fine-tuning: train all weights, rewind, then train only those that changed most.
 
     After ``first_steps`` the K entries with the largest :math:`|\theta_1 - \theta_0|` are chosen, all weights go back
-    to :math:`\theta_0` bit by bit, and the rest of the run trains the chosen ones, the others held exactly
-    (:class:`~lit_ft.callbacks.GradientMask` says how). The result differs from the start in K entries:
+    to :math:`\theta_0` bit by bit, and the rest of the run trains the chosen ones and holds the others exactly (see
+    :class:`~lit_ft.callbacks.GradientMask`). The result differs from the start in K entries:
     :math:`\phi = \theta_2 - \theta_0`, which ``SparseDelta`` stores and ``SparseDelta.sum`` adds to others of the same
     start (a language and a task).
 
@@ -40,9 +40,20 @@ class LotteryTicket(TwoPhases):
         density: Share of the entries that the second phase trains, in (0, 1]. Paper: about 0.04 to 0.08.
         scope: ``global`` compares all entries; ``tensor`` gives each tensor the same share.
         dense: Shell globs of parameters that are trained as a whole and do not count into the share (a fresh head).
-        delta: Name of a file in the trainer's ``default_root_dir`` (the run folder) that gets the delta when the fit
-            ends; None writes none.
+        delta: Name of a file in the trainer's ``default_root_dir`` (the run folder) for the delta when the fit ends;
+            None writes none.
         mode: ``add`` makes deltas that can be summed, ``replace`` those that are exact in every dtype.
+
+    See also: :class:`~lit_ft.callbacks.ComposedDeltas`, which starts from such deltas.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> ticket = LotteryTicket(first_steps=5, density=0.1)
+        >>> module, _ = fit_foreign([ticket], max_epochs=1)
+        >>> ticket.report()["entries"], ticket.report()["of"]
+        (15, 147)
+        >>> ticket.difference(module).numel
+        15
     """
 
     forgets = ("choices",)
@@ -64,7 +75,7 @@ class LotteryTicket(TwoPhases):
         self.choices: Choices = {}
 
     def turn(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
-        """Choose, rewind, hold."""
+        """Choose the entries, rewind the weights, and hold the other entries."""
         whole: Choices = Names(self.dense).choose(index, None) if self.dense else {}
         patterns = [name for name in self.base if name not in whole]
         base = {name: self.base.get(name, p.detach()) for name, p in index.parameters.items()}
@@ -76,7 +87,7 @@ class LotteryTicket(TwoPhases):
         self.resume(trainer, index)
 
     def resume(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
-        """Hold."""
+        """Hold the other entries."""
         self._hold = Hold(index.parameters, self.choices, "base")
         self._hold.attach(trainer.optimizers)
 
@@ -95,7 +106,7 @@ class LotteryTicket(TwoPhases):
             self.difference(pl_module).save(Path(trainer.default_root_dir) / self.delta)
 
     def difference(self, module: pl.LightningModule) -> SparseDelta:
-        """What the run changed, beside its start."""
+        """The difference to the start of the run."""
         index = ParameterIndex(module)
         start = copy.deepcopy(index.network)
         copy_selected_(ParameterIndex(start).parameters, self.base, dict.fromkeys(self.base, True))
@@ -110,7 +121,7 @@ class LotteryTicket(TwoPhases):
         self._hold = None
 
     def report(self) -> dict[str, Any]:
-        """How many entries were trained in the second phase, and where they lie."""
+        """Number of entries trained in the second phase, and the parameters with most of them."""
         counts = {
             name: int(choice.sum()) if isinstance(choice, Tensor) else choice * self.base[name].numel()
             for name, choice in self.choices.items()

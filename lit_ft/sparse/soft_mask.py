@@ -20,9 +20,9 @@ from lit_ft.sparse.unit_importance import UnitImportance
 class SoftMask(FitCallback):
     r"""Scales how far weights move: :math:`\theta \leftarrow \theta_{old} + (1 - I)(\theta - \theta_{old})`.
 
-    A constant factor on the gradient does nothing under Adam, which divides it out again; so the update is scaled. With
-    ``apply_to: gradient`` the gradient is scaled as in the authors' code; that is the same thing under plain SGD, and
-    every other optimizer is refused.
+    A constant factor on the gradient has no effect in Adam, which divides by the gradient's size; so the update is
+    scaled. With ``apply_to: gradient`` the gradient is scaled, as in the authors' code; with plain SGD this is
+    equivalent, and every other optimizer is refused.
 
     Memory: with ``update`` one copy of the weights that have a scale. Cost: two passes over them a step.
 
@@ -34,6 +34,17 @@ class SoftMask(FitCallback):
 
     Source: CoFiTune, H. Zhang et al., "Balancing Speciality and Versatility", 2024, arXiv 2404.10306. Deviation: the
     update is scaled, where the authors scale the gradient under AdamW.
+
+    See also: :class:`~lit_ft.sparse.unit_importance.UnitImportance`; :class:`~lit_ft.callbacks.GradientMask`, which
+    holds weights exactly.
+
+    Example:
+        >>> from lit_ft.testing import ForeignModule, fit_foreign
+        >>> module, start = ForeignModule(seed=0), ForeignModule(seed=0)
+        >>> mask = SoftMask({"model.4.bias": torch.tensor([1.0, 0.5, 0.0])})
+        >>> _ = fit_foreign([mask], module=module, max_steps=1)
+        >>> (module.model[4].bias - start.model[4].bias).abs().detach().round(decimals=3)  # AdamW with lr = 0.01
+        tensor([0.0000, 0.0050, 0.0100])
     """
 
     remembers = ("_measured",)
@@ -63,7 +74,7 @@ class SoftMask(FitCallback):
         return tensors_in("importance", existing("importance", self.importance))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Match the file with the parameters, and refuse optimizers that undo a scaled gradient."""
+        """Match the importance with the parameters, and refuse optimizers that cancel a factor on the gradient."""
         index = ParameterIndex(pl_module)
         self._scales = {}
         for name, importance in self._read(trainer, pl_module).items():
@@ -89,7 +100,7 @@ class SoftMask(FitCallback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Remember where the weights were, or scale the gradient of the window."""
+        """Keep the weights before the step, or scale the gradient of the window."""
         moving = [parameter for parameter in self._scales if parameter.grad is not None]
         if self.apply_to == "update":
             self._before = {parameter: parameter.detach().clone() for parameter in moving}

@@ -1,4 +1,4 @@
-"""Where each of several tasks lies in a network that does them all."""
+"""The regions of several tasks in one network."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,14 +24,14 @@ from lit_ft.sparse.top import top_masks
 
 
 class TaskRegions(FitCallback):
-    r"""After the fit, finds for each task the changed weights that bring it along, and what tasks share of them.
+    r"""After the fit, finds for each task the changed weights that carry it, and how far tasks share them.
 
     For each task scores S of a soft mask :math:`\gamma = \sigma(S)` are trained at :math:`\theta_0 + \gamma\,\tau`,
     :math:`\tau = \theta_1 - \theta_0`, on its batches alone, with the closed gradient of ``LearnedGraft``. The
     ``density`` of the weights with the largest scores is the region of the task. All regions have the same size, so
-    that two that have nothing to do with each other share by chance a ``density`` of themselves.
+    that unrelated ones share by chance a fraction ``density`` of their entries.
 
-    Training does not notice. The passes run in evaluation mode, with the module's ``training_step``, without autocast.
+    Training does not change. The passes run in evaluation mode, with the module's ``training_step``, without autocast.
     Refuses more than one device. Memory: four copies of the weights, and one in every checkpoint. Cost: ``steps``
     forward and backward passes a task.
 
@@ -40,15 +40,24 @@ class TaskRegions(FitCallback):
     regions are of one size.
 
     Args:
-        data: Data modules by name of the task; their training batches are read, again and again.
+        data: Data modules by name of the task; their training batches are read, for several epochs if needed.
         density: Share of the weights in a region, in (0, 1].
         steps: Gradient steps for each task, at least 1.
         lr: Step size of the scores, above 0.
         bias: Scores begin at its negative: :math:`\gamma` is then :math:`\sigma(-bias)` everywhere.
-        patterns: Shell globs of the parameters that regions are looked for in; the others are the tuned ones. None
-            takes all.
+        patterns: Shell globs of the parameters that regions may lie in; the others have their tuned values. None takes
+            all.
         save: Whether each region is written to the trainer's ``default_root_dir`` (the run folder) as
             ``TASK.safetensors``, for ``SavedSelection`` and ``lit-ft overlap``.
+
+    See also: :func:`~lit_ft.sparse.regions.shared_parts`.
+
+    Example:
+        >>> from lit_ft.testing import ForeignData, fit_foreign
+        >>> regions = TaskRegions({"a": ForeignData(), "b": ForeignData()}, density=0.05, steps=2)
+        >>> _ = fit_foreign([regions], max_steps=3)
+        >>> regions.report()["entries"], regions.report()["shared"]["a"]["b"]  # two times the same task
+        (7, 1.0)
     """
 
     needs = ("one device",)
@@ -76,7 +85,7 @@ class TaskRegions(FitCallback):
         self.entries = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the start."""
+        """Keep the initial weights."""
         index = ParameterIndex(pl_module)
         if not self.base:
             self.base = {name: p.detach().clone() for name, p in index.parameters.items() if p.requires_grad}
@@ -84,7 +93,7 @@ class TaskRegions(FitCallback):
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """After the last step, look for the regions."""
+        """After the last step, find the regions."""
         if not training_ends(trainer):
             return
         index = ParameterIndex(pl_module)
@@ -134,12 +143,12 @@ class TaskRegions(FitCallback):
         return dict(top_masks(best, {name: weight.shape for name, weight in weights.items()}, number))
 
     def report(self) -> dict[str, Any]:
-        """Size of the regions, and for each pair of tasks which share of the first region the second one has, too."""
+        """Size of the regions, and for each pair of tasks the share of the first region that is in the second one."""
         return {"entries": self.entries, "density": self.density, "shared": self.shared}
 
 
 def _again_and_again(trainer: pl.Trainer, data: pl.LightningDataModule) -> Iterator[Any]:
-    """Training batches as the trainer would give them, for as many epochs as it takes."""
+    """Training batches as the trainer would pass them, for as many epochs as are read."""
     set_up(data, trainer)
     loader = data.train_dataloader()
     while len(loader):

@@ -1,4 +1,4 @@
-"""The skeleton of methods that fine-tune, go back to the start, and then do something with what was learned."""
+"""The base of methods that fine-tune, rewind to the start, and use the fine-tuned weights in a second phase."""
 
 from typing import Any, ClassVar
 
@@ -14,17 +14,30 @@ from lit_ft.core.parameters import ParameterIndex
 
 
 class TwoPhases(FitCallback):
-    """Trains as usual for some steps, then goes back to the first weights and begins a second phase.
+    """Trains as usual for some steps, then returns to the initial weights and begins a second phase.
 
-    At the turn the optimizer forgets its state; the learning rate goes on along its schedule. A subclass implements
+    At the turn the state of the optimizer is cleared; the learning rate follows its schedule. A subclass implements
     ``turn`` (once, when the second phase begins), ``resume`` (at the start of a run that stopped in the second phase),
     ``memory`` and ``remember``.
 
-    Memory: a copy of the weights; it is in every checkpoint, too, because a resumed run must know where it began.
-    Refuses callbacks that average, prune or unfreeze weights: what is promised of the result would not hold.
+    Memory: a copy of the weights, also in every checkpoint, because a resumed run needs its initial weights. Refuses
+    callbacks that average, prune or unfreeze weights: the result would not be what the subclass guarantees.
 
     Args:
         first_steps: Optimizer steps of the first phase, at least 1; or a share of all steps, in (0, 1).
+
+    Example:
+        >>> from lit_ft.testing import ForeignModule, fit_foreign
+        >>> class Rewound(TwoPhases):
+        ...     def turn(self, trainer, index):
+        ...         self.rewind(index)
+        ...         trainer.should_stop = True
+        ...     def on_train_batch_end(self, trainer, *args):
+        ...         print(trainer.global_step, self.second)
+        >>> _ = fit_foreign([Rewound(first_steps=2)], max_steps=3)
+        1 False
+        2 False
+        3 True
     """
 
     needs: ClassVar[tuple[Need, ...]] = ("one device or ddp", "no other weights")
@@ -40,19 +53,19 @@ class TwoPhases(FitCallback):
         self.base: dict[str, Tensor] = {}
 
     def turn(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
-        """Begin the second phase: the parameters hold what the first phase learned, ``self.base`` the start."""
+        """Begin the second phase: the parameters have their tuned values, ``self.base`` the initial ones."""
         raise NotImplementedError(f"{type(self).__name__} defines turn(trainer, index)")
 
     def resume(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
-        """Go on with the second phase after a resume."""
+        """Continue the second phase after a resume."""
         raise NotImplementedError(f"{type(self).__name__} defines resume(trainer, index)")
 
     def memory(self) -> dict[str, Any]:
-        """What ``resume`` needs, as plain data and tensors."""
+        """The state that ``resume`` needs, as plain data and tensors."""
         return {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the start."""
+        """Keep the initial weights."""
         steps = self.first_steps
         self._turn_at = int(steps if steps >= 1 else max(1, round(steps * trainer.estimated_stepping_batches)))
         index = ParameterIndex(pl_module)
@@ -65,7 +78,7 @@ class TwoPhases(FitCallback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Turn where it is time."""
+        """Begin the second phase if it is due."""
         if self.second or trainer.global_step < self._turn_at:
             return
         self.second = True
@@ -75,18 +88,18 @@ class TwoPhases(FitCallback):
 
     @torch.no_grad()
     def rewind(self, index: ParameterIndex) -> None:
-        """Put the first weights back, by copying."""
+        """Restore the initial weights, by copying."""
         for name, value in self.base.items():
             index[name].parameter.copy_(value)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say so when the run never came to its second phase."""
+        """Warn if the run ended before its second phase."""
         if not self.second and not trainer.interrupted:
             steps = f"its {trainer.global_step} steps are not more than first_steps = {self._turn_at}"
             rank_zero_warn(f"{type(self).__name__}: the run ended in its first phase; {steps}")
 
     def state_dict(self) -> dict[str, Any]:
-        """The start, and what the second phase needs."""
+        """The phase, the initial weights, and the state of the second phase."""
         return {**super().state_dict(), "memory": self.memory() if self.second else {}}
 
     @override
@@ -95,4 +108,4 @@ class TwoPhases(FitCallback):
         self.remember(state_dict["memory"])
 
     def remember(self, memory: dict[str, Any]) -> None:
-        """Take back what ``memory`` gave."""
+        """Restore the result of ``memory``."""

@@ -28,7 +28,13 @@ def save_bits(path: str | Path, masks: Mapping[str, Tensor]) -> Path:
 
 
 def load_bits(path: str | Path) -> dict[str, Tensor]:
-    """The masks of a file that ``save_bits`` wrote."""
+    """The masks of a file that ``save_bits`` wrote.
+
+    Example:
+        >>> path = save_bits("mask.safetensors", {"weight": torch.tensor([True, False])})
+        >>> load_bits(path)["weight"]
+        tensor([ True, False])
+    """
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
