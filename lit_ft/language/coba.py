@@ -1,4 +1,4 @@
-"""Weights of tasks that follow how each of them converges."""
+"""Task weights that follow the convergence of each task."""
 
 from itertools import islice
 from typing import Annotated, Any
@@ -15,7 +15,12 @@ from lit_ft.core.passes.second_pass import silent
 
 
 def slope(values: Tensor) -> Tensor:
-    """Slope of the least-squares line through values at 0, 1, 2, ...; shape (points, ...) to (...)."""
+    """Slope of the least-squares line through values at 0, 1, 2, ...; shape (points, ...) to (...).
+
+    Example:
+        >>> slope(torch.tensor([1.0, 3.0, 5.0]))
+        tensor(2.)
+    """
     x = torch.arange(len(values), dtype=values.dtype) - (len(values) - 1) / 2
     return torch.tensordot(x, values, 1) / x.square().sum()
 
@@ -31,13 +36,21 @@ def coba_weights(slopes: Tensor, worst: Tensor, tau: float = 5.0) -> Tensor:
 
     .. math:: w=\mathrm{softmax}\big(T\,(D\,R+(1-D)\,A)\big),
 
-    mixed with equal weights so that none is below 1 / (10 T). R lifts tasks that converge more slowly than the others,
-    A lowers those that converge more slowly than they did, or diverge; D says how much all is still converging.
+    mixed with equal weights so that none is below 1 / (10 T). R raises tasks that converge more slowly than the others,
+    A lowers those that converge more slowly than before, or diverge; D measures how far all tasks still converge.
 
     Args:
         slopes: Shape (measurements, tasks), the present ones last.
-        worst: Shape (measurements,).
+        worst: Slopes of the worst task, shape (measurements,).
         tau: Temperature of D.
+
+    Example:
+        >>> steady = torch.tensor([[-0.3, -0.1], [-0.3, -0.1]])  # the second task converges more slowly
+        >>> coba_weights(steady, worst=steady[:, 1])
+        tensor([0.2841, 0.7159])
+        >>> diverging = torch.tensor([[-0.3, -0.1], [-0.3, 0.2]])
+        >>> coba_weights(diverging, worst=diverging[:, 1])
+        tensor([0.8384, 0.1616])
     """
     count, tasks = slopes.shape
     tiny = torch.finfo(slopes.dtype).tiny
@@ -57,18 +70,33 @@ class CoBa(FitCallback):
     through the last ``window`` of them. See :func:`coba_weights`. Weights are scaled to a mean of 1.
 
     Needs ``SupervisedFineTuning`` with a reduction over tasks and without ``task_weights``, and data with
-    ``task_column`` and validation rows of every task. Logs ``coba/<task>``, the weight. Training notices nothing else.
-    Cost: one forward over the validation data (or ``num_batches`` of it) at each measurement.
+    ``task_column`` and validation rows of every task. Logs ``coba/<task>``, the weight. Nothing else in training
+    changes. Cost: one forward pass over the validation data (or ``num_batches`` of it) at each measurement.
 
     Args:
         every_n_steps: Optimizer steps between measurements, at least 1. Reference: 1.
-        warmup: Measurements before weights leave 1, at least 2. Reference: 100.
+        warmup: Measurements with weights of 1, at least 2. Reference: 100.
         window: Measurements that a slope is fitted to, at least 2. Reference: 200.
         tau: Temperature of the divergence factor, above 0. Reference: 5.
         num_batches: Batches of validation; None takes all.
 
     Source: B. Liu et al., MFTCoder, 2023, arXiv:2311.02303, and its repository, where CoBa was added. Deviations: the
     same validation rows at each measurement, not the next batch; D is at most 1, so that both scores keep their sign.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from lit_ft.data import Instructions
+        >>> from lit_ft.methods import SupervisedFineTuning
+        >>> from lit_ft.testing import fit_foreign
+        >>> rows = [{"prompt": f"{n}", "completion": "ab", "task": "xy"[n % 2]} for n in range(16)]
+        >>> _ = Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        >>> data = Instructions("rows.jsonl", task_column="task", val_fraction=0.5)
+        >>> gpt2 = {"model_type": "gpt2", "tokenizer": "bytes", "n_embd": 8, "n_head": 1, "n_layer": 1}
+        >>> method = SupervisedFineTuning({"config": gpt2}, reduction="task")
+        >>> _, trainer = fit_foreign([CoBa(every_n_steps=1, warmup=2)], module=method, data=data, max_steps=3)
+        >>> sum(trainer.callback_metrics[f"coba/{task}"] for task in "xy") / 2  # the mean weight
+        tensor(1.)
     """
 
     remembers = ("_losses", "_slopes")
@@ -91,7 +119,7 @@ class CoBa(FitCallback):
         self._slopes: list[list[float]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the start; a resumed run goes on with its weights."""
+        """Measure the start; a resumed run restores its weights."""
         if not str(getattr(pl_module, "reduction", "")).startswith("task"):
             raise ConfigError("callbacks", "CoBa", "SupervisedFineTuning with reduction task or task_sequence")
         if len(getattr(trainer.datamodule, "task_names", [])) < 2:  # type: ignore[attr-defined]
@@ -149,6 +177,6 @@ class CoBa(FitCallback):
         return (sums[0] / sums[1]).tolist()
 
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Take the weights from the module again."""
+        """Remove the weights from the module."""
         if self._given is not None:
             module.task_weights = self._given = None  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""What edits of a language model have changed: what they should, and what they should not."""
+"""Whether edits of a language model take effect, and whether they change anything else."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ KINDS = ("reliability", "generality", "locality")
 
 
 class EditingScores(Measurement):
-    r"""Shares of edits that greedy decoding does as wanted, at the start of the fit, every n steps, and at its end.
+    r"""Shares of edits that succeed in greedy decoding, at the start of the fit, every n steps, and at its end.
 
     ``reliability``: after the prompt of an edit the network writes its target, to the end-of-text token.
-    ``generality``: it does so after the paraphrase. ``locality``: after a prompt that has nothing to do with the edit,
-    it writes what it wrote before the first step (``locality_tokens`` tokens, or fewer to the end of text).
+    ``generality``: it does so after the paraphrase. ``locality``: after a prompt unrelated to the edit, it writes the
+    same text as before the first step (``locality_tokens`` tokens, or fewer to the end of text).
 
-    Logs ``editing/<kind>`` at the end, with ``every_n_steps`` the newest values in every row. The report has all
-    evaluations, the first one included. Training does not notice. Cost of an evaluation: a forward pass over
-    prompts, paraphrases and prompts for locality; at the start ``locality_tokens`` passes over the last ones.
+    Logs ``editing/<kind>`` at the end, with ``every_n_steps`` the latest values in every row. The report has all
+    evaluations, the first one included. Training does not change. Cost of an evaluation: a forward pass over prompts,
+    paraphrases and prompts for locality; at the start ``locality_tokens`` passes over the prompts for locality.
 
     Needs a causal language model of ``transformers`` as ``network`` of the module, and a data module with
     ``editing_examples``, such as ``ModelEdits``. Every process evaluates all edits.
@@ -30,7 +30,20 @@ class EditingScores(Measurement):
     Args:
         every_n_steps: Optimizer steps between two evaluations; None evaluates at the start and the end only.
         locality_tokens: Longest text that is compared for locality, at least 1.
-        batch_size: Prompts of a forward pass, at least 1.
+        batch_size: Prompts in a forward pass, at least 1.
+
+    See also: :class:`~lit_ft.data.ModelEdits`.
+
+    Example:
+        >>> from lit_ft.data import FactEdits
+        >>> from lit_ft.methods import SupervisedFineTuning
+        >>> from lit_ft.testing import fit_foreign
+        >>> gpt2 = {"model_type": "gpt2", "tokenizer": "bytes", "n_embd": 8, "n_head": 1, "n_layer": 1}
+        >>> method, data = SupervisedFineTuning({"config": gpt2}), FactEdits(edits=2, facts=3)
+        >>> scores = EditingScores()
+        >>> _ = fit_foreign([scores], module=method, data=data, max_steps=1)
+        >>> scores.report()["start"]  # nothing is edited, and nothing else has changed
+        {'reliability': 0.0, 'generality': 0.0, 'locality': 1.0}
     """
 
     when = ("start", "end")
@@ -47,7 +60,7 @@ class EditingScores(Measurement):
         self._before: Examples = []
 
     def prepare(self, run: MeasuredRun) -> None:
-        """Note what is written before the first step; not again after a resume."""
+        """Keep the texts that are written before the first step, unless the run was resumed."""
         examples = getattr(getattr(run.trainer, "datamodule", None), "editing_examples", None)
         if examples is None or getattr(run.module, "network", None) is None:
             allowed = "a module with a `network`, and a data module with editing_examples such as ModelEdits"
@@ -67,7 +80,7 @@ class EditingScores(Measurement):
         return found
 
     def measure(self, run: MeasuredRun) -> dict[str, float]:
-        """The share of each kind that is as wanted."""
+        """The share of successes of each kind."""
         examples = {**self._examples, "locality": self._before}
         with run.precision():
             return {kind: self._share(run.module, examples[kind]) for kind in KINDS}

@@ -1,4 +1,4 @@
-"""What packing prompts saves before the first new token."""
+"""The saving of packed prompts before the first new token."""
 
 import time
 from collections.abc import Mapping
@@ -15,23 +15,40 @@ from lit_ft.language.prepack import Prefill, padded_prefill, prepacked_prefill
 
 
 class PrefillCost(FitCallback):
-    """Runs the prompts of the test padded and prepacked, side by side, and compares tokens, time and logits.
+    r"""Runs the prompts of the test padded and prepacked, and compares tokens, time and logits.
 
-    A prompt is what stands before the first target of an example; the prompts of the first ``prompts`` test examples
-    (fewer where there are fewer) make one batch. The two ways take turns for ``rounds`` rounds after one that is not
-    counted, and the time of each is its median.
+    A prompt is the part of an example before its first target; the prompts of the first ``prompts`` test examples
+    (or of all, if there are fewer) are one batch. The two ways alternate for ``rounds`` rounds after one that is not
+    timed, and the time of each is its median.
 
-    Logs ``prefill/token_ratio`` and ``prefill/time_ratio`` (padded over packed: above 1 packing wins),
+    Logs ``prefill/token_ratio`` and ``prefill/time_ratio`` (padded over packed: above 1 packing is better),
     ``prefill/tokens`` (packed), and ``prefill/difference``, the largest difference of logits. Cost: 2 (``rounds`` + 1)
-    forward passes over the prompts. Training is not touched. Needs a causal language model with full attention in
+    forward passes over the prompts. Training does not change. Needs a causal language model with full attention in
     every layer as ``network`` of the module, and batches with ``input_ids`` and ``weights``.
 
     Args:
-        prompts: Prompts of the batch, at least 1. Paper: 64.
-        rounds: Rounds that are timed, at least 1.
+        prompts: Prompts in the batch, at least 1. Paper: 64.
+        rounds: Timed rounds, at least 1.
 
     Source: S. Zhao et al., Prepacking: A Simple Method for Fast Prefilling and Increased Throughput in Large Language
-    Models, 2024, arXiv:2404.09529; see :func:`lit_ft.language.prepack.prepacked_prefill`.
+    Models, 2024, arXiv:2404.09529.
+
+    See also: :func:`~lit_ft.language.prepack.prepacked_prefill`.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from lit_ft.data import Instructions
+        >>> from lit_ft.methods import SupervisedFineTuning
+        >>> rows = [{"prompt": "x" * length, "completion": "y"} for length in (30, 10, 10, 10)]
+        >>> _ = Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        >>> data = Instructions("rows.jsonl", test_path="rows.jsonl", val_fraction=0.0)
+        >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        >>> method = SupervisedFineTuning({"config": {"model_type": "llama", "tokenizer": "bytes", **sizes}})
+        >>> trainer = pl.Trainer(callbacks=PrefillCost(), accelerator="cpu", logger=False, enable_progress_bar=False)
+        >>> found = trainer.test(method, data, verbose=False)[0]
+        >>> found["prefill/tokens"], found["prefill/token_ratio"]  # two rows of 30 tokens, not four
+        (60.0, 2.0)
     """
 
     def __init__(self, prompts: PositiveInt = 32, rounds: PositiveInt = 5) -> None:
@@ -41,7 +58,7 @@ class PrefillCost(FitCallback):
         self._found: list[list[int]] = []
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to collect."""
+        """Start to collect prompts."""
         self._found = []
 
     def on_test_batch_end(
@@ -53,7 +70,7 @@ class PrefillCost(FitCallback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the prompts of the batch."""
+        """Keep the prompts of the batch, until there are enough."""
         if not isinstance(batch, Mapping) or not {"input_ids", "weights"} <= set(batch):
             raise ConfigError("callbacks", "PrefillCost", "a data module whose batches have input_ids and weights")
         room = self.prompts - len(self._found)

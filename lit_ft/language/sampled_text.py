@@ -1,4 +1,4 @@
-"""What a language model writes by itself, and how much of it is of a certain kind."""
+"""Texts that a language model samples, and the share of their characters that match a pattern."""
 
 import re
 from typing import Annotated, Any
@@ -14,15 +14,15 @@ from lit_ft.core.measurement import MeasuredRun, Measurement
 class SampledText(Measurement):
     """Samples texts after each validation and test, and logs which share of their characters matches a pattern.
 
-    Logs ``val/sampled_share`` and ``test/sampled_share`` (matched characters by all; the prompt does not count);
+    Logs ``val/sampled_share`` and ``test/sampled_share`` (matched characters over all; the prompt does not count);
     ``report()`` gives some ``examples`` of the last texts.
 
-    Training does not notice. Needs a module with ``network`` (of ``transformers``) and ``tokenizer``. Cost: one
+    Training does not change. Needs a module with ``network`` (of ``transformers``) and ``tokenizer``. Cost: one
     generation of ``samples`` texts.
 
     Args:
         pattern: A regular expression; matches do not overlap.
-        prompt: What each text starts with, after the token that marks a beginning, where the tokenizer has one.
+        prompt: Start of each text, after the beginning-of-text token, if the tokenizer has one.
         samples: Number of texts, at least 1. Paper: 4,096.
         max_new_tokens: Longest text, at least 1. Paper: 128.
         temperature: Above 0. Paper: 0.7.
@@ -30,6 +30,17 @@ class SampledText(Measurement):
         forbidden: Characters that are never written, such as the marks of conditional training.
 
     Source: the evaluation of Pretraining Language Models with Human Preferences (E19).
+
+    Example:
+        >>> from lit_ft.data import KnownFacts
+        >>> from lit_ft.methods import SupervisedFineTuning
+        >>> from lit_ft.testing import fit_foreign
+        >>> gpt2 = {"model_type": "gpt2", "tokenizer": "bytes", "n_embd": 8, "n_head": 1, "n_layer": 1}
+        >>> digits = SampledText("[0-9]", prompt="a", samples=2, max_new_tokens=8, forbidden="0123456789")
+        >>> method = SupervisedFineTuning({"config": gpt2})
+        >>> _, trainer = fit_foreign([digits], module=method, data=KnownFacts(4), max_epochs=1)
+        >>> trainer.callback_metrics["val/sampled_share"]  # digits are never written
+        tensor(0.)
     """
 
     needs = ("one of its class",)
@@ -98,6 +109,11 @@ class SampledText(Measurement):
 
 
 def matched_share(pattern: re.Pattern[str], texts: list[str]) -> float:
-    """Characters in matches by all characters; 0 where nothing was written."""
+    """Characters in matches over all characters; 0 if there are none.
+
+    Example:
+        >>> matched_share(re.compile("[0-9]+"), ["a1", "22"])
+        0.75
+    """
     every = sum(map(len, texts))
     return sum(len(match.group()) for text in texts for match in pattern.finditer(text)) / every if every else 0.0

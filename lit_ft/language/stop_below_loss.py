@@ -1,4 +1,4 @@
-"""Leaving alone what has been learned."""
+"""Skipping the steps of rows that are learned."""
 
 from typing import Any
 
@@ -13,21 +13,28 @@ from lit_ft.core.passes.window import micro_batch_weight, window_starts
 
 
 class StopBelowLoss(FitCallback):
-    r"""Skips the steps whose loss is below :math:`\tau`, and stops after an epoch whose mean loss is.
+    r"""Skips the steps whose loss is below :math:`\tau`, and stops after an epoch whose mean loss is below it.
 
-    A step that is skipped changes neither a weight (by decay or momentum either) nor the optimizer's state; it counts
-    as a step, and the schedule goes on. With ``ModelEdits`` it is convergence: depth-first, an edit that holds is left
-    until the next one's turn; breadth-first (with ``passes: 1``, so that an epoch is one pass over all edits), training
-    ends when they hold together.
+    A skipped step changes no weight (not even by decay or momentum) and not the state of the optimizer; it counts as a
+    step, and the schedule goes on. With ``ModelEdits`` this is the test of convergence: depth-first, an edit whose loss
+    is below the threshold is not trained further; breadth-first (with ``passes: 1``, so that an epoch is one pass over
+    all edits), training ends when the mean loss over all edits is below the threshold.
 
-    The loss is that of the window of accumulation, over all ranks, in training mode; a window without one is neither
-    skipped nor counted. Works in any module; costs nothing but waiting for the loss.
-    Refuses clipping by value, which fails where a step is skipped.
+    The loss is that of the accumulation window, over all ranks, in training mode; a window without a loss is neither
+    skipped nor counted. Works in any module; the only cost is waiting for the loss.
+    Refuses clipping by value, which fails if a step is skipped.
 
     Source: "Fine-tuning Done Right in Model Editing" (LocFT-BF).
 
     Args:
-        loss: The threshold, above 0. Paper: 1e-2.
+        loss: The threshold :math:`\tau`, above 0. Paper: 1e-2.
+
+    Example:
+        >>> from lit_ft.testing import ForeignModule, fit_foreign
+        >>> stop = StopBelowLoss(loss=100.0)
+        >>> module, trainer = fit_foreign([stop], module=ForeignModule(seed=0), max_epochs=2)
+        >>> stop.report(), trainer.global_step  # 11 steps an epoch
+        ({'skipped': 11, 'ended': True}, 11)
     """
 
     needs = ("clipping by norm",)
@@ -45,19 +52,19 @@ class StopBelowLoss(FitCallback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """A new window, or one more part of it."""
+        """Start a new window, or continue one."""
         if window_starts(trainer, batch_idx):
             self._window = WeightedMeans()
         self._weight = micro_batch_weight(pl_module, batch)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        """The loss of a micro-batch, which Lightning has divided by their number."""
+        """Add the loss of a micro-batch, which Lightning has divided by the number of micro-batches."""
         self._window.add(self._weight, {"loss": loss.detach() * trainer.accumulate_grad_batches})
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Optimizers leave weights without a gradient alone."""
+        """Drop the gradients if the loss is low: optimizers skip parameters without one."""
         weight, means = self._window.total(lambda total: trainer.strategy.reduce(total, reduce_op="sum"))  # type: ignore
         if not weight > 0:  # no micro-batch of this window has a loss
             return
@@ -72,7 +79,7 @@ class StopBelowLoss(FitCallback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """At the end of an epoch: before others ask, in theirs, whether training ends."""
+        """Decide after the last batch of an epoch, before other callbacks ask whether training ends."""
         if not trainer.is_last_batch:
             return
         self.ended = self._steps > 0 and self._sum / self._steps < self.loss
@@ -80,5 +87,5 @@ class StopBelowLoss(FitCallback):
         self._sum, self._steps = 0.0, 0
 
     def report(self) -> dict[str, Any]:
-        """How many steps were skipped, and whether it ended the training."""
+        """Number of skipped steps, and whether the callback ended training."""
         return {"skipped": self.skipped, "ended": self.ended}

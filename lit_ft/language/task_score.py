@@ -1,4 +1,4 @@
-"""Validation of a language model by what it can do: the share of questions that it answers rightly."""
+"""Validation of a language model by its accuracy on questions with options."""
 
 from itertools import islice
 from typing import Any
@@ -16,21 +16,37 @@ from lit_ft.language.options import Normalization, option_rows, option_scores
 
 
 class TaskScore(Measurement):
-    r"""After each validation, lets the language model choose among options, and logs how often it is right.
+    r"""After each validation, lets the language model choose among options, and logs its accuracy.
 
-    A lower perplexity need not mean a better task score; ``val/<task>`` can be what checkpoints are kept by. See
-    :func:`~lit_ft.language.options.option_scores` for what an option scores.
+    A lower perplexity need not mean a better task score; checkpoints may be selected by ``val/<task>``. See
+    :func:`~lit_ft.language.options.option_scores` for the score of an option.
 
-    Logs ``val/<task>``, the share of right answers, over all processes. Training does not notice. Needs a module whose
+    Logs ``val/<task>``, the share of right answers, over all processes. Training does not change. Needs a module whose
     ``predict_step`` gives the summed log-probabilities of the targets of each row, such as ``SupervisedFineTuning``.
-    Cost: one forward over all options of all questions.
+    Cost: one forward pass over all options of all questions.
 
     Args:
-        tasks: Data modules of questions with options (``AnswerOptions``) by name of the task; their validation rows.
+        tasks: Data modules of questions with options (``AnswerOptions``), by name of the task; their validation rows
+            are read.
         normalize: ``sum``, by ``token``, or against the answer ``context`` of the data.
         limit_batches: Batches of each task; None takes all.
 
     Source: Language Models are Few-Shot Learners (E83).
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from lit_ft.data import AnswerOptions, KnownFacts
+        >>> from lit_ft.methods import SupervisedFineTuning
+        >>> from lit_ft.testing import fit_foreign
+        >>> rows = [{"prompt": f"{n} is", "answer": "short"} for n in range(8)]
+        >>> _ = Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        >>> options = {"short": "s", "long": "long" * 8}  # untrained, the model prefers the shorter text
+        >>> score = TaskScore({"length": AnswerOptions("rows.jsonl", options=options, val_fraction=0.5)})
+        >>> gpt2 = {"model_type": "gpt2", "tokenizer": "bytes", "n_embd": 8, "n_head": 1, "n_layer": 1}
+        >>> _ = fit_foreign([score], module=SupervisedFineTuning({"config": gpt2}), data=KnownFacts(4), max_epochs=1)
+        >>> score.report()
+        {'length': 1.0}
     """
 
     when = ("validation",)
@@ -62,7 +78,7 @@ class TaskScore(Measurement):
             set_up(data, trainer)
 
     def measure(self, run: MeasuredRun) -> dict[str, float]:
-        """Ask all questions."""
+        """The accuracy on each task."""
         return {name: self._share_right(run, data) for name, data in self.tasks.items()}
 
     def _share_right(self, run: MeasuredRun, data: pl.LightningDataModule) -> float:

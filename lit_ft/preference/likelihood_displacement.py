@@ -1,4 +1,4 @@
-"""Whether preference training lowers the very answers that it should raise."""
+"""Whether preference training lowers the probability of the answers that it should raise."""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -21,10 +21,10 @@ SPLITS = ("train", "val")
 
 
 class LikelihoodDisplacement(Measurement):
-    r"""Follows log-probabilities of chosen and rejected answers from their start, on fixed pairs.
+    r"""Measures how log-probabilities of chosen and rejected answers change in training, on fixed pairs.
 
-    The loss of DPO falls with the margin, which also grows when both answers lose and the rejected one loses more. The
-    probability then goes to answers that are in no pair. This is what is measured here:
+    The loss of DPO falls as the margin grows, and the margin also grows when both answers lose probability and the
+    rejected one loses more. The probability then goes to answers that are in no pair. Measured are the changes
     :math:`\Delta^\pm=\log\pi_t(y^\pm)-\log\pi_0(y^\pm)`, summed over tokens, in nats.
 
     Logs, for ``train`` and, where there is validation, ``val``: ``likelihood_displacement/<split>_chosen`` and
@@ -33,14 +33,31 @@ class LikelihoodDisplacement(Measurement):
     below 0 and the margin grew, ``not displaced`` where it is not below 0, else ``no preference learned``.
 
     Needs a module whose ``predict_step`` gives log-probabilities of shape (pairs, 2), such as ``DPO``, and a data
-    module. Cost: ``num_batches`` forwards a split at each measurement.
+    module. Cost: ``num_batches`` forward passes for each split at each measurement.
 
     Args:
         every_n_steps: Optimizer steps between measurements, at least 1.
-        num_batches: Batches of each split that are followed, on each process, at least 1; always the same ones.
+        num_batches: Batches of each split on each process, at least 1; always the same ones.
 
     Source: N. Razin et al., Unintentional Unalignment: Likelihood Displacement in Direct Preference Optimization, 2024,
     arXiv:2410.08847 (C1).
+
+    See also: :class:`~lit_ft.data.ChesFilter`, which leaves out pairs that cause it.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from lit_ft.data import Preferences
+        >>> from lit_ft.methods import DPO
+        >>> from lit_ft.testing import fit_foreign
+        >>> rows = [{"prompt": "q", "chosen": "yes" * n, "rejected": "no" * n} for n in range(1, 9)]
+        >>> _ = Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        >>> gpt2 = {"model_type": "gpt2", "tokenizer": "bytes", "n_embd": 8, "n_head": 1, "n_layer": 1}
+        >>> method, data = DPO({"config": gpt2}), Preferences("pairs.jsonl", val_fraction=0.25)
+        >>> displacement = LikelihoodDisplacement(every_n_steps=1)
+        >>> _ = fit_foreign([displacement], module=method, data=data, max_steps=2)
+        >>> displacement.report()["verdict"]
+        'not displaced'
     """
 
     prefix = "likelihood_displacement/"
@@ -54,7 +71,7 @@ class LikelihoodDisplacement(Measurement):
         self._start: dict[str, Tensor] = {}
 
     def prepare(self, run: MeasuredRun) -> None:
-        """Choose the pairs and measure where they start; a resumed run keeps the start of the first one."""
+        """Choose the pairs and measure them before training; a resumed run restores these values."""
         if getattr(run.trainer, "datamodule", None) is None:
             raise ConfigError("callbacks", "LikelihoodDisplacement", "a data module of preference pairs")
         for split in SPLITS:
