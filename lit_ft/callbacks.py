@@ -1,4 +1,8 @@
-"""Callbacks: how any loss is optimised, which weights move, what is measured."""
+"""Callbacks: how any loss is optimised, which weights move, what is measured.
+
+A trainer takes them as usual: ``pl.Trainer(callbacks=[SAM(rho=0.05)])``. Most of their examples train the small module
+of :func:`lit_ft.testing.fit_foreign`.
+"""
 
 from typing import TYPE_CHECKING
 

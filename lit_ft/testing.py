@@ -317,6 +317,13 @@ def check_callback(make: MakeCallback, folder: Path, no_op: MakeCallback | None 
         fit: Further arguments of ``fit_foreign``.
 
     See also: :func:`assert_resumes`, :func:`assert_begins_anew` and :func:`assert_no_op`, which check one contract.
+
+    Example:
+        >>> from lightning.pytorch.callbacks import EarlyStopping
+        >>> check_callback(lambda: EarlyStopping("loss", stopping_threshold=9.0), Path("checked"))  # ends too early
+        Traceback (most recent call last):
+            ...
+        AssertionError
     """
     pickle.loads(pickle.dumps(make()))
     copy.deepcopy(make())

@@ -28,17 +28,17 @@ from lit_ft.curvature.warm_subspace import WarmSubspace
 class EdgeOfStability(FitCallback):
     r"""Tracks the leading eigenvalues of the loss Hessian and the threshold of the optimizer in use.
 
-    On a quadratic, gradient descent diverges along directions whose curvature is above :math:`2/\eta`. Full-batch
-    training of networks goes right there and stays: the sharpness :math:`\lambda_1` rises until it reaches the
-    threshold, then hovers at it while the loss still falls (not monotonously). Thresholds are known for SGD, with
-    momentum, Nesterov, RMSprop, Adam and AdamW (``lit_ft.curvature.stability``). For the last three, and for
-    groups with several learning rates, the eigenvalues are those of the preconditioned matrix :math:`D^{1/2} H D^{1/2}`
-    with D the inverse preconditioner times the group's rate over the largest rate; for plain SGD they are those of H.
+    On a quadratic, gradient descent diverges along directions whose curvature is above :math:`2/\eta`. In full-batch
+    training of networks the sharpness :math:`\lambda_1` rises to this threshold and hovers at it, while the loss still
+    falls (not monotonously). Thresholds are known for SGD, with momentum, Nesterov, RMSprop, Adam and AdamW
+    (``lit_ft.curvature.stability``). For the last three, and for groups with several learning rates, the eigenvalues
+    are those of :math:`D^{1/2} H D^{1/2}` with D the inverse preconditioner times the group's rate over the largest
+    rate; for plain SGD they are those of H.
 
-    Works in any LightningModule with automatic optimisation, on one device and under DDP (each rank its shard).
-    ``training_step`` is called with ``batch_idx`` 0. Where it returns None, that step is not measured.
-    Training is bit-identical with and without. Measured at the weights before the step, in float32, in evaluation mode
-    unless ``training``. With SAM the eigenvalues are logged and no ratio, as :math:`2/\eta` is not its edge.
+    Works in any LightningModule with automatic optimisation, on one device and under DDP (each rank its shard), and
+    does not change training. Measured at the weights before the step, in float32, in evaluation mode unless
+    ``training``; ``training_step`` is called with ``batch_idx`` 0, and a step for which it returns None is not
+    measured. With SAM the eigenvalues are logged and no ratio, as :math:`2/\eta` is not its edge.
 
     Cost of a measurement at k = 1: 6 to 9 Hessian products of about two forward-backward passes each (20 to 40 for the
     first), ``2 (k + 3) + k`` copies of the trainable weights between measurements, up to 96 inside one.
@@ -46,43 +46,41 @@ class EdgeOfStability(FitCallback):
     Logs:
         ``edge_of_stability/lambda_1`` ... ``lambda_k``; ``threshold``; ``ratio`` (:math:`\lambda_1` over the
         threshold); ``directional_sharpness`` (:math:`g^\top A g/g^\top g` along the scaled gradient g of the matrix A
-        that is measured); ``products``. All under ``edge_of_stability/train_mode/`` with ``training``. Steps
+        that is measured); ``products``. With ``training`` all are under ``edge_of_stability/train_mode/``. Steps
         between measurements repeat the last one.
 
     Args:
         every_n_steps: Optimizer steps between measurements; the first is before the first step.
         k: How many eigenvalues.
         tol: Error of the eigenvalues relative to the first.
-        num_batches: Measure on this many fixed batches, drawn with ``seed`` from the training data (from the first
-            batches that pass, where rows cannot be read by number). None: on the batches of the current accumulation
-            window, which is exact for full-batch training.
+        num_batches: Measure on this many fixed batches, drawn with ``seed`` from the training data (the first ones of
+            the run, if rows cannot be read by number). None: on the batches of the current accumulation window, which
+            is exact for full-batch training.
         preconditioned: False measures H whatever the optimizer; then no threshold is logged where it does not apply.
-        training: Measure in training mode: batch-norm by batch, and one fixed dropout mask. Ratios of Adam with batch
-            norm need it: biases before a norm get no gradient, so that their preconditioner is about epsilon; in
-            evaluation mode they have curvature, and ratios reach some hundreds.
+        training: Measure in training mode: batch norm by batch, one fixed dropout mask. Adam with batch norm needs it:
+            biases before a norm have no gradient, so a preconditioner of about epsilon, but in evaluation mode they
+            have curvature (ratios of some hundreds).
         product: ``finite_difference`` for losses and kernels without second derivatives.
-        save_vectors: Keep the vectors in checkpoints, so that a resumed run logs the very same numbers; without them
-            the first measurement after a resume starts anew and agrees to ``tol``.
+        save_vectors: Save the vectors in checkpoints, so that a resumed run logs the same numbers; without them the
+            first measurement after a resume agrees to ``tol``.
         seed: Seed of the choice of batches and of the module's randomness while it is measured.
 
-    Source: Cohen, Kaur, Li, Kolter, Talwalkar, Gradient Descent on Neural Networks Typically Occurs at the Edge of
-    Stability, 2021, arXiv 2103.00065; adaptive optimizers: Cohen et al., 2022, arXiv 2207.14484. There the eigenvalues
-    come from ARPACK; here from a warm-started block solver (``lit_ft.curvature.eigensolver``).
+    Source: J. Cohen et al., Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability, 2021, arXiv
+    2103.00065; adaptive optimizers: J. Cohen et al., 2022, arXiv 2207.14484. They compute eigenvalues with ARPACK; here
+    a warm-started block solver does (``lit_ft.curvature.eigensolver``).
 
-    See also: :func:`~lit_ft.core.curvature.hessian_eigenvalues`, for a network outside of a run.
+    See also: :func:`~lit_ft.core.curvature.hessian_eigenvalues`.
 
     Example:
         >>> from lit_ft.data import NoisyLinear
         >>> from lit_ft.methods import Regression
         >>> from lit_ft.testing import fit_foreign
-        >>> linear = {"config": {"model_type": "mlp", "depth": 0}}
-        >>> method = Regression(linear, optimizer=lambda weights: torch.optim.SGD(weights, lr=0.1))
+        >>> sgd = lambda weights: torch.optim.SGD(weights, lr=0.1)
+        >>> linear = Regression({"config": {"model_type": "mlp", "depth": 0}}, optimizer=sgd)
         >>> edge = EdgeOfStability(every_n_steps=1)
-        >>> _ = fit_foreign([edge], module=method, data=NoisyLinear(batch_size=None), max_steps=2)
-        >>> [round(row["threshold"], 4) for row in edge.measurements]  # 2 / 0.1
-        [20.0, 20.0]
-        >>> [round(row["lambda_1"], 1) for row in edge.measurements]  # the loss is quadratic: its curvature is constant
-        [2.9, 2.9]
+        >>> _ = fit_foreign([edge], module=linear, data=NoisyLinear(batch_size=None), max_steps=1)
+        >>> [round(edge.measurements[0][name], 1) for name in ("lambda_1", "threshold")]  # 2 / 0.1
+        [2.9, 20.0]
     """
 
     needs = ("automatic optimization", "one device or ddp")
