@@ -93,7 +93,7 @@ class Measurement(FitCallback):
     """
 
     when: ClassVar[tuple[When, ...]] = ()
-    """``start``: before the first step; ``validation``: after each validation; ``end``: after the last step."""
+    """``start``: before the first step; ``validation``: after each; ``end``: after the last step, if not yet."""
     prefix: str = ""
     """Prefix of each name in the log."""
     on_bar: ClassVar[bool] = False

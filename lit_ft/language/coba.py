@@ -75,7 +75,7 @@ class CoBa(FitCallback):
 
     Args:
         every_n_steps: Optimizer steps between measurements, at least 1. Reference: 1.
-        warmup: Measurements with weights of 1, at least 2. Reference: 100.
+        warmup: Measurements before weights may differ from 1, at least 2. Reference: 100.
         window: Measurements that a slope is fitted to, at least 2. Reference: 200.
         tau: Temperature of the divergence factor, above 0. Reference: 5.
         num_batches: Batches of validation; None takes all.

@@ -31,7 +31,7 @@ class RunCheckpoint(FitCallback):
     number of rows in ``metrics.csv`` (which is cut back to them on resume), and the position of every stateful loader
     before the batch that is already fetched. It is written to a temporary file, synced, read back, and renamed; only
     then is the previous one deleted. On SIGTERM the run saves once more before it ends: at the end of the accumulation
-    window, or after a validation in progress; with several ranks only if the signal comes between two windows.
+    window, and after a validation in progress; with several ranks only if the signal comes between two windows.
 
     Exact for modules whose state is in checkpoints and for loaders with ``state_dict``; a loader without it starts its
     epoch again (Lightning warns), and wall-clock values differ. It makes itself the first callback of the trainer.
