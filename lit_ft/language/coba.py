@@ -135,28 +135,27 @@ class CoBa(FitCallback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure after every n-th step, and set the weights."""
-        if trainer.global_step == self._measured or trainer.global_step % self.every_n_steps:
-            return
-        self._measured = trainer.global_step
-        self._losses.append(self._task_losses(trainer, pl_module))
-        self._slopes.append(slope(self._ratios()[-self.window :]).tolist())
-        for name, weight in self._apply(trainer, pl_module).items():
-            pl_module.log(f"coba/{name}", weight, on_step=True, on_epoch=False)
+        """Measure after every n-th step, set the weights, and log them in every row from then on."""
+        if trainer.global_step != self._measured and trainer.global_step % self.every_n_steps == 0:
+            self._measured = trainer.global_step
+            self._losses.append(self._task_losses(trainer, pl_module))
+            self._slopes.append(slope(self._ratios()[-self.window :]).tolist())
+            self._apply(trainer, pl_module)
+        if self._slopes and self._given:
+            pl_module.log_dict({f"coba/{n}": w for n, w in self._given.items()}, on_step=True, on_epoch=False)
 
     def _ratios(self) -> Tensor:
         losses = torch.tensor(self._losses, dtype=torch.float64)
         ratios = losses / losses[0]
         return torch.cat([ratios, ratios.amax(1, keepdim=True)], 1)  # the last column is the worst task
 
-    def _apply(self, trainer: pl.Trainer, module: Any) -> dict[str, float]:
+    def _apply(self, trainer: pl.Trainer, module: Any) -> None:
         names = trainer.datamodule.task_names  # type: ignore[attr-defined]
         weights = torch.ones(len(names), dtype=torch.float64)
         if len(self._slopes) >= self.warmup:
             kept = torch.tensor(self._slopes[-self.window :], dtype=torch.float64)
             weights = len(names) * coba_weights(kept[:, :-1], kept[:, -1], self.tau)
         module.task_weights = self._given = dict(zip(names, weights.tolist(), strict=True))
-        return self._given
 
     def _task_losses(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[float]:
         names = trainer.datamodule.task_names  # type: ignore[attr-defined]

@@ -93,6 +93,8 @@ class TaskScore(Measurement):
             counts += torch.tensor([float(right.sum()), len(right)])
         if run.trainer.world_size > 1:
             counts = run.trainer.strategy.reduce(counts.to(run.module.device), reduce_op="sum")  # type: ignore[assignment]
+        if not counts[1]:
+            raise ConfigError("tasks", type(data).__name__, "data modules with rows for validation; this one has none")
         return float(counts[0] / counts[1])
 
     def _log_probs(self, run: MeasuredRun, batch: Any, number: int, prefix: str = "") -> Tensor:

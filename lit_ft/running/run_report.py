@@ -4,6 +4,7 @@ import platform
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -128,10 +129,12 @@ class RunReport(FitCallback):
 
     def _callbacks(self, trainer: pl.Trainer) -> dict[str, Any]:
         summaries: dict[str, Any] = {}
+        seen: Counter[str] = Counter()
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if callable(getattr(callback, "report", None)):
                 name = type(callback).__name__
-                summaries[name if name not in summaries else f"{name} {len(summaries)}"] = callback.report()
+                seen[name] += 1
+                summaries[name if seen[name] == 1 else f"{name} {seen[name]}"] = callback.report()
         return summaries
 
     def _save(self, trainer: pl.Trainer, status: str) -> None:

@@ -110,7 +110,7 @@ class TaskRegions(FitCallback):
             if self.save:
                 save_selection(Path(trainer.default_root_dir) / f"{task}.safetensors", regions[task], pl_module)
         self.shared = shared_parts(regions, pl_module)
-        self.entries = round(self.density * sum(weight.numel() for weight in weights.values()))
+        self.entries = max(1, round(self.density * sum(weight.numel() for weight in weights.values())))
 
     def _region(
         self,

@@ -88,3 +88,8 @@ def test_bad_input() -> None:
     for arguments in ({"data": {}}, {"density": 0.0}, {"density": 1.5}, {"steps": 0}, {"lr": 0.0}):
         with pytest.raises(ConfigError):
             TaskRegions(**{"data": data, **arguments})  # type: ignore[arg-type]
+
+
+def test_a_share_below_one_entry_is_one_entry(tmp_path: Path) -> None:
+    callback, _, found = regions(tmp_path, {"few": Task([0])}, density=0.001)
+    assert int(found["few"].sum()) == callback.report()["entries"] == 1
