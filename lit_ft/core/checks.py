@@ -1,4 +1,4 @@
-"""Ranges and words of arguments: written once, in the annotation, and checked for YAML and Python alike.
+"""Ranges and choices of arguments: written once, in the annotation, and checked for YAML and Python alike.
 
 ```python
 def __init__(self, every_n_steps: PositiveInt = 10, product: Literal["a", "b"] = "a") -> None:
@@ -21,13 +21,20 @@ from lit_ft.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class Range:
-    """Which finite numbers an argument may be.
+    """The finite numbers that an argument allows.
 
     Args:
-        low: The least that is allowed.
-        high: The most that is allowed.
-        above: A bound that itself is not allowed.
-        below: A bound that itself is not allowed.
+        low: Least allowed number.
+        high: Greatest allowed number.
+        above: Lower bound that is itself excluded.
+        below: Upper bound that is itself excluded.
+
+    See also: :func:`checked`.
+
+    Example:
+        >>> share = Range(low=0, below=1)
+        >>> 0 in share, 1 in share, str(share)
+        (True, False, '0 or more and below 1')
     """
 
     low: float = -math.inf
@@ -60,15 +67,28 @@ OpenUnitInterval = Annotated[float, Range(above=0, below=1)]
 def checked(arguments: Mapping[str, Any]) -> None:
     """Refuse arguments of a constructor that its annotations do not allow.
 
-    Ranges, words (``Literal``) and what stands beside them in a union are looked at, also inside lists and mappings;
-    other types are left to whoever uses them.
+    Ranges and choices (``Literal``) are checked, with the other members of their union, also inside lists and mappings;
+    arguments of other types are not.
 
     Args:
         arguments: ``locals()`` at the top of the constructor, after ``super().__init__()``; in ``__post_init__`` of a
             dataclass ``{"self": self, **vars(self)}``.
 
     Raises:
-        ConfigError: A number is outside of its range, or a word is none of those that are meant.
+        ConfigError: A number is outside of its range, or a value is not among the choices.
+
+    Example:
+        >>> class Warmup:
+        ...     def __init__(self, steps: PositiveInt = 100, shape: Literal["linear", "cosine"] = "linear") -> None:
+        ...         checked(locals())
+        >>> Warmup(steps=0)
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: Warmup.steps: given 0; allowed: a whole number, 1 or more
+        >>> Warmup(shape="step")
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: Warmup.shape: given 'step'; allowed: linear or cosine
     """
     self = arguments["self"]  # by this name the error finds the class
     constructor = arguments.get("__class__", type(self)).__init__
@@ -79,13 +99,13 @@ def checked(arguments: Mapping[str, Any]) -> None:
 
 @cache
 def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations that say a range or words."""
+    """The annotations with a range or choices."""
     found = {}
     for name, kind in function.__annotations__.items():
         if isinstance(kind, str):
             try:
                 kind = eval(kind, vars(sys.modules[function.__module__]))
-            except NameError:  # of a name that type checkers alone know
+            except NameError:  # a name that is imported for type checkers only
                 continue
         if name != "return" and _says_something(kind):
             found[name] = kind

@@ -1,4 +1,4 @@
-"""Facts about the data that a person need not repeat for the model: number of classes, shape of a row."""
+"""Facts about the data that need not be repeated for the model: number of classes, shape of a row."""
 
 from __future__ import annotations
 
@@ -14,18 +14,41 @@ NumClasses = Annotated[int, Range(low=2)]
 
 
 def data_of(module: pl.LightningModule) -> Any:
-    """The data module of the run that a module is in; None where there is none."""
+    """The data module of the trainer that a module is attached to; None without one.
+
+    Example:
+        >>> from lit_ft.data import NoisyLinear
+        >>> from lit_ft.methods import Regression
+        >>> model, data = Regression({"config": {"model_type": "mlp"}}), NoisyLinear()
+        >>> trainer = pl.Trainer(fast_dev_run=1, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, data)
+        >>> data_of(model) is data
+        True
+    """
     return getattr(module._trainer, "datamodule", None)
 
 
 def data_fact(module: pl.LightningModule, name: str) -> Any:
-    """The attribute ``name`` of the module; where it is None, that of the data module, which is then remembered.
+    """The attribute ``name`` of the module; where it is None, that of the data module.
 
-    It joins the module's hyper-parameters, so that its checkpoint can be loaded without the data.
+    A value from the data module is set on the module and added to its hyper-parameters, so that a checkpoint can be
+    loaded without the data.
 
     Args:
-        module: Asks.
-        name: Of the attribute on both sides.
+        module: The method.
+        name: Name of the attribute in both the method and the data module.
+
+    Raises:
+        ConfigError: Neither has a value.
+
+    Example:
+        >>> from lit_ft.data import NoisyLinear
+        >>> from lit_ft.methods import Regression
+        >>> model = Regression({"config": {"model_type": "mlp"}})
+        >>> trainer = pl.Trainer(fast_dev_run=1, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, NoisyLinear(features=8))
+        >>> data_fact(model, "input_shape"), model.hparams["input_shape"]
+        ((8,), (8,))
     """
     value = getattr(module, name)
     if value is not None:

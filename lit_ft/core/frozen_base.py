@@ -26,9 +26,21 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 class FrozenBase:
-    """Knows which weights of a network are still as they were built, and keeps those out of checkpoints.
+    """Keeps weights that are still as they were built out of checkpoints.
 
-    A weight is left out when it does not require a gradient and nothing wrote into it since ``remember``.
+    A weight is left out when it does not require a gradient and was not written to since ``remember``. A fingerprint of
+    the weights that were left out is stored instead; a checkpoint with another one is refused.
+
+    See also: :func:`fingerprint`.
+
+    Example:
+        >>> network, base = nn.Linear(2, 1), FrozenBase()
+        >>> base.remember(network)
+        >>> network.weight.requires_grad = False
+        >>> checkpoint = {"state_dict": network.state_dict()}
+        >>> base.leave_out(network, "", checkpoint)
+        >>> list(checkpoint["state_dict"]), checkpoint["frozen_base"]["names"]
+        (['bias'], ['weight'])
     """
 
     KEY = "frozen_base"
@@ -66,7 +78,7 @@ class FrozenBase:
         checkpoint[self.KEY] = {"names": names, "fingerprint": self._fingerprint({n: base[n] for n in names})}
 
     def check(self, network: nn.Module, prefix: str, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint whose base is not the base of ``network``."""
+        """Refuse a checkpoint whose frozen base differs from that of ``network``."""
         note = checkpoint.get(self.KEY)
         if note is None:
             return
@@ -83,6 +95,6 @@ class FrozenBase:
         self._left_out = {prefix + name for name in note["names"]}
 
     def take_left_out(self) -> set[str]:
-        """The keys that the next ``load_state_dict`` may miss; asked once."""
+        """The keys that may be missing in the next ``load_state_dict``; a second call returns none."""
         left_out, self._left_out = self._left_out, set()
         return left_out

@@ -36,8 +36,12 @@ class Output:
     Args:
         loss: Mean loss over the batch; ``loss_weight(batch)`` is the denominator of that mean.
         predictions: First argument of ``update`` of each metric in validation and test.
-        targets: Second argument: the truth beside ``predictions``.
+        targets: Second argument of ``update``: the true values for ``predictions``.
         scalars: Further means over the same denominator, logged as ``<stage>/<key>``.
+
+    Example:
+        >>> Output(torch.tensor(0.5), scalars={"accuracy": 1.0})
+        Output(loss=tensor(0.5000), predictions=None, targets=None, scalars={'accuracy': 1.0})
     """
 
     loss: Tensor
@@ -57,19 +61,33 @@ class Method(pl.LightningModule):
     Logs ``train/loss`` (the mean of the window), ``val/loss``, ``test/loss``, ``val/<metric>``, ``test/<metric>``.
 
     Args:
-        network: Where the network comes from. In Python also a ready ``torch.nn.Module``; it is then not part of the
-            hyper-parameters, and ``load_from_checkpoint`` asks for it again.
-        optimizer: Makes the optimizer from parameters. Decay leaves out biases and norms (parameters of one dimension).
-        schedule: How the learning rate moves; None keeps it constant.
-        metrics: Metrics of validation and test by the name they are logged under, in the place of the method's own and
-            of a mean of that name; ``{}`` has none. Each stage updates a copy with ``predictions`` and ``targets`` of
+        network: Where the network comes from. In Python also a ready ``torch.nn.Module``; it is then no hyper-parameter,
+            and ``load_from_checkpoint`` needs it as an argument.
+        optimizer: Makes the optimizer from parameters. Parameters of one dimension (biases, norms) get no weight decay.
+        schedule: Learning-rate schedule; None keeps the rate constant.
+        metrics: Metrics of validation and test by logged name. They replace the method's own metrics, and a mean of the
+            same name; ``{}`` logs none. Each stage updates copies with ``predictions`` and ``targets`` of
             :class:`Output`.
+
+    Example:
+        >>> from lit_ft.data import NoisyLinear
+        >>> class AbsoluteError(Method):
+        ...     def compute(self, batch):
+        ...         errors = self.network(batch["inputs"]).squeeze(-1) - batch["targets"]
+        ...         return Output(errors.abs().mean())
+        ...
+        ...     def loss_weight(self, batch):
+        ...         return len(batch["targets"])
+        >>> trainer = pl.Trainer(fast_dev_run=2, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(AbsoluteError(nn.Linear(8, 1)), NoisyLinear(features=8))
+        >>> sorted(trainer.callback_metrics)
+        ['train/loss', 'val/loss']
     """
 
     batch: ClassVar[type | None] = None
-    """The ``TypedDict`` of the batches that it reads; a data module of another one is refused."""
+    """The ``TypedDict`` of the batches that it reads; a data module with other batches is refused."""
     facts: ClassVar[tuple[str, ...]] = ()
-    """Attributes that the data module may know where a person gave None, such as ``num_classes``."""
+    """Attributes that are taken from the data module where the argument is None, such as ``num_classes``."""
 
     def __init__(
         self,
@@ -112,7 +130,7 @@ class Method(pl.LightningModule):
                 given |= arguments
         self.save_hyperparameters({name: value for name, value in given.items() if is_plain(value)})
 
-    # what a subclass says
+    # what a subclass defines
 
     def build_network(self) -> nn.Module:
         """Build the network that ``self.spec`` describes."""
@@ -123,14 +141,14 @@ class Method(pl.LightningModule):
         return None
 
     def after_build(self, network: nn.Module) -> None:
-        """See the network once, just after it was built: check it, or make parts that stand beside it.
+        """Called once, just after the network was built: check it, or make further parts.
 
-        Several networks that train together are one module that ``build_network`` returns, such as ``Members``; one
-        that does not train is among ``frozen_parts``.
+        Several networks that train together are one module that ``build_network`` returns, such as ``Members``; a
+        network that does not train belongs to ``frozen_parts``.
         """
 
     def frozen_parts(self) -> Iterable[nn.Module]:
-        """Parts that stay in evaluation mode while the others train: no dropout, no moving statistics."""
+        """Parts that stay in evaluation mode while the others train: no dropout, fixed batch-norm statistics."""
         return ()
 
     def compute(self, batch: Any) -> Output:
@@ -145,7 +163,7 @@ class Method(pl.LightningModule):
         """The method's own metrics over predictions and targets, where ``metrics`` is None."""
         return {}
 
-    # what they all share
+    # what all methods share
 
     def new_metrics(self) -> dict[str, Metric]:
         """The metrics of an evaluation before its first batch: copies of ``metrics``, else the method's own."""
@@ -169,10 +187,10 @@ class Method(pl.LightningModule):
             raise ConfigError("data", type(data).__name__, allowed)
 
     def configure_model(self) -> None:
-        """Build the network, what stands beside it, and the metrics, once; a subclass fills the hooks.
+        """Build the network, the parts beside it and the metrics, once; a subclass implements the hooks.
 
-        A network that is trained in another type is of it from here on, so that the fingerprint of a frozen base is of
-        the weights that train: Lightning converts them after a checkpoint has been looked at.
+        Under half or double precision the network is converted here, so that the fingerprint of a frozen base is that
+        of the converted weights: Lightning itself converts them only after a checkpoint was checked.
         """
         if self.network is not None:
             return
@@ -232,7 +250,7 @@ class Method(pl.LightningModule):
         super().backward(loss if self._scale is None else loss * self._scale, *args, **kwargs)
 
     def on_after_backward(self) -> None:
-        """Turn the sum over the window into its mean, before anybody looks at the gradient."""
+        """Turn the sum over the window into its mean, before any callback reads the gradient."""
         if self._rescale is None:
             return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -271,7 +289,7 @@ class Method(pl.LightningModule):
                 metric.reset()
 
     def on_validation_epoch_start(self) -> None:
-        """Begin new sums."""
+        """Reset the sums of losses."""
         self._start_evaluation()
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -283,7 +301,7 @@ class Method(pl.LightningModule):
         self._finish_evaluation("val")
 
     def on_test_epoch_start(self) -> None:
-        """Begin new sums."""
+        """Reset the sums of losses."""
         self._start_evaluation()
 
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -301,7 +319,7 @@ class Method(pl.LightningModule):
     # optimizer
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that are optimised, by name. The one place that decides it."""
+        """The parameters that are optimised, by name; the only place that decides this."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -329,7 +347,7 @@ class Method(pl.LightningModule):
             self._base.leave_out(self.network, "network.", checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take facts about the data that this method does not know, and refuse a checkpoint of another frozen base."""
+        """Restore facts about the data that are still None, and refuse a checkpoint of another frozen base."""
         for name in checkpoint.get(FACTS, ()):
             if getattr(self, name) is None:
                 setattr(self, name, checkpoint["hyper_parameters"].get(name))

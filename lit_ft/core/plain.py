@@ -16,11 +16,20 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], place: str = "", **gi
     Args:
         cls: A dataclass.
         mapping: Values by the names of its fields; a field with a default may be absent.
-        place: Where the mapping stands, for the errors (``network``).
-        given: Fields that are not to be in the mapping.
+        place: Name of the argument that holds the mapping, for error messages (``network``).
+        given: Values of fields that the mapping must not have.
 
     Raises:
-        ConfigError: A key is no field, a field has no value, or a value is not what its annotation says.
+        ConfigError: A key is no field, a field has no value, or a value does not match its annotation.
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from_mapping(Network, {"path": "gpt2", "dtype": "bfloat16"}, "network").path
+        'gpt2'
+        >>> from_mapping(Network, {"path": 2}, "network")
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: network.path: given 2; allowed: str | None
     """
     kinds = get_type_hints(cls)
     own = {field.name: field for field in fields(cls) if field.name not in given}  # type: ignore[arg-type]
@@ -40,7 +49,12 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], place: str = "", **gi
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether plain data is what an annotation says; a truth value is no number."""
+    """Whether plain data matches an annotation; a truth value is not a number.
+
+    Example:
+        >>> fits([1, 2], list[int]), fits(True, int), fits("mean", Literal["mean", "max"])
+        (True, False, True)
+    """
     origin, parts = get_origin(kind), get_args(kind)
     if origin is list:
         return isinstance(value, list) and all(fits(item, parts[0]) for item in value)

@@ -1,4 +1,4 @@
-"""What methods share whose network reads tokens."""
+"""The base of methods whose network reads tokens."""
 
 from typing import Any
 
@@ -15,11 +15,20 @@ class LanguageMethod(Method):
     Args:
         network: Where the network and its tokenizer come from.
         optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        schedule: Learning-rate schedule; None keeps the rate constant.
+
+    See also: :class:`~lit_ft.methods.SupervisedFineTuning`, :class:`~lit_ft.methods.DPO`.
+
+    Example:
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> method = LanguageMethod({"config": config})
+        >>> method.configure_model()
+        >>> type(method.network).__name__, method.tokenizer.decode(method.tokenizer("text")["input_ids"])
+        ('GPT2LMHeadModel', 'text')
     """
 
     def setup(self, stage: str) -> None:
-        """Refuse data whose tokens another tokenizer has made, in an earlier run: they are set up once."""
+        """Refuse data that an earlier run tokenized with another tokenizer: a data module is set up once."""
         super().setup(stage)
         theirs = getattr(data_of(self), "tokenizer", None)
         if theirs is None or theirs is self._tokenizer or self.tokenizer is None:
@@ -29,9 +38,9 @@ class LanguageMethod(Method):
             raise ConfigError("data", "tokens of another tokenizer", allowed)
 
     def after_build(self, network: nn.Module) -> None:
-        """Refuse a network that does not know all words of the tokenizer.
+        """Refuse a network with fewer embeddings than the tokenizer has tokens.
 
-        Data that need the tokenizer have loaded it by now; others may come without one.
+        The tokenizer is checked only if it was loaded: data that need it have loaded it by now.
         """
         embedding = getattr(network, "get_input_embeddings", lambda: None)()
         known = getattr(embedding, "num_embeddings", None)
