@@ -12,7 +12,7 @@ class LanguageBatch(TypedDict):
     key                shape                                                                      type
     ================== ========================================================================== =======
     ``input_ids``      (rows, tokens)                                                             int64
-    ``weights``        (rows, tokens): weight of each token as a target; 0: context alone          float32
+    ``weights``        (rows, tokens): weight of each token as a target; 0: context alone         float32
     ``rows``           (examples,): number of each example within its split                       int64
     ``attention_mask`` (rows, tokens), padded: 1 on tokens, 0 on padding                          int64
     ``position_ids``   (rows, tokens), packed: position within its example, from 0                int64
