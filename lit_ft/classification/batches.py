@@ -1,4 +1,4 @@
-"""What is in a batch of texts with a class, and of vectors with a number."""
+"""Batches of texts with a class, and of vectors with a number."""
 
 from typing import TypedDict
 
@@ -15,6 +15,16 @@ class LabelledTextBatch(TypedDict):
     ``attention_mask`` (rows, tokens): 1 on tokens, 0 on padding         int64
     ``labels``         (rows,)                                           int64
     ================== ================================================= =====
+
+    See also: :class:`~lit_ft.methods.TextClassifier`, :class:`~lit_ft.data.LabelledText`.
+
+    Example:
+        >>> from lit_ft.classification.labelled_text import collate_labelled
+        >>> rows = [(torch.tensor([5, 6, 7]), 1), (torch.tensor([5]), 0)]
+        >>> batch: LabelledTextBatch = collate_labelled(rows, padding=0)
+        >>> batch["input_ids"], batch["attention_mask"].sum(1), batch["labels"]
+        (tensor([[5, 6, 7],
+                [5, 0, 0]]), tensor([3, 1]), tensor([1, 0]))
     """
 
     input_ids: Tensor
@@ -23,7 +33,7 @@ class LabelledTextBatch(TypedDict):
 
 
 class NumbersBatch(TypedDict):
-    """Vectors with a number each.
+    """Vectors, each with a number to predict.
 
     =========== ================ =======
     key         shape            type
@@ -31,6 +41,14 @@ class NumbersBatch(TypedDict):
     ``inputs``  (rows, features) float32
     ``targets`` (rows,)          float32
     =========== ================ =======
+
+    See also: :class:`~lit_ft.methods.Regression`, :class:`~lit_ft.data.NoisyLinear`.
+
+    Example:
+        >>> from lit_ft.data import NoisyLinear
+        >>> batch = next(iter(NoisyLinear(features=3, batch_size=4).train_dataloader()))
+        >>> {name: tuple(value.shape) for name, value in batch.items()}
+        {'inputs': (4, 3), 'targets': (4,)}
     """
 
     inputs: Tensor

@@ -25,6 +25,18 @@ class Regression(Method):
         network: ``{config: {model_type: mlp, width: ..., depth: ..., activation: ...}}``; depth 0 is a linear map.
         input_shape: Shape of one row; None takes it from the data module.
         **kwargs: As in :class:`Method`.
+
+    See also: :class:`~lit_ft.methods.ImageClassifier`, :class:`~lit_ft.data.NoisyLinear`.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> from lit_ft.data import NoisyLinear
+        >>> config = {"model_type": "mlp", "depth": 0}
+        >>> model = Regression({"config": config}, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+        >>> trainer = pl.Trainer(fast_dev_run=40, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, NoisyLinear(rows=1280, noise=0.0))  # the targets are linear in the inputs
+        >>> trainer.callback_metrics["val/absolute_error"] < 0.01
+        tensor(True)
     """
 
     batch: ClassVar[type] = NumbersBatch

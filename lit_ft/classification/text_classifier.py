@@ -29,7 +29,19 @@ class TextClassifier(LanguageMethod):
     Args:
         network: Encoder or decoder; the head is new unless the path has one of this size.
         num_classes: At least 2; None takes it from the data module.
-        **kwargs: As in :class:`Method`.
+        **kwargs: As in :class:`~lit_ft.core.method.Method`.
+
+    See also: :class:`~lit_ft.data.LabelledText`, :class:`~lit_ft.methods.OptionScoring`, which needs no head.
+
+    Example:
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> model = TextClassifier({"config": config}, num_classes=2)
+        >>> model.configure_model()
+        >>> texts = model.tokenizer(["good", "not good"], padding=True, return_tensors="pt")
+        >>> labels = torch.tensor([1, 0])
+        >>> output = model.compute({**texts, "labels": labels})
+        >>> output.predictions.shape, torch.isclose(output.loss, F.cross_entropy(output.predictions, labels))
+        (torch.Size([2, 2]), tensor(True))
     """
 
     batch: ClassVar[type] = LabelledTextBatch

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 
 
 def each_once(data: Any, split: str) -> Any:
-    """The loader of a split that repeats no row, where a loader for training would, to give all ranks equally many."""
+    """The loader of a split, without the rows that a training loader repeats to give every rank equally many.
+
+    Example:
+        >>> from lit_ft.data import GaussianClusters
+        >>> data = GaussianClusters(rows=100, batch_size=32)
+        >>> data.setup("fit")
+        >>> [len(batch["labels"]) for batch in each_once(data, "train")]  # 60 % of the rows
+        [32, 28]
+    """
     loader = getattr(data, f"{split}_dataloader")()
     if isinstance(loader, ResumableLoader):
         loader.sampler.training = False
@@ -38,8 +46,14 @@ class Ends(nn.Module):
     """The two networks between which paths run.
 
     Args:
-        first: At t = 0.
-        last: At t = 1.
+        first: The network at t = 0.
+        last: The network at t = 1.
+
+    Example:
+        >>> ends = Ends(MLP((4,), 2), MLP((4,), 2))
+        >>> images = torch.ones(1, 4)
+        >>> torch.equal(ends(images), ends.first(images)), torch.equal(ends(images), ends.last(images))
+        (True, False)
     """
 
     def __init__(self, first: nn.Module, last: nn.Module) -> None:
@@ -47,35 +61,50 @@ class Ends(nn.Module):
         self.first, self.last = first, last
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the first network says."""
+        """Logits of the first network."""
         return self.first(images)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head of the first network reads."""
+        """Features of the first network: the input of its head."""
         return self.first.features(images)  # type: ignore[operator]
 
 
 class ClassifierPair(ImageClassifier):
     r"""Trains two networks that differ in their random weights, :math:`\ell(w_A) + \ell(w_B)` on the same batches.
 
-    Each gets the gradient it would get alone. In the test, the loss is measured along the straight line between them
+    Each gets the gradient that it would get alone. In the test, the loss is measured along the straight line between them
     and, for an ``mlp`` or ``cnn`` of d hidden layers, along the path of dropout stability
     (:func:`lit_ft.connectivity.dropout_path`), over all rows of one split.
 
     Reads :class:`ImagesBatch`. Logs ``loss`` and ``accuracy`` over both networks, and in the test
     ``test/linear_max``, ``test/linear_barrier``, ``test/dropout_max``, ``test/dropout_barrier``, and
-    ``test/dropout_bound``, which the loss on that path cannot exceed. Draws the losses along the paths. Cost: of two
+    ``test/dropout_bound``, an upper bound of the loss on that path. Draws the losses along the paths. Cost: that of two
     networks; in the test ``num_positions`` passes over the split for each path, twice as many with batch norm, whose
-    statistics are estimated anew everywhere.
+    statistics are estimated anew at every position.
 
     Source: "Explaining landscape connectivity of low-cost solutions for multilayer nets", 2019.
 
     Args:
         network: As for :class:`ImageClassifier`.
-        num_positions: Where the loss is measured, the ends included; 1 more than a multiple of 4 d + 1 meets the
-            corners of the dropout path.
-        split: ``train``, ``val`` or ``test``: rows on which paths are measured.
+        num_positions: Number of positions where the loss is measured, the ends included; 1 more than a multiple of
+            4 d + 1 includes the corners of the dropout path.
+        split: ``train``, ``val`` or ``test``: rows on which the loss is measured.
         **kwargs: As in :class:`ImageClassifier`.
+
+    See also: :class:`~lit_ft.methods.ModeConnectivity`, :class:`~lit_ft.connectivity.paths.Path`.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> from lit_ft.data import GaussianClusters
+        >>> model = ClassifierPair({"config": {"model_type": "mlp", "width": 8, "depth": 1}}, num_positions=6)
+        >>> data = GaussianClusters(rows=200)
+        >>> trainer = pl.Trainer(fast_dev_run=3, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, data)
+        >>> found = trainer.test(model, data, verbose=False)[0]
+        >>> sorted(name for name in found if "dropout" in name)
+        ['test/dropout_barrier', 'test/dropout_bound', 'test/dropout_max']
+        >>> found["test/dropout_max"] <= found["test/dropout_bound"]
+        True
     """
 
     def __init__(
@@ -101,7 +130,7 @@ class ClassifierPair(ImageClassifier):
         return self.network
 
     def compute(self, batch: ImagesBatch) -> Output:
-        """The losses of both; predictions of the one below those of the other."""
+        """The sum of both losses; predictions of the first network, then of the last."""
         both = [end(batch["images"]).float() for end in (self.ends.first, self.ends.last)]
         loss = sum(self.row_losses(logits, batch["labels"]).mean() for logits in both)
         assert isinstance(loss, Tensor)
@@ -120,7 +149,7 @@ class ClassifierPair(ImageClassifier):
         return self.row_losses(network(images).float(), batch["labels"].to(self.device))
 
     def on_test_epoch_end(self) -> None:
-        """Log the test's values, and those of the paths, over the rows of all ranks."""
+        """Log ``test/...``, and the values of the paths over the rows of all ranks."""
         super().on_test_epoch_end()
         data = data_of(self)
         positions = torch.linspace(0, 1, self.num_positions, dtype=torch.float64).tolist()

@@ -26,25 +26,35 @@ from lit_ft.vision.batch import ImagesBatch
 class ModeConnectivity(ClassifierPair):
     r"""Minimises the mean loss on a curve between two fixed networks: :math:`E_{t \sim U[0, 1]}\, \ell(w(t))`.
 
-    The inner control points of a Bezier curve or polygonal chain are trained, one t a batch. They start on the line
-    between the ends. The ends are ``start`` and ``end``, or come from a run of :class:`ClassifierPair`
-    (``lit-ft fit --from RUN``).
+    The inner control points of a Bezier curve or polygonal chain are trained, with one random t for each batch. They
+    start on the line between the ends. The ends are ``start`` and ``end``, or come from a run of
+    :class:`ClassifierPair` (``lit-ft fit --from RUN``).
 
-    Reads :class:`ImagesBatch`. Validation and test look at the middle of the curve, with batch-norm statistics
-    of that place. The test logs ``test/curve_max`` and ``test/curve_barrier`` beside what :class:`ClassifierPair` logs.
-    Cost: of one network a step; memory of all control points.
+    Reads :class:`ImagesBatch`. Validation and test measure the network in the middle of the curve, with batch-norm
+    statistics estimated there. The test logs ``test/curve_max`` and ``test/curve_barrier``, and what
+    :class:`ClassifierPair` logs. Cost: that of one network per step; memory for all control points.
 
     Source: Garipov et al., 2018, the method that "Explaining landscape connectivity of low-cost solutions for
     multilayer nets", 2019, explains. Deviation: weight decay is the optimizer's, on the control points, where the
     authors penalise w(t).
 
     Args:
-        network: As for :class:`ImageClassifier`; the structure of both ends.
+        network: As for :class:`~lit_ft.methods.ImageClassifier`; the structure of both ends.
         start: Run folder, checkpoint or ``.safetensors`` of the network at t = 0; None together with ``end``.
         end: The same at t = 1.
         curve: ``bezier`` or ``chain``.
         num_points: Control points, the ends included, at least 3 (paper: 3).
         **kwargs: As in :class:`ClassifierPair`.
+
+    See also: :class:`~lit_ft.methods.ClassifierPair`, :class:`~lit_ft.connectivity.paths.Path`.
+
+    Example:
+        >>> model = ModeConnectivity({"config": {"model_type": "mlp", "depth": 0}}, num_classes=2, input_shape=[4])
+        >>> model.configure_model()
+        >>> model.path().coefficients(0.5)  # of the control points in the middle of a quadratic Bezier curve
+        [0.25, 0.5, 0.25]
+        >>> list(model.trainable_parameters())  # the ends are fixed
+        ['network.inner.0.head.weight', 'network.inner.0.head.bias']
     """
 
     def __init__(
@@ -61,7 +71,7 @@ class ModeConnectivity(ClassifierPair):
         if (start is None) != (end is None):
             raise ConfigError("start, end", (start, end), "both, or none of them")
         self.start, self.end, self.curve, self.num_points = start, end, curve, num_points
-        self._middle: list[nn.Module] = []  # a list: it is made of this module, and no part of it
+        self._middle: list[nn.Module] = []  # a list, so that it is no submodule
 
     def build_network(self) -> nn.Module:
         """The frozen ends, and the inner points on the line between them."""
@@ -78,7 +88,7 @@ class ModeConnectivity(ClassifierPair):
         return pair
 
     def on_fit_start(self) -> None:
-        """Put the inner points between ends that another run gave; a resumed run has them where they were."""
+        """Put the inner points between ends that another run gave; a resumed run keeps its own."""
         if from_its_start(self.trainer):
             _straighten(self.ends)
 
@@ -90,19 +100,19 @@ class ModeConnectivity(ClassifierPair):
         return Path(points, self.curve == "bezier")
 
     def paths(self) -> dict[str, Path]:
-        """The curve beside the paths that need no training."""
+        """The curve, and the paths that need no training."""
         return {"curve": self.path(), **super().paths()}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits at a random place of the curve in training, else in its middle; shape (rows, classes)."""
+        """Logits at a random t in training, else in the middle of the curve; shape (rows, classes)."""
         if not self.training:
             return (self._middle[0] if self._middle else self._settled())(images)
-        # buffers as copies: batch statistics of other places are not those of the first end
+        # copies, so that batch statistics along the curve do not change the buffers of the first end
         buffers = {name: buffer.clone() for name, buffer in self.ends.first.named_buffers()}
         return functional_call(self.ends.first, {**self.path().at(torch.rand(()).item()), **buffers}, images)
 
     def compute(self, batch: ImagesBatch) -> Output:
-        """Mean loss over the rows, at one place of the curve."""
+        """Mean loss over the rows, at one t."""
         logits = self(batch["images"]).float()
         loss = self.row_losses(logits, batch["labels"]).mean()
         return Output(loss, predictions=logits, targets=batch["labels"])
@@ -113,22 +123,22 @@ class ModeConnectivity(ClassifierPair):
         return member(self.ends.first, self.path().at(0.5), batches, self._losses)
 
     def on_validation_epoch_start(self) -> None:
-        """Take the network in the middle."""
+        """Build the network in the middle of the curve."""
         super().on_validation_epoch_start()
         self._middle = [self._settled()]
 
     def on_test_epoch_start(self) -> None:
-        """Take the network in the middle."""
+        """Build the network in the middle of the curve."""
         super().on_test_epoch_start()
         self._middle = [self._settled()]
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``val/...``, and let the network go."""
+        """Log ``val/...``, and free the network in the middle."""
         super().on_validation_epoch_end()
         self._middle = []
 
     def on_test_epoch_end(self) -> None:
-        """Log ``test/...`` and the paths, and let the network go."""
+        """Log ``test/...`` and the paths, and free the network in the middle."""
         super().on_test_epoch_end()
         self._middle = []
 

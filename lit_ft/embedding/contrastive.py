@@ -1,4 +1,4 @@
-"""Losses over vectors of texts that belong together."""
+"""Losses over vectors of related texts."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -20,10 +20,15 @@ class Vectors:
     Args:
         anchors: Shape (rows, width).
         positives: Shape (rows, width); row i belongs to anchor i.
-        negatives: Shape (rows, negatives, width), hard negatives of each anchor; None where there are none.
-        keys: Shape (rows, 2 + negatives), whole numbers: equal texts have equal keys. Order: anchor, positive,
-            negatives. None where texts are not compared.
-        labels: Shape (rows,), the class of each anchor and its positive, for mining; None where there are none.
+        negatives: Shape (rows, negatives, width), hard negatives of each anchor; None without any.
+        keys: Shape (rows, 2 + negatives), integers: equal texts have equal keys. Order: anchor, positive, negatives.
+            None turns the search for repeated texts off.
+        labels: Shape (rows,), the class of each anchor and its positive, for mining; None without classes.
+
+    Example:
+        >>> vectors = Vectors(anchors=torch.eye(2), positives=torch.eye(2), negatives=-torch.eye(2)[:, None])
+        >>> triplet_accuracy(vectors)  # each positive equals its anchor, each negative is opposite to it
+        tensor(1.)
     """
 
     anchors: Tensor
@@ -34,7 +39,17 @@ class Vectors:
 
 
 class EmbeddingLoss(ABC):
-    """A loss for each anchor."""
+    """A loss for each anchor.
+
+    See also: :class:`InBatchContrastive`, :class:`Triplet`, :class:`Matryoshka`.
+
+    Example:
+        >>> class Pull(EmbeddingLoss):
+        ...     def __call__(self, vectors):
+        ...         return 1 - F.cosine_similarity(vectors.anchors, vectors.positives)
+        >>> Pull()(Vectors(torch.eye(2), torch.eye(2).flip(0)))
+        tensor([1., 1.])
+    """
 
     @abstractmethod
     def __call__(self, vectors: Vectors) -> Tensor:
@@ -42,7 +57,7 @@ class EmbeddingLoss(ABC):
 
 
 class InBatchContrastive(EmbeddingLoss):
-    r"""Each anchor finds its positive among all positives and hard negatives of the batch (InfoNCE, MNR).
+    r"""Classifies the positive of each anchor among all positives and hard negatives of the batch (InfoNCE, MNR).
 
     .. math:: -\log\frac{e^{s\cos(a_i,p_i)}}{\sum_{c\in C_i}e^{s\cos(a_i,c)}}
 
@@ -50,16 +65,22 @@ class InBatchContrastive(EmbeddingLoss):
 
     Args:
         scale: s, the inverse of the temperature, above 0. Paper (E41): 20; echo embeddings: 50.
-        symmetric: Also let each positive find its anchor among all anchors, and take the mean of both.
-        mask_duplicates: Leave out of C what is no negative: a text equal to the anchor or to its positive, and the
-            positive of an equal anchor. Without it a repeated text is pushed away from itself.
-        gather: Candidates from all processes.
+        symmetric: Also classify the anchor of each positive among all anchors, and take the mean of both losses.
+        mask_duplicates: Leave false negatives out of C: texts equal to the anchor or to its positive, and the positive
+            of an equal anchor. Otherwise a repeated text is pushed away from itself.
+        gather: Take candidates from all processes.
 
     Note: gradient accumulation does not add candidates; a larger batch in chunks does (``SentenceEmbedding``).
 
     Source: M. Henderson et al., Efficient Natural Language Response Suggestion, 2017, arXiv:1705.00652; as used in
     L. Hallee et al., Contrastive Learning and Mixture of Experts Enables Precise Vector Embeddings, 2024 (E41). Equals
     ``MultipleNegativesRankingLoss`` of sentence-transformers 6.2 without the mask.
+
+    See also: :class:`Triplet`, :func:`duplicates`, which finds the false negatives.
+
+    Example:
+        >>> InBatchContrastive(scale=1.0)(Vectors(torch.eye(2), torch.eye(2)))  # log(1 + 1 / e)
+        tensor([0.3133, 0.3133])
     """
 
     def __init__(
@@ -99,16 +120,22 @@ class InBatchContrastive(EmbeddingLoss):
 
 
 def duplicates(keys: Tensor, all_keys: Tensor, own: Tensor, candidates: int) -> Tensor:
-    """Which candidates are no negatives of an anchor, because their text is its own, its positive's, or that of a twin.
+    """False negatives: candidates equal to an anchor or to its positive, and positives of equal anchors.
 
     Args:
         keys: Shape (rows, columns): anchor, positive, negatives.
-        all_keys: The same of all processes, shape (all rows, columns).
+        all_keys: The keys of all processes, shape (all rows, columns).
         own: The row of each anchor among all rows; its positive is never masked.
-        candidates: All positives, and behind them, where wanted, all negatives.
+        candidates: Number of candidates: all positives, then, if included, all negatives.
 
     Returns:
         Shape (rows, candidates), bool.
+
+    Example:
+        >>> keys = torch.tensor([[0, 1], [0, 2]])  # two rows with the same anchor
+        >>> duplicates(keys, keys, own=torch.tensor([0, 1]), candidates=2)
+        tensor([[False,  True],
+                [ True, False]])
     """
     anchor, positive = keys[:, :1], keys[:, 1:2]
     texts = torch.cat([all_keys[:, 1], all_keys[:, 2:].flatten()])[:candidates]
@@ -119,10 +146,14 @@ def duplicates(keys: Tensor, all_keys: Tensor, own: Tensor, candidates: int) -> 
 
 
 def comparisons(vectors: Vectors) -> tuple[Tensor, Tensor]:
-    """Cosines of anchors with the positives and negatives of their batch that are no repetition of their own texts.
+    """Cosines of each anchor with the positives and negatives of its batch, without false negatives.
 
     Returns:
-        The cosines, and whether each is that of an anchor with its own positive (1 or 0); both of shape (comparisons,).
+        The cosines, and 1 for an anchor with its own positive, else 0; both of shape (comparisons,).
+
+    Example:
+        >>> comparisons(Vectors(torch.eye(2), torch.eye(2)))
+        (tensor([1., 0., 0., 1.]), tensor([1, 0, 0, 1]))
     """
     texts = (
         vectors.positives
@@ -139,19 +170,26 @@ def comparisons(vectors: Vectors) -> tuple[Tensor, Tensor]:
 
 
 class Triplet(EmbeddingLoss):
-    r"""The positive is nearer than the negative by a margin: :math:`\max(0,d(a,p)-d(a,n)+m)`.
+    r"""Puts the positive nearer than the negative by a margin: :math:`\max(0,d(a,p)-d(a,n)+m)`.
 
     Args:
         margin: m, above 0, in units of the distance.
         distance: ``cosine`` (1 - cos), ``euclidean`` or ``manhattan``.
-        mining: ``none`` uses the given negatives (the mean over them, if several). ``batch_hard`` takes for every
+        mining: ``none`` uses the given negatives (the mean over several). ``batch_hard`` takes for every
             anchor the farthest text of its class and the nearest of another one in the batch; ``batch_all`` the mean
             over all triplets of the batch that violate the margin. Both need labels.
 
     Source: the loss of T-VEC (E16, 2025, arXiv:2504.16460); F. Schroff et al., FaceNet, 2015, arXiv:1503.03832;
     A. Hermans et al., In Defense of the Triplet Loss, 2017, arXiv:1703.07737 (mining). With ``none`` it equals
-    ``TripletLoss`` of sentence-transformers 6.2 (whose default is Euclidean with margin 5, out of reach for vectors of
-    length 1).
+    ``TripletLoss`` of sentence-transformers 6.2 (whose default is Euclidean with margin 5, which vectors of length 1
+    cannot reach).
+
+    See also: :class:`InBatchContrastive`, :func:`batch_hard`, :func:`batch_all`.
+
+    Example:
+        >>> texts = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.8, 0.6]])
+        >>> Triplet(margin=0.5)(Vectors(texts[:1], texts[1:2], negatives=texts[2:, None]))  # 0 - 0.2 + 0.5
+        tensor([0.3000])
     """
 
     def __init__(
@@ -181,7 +219,15 @@ class Triplet(EmbeddingLoss):
 
 
 def triplet_accuracy(vectors: Vectors) -> Tensor:
-    """Share of an anchor's own negatives that are farther away than its positive, by cosine; ties count half."""
+    """Share of negatives that are farther from their anchor than its positive is, by cosine; ties count half.
+
+    Example:
+        >>> anchors, negatives = torch.eye(2), torch.eye(2)[:, None]
+        >>> triplet_accuracy(Vectors(anchors, positives=anchors, negatives=-negatives))
+        tensor(1.)
+        >>> triplet_accuracy(Vectors(anchors, positives=anchors, negatives=negatives))
+        tensor(0.5000)
+    """
     assert vectors.negatives is not None
     near = F.cosine_similarity(vectors.anchors, vectors.positives, dim=-1).unsqueeze(1)
     far = F.cosine_similarity(vectors.anchors.unsqueeze(1), vectors.negatives, dim=-1)
@@ -189,7 +235,13 @@ def triplet_accuracy(vectors: Vectors) -> Tensor:
 
 
 def distances(first: Tensor, second: Tensor, distance: str) -> Tensor:
-    """Distance over the last dimension; the others broadcast. Its gradient is finite for equal vectors."""
+    """Distance over the last dimension; the others broadcast. Its gradient is finite for equal vectors.
+
+    Example:
+        >>> first, second = torch.tensor([0.0, 1.0]), torch.tensor([3.0, 5.0])
+        >>> distances(first, second, "euclidean"), distances(first, second, "manhattan")
+        (tensor(5.), tensor(7.))
+    """
     if distance == "cosine":
         return 1 - F.cosine_similarity(first, second, dim=-1)
     gap = first - second
@@ -201,12 +253,19 @@ def distances(first: Tensor, second: Tensor, distance: str) -> Tensor:
 
 
 def batch_hard(between: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """For every text the farthest of its class against the nearest of another; 0 where there is none.
+    """Triplet loss of every text with the farthest text of its class and the nearest of another; 0 if one is missing.
 
     Args:
         between: Distances, shape (texts, texts).
         labels: Shape (texts,).
-        margin: Margin.
+        margin: Margin, in units of the distance.
+
+    See also: :func:`batch_all`.
+
+    Example:
+        >>> places = torch.tensor([0.0, 1.0, 3.0])
+        >>> batch_hard((places[:, None] - places).abs(), torch.tensor([0, 0, 1]), margin=2.0)
+        tensor([0., 1., 0.])
     """
     same, itself = labels[:, None] == labels, torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     positive, negative = same & ~itself, ~same
@@ -217,7 +276,20 @@ def batch_hard(between: Tensor, labels: Tensor, margin: float) -> Tensor:
 
 
 def batch_all(between: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """For every text the mean over its triplets with a loss above 0; 0 where there is none. Cubic in the texts."""
+    """Mean over the triplets of every text with a loss above 0; 0 without any. Cubic in the number of texts.
+
+    Args:
+        between: Distances, shape (texts, texts).
+        labels: Shape (texts,).
+        margin: Margin, in units of the distance.
+
+    See also: :func:`batch_hard`.
+
+    Example:
+        >>> places = torch.tensor([0.0, 1.0, 3.0])
+        >>> batch_all((places[:, None] - places).abs(), torch.tensor([0, 0, 1]), margin=2.0)
+        tensor([0., 1., 0.])
+    """
     same, itself = labels[:, None] == labels, torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     valid = (same & ~itself).unsqueeze(2) & (~same).unsqueeze(1)
     losses = torch.relu(between.unsqueeze(2) - between.unsqueeze(1) + margin) * valid
@@ -225,7 +297,7 @@ def batch_all(between: Tensor, labels: Tensor, margin: float) -> Tensor:
 
 
 class Matryoshka(EmbeddingLoss):
-    r"""The same loss on the first d numbers of each vector, for several d: vectors that can be cut short.
+    r"""The same loss on the first d numbers of each vector, for several d, so that vectors can be truncated.
 
     .. math:: \sum_d w_d\,\ell(v_{1:d})\,/\sum_d w_d
 
@@ -236,6 +308,15 @@ class Matryoshka(EmbeddingLoss):
 
     Source: A. Kusupati et al., Matryoshka Representation Learning, 2022, arXiv:2205.13147. Deviation: the weights are
     normalised to sum to 1, so that the learning rate need not change.
+
+    See also: :class:`InBatchContrastive`, :class:`Triplet`.
+
+    Example:
+        >>> vectors = Vectors(anchors=torch.eye(2), positives=torch.eye(2))
+        >>> Matryoshka(InBatchContrastive(scale=1.0), dims=[2])(vectors)
+        tensor([0.3133, 0.3133])
+        >>> Matryoshka(InBatchContrastive(scale=1.0), dims=[1, 2])(vectors)  # second row: (log 2 + 0.3133) / 2
+        tensor([0.3133, 0.5032])
     """
 
     def __init__(

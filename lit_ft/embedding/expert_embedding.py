@@ -19,21 +19,31 @@ class ExpertEmbedding(SentenceEmbedding):
     r"""One encoder for several domains: shared attention, and feed-forward layers of each domain's own.
 
     Every feed-forward layer is copied ``experts`` times; a text goes through the copy of its domain, which the data
-    name (``label`` of ``TextPairs``; its values in alphabetic order are the experts). No router is learned. With
-    ``homogeneous`` batches a step trains one expert, and negatives come from the same domain; other batches are sorted
-    out row by row. Exported, every expert is a folder of its own.
+    give (``label`` of ``TextPairs``; expert i is the i-th of its values in alphabetical order). No router is learned.
+    With ``homogeneous`` batches a step trains one expert, and negatives come from the same domain; in mixed batches
+    every row uses the expert of its domain. The export writes one folder for each expert.
 
-    Under DDP the strategy is ``ddp_find_unused_parameters_true``, as a rank may use other experts than the next.
+    Under DDP the strategy must be ``ddp_find_unused_parameters_true``, as ranks may use different experts.
 
-    Logs what ``SentenceEmbedding`` does. Memory: the feed-forward weights ``experts`` times; time of a step as without.
+    Reads :class:`~lit_ft.embedding.batch.PairsBatch`, with ``labels``. Logs what :class:`SentenceEmbedding` logs.
+    Memory: ``experts`` times the feed-forward weights; the time of a step does not change.
 
     Args:
         network: A sentence-transformers folder, an encoder, or a causal language model; without an adapter.
-        experts: Number of domains, at least 2 (``SentenceEmbedding`` has one). Paper: 3.
+        experts: Number of domains, at least 2 (:class:`SentenceEmbedding` has one). Paper: 3.
         **kwargs: As in :class:`SentenceEmbedding`. Paper: in-batch contrast, scale 20.
 
     Source: Contrastive Learning and Mixture of Experts Enables Precise Vector Embeddings (E41). Deviation: the domain
     comes with the row, not as a special token at the first position of its text.
+
+    See also: :class:`SentenceEmbedding`, :func:`~lit_ft.embedding.experts.expand_to_experts`.
+
+    Example:
+        >>> config = {"model_type": "distilbert", "dim": 8, "n_layers": 2, "n_heads": 2, "tokenizer": "bytes"}
+        >>> model = ExpertEmbedding({"config": config}, experts=2)
+        >>> first, second = (model.encode_domain(["a text"], domain) for domain in range(2))
+        >>> first.shape, bool((first == second).all())  # before training, all experts are equal
+        (torch.Size([1, 8]), True)
     """
 
     def __init__(self, network: Network, experts: Annotated[int, Range(low=2)] = 2, **kwargs: Any) -> None:
@@ -51,7 +61,7 @@ class ExpertEmbedding(SentenceEmbedding):
         return RoutedEncoder(sentence_encoder(self.spec, self.pooling), self.experts)
 
     def setup(self, stage: str) -> None:
-        """Refuse a strategy that waits for gradients of experts which a rank did not use."""
+        """Refuse a strategy that waits for gradients of unused experts."""
         super().setup(stage)
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters"):
@@ -89,5 +99,5 @@ class ExpertEmbedding(SentenceEmbedding):
         dense = SentenceEmbedding(self.network.dense(domain))  # type: ignore[arg-type]
         dense._tokenizer = self.tokenizer
         dense.configure_model()
-        dense.to(self.device)  # a module of its own takes itself to be on the CPU until it is told
+        dense.to(self.device)  # a new LightningModule takes its device to be the CPU
         return dense.encode(texts, max_length=max_length)

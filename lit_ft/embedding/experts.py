@@ -122,6 +122,18 @@ class RoutedEncoder(SentenceEncoder):
     Args:
         encoder: A sentence encoder, whose parts are used.
         experts: Number of experts.
+
+    See also: :class:`Route`, :class:`~lit_ft.methods.ExpertEmbedding`.
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from lit_ft.embedding.sentence_encoder import sentence_encoder
+        >>> config = {"model_type": "distilbert", "dim": 8, "n_layers": 2, "n_heads": 2, "vocab_size": 10}
+        >>> encoder = RoutedEncoder(sentence_encoder(Network(config=config)), experts=2)
+        >>> ids = torch.tensor([[1, 2], [3, 4]])
+        >>> with encoder.route.to(torch.tensor([0, 1])):
+        ...     encoder(ids, torch.ones_like(ids)).shape
+        torch.Size([2, 8])
     """
 
     def __init__(self, encoder: SentenceEncoder, experts: int) -> None:

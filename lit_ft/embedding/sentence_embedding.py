@@ -32,24 +32,34 @@ class SentenceEmbedding(LanguageMethod):
     pooled token see the whole text.
 
     Logs, besides ``loss``: ``accuracy``, the share of anchors whose positive is nearer (by cosine) than every other
-    positive and negative of their batch, repeated texts left out; and with negatives ``triplet_accuracy``, the share of
-    (anchor, positive, own negative) whose positive is the nearer one. Metrics read the cosines of each anchor with the
-    positives and negatives of its batch, repeated texts left out, and whether a text is its own positive (1 or 0), both
-    of shape (comparisons,).
+    positive and negative of their batch, without repeated texts; and with negatives ``triplet_accuracy``, the share of
+    (anchor, positive, own negative) whose positive is nearer. Metrics read the cosines of each anchor with the
+    positives and negatives of its batch, without repeated texts, and 1 for its own positive, else 0; both of shape
+    (comparisons,).
 
     Args:
         network: A sentence-transformers folder, an encoder, or a causal language model.
         loss: ``InBatchContrastive`` (None), ``Triplet`` or ``Matryoshka``.
-        pooling: ``mean``, ``last``, ``cls`` or ``max`` over the pooled tokens; None takes what the folder says, else
+        pooling: ``mean``, ``last``, ``cls`` or ``max`` over the pooled tokens; None takes that of the folder, else
             ``mean``.
-        chunk_size: Texts that go through the network at once, in training, and again in the backward pass: less memory
-            for one more forward, and the gradient of the whole batch (GradCache). None keeps what the backward pass
-            needs. Either way texts of like length go through together.
-        **kwargs: As in :class:`Method`.
+        chunk_size: Texts per forward pass in training. Each chunk is computed again in the backward pass: less memory
+            for one more forward pass, and still the gradient of the whole batch (GradCache). None stores all
+            activations. Texts of similar length are always batched together.
+        **kwargs: As in :class:`~lit_ft.core.method.Method`.
 
     Source: J. M. Springer et al., Repetition Improves Language Model Embeddings, 2024, arXiv:2402.15449 (A2); chunks
     as in L. Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, 2021,
     arXiv:2101.06983, by recomputation in the backward pass.
+
+    See also: :class:`~lit_ft.data.TextPairs`, :class:`~lit_ft.embedding.contrastive.InBatchContrastive`,
+        :class:`~lit_ft.methods.ExpertEmbedding`.
+
+    Example:
+        >>> config = {"model_type": "distilbert", "dim": 8, "n_layers": 2, "n_heads": 2, "tokenizer": "bytes"}
+        >>> model = SentenceEmbedding({"config": config})
+        >>> vectors = model.encode(["a cat", "a dog", "a cat"])
+        >>> vectors.shape, torch.allclose(vectors.norm(dim=1), torch.ones(3)), torch.allclose(vectors[0], vectors[2])
+        (torch.Size([3, 8]), True, True)
     """
 
     batch: ClassVar[type] = PairsBatch
@@ -90,7 +100,7 @@ class SentenceEmbedding(LanguageMethod):
     def _all(self, batch: Mapping[str, Tensor]) -> Tensor:
         order = batch["attention_mask"].sum(1).argsort(descending=True, stable=True)
         again = self.chunk_size is not None and torch.is_grad_enabled()
-        # texts of like length go through together; how many parts there are is the same on all ranks
+        # texts of similar length go through together; the number of parts is the same on all ranks
         size = self.chunk_size if again else max(8, -(-len(order) // 8))
         embed = partial(checkpoint, self.embed, use_reentrant=False) if again else self.embed
         return torch.cat([embed(batch, rows) for rows in order.split(size)])[order.argsort()]
@@ -101,7 +111,7 @@ class SentenceEmbedding(LanguageMethod):
         texts = self._all(batch).float().unflatten(0, (columns, rows))
         negatives = texts[2:].transpose(0, 1) if columns > 2 else None
         vectors = Vectors(texts[0], texts[1], negatives, batch["keys"], batch.get("labels"))
-        with torch.autocast(texts.device.type, enabled=False):  # products in bf16 cannot tell near texts apart
+        with torch.autocast(texts.device.type, enabled=False):  # products in bf16 cannot distinguish near texts
             losses = self.loss(vectors)
             with torch.no_grad():
                 scalars = {"accuracy": (InBatchContrastive(gather=False, scale=1e4)(vectors) < 0.6931).float().mean()}
@@ -113,7 +123,7 @@ class SentenceEmbedding(LanguageMethod):
         return Output(losses.mean(), *compared, scalars)
 
     def loss_weight(self, batch: Mapping[str, Tensor]) -> float:
-        """Rows."""
+        """Number of rows."""
         return float(len(batch["keys"]))
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
@@ -129,13 +139,13 @@ class SentenceEmbedding(LanguageMethod):
         max_length: int = 256,
         tokens_per_batch: int = 2048,
     ) -> Tensor:
-        """Vectors of texts, shape (texts, width), in their order; texts of like length go through together.
+        """Vectors of texts, shape (texts, width), in the order of the texts.
 
         Args:
             texts: Any number of texts.
             template: As in ``TextPairs``.
             max_length: Longest text in tokens.
-            tokens_per_batch: Budget of a batch, padding included.
+            tokens_per_batch: Most tokens in a batch, padding included; at least one text.
         """
         self.configure_model()
         encoded = encode_texts(self.tokenizer, texts, template, max_length)
