@@ -72,14 +72,14 @@ class Ends(nn.Module):
 class ClassifierPair(ImageClassifier):
     r"""Trains two networks that differ in their random weights, :math:`\ell(w_A) + \ell(w_B)` on the same batches.
 
-    Each gets the gradient that it would get alone. In the test, the loss is measured along the straight line between them
-    and, for an ``mlp`` or ``cnn`` of d hidden layers, along the path of dropout stability
-    (:func:`lit_ft.connectivity.dropout_path`), over all rows of one split.
+    Each gets the gradient that it would get alone. In the test, the loss is measured along the straight line between
+    them and, for an ``mlp`` or ``cnn`` of d hidden layers, along the path of dropout stability
+    (:func:`~lit_ft.connectivity.dropout_path.dropout_path`), over all rows of one split.
 
     Reads :class:`ImagesBatch`. Logs ``loss`` and ``accuracy`` over both networks, and in the test
     ``test/linear_max``, ``test/linear_barrier``, ``test/dropout_max``, ``test/dropout_barrier``, and
-    ``test/dropout_bound``, an upper bound of the loss on that path. Draws the losses along the paths. Cost: that of two
-    networks; in the test ``num_positions`` passes over the split for each path, twice as many with batch norm, whose
+    ``test/dropout_bound``, an upper bound of the loss on that path. Draws the losses along the paths. Cost: that of
+    two networks; in the test ``num_positions`` passes over the split for each path, twice as many with batch norm, whose
     statistics are estimated anew at every position.
 
     Source: "Explaining landscape connectivity of low-cost solutions for multilayer nets", 2019.

@@ -61,8 +61,8 @@ class Method(pl.LightningModule):
     Logs ``train/loss`` (the mean of the window), ``val/loss``, ``test/loss``, ``val/<metric>``, ``test/<metric>``.
 
     Args:
-        network: Where the network comes from. In Python also a ready ``torch.nn.Module``; it is then no hyper-parameter,
-            and ``load_from_checkpoint`` needs it as an argument.
+        network: Where the network comes from. In Python also a ready ``torch.nn.Module``; it is then no
+            hyper-parameter, and ``load_from_checkpoint`` needs it as an argument.
         optimizer: Makes the optimizer from parameters. Parameters of one dimension (biases, norms) get no weight decay.
         schedule: Learning-rate schedule; None keeps the rate constant.
         metrics: Metrics of validation and test by logged name. They replace the method's own metrics, and a mean of the

@@ -1,4 +1,4 @@
-"""What is in a batch of preferences, in pairs and one by one."""
+"""Batches of preferences: pairs of answers, and single answers."""
 
 from typing import TypedDict
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class PreferencesBatch(TypedDict):
-    """Pairs of answers: the chosen ones, then the rejected ones in the same order; padded on the right.
+    """Pairs of answers: all chosen ones, then the rejected ones in the same order; padded on the right.
 
     ================== =============================================================================== =======
     key                shape                                                                           type
@@ -17,6 +17,22 @@ class PreferencesBatch(TypedDict):
     ``rows``           (2 * pairs,): number of each row within its split                               int64
     ``pair_weights``   (pairs,)                                                                        float32
     ================== =============================================================================== =======
+
+    See also: :class:`~lit_ft.methods.DPO`, :class:`~lit_ft.methods.RewardModel`, :class:`~lit_ft.data.Preferences`.
+
+    Example:
+        >>> tokens = torch.tensor([[5, 6, 7], [5, 8, 9]])  # prompt 5; the chosen answer 6 7, then the rejected one
+        >>> weights = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+        >>> batch = PreferencesBatch(
+        ...     input_ids=tokens,
+        ...     attention_mask=torch.ones_like(tokens),
+        ...     weights=weights,
+        ...     rows=torch.arange(2),
+        ...     pair_weights=torch.ones(1),
+        ... )
+        >>> chosen, rejected = batch["input_ids"].chunk(2)
+        >>> chosen, rejected
+        (tensor([[5, 6, 7]]), tensor([[5, 8, 9]]))
     """
 
     input_ids: Tensor
@@ -27,7 +43,7 @@ class PreferencesBatch(TypedDict):
 
 
 class UnpairedPreferencesBatch(TypedDict):
-    """Answers, then as many answers to other prompts behind the same prompts in turn; padded on the right.
+    """Prompts with their answers, then the same prompts with answers to other prompts; padded on the right.
 
     ================== =============================================================================== =======
     key                shape                                                                           type
@@ -38,6 +54,21 @@ class UnpairedPreferencesBatch(TypedDict):
     ``rows``           (2 * answers,): number of each row within its split                             int64
     ``desirable``      (answers,): whether each answer is wanted                                       bool
     ================== =============================================================================== =======
+
+    See also: :class:`~lit_ft.methods.KTO`, :class:`~lit_ft.methods.UnpairedBCO`,
+        :class:`~lit_ft.data.UnpairedPreferences`.
+
+    Example:
+        >>> tokens = torch.tensor([[5, 6], [7, 8], [5, 8], [7, 6]])  # prompts 5 and 7, answers 6 and 8, then exchanged
+        >>> batch = UnpairedPreferencesBatch(
+        ...     input_ids=tokens,
+        ...     attention_mask=torch.ones_like(tokens),
+        ...     weights=torch.tensor([[0.0, 1.0]] * 4),
+        ...     rows=torch.arange(4),
+        ...     desirable=torch.tensor([True, False]),
+        ... )
+        >>> len(batch["input_ids"]), len(batch["desirable"])
+        (4, 2)
     """
 
     input_ids: Tensor

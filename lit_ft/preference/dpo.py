@@ -27,8 +27,8 @@ class DPO(Policy):
     .. math:: L=\frac{\sum_i w_i\,[\ell(h_i)-\lambda\,\tfrac1{|y_i^+|}\log\pi(y_i^+)]}{\sum_i w_i},\quad
               h=\log\frac{\pi(y^+)}{\pi_0(y^+)}-\log\frac{\pi(y^-)}{\pi_0(y^-)}
 
-    Both answers go through the network in one forward; logits are made for targets alone, a few at a time. Dropout is
-    off in policy and reference, so that the first loss is exactly :math:`\ell(0)`.
+    Both answers go through the network in one forward pass; logits are computed for targets only, in chunks. Dropout
+    is off in policy and reference, so that the first loss is exactly :math:`\ell(0)`.
 
     Reads :class:`PreferencesBatch`.
 
@@ -36,19 +36,32 @@ class DPO(Policy):
     ``logp/chosen``, ``logp/rejected``. Metrics read the rewards of chosen and rejected answers, shape (pairs, 2), as
     logits of the classes 0 and 1, and targets of 0, shape (pairs,), whatever the weights of the pairs.
 
-    That ``logp/chosen`` falls while the loss does too is no fault of the code: see ``LikelihoodDisplacement``,
-    ``sft_weight`` and the CHES filter of ``Preferences``.
+    ``logp/chosen`` may fall while the loss falls; this is a known property of the loss: see the callback
+    ``LikelihoodDisplacement``, ``sft_weight`` and the CHES filter of ``Preferences``.
 
     Args:
         network: A causal language model.
         loss: A loss over pairs (``LogSigmoidPreference``, ``RobustPreference``, ``IPO``, ``HingePreference``,
             ``SimPO``, ``ORPO``, ``BCO``, ``NCA``, ``APO``, ``SPPO``); None is DPO itself, with ``beta``.
-        beta: Of the DPO loss, above 0, where ``loss`` is None. Paper: 0.1.
+        beta: Strength of the tie to the reference where ``loss`` is None, above 0. Paper: 0.1.
         sft_weight: :math:`\lambda`, weight of the supervised loss on the chosen answer, 0 or more.
         **kwargs: As in :class:`Policy`.
 
     Source: R. Rafailov et al., Direct Preference Optimization, 2023, arXiv:2305.18290; the supervised term as in
     N. Razin et al., Unintentional Unalignment, 2024, arXiv:2410.08847 (C1). Values equal TRL 1.16.
+
+    See also: :mod:`~lit_ft.preference.paired` (losses), :mod:`~lit_ft.preference.reference` (references),
+        :class:`~lit_ft.data.Preferences`.
+
+    Example:
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> model = DPO({"config": config}, beta=0.1)
+        >>> model.configure_model()
+        >>> tokens = torch.tensor([[5, 6, 7], [5, 8, 9]])  # prompt 5; the chosen answer 6 7, then the rejected one
+        >>> weights = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+        >>> batch = {"input_ids": tokens, "weights": weights, "pair_weights": torch.ones(1)}
+        >>> model.compute(batch).loss  # log 2: policy and reference are still equal
+        tensor(0.6931, grad_fn=<DivBackward0>)
     """
 
     batch: ClassVar[type] = PreferencesBatch

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, Range, checked
 from lit_ft.tokens.losses import log1mexp
 
-FlippedShare = Annotated[float, Range(low=0, below=0.5)]  # at 0.5 labels say nothing
+FlippedShare = Annotated[float, Range(low=0, below=0.5)]  # at 0.5 labels carry no information
 
 
 @dataclass
@@ -23,8 +23,13 @@ class Pairs:
         rejected: :math:`\log\pi(y^-|x)`.
         chosen_tokens: Summed weights of the tokens of :math:`y^+`; their number where all weigh 1.
         rejected_tokens: The same for :math:`y^-`.
-        reference_chosen: :math:`\log\pi_0(y^+|x)` under the reference; None where a loss needs none.
+        reference_chosen: :math:`\log\pi_0(y^+|x)` under the reference; None for losses without a reference.
         reference_rejected: :math:`\log\pi_0(y^-|x)`.
+
+    Example:
+        >>> pairs = Pairs(*torch.tensor([[-2.0], [-8.0], [2.0], [4.0], [-3.0], [-5.0]]))  # log-ratios 1 and -3
+        >>> pairs.ratios(), pairs.margin()
+        ((tensor([1.]), tensor([-3.])), tensor([4.]))
     """
 
     chosen: Tensor
@@ -35,7 +40,7 @@ class Pairs:
     reference_rejected: Tensor | None = None
 
     def ratios(self, per_token: bool = False) -> tuple[Tensor, Tensor]:
-        r""":math:`r^\pm=\log\pi(y^\pm)-\log\pi_0(y^\pm)`, where wanted divided by the tokens of the answer."""
+        r""":math:`r^\pm=\log\pi(y^\pm)-\log\pi_0(y^\pm)`, with ``per_token`` divided by the tokens of the answer."""
         first = self.chosen if self.reference_chosen is None else self.chosen - self.reference_chosen
         second = self.rejected if self.reference_rejected is None else self.rejected - self.reference_rejected
         if per_token:
@@ -49,7 +54,14 @@ class Pairs:
 
 
 class PreferenceLoss(ABC):
-    """A loss for each pair."""
+    """A loss for each pair.
+
+    See also: :class:`LogSigmoidPreference` (DPO), :class:`SimPO` and :class:`ORPO`, which need no reference.
+
+    Example:
+        >>> IPO.needs_reference, SimPO.needs_reference
+        (True, False)
+    """
 
     needs_reference: ClassVar[bool] = True
 
@@ -59,7 +71,7 @@ class PreferenceLoss(ABC):
 
     @abstractmethod
     def rewards(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """The implicit rewards of chosen and rejected answers, for the log."""
+        """The implicit rewards of chosen and rejected answers, for logging."""
 
 
 class _Scaled(PreferenceLoss):
@@ -88,6 +100,11 @@ class LogSigmoidPreference(_Scaled):
 
     Source: R. Rafailov et al., Direct Preference Optimization, 2023, arXiv:2305.18290; E. Mitchell, A note on DPO with
     noisy preferences, 2023. Equals ``sigmoid`` and ``sigmoid_norm`` of TRL 1.16.
+
+    Example:
+        >>> pairs = Pairs(*torch.tensor([[-2.0], [-8.0], [2.0], [4.0], [-3.0], [-5.0]]))  # log-ratios 1 and -3
+        >>> LogSigmoidPreference(beta=0.5)(pairs)  # -log sigmoid(2)
+        tensor([0.1269])
     """
 
     def __init__(
@@ -117,6 +134,11 @@ class RobustPreference(_Scaled):
         label_smoothing: Share of flipped labels, in [0, 0.5). Paper: 0.1.
 
     Source: S. Ray Chowdhury et al., Provably Robust DPO, 2024, arXiv:2403.00409. Equals ``robust`` of TRL 1.16.
+
+    Example:
+        >>> pairs = Pairs(*torch.tensor([[-2.0], [-8.0], [2.0], [4.0], [-3.0], [-5.0]]))  # log-ratios 1 and -3
+        >>> RobustPreference(beta=0.5, label_smoothing=0.1)(pairs)
+        tensor([-0.1231])
     """
 
     def __init__(self, beta: PositiveFloat = 0.1, label_smoothing: FlippedShare = 0.1) -> None:
@@ -131,15 +153,20 @@ class RobustPreference(_Scaled):
 
 
 class IPO(_Scaled):
-    r"""Identity preference optimisation: :math:`(h-\frac1{2\beta})^2`, which does not run away on certain pairs.
+    r"""Identity preference optimisation: :math:`(h-\frac1{2\beta})^2`; its optimum is finite for certain labels.
 
     Args:
-        beta: The paper's tau, above 0; the margin is drawn to 1 / (2 beta). Paper: 0.1 to 1.
-        length_normalize: Divide each log-ratio by the tokens of its answer, as TRL does (and its authors confirmed
-            there). False is the equation as printed, on sums.
+        beta: The paper's tau, above 0; the target of the margin is 1 / (2 beta). Paper: 0.1 to 1.
+        length_normalize: Divide each log-ratio by the tokens of its answer, as TRL does and its authors confirmed there.
+            False is the equation as printed, on sums.
 
     Source: M. G. Azar et al., A General Theoretical Paradigm to Understand Learning from Human Preferences, 2023,
     arXiv:2310.12036, eq. 17. With ``length_normalize`` it equals ``ipo`` of TRL 1.16.
+
+    Example:
+        >>> pairs = Pairs(*torch.tensor([[-2.0], [-8.0], [2.0], [4.0], [-3.0], [-5.0]]))  # log-ratios 1 and -3
+        >>> IPO(beta=0.5, length_normalize=False)(pairs)  # (4 - 1) ** 2
+        tensor([9.])
     """
 
     def __init__(self, beta: PositiveFloat = 0.1, length_normalize: bool = True) -> None:
@@ -159,6 +186,11 @@ class HingePreference(_Scaled):
 
     Source: T. Liu et al., Statistical Rejection Sampling Improves Preference Optimization, 2023, arXiv:2309.06657;
     Y. Zhao et al., SLiC-HF, 2023, arXiv:2305.10425. Equals ``hinge`` of TRL 1.16.
+
+    Example:
+        >>> pairs = Pairs(*torch.tensor([[-2.0], [-8.0], [2.0], [4.0], [-3.0], [-5.0]]))  # log-ratios 1 and -3
+        >>> HingePreference(beta=0.1)(pairs)  # 1 - 0.4
+        tensor([0.6000])
     """
 
     def __call__(self, pairs: Pairs) -> Tensor:
@@ -176,6 +208,10 @@ class SimPO(PreferenceLoss):
         gamma: Margin, 0 or more. Paper: 0.3 to 1.6, half of beta as a start.
 
     Source: Y. Meng et al., SimPO, 2024, arXiv:2405.14734. Equals ``simpo`` of TRL 1.16.
+
+    Example:
+        >>> SimPO(beta=2.0, gamma=1.0)(Pairs(*torch.tensor([[-2.0], [-8.0], [2.0], [4.0]])))  # -log sigmoid(-2 + 4 - 1)
+        tensor([0.3133])
     """
 
     needs_reference: ClassVar[bool] = False
@@ -206,6 +242,10 @@ class ORPO(PreferenceLoss):
 
     Source: J. Hong et al., ORPO, 2024, arXiv:2403.07691. The second term equals TRL 1.16's; the first is a mean over
     pairs of means over tokens (TRL: one mean over the tokens of the batch).
+
+    Example:
+        >>> ORPO(weight=0.1)(Pairs(*torch.tensor([[-2.0], [-8.0], [2.0], [4.0]])))
+        tensor([1.0238])
     """
 
     needs_reference: ClassVar[bool] = False
@@ -234,6 +274,11 @@ class BCO(_Scaled):
 
     Source: S. Jung et al., Binary Classifier Optimization for LLM Alignment, 2024, arXiv:2404.04656, without its
     running mean of rewards (which ``UnpairedBCO`` has), as in ``bco_pair`` of TRL 1.16, which this equals.
+
+    Example:
+        >>> pairs = Pairs(*torch.tensor([[-2.0], [-8.0], [2.0], [4.0], [-3.0], [-5.0]]))  # log-ratios 1 and -3
+        >>> BCO(beta=1.0)(pairs)  # -log sigmoid(1) - log sigmoid(3)
+        tensor([0.3618])
     """
 
     def __call__(self, pairs: Pairs) -> Tensor:
@@ -243,7 +288,7 @@ class BCO(_Scaled):
 
 
 class NCA(_Scaled):
-    r"""Noise contrastive alignment, on pairs; holds the absolute likelihood of the chosen answer up.
+    r"""Noise contrastive alignment, on pairs; keeps the likelihood of the chosen answer from falling.
 
     .. math:: -\log\sigma(\beta r^+)-\tfrac12\log\sigma(-\beta r^+)-\tfrac12\log\sigma(-\beta r^-)
 
@@ -252,6 +297,11 @@ class NCA(_Scaled):
 
     Source: H. Chen et al., Noise Contrastive Alignment of Language Models with Explicit Rewards, 2024,
     arXiv:2402.05369. Equals ``nca_pair`` of TRL 1.16.
+
+    Example:
+        >>> pairs = Pairs(*torch.tensor([[-2.0], [-8.0], [2.0], [4.0], [-3.0], [-5.0]]))  # log-ratios 1 and -3
+        >>> NCA(beta=1.0)(pairs)
+        tensor([0.9942])
     """
 
     def __init__(self, beta: PositiveFloat = 0.01) -> None:
@@ -264,7 +314,7 @@ class NCA(_Scaled):
 
 
 class APO(_Scaled):
-    r"""Anchored preference optimisation: says whether the chosen answer is better or worse than the model.
+    r"""Anchored preference optimisation: for chosen answers that are better or worse than those of the model.
 
     ``zero``: :math:`1-\sigma(\beta r^+)+\sigma(\beta r^-)`, chosen up, rejected down.
     ``down``: :math:`\sigma(\beta r^+)+1-\sigma(\beta(r^+-r^-))`, both down, rejected more.
@@ -275,6 +325,11 @@ class APO(_Scaled):
 
     Source: K. D'Oosterlinck et al., Anchored Preference Optimization, 2024, arXiv:2408.06266, eq. 7 and 8. Equals
     ``apo_zero`` and ``apo_down`` of TRL 1.16.
+
+    Example:
+        >>> pairs = Pairs(*torch.tensor([[-2.0], [-8.0], [2.0], [4.0], [-3.0], [-5.0]]))  # log-ratios 1 and -3
+        >>> APO(beta=1.0)(pairs)  # 1 - sigmoid(1) + sigmoid(-3)
+        tensor([0.3164])
     """
 
     def __init__(self, beta: PositiveFloat = 0.1, anchor: Literal["zero", "down"] = "zero") -> None:
@@ -298,6 +353,11 @@ class SPPO(_Scaled):
 
     Source: Y. Wu et al., Self-Play Preference Optimization, 2024, arXiv:2405.00675, eq. 4.7 with P of 1 and 0. Equals
     ``sppo_hard`` of TRL 1.16.
+
+    Example:
+        >>> pairs = Pairs(*torch.tensor([[-2.0], [-8.0], [2.0], [4.0], [-3.0], [-5.0]]))  # log-ratios 1 and -3
+        >>> SPPO(beta=0.5)(pairs)  # (1 - 1) ** 2 + (-3 + 1) ** 2
+        tensor([4.])
     """
 
     def __init__(self, beta: PositiveFloat = 0.001) -> None:
@@ -315,8 +375,12 @@ def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0
     Args:
         chosen: Rewards of shape (pairs,).
         rejected: Rewards of shape (pairs,).
-        margin: By how much the first should win.
+        margin: m, by how much the chosen answer should win.
 
     Source: R. A. Bradley, M. E. Terry, 1952; margin as in H. Touvron et al., Llama 2, 2023, arXiv:2307.09288.
+
+    Example:
+        >>> bradley_terry(torch.tensor([3.0]), torch.tensor([1.0]), margin=2.0)  # log 2
+        tensor([0.6931])
     """
     return -F.logsigmoid(chosen - rejected - margin)

@@ -1,4 +1,4 @@
-"""What methods share that train a language model against a reference policy."""
+"""The base of methods that train a language model against a reference policy."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ from lit_ft.tokens.language_method import LanguageMethod
 
 
 class Policy(LanguageMethod):
-    """A causal language model without dropout, beside the policy that it is measured from.
+    """A causal language model without dropout, and the reference policy that its log-ratios are relative to.
 
-    The reference is that of the weights before the first step, also where a run goes on from a checkpoint; another one
-    is refused by its fingerprint.
+    The reference has the weights from before the first step, also where a run resumes from a checkpoint; a reference
+    with another fingerprint is refused.
 
     Args:
         network: A causal language model.
         reference: ``AdapterOff``, ``FrozenCopy`` or ``CachedLogProbs``; None takes the first where there is an adapter,
             else the second. Not used by losses without a reference.
-        **kwargs: As in :class:`Method`.
+        **kwargs: As in :class:`~lit_ft.core.method.Method`.
+
+    See also: :class:`~lit_ft.methods.DPO`, :class:`~lit_ft.preference.unpaired_policy.UnpairedPolicy`.
+
+    Example:
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> model = Policy({"config": config})
+        >>> model.configure_model()
+        >>> type(model.reference).__name__, {part.p for part in model.network.modules() if isinstance(part, nn.Dropout)}
+        ('FrozenCopy', {0.0})
     """
 
     needs_reference: bool = True  # False where the loss has none
@@ -31,7 +40,7 @@ class Policy(LanguageMethod):
         self.reference, self._resumed, self._begun = reference, False, False
 
     def after_build(self, network: nn.Module) -> None:
-        """Switch dropout off, and let the reference see the network."""
+        """Switch dropout off, and attach the reference."""
         super().after_build(network)
         without_dropout(network)
         if self.needs_reference:
@@ -40,37 +49,44 @@ class Policy(LanguageMethod):
             self.reference.attach(network)
 
     def on_fit_start(self) -> None:
-        """The reference is that of the weights before the first step."""
+        """Fix the reference at the weights before the first step."""
         if self.reference is not None and self.needs_reference:
             self.reference.start(self.network, self.trainer, fresh=not self._resumed and not self.global_step)
             self._begun = True
 
     def on_validation_start(self) -> None:
-        """Also where nothing is trained."""
+        """Fix the reference where nothing is trained."""
         if not self._begun:
             self.on_fit_start()
 
     def on_test_start(self) -> None:
-        """As for validation."""
+        """Fix the reference where nothing is trained."""
         self.on_validation_start()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the fingerprint of the reference, and what building the network again would not give."""
+        """Store the fingerprint of the reference, and those of its weights that building the network does not give."""
         super().on_save_checkpoint(checkpoint)
         if self.reference is not None and self.reference.fingerprint is not None:
             checkpoint["reference"] = self.reference.fingerprint
             checkpoint["reference_weights"] = self.reference.weights()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on from another reference."""
+        """Restore the reference, and refuse another one."""
         super().on_load_checkpoint(checkpoint)
-        self._resumed = self._trainer is not None  # load_from_checkpoint has none: what is trained next starts there
+        self._resumed = self._trainer is not None  # load_from_checkpoint has none, and starts anew
         if self.reference is not None and self.needs_reference:
             self.reference.resume(checkpoint.get("reference"), checkpoint.get("reference_weights", {}))
 
 
 def without_dropout(network: nn.Module) -> None:
-    """Set every dropout probability of a network to 0: layers, and those that attention reads as numbers."""
+    """Set every dropout probability of a network to 0: those of layers, and those that attention stores as numbers.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+        >>> without_dropout(network)
+        >>> network[1]
+        Dropout(p=0.0, inplace=False)
+    """
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

@@ -1,4 +1,4 @@
-"""The policy that preference losses are measured from."""
+"""Reference policies of preference losses."""
 
 from __future__ import annotations
 
@@ -21,32 +21,53 @@ from lit_ft.tokens.network import readout
 
 
 def sequence_log_probs(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    r""":math:`\sum_t w_t\log p(x_t|x_{<t})` of each row, shape (rows,), float32; logits of targets alone, in chunks."""
+    r""":math:`\sum_t w_t\log p(x_t|x_{<t})` of each row, shape (rows,), float32; logits of targets only, in chunks.
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from lit_ft.models import causal_lm
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1}
+        >>> network = causal_lm(Network(config=config)).eval()
+        >>> batch = {"input_ids": torch.tensor([[5, 6, 7]]), "weights": torch.tensor([[0.0, 1.0, 1.0]])}
+        >>> log_probs = network(batch["input_ids"]).logits.log_softmax(-1)[0]
+        >>> torch.allclose(sequence_log_probs(network, batch), log_probs[0, 6] + log_probs[1, 7])
+        True
+    """
     found = readout(network, batch).log_probs(batch["input_ids"], batch["weights"])
     return (found * batch["weights"]).sum(1)
 
 
 class Reference(ABC):
-    """Where reference log-probabilities come from; always without dropout."""
+    """The source of reference log-probabilities; always without dropout.
+
+    See also: :class:`AdapterOff`, :class:`FrozenCopy`, :class:`CachedLogProbs`.
+
+    Example:
+        >>> class Uniform(Reference):
+        ...     def log_probs(self, network, batch):
+        ...         return -batch["weights"].sum(1) * torch.tensor(256.0).log()
+        >>> Uniform().log_probs(nn.Linear(2, 2), {"weights": torch.tensor([[0.0, 1.0, 1.0]])})
+        tensor([-11.0904])
+    """
 
     fingerprint: str | None = None
 
     def attach(self, network: nn.Module) -> None:  # noqa: B027
-        """See the network as it was built."""
+        """Called with the network just after it was built."""
 
     def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:  # noqa: B027
-        """See the network before the first step; ``fresh`` is False where the run goes on from a checkpoint."""
+        """Called before the first step; ``fresh`` is False where the run resumes from a checkpoint."""
 
     def weights(self) -> dict[str, Tensor]:
-        """What a checkpoint must keep of it: weights that building the network again does not give."""
+        """Weights for the checkpoint: those that building the network again does not give."""
         return {}
 
     def resume(self, noted: str | None, weights: Mapping[str, Tensor]) -> None:
-        """Be the reference of the run that a checkpoint is of, or refuse.
+        """Restore the reference of the run that wrote a checkpoint, or refuse.
 
         Args:
-            noted: Its fingerprint.
-            weights: What ``weights`` gave then.
+            noted: Fingerprint of the reference in the checkpoint.
+            weights: Weights of the reference in the checkpoint.
         """
         if noted is not None and self.fingerprint is not None and noted != self.fingerprint:
             raise ConfigError("reference", "weights other than at the start of that run", "the network it started from")
@@ -59,14 +80,22 @@ class Reference(ABC):
 class AdapterOff(Reference):
     """The network with its adapter switched off: no second copy. Refused where other parameters train too.
 
-    An adapter that was trained before (``--from``), or one that changes the network from the start, is no part of it: a
-    warning says so.
+    The reference does not include an adapter that was trained before (``--from``), or one that changes the network from
+    the start; a warning is given for these.
 
-    Cost: a forward a step, no memory.
+    Cost: one forward pass per step, no memory.
+
+    See also: :class:`FrozenCopy`.
+
+    Example:
+        >>> AdapterOff().attach(nn.Linear(2, 2))
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: AdapterOff.reference: given 'AdapterOff'; allowed: a network with an adapter ...
     """
 
     def attach(self, network: nn.Module) -> None:
-        """Check that switching the adapter off gives back the start."""
+        """Refuse a network whose start is not that without its adapter."""
         if not hasattr(network, "disable_adapter"):
             raise ConfigError("reference", "AdapterOff", "a network with an adapter (network.peft), or FrozenCopy")
         prefix = getattr(network.base_model, "prefix", "")
@@ -80,22 +109,39 @@ class AdapterOff(Reference):
             )
 
     def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:
-        """Say so where the adapter is no empty one."""
+        """Warn of an adapter that already changes the network."""
         if fresh:
             _warn_of_adapter(network, "AdapterOff")
 
     def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """One forward with the adapter off."""
+        """One forward pass with the adapter off."""
         with torch.no_grad(), evaluating(network), _adapter_off(network):
             return sequence_log_probs(network, batch)
 
 
 class FrozenCopy(Reference):
-    """A copy of the network from before the first step, built again with the network where a run goes on.
+    """A copy of the network from before the first step; a resumed run builds it again with the network.
 
-    Checkpoints keep those of its weights that a warm start (``--from``) brought, and no others.
+    Checkpoints store only those of its weights that came from a warm start (``--from``).
 
-    Cost: a forward a step and the memory of the weights.
+    Cost: one forward pass per step, and the memory of the weights.
+
+    See also: :class:`AdapterOff`, :class:`CachedLogProbs`.
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from lit_ft.models import causal_lm
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1}
+        >>> network = causal_lm(Network(config=config)).eval()
+        >>> batch = {"input_ids": torch.tensor([[5, 6, 7]]), "weights": torch.tensor([[0.0, 1.0, 1.0]])}
+        >>> reference = FrozenCopy()
+        >>> reference.attach(network)
+        >>> before = reference.log_probs(network, batch)
+        >>> network.transformer.wte.weight.data.zero_().sum()  # training changes the network, not the copy
+        tensor(0.)
+        >>> after = sequence_log_probs(network, batch)
+        >>> torch.equal(reference.log_probs(network, batch), before), torch.equal(after, before)
+        (True, False)
     """
 
     def __init__(self) -> None:
@@ -103,12 +149,12 @@ class FrozenCopy(Reference):
         self._brought: list[str] = []
 
     def attach(self, network: nn.Module) -> None:
-        """Copy."""
+        """Copy the network."""
         self._copy = copy.deepcopy(network).requires_grad_(False).eval()
         self.fingerprint = fingerprint(network.named_parameters())
 
     def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:
-        """Take over weights that a warm start brought, in the number format of the run."""
+        """Copy the weights of a warm start, in the precision of the run."""
         assert self._copy is not None
         self._copy = trainer.precision_plugin.convert_module(self._copy)
         if fresh:
@@ -118,13 +164,13 @@ class FrozenCopy(Reference):
             self.fingerprint = fingerprint(network.named_parameters())
 
     def weights(self) -> dict[str, Tensor]:
-        """Those of a warm start."""
+        """The weights of a warm start."""
         assert self._copy is not None
         own = self._copy.state_dict() if self._brought else {}
         return {name: own[name] for name in self._brought}
 
     def resume(self, noted: str | None, weights: Mapping[str, Tensor]) -> None:
-        """Take them over, and refuse where the whole is another one than before."""
+        """Load the weights of a warm start; refuse where the copy differs from that of the checkpoint."""
         assert self._copy is not None
         if weights:
             self._copy.load_state_dict(weights, strict=False)
@@ -132,7 +178,7 @@ class FrozenCopy(Reference):
         super().resume(noted, weights)
 
     def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """One forward of the copy."""
+        """One forward pass of the copy."""
         assert self._copy is not None
         if self._copy_device != batch["input_ids"].device:
             self._copy.to(batch["input_ids"].device)
@@ -146,16 +192,26 @@ class FrozenCopy(Reference):
 
 
 class CachedLogProbs(Reference):
-    """Computed once over training and validation data before the first step, kept on disk.
+    """Log-probabilities computed once over training and validation data before the first step, kept on disk.
 
-    Each value belongs to the very tokens, weights and precision that it was computed from, so another template,
-    tokenizer or truncation finds none; the file carries the fingerprint of the network, and another start is refused.
-    An adapter is off while they are computed.
+    Values are stored by the tokens, weights and precision that they were computed from, so that another template,
+    tokenizer or truncation computes new ones. The file holds the fingerprint of the network; a run from other weights
+    is refused. Adapters are off in this pass. Rows of a test have no values and are refused.
 
     Args:
-        path: File to keep them in; None chooses one in the cache by fingerprint, so that it never mismatches.
+        path: File of the values; None chooses one in the cache by fingerprint, which always matches.
 
-    Cost: one forward over the data, once; nothing in a step.
+    Cost: one forward pass over the data, once; nothing per step.
+
+    See also: :class:`AdapterOff`, :class:`FrozenCopy`, :func:`row_keys`.
+
+    Example:
+        >>> tokens = torch.tensor([[5, 6, 7]])
+        >>> batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "weights": torch.ones(1, 3)}
+        >>> CachedLogProbs().log_probs(nn.Linear(2, 2), {**batch, "rows": torch.tensor([4])})
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: CachedLogProbs.reference: given 'row 4'; allowed: rows of training ...
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -165,17 +221,17 @@ class CachedLogProbs(Reference):
         self._has_base = False
 
     def attach(self, network: nn.Module) -> None:
-        """Note which weights the values are of."""
+        """Take the fingerprint of the network."""
         self.fingerprint, self._has_base = _base_fingerprint(network), hasattr(network, "disable_adapter")
 
     def resume(self, noted: str | None, weights: Mapping[str, Tensor]) -> None:
-        """A whole network that was warm-started is not built again, but its values are in the file."""
+        """Take the fingerprint of the checkpoint: building the network lacks the weights of a warm start."""
         if noted is not None and not self._has_base:
             self.fingerprint = noted
         super().resume(noted, weights)
 
     def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:
-        """Read the file, and compute what it lacks."""
+        """Read the file, and compute missing values."""
         if fresh:
             self.fingerprint = _base_fingerprint(network)
             _warn_of_adapter(network, "CachedLogProbs")
@@ -183,7 +239,7 @@ class CachedLogProbs(Reference):
         if file.exists():
             self._values = _read(file, self.fingerprint)
         before, self._precision = len(self._values), trainer.precision
-        same = trainer.precision_plugin.forward_context()  # or the first loss would not be that of equal policies
+        same = trainer.precision_plugin.forward_context()  # else the first loss is not that of equal policies
         with torch.no_grad(), evaluating(network), _adapter_off(network), same:
             for batch in _batches(trainer.datamodule):
                 keys = row_keys(batch, self._precision)
@@ -196,7 +252,7 @@ class CachedLogProbs(Reference):
                 batch = {name: tensor.to(_device(network)) for name, tensor in batch.items()}
                 values = sequence_log_probs(network, batch).tolist()
                 self._values |= dict(zip(keys, values, strict=True))
-        if trainer.world_size > 1:  # each has computed its share, and trains on other rows in each epoch
+        if trainer.world_size > 1:  # each rank computed the values of its rows, and trains on others in later epochs
             parts: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, self._values)
             for part in parts:
@@ -210,7 +266,7 @@ class CachedLogProbs(Reference):
             aside.replace(file)
 
     def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        """Look them up; rows that were not there before the first step (a test) are refused."""
+        """Look up the values of rows; rows without a value (those of a test) are refused."""
         keys = row_keys(batch, self._precision)
         missing = next((i for i, key in enumerate(keys) if key not in self._values), None)
         if missing is not None:
@@ -221,7 +277,7 @@ class CachedLogProbs(Reference):
 
 
 def _read(file: Path, wanted: str | None) -> dict[int, float]:
-    """The values in a file, which must be of the weights with that fingerprint."""
+    """The values in a file; a file of weights with another fingerprint is refused."""
     allowed = "log-probabilities of the weights that this run starts from"
     try:
         saved = torch.load(file, weights_only=True)
@@ -234,7 +290,7 @@ def _read(file: Path, wanted: str | None) -> dict[int, float]:
 
 
 def _warn_of_adapter(network: nn.Module, reference: str) -> None:
-    """Say so where the network with its adapter, before the first step, is another one than without it."""
+    """Warn where the adapter changes the outputs of the network before the first step."""
     if not hasattr(network, "disable_adapter"):
         return
     ids = torch.arange(8, device=_device(network))[None]
@@ -250,7 +306,17 @@ def _warn_of_adapter(network: nn.Module, reference: str) -> None:
 
 
 def row_keys(batch: Mapping[str, Tensor], precision: str) -> list[int]:
-    """A number for the tokens and weights of each row and a precision, the same whatever it is padded to."""
+    """A hash of the tokens and weights of each row and of the precision, independent of padding.
+
+    Example:
+        >>> ids, mask = torch.tensor([[5, 6, 0], [5, 6, 0]]), torch.tensor([[1, 1, 0], [1, 1, 0]])
+        >>> weights = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.5, 0.0]])
+        >>> batch = {"input_ids": ids, "attention_mask": mask, "weights": weights}
+        >>> shorter = {name: tensor[:, :2] for name, tensor in batch.items()}
+        >>> first, second = row_keys(batch, "32-true")
+        >>> first != second, row_keys(shorter, "32-true") == [first, second]
+        (True, True)
+    """
     import hashlib
 
     keys = []

@@ -21,13 +21,23 @@ from lit_ft.tokens.language_method import LanguageMethod
 def rewards(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Rewards of the rows of a batch, shape (rows,), float32.
 
-    A decoder is read at the last token that is not padding, by the mask: ``transformers`` looks for the last token
-    that is not ``pad_token_id``, and so reads another one where an answer ends with a token that also pads. An encoder
-    is read by its own head.
+    The head of a decoder reads the last token that the mask does not exclude. (``transformers`` takes the last token
+    other than ``pad_token_id``, which is an earlier one where an answer ends with a token that also pads.) An encoder
+    uses its own head.
 
     Args:
-        network: For sequence classification with one label, with an adapter or without.
+        network: A sequence classifier with one label, with or without an adapter.
         batch: ``input_ids`` and ``attention_mask``, padded on the right.
+
+    Example:
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> model = RewardModel({"config": config})
+        >>> model.configure_model()
+        >>> padded = {"input_ids": torch.tensor([[5, 6], [5, 0]]), "attention_mask": torch.tensor([[1, 1], [1, 0]])}
+        >>> alone = {"input_ids": torch.tensor([[5]]), "attention_mask": torch.tensor([[1]])}
+        >>> network = model.network.eval()
+        >>> torch.allclose(rewards(network, padded)[1], rewards(network, alone)[0])  # padding does not count
+        True
     """
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     inner: Any = network.get_base_model() if hasattr(network, "peft_config") else network  # type: ignore[operator]
@@ -45,20 +55,33 @@ class RewardModel(LanguageMethod):
 
     Reads :class:`PreferencesBatch`.
 
-    The head is new and has one output; with ``network.peft`` it trains beside the adapter. Both answers go through the
-    network in one forward. Logs, besides ``loss``: ``rewards/chosen``, ``rewards/rejected``, ``rewards/margin``,
+    The head is new and has one output; with ``network.peft`` it trains with the adapter. Both answers go through the
+    network in one forward pass. Logs, besides ``loss``: ``rewards/chosen``, ``rewards/rejected``, ``rewards/margin``,
     ``rewards/accuracy``. Predicts rewards of shape (pairs, 2); metrics read them as logits of the classes 0
     (chosen) and 1, and targets of 0, shape (pairs,). Refuses adapters that put tokens in front of the batch.
 
     Args:
         network: Decoder or encoder.
         margin: m, by how much the preferred answer should win, 0 or more.
-        center: c, 0 or more, draws rewards of a pair towards opposite values; without it their mean is free. TRL
-            suggests 0.01.
-        **kwargs: As in :class:`Method`.
+        center: c, 0 or more, draws the rewards of a pair towards opposite values; with 0 their mean is not determined.
+            TRL suggests 0.01.
+        **kwargs: As in :class:`~lit_ft.core.method.Method`.
 
-    Source: R. A. Bradley, M. E. Terry, 1952; margin as in H. Touvron et al., Llama 2, 2023, arXiv:2307.09288, there one
+    Source: R. A. Bradley, M. E. Terry, 1952; margin as in H. Touvron et al., Llama 2, 2023, arXiv:2307.09288, one
     for each pair.
+
+    See also: :class:`~lit_ft.methods.DPO`, :func:`~lit_ft.preference.paired.bradley_terry`,
+        :class:`~lit_ft.data.Preferences`.
+
+    Example:
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> model = RewardModel({"config": config}, margin=1.0).eval()
+        >>> model.configure_model()
+        >>> tokens = torch.tensor([[5, 6, 7], [5, 8, 9]])  # prompt 5; the chosen answer 6 7, then the rejected one
+        >>> batch = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "pair_weights": torch.ones(1)}
+        >>> chosen, rejected = rewards(model.network.eval(), batch)
+        >>> torch.isclose(model.compute(batch).loss, -(chosen - rejected - 1).sigmoid().log())
+        tensor(True)
     """
 
     batch: ClassVar[type] = PreferencesBatch

@@ -1,4 +1,4 @@
-"""Binary classifier optimisation: answers that are wanted or not, told apart around their mean reward."""
+"""Binary classifier optimisation: single answers, classified as desirable or not around their mean reward."""
 
 from __future__ import annotations
 
@@ -22,24 +22,38 @@ class UnpairedBCO(UnpairedPolicy):
 
     .. math:: L=\frac1n\sum_i-\log\sigma(\pm(r_i-\delta)),\quad r=\beta\log\frac{\pi(y|x)}{\pi_0(y|x)}
 
-    with + for wanted answers and - for the others. :math:`\delta` has no gradient: it is the mean reward of all answers
-    that training has seen, those of this batch and of all ranks included; evaluation uses it as it stands. It is part
-    of the checkpoint. Under gradient accumulation each micro-batch moves it, so that accumulation equals one batch only
-    about.
+    with + for desirable answers and - for the others. :math:`\delta` has no gradient: it is the mean reward of all
+    answers seen in training so far, those of this batch and of all ranks included; evaluation does not change it. It is
+    part of the checkpoint. Under gradient accumulation each micro-batch changes it, so that accumulation equals one
+    large batch only approximately.
 
-    Reads :class:`UnpairedPreferencesBatch`, of which the borrowed answers are not used. Costs what DPO does for as many
+    Reads :class:`UnpairedPreferencesBatch`; answers to other prompts are not used. Cost: that of DPO for as many
     answers. Dropout is off. Logs, besides ``loss``: ``shift`` (:math:`\delta`), ``rewards/signed`` (mean of :math:`\pm
     r`) and ``rewards/accuracy`` (share of answers on the right side of :math:`\delta`). Metrics read
-    :math:`\sigma(r-\delta)` and whether an answer is wanted (1 or 0), both of shape (answers,).
+    :math:`\sigma(r-\delta)` and whether an answer is desirable (1 or 0), both of shape (answers,).
 
     Args:
         network: A causal language model.
         beta: Strength of the tie to the reference, above 0. TRL's default: 0.1.
-        **kwargs: As in :class:`Policy`.
+        **kwargs: As in :class:`~lit_ft.preference.policy.Policy`.
 
     Source: S. Jung et al., Binary Classifier Optimization for LLM Alignment, 2024, arXiv:2404.04656, without the
-    weights for prompts that differ between wanted and other answers. Loss and shift equal ``BCOTrainer`` of TRL 1.9
+    weights for prompts that differ between desirable and other answers. Loss and shift equal ``BCOTrainer`` of TRL 1.9
     (1.16 has none).
+
+    See also: :func:`~lit_ft.preference.unpaired.bco`, :class:`~lit_ft.methods.KTO`,
+        :class:`~lit_ft.data.UnpairedPreferences`.
+
+    Example:
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> model = UnpairedBCO({"config": config})
+        >>> model.configure_model()
+        >>> tokens = torch.tensor([[5, 6], [7, 8], [5, 8], [7, 6]])  # prompts 5 and 7, answers 6 and 8, then exchanged
+        >>> weights, desirable = torch.tensor([[0.0, 1.0]] * 4), torch.tensor([True, False])
+        >>> batch = {"input_ids": tokens, "attention_mask": tokens > 0, "weights": weights, "desirable": desirable}
+        >>> output = model.compute(batch)
+        >>> output.loss, output.scalars["shift"]  # log 2: policy and reference are still equal, all rewards 0
+        (tensor(0.6931, grad_fn=<MeanBackward0>), tensor(0.))
     """
 
     batch: ClassVar[type] = UnpairedPreferencesBatch
@@ -47,7 +61,7 @@ class UnpairedBCO(UnpairedPolicy):
 
     def __init__(self, network: Network, beta: PositiveFloat = 0.1, **kwargs: Any) -> None:
         super().__init__(network=network, beta=beta, **kwargs)
-        # a buffer, so that second passes put it back: sum and number of the rewards so far
+        # sum and number of the rewards so far; a buffer, so that second passes restore it
         self.register_buffer("seen", torch.zeros(2, dtype=torch.float64))
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:

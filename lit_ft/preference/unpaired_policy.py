@@ -1,4 +1,4 @@
-"""What methods share that learn from single answers, each wanted or not."""
+"""The base of methods that learn from single answers, each desirable or not."""
 
 from __future__ import annotations
 
@@ -13,16 +13,25 @@ from lit_ft.core.network import Network
 from lit_ft.preference.policy import Policy
 from lit_ft.preference.reference import sequence_log_probs
 
-ROWS = ("input_ids", "attention_mask", "weights")  # what has a row for each answer and each borrowed one
+ROWS = ("input_ids", "attention_mask", "weights")  # these have a row for each answer and each borrowed answer
 
 
 class UnpairedPolicy(Policy):
-    """A policy that reads ``UnpairedPreferences``: answers, and behind them as many that are borrowed.
+    """A policy that reads ``UnpairedPreferences``: answers, then as many answers borrowed from other prompts.
 
     Args:
         network: A causal language model.
         beta: Strength of the tie to the reference, above 0. Paper of KTO, and TRL's default: 0.1.
         **kwargs: As in :class:`Policy`.
+
+    See also: :class:`~lit_ft.methods.KTO`, :class:`~lit_ft.methods.UnpairedBCO`.
+
+    Example:
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> model = UnpairedPolicy({"config": config}, beta=0.0)
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: UnpairedPolicy.beta: given 0.0; allowed: a finite number, above 0
     """
 
     def __init__(self, network: Network, beta: PositiveFloat = 0.1, **kwargs: Any) -> None:
@@ -45,19 +54,37 @@ class UnpairedPolicy(Policy):
 
 
 def halves(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The answers of a batch, and the borrowed ones."""
+    """The rows of a batch with their own answers, and the rows with borrowed answers.
+
+    Example:
+        >>> rows = torch.tensor([[1], [2], [3], [4]])
+        >>> batch = {"desirable": torch.tensor([True, False]), **dict.fromkeys(ROWS, rows)}
+        >>> own, borrowed = halves(batch)
+        >>> own["input_ids"].tolist(), borrowed["input_ids"].tolist()
+        ([[1], [2]], [[3], [4]])
+    """
     n = len(batch["desirable"])
     first, second = ({name: batch[name][part] for name in ROWS} for part in (slice(n), slice(n, None)))
     return first, second
 
 
 def judged(logits: Tensor, desirable: Tensor) -> tuple[Tensor, Tensor]:
-    """What metrics read of answers: the probability that each is wanted, and whether it is (1 or 0)."""
+    """Predictions and targets for metrics: the probability that an answer is desirable, and whether it is (1 or 0).
+
+    Example:
+        >>> judged(torch.tensor([0.0, 9.0]), torch.tensor([False, True]))
+        (tensor([0.5000, 0.9999]), tensor([0, 1]))
+    """
     return logits.detach().sigmoid(), desirable.long()
 
 
 def reward_scalars(rewards: Tensor, desirable: Tensor, threshold: Tensor) -> dict[str, Tensor]:
-    """What is logged of rewards: their mean, those of unwanted answers negated, and the share on the right side."""
+    """The mean reward, undesirable answers negated, and the share of answers on the right side of a threshold.
+
+    Example:
+        >>> reward_scalars(torch.tensor([1.0, 3.0]), torch.tensor([False, True]), threshold=torch.tensor(0.0))
+        {'rewards/signed': tensor(1.), 'rewards/accuracy': tensor(0.5000)}
+    """
     rewards = rewards.detach()
     return {
         "rewards/signed": torch.where(desirable, rewards, -rewards).mean(),
