@@ -78,9 +78,9 @@ class ClassifierPair(ImageClassifier):
 
     Reads :class:`ImagesBatch`. Logs ``loss`` and ``accuracy`` over both networks, and in the test
     ``test/linear_max``, ``test/linear_barrier``, ``test/dropout_max``, ``test/dropout_barrier``, and
-    ``test/dropout_bound``, an upper bound of the loss on that path. Draws the losses along the paths. Cost: that of
-    two networks; in the test ``num_positions`` passes over the split for each path, twice as many with batch norm, whose
-    statistics are estimated anew at every position.
+    ``test/dropout_bound``, an upper bound of the loss on that path. Draws the losses along the paths. Cost: that
+    of two networks; in the test ``num_positions`` passes over the split for each path, twice as many with batch norm,
+    whose statistics are estimated anew at every position.
 
     Source: "Explaining landscape connectivity of low-cost solutions for multilayer nets", 2019.
 

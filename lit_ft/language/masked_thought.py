@@ -1,4 +1,4 @@
-"""Masked thought: supervised fine-tuning on answers parts of which cannot be read."""
+"""Masked thought: supervised fine-tuning on answers that are masked in part in the input."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ def mask_thought(input_ids: Tensor, weights: Tensor, probability: float, token: 
 
     Args:
         input_ids: Shape (rows, tokens).
-        weights: Of the tokens as targets; tokens of weight 0 (question, padding) stay.
-        probability: Of each replacement, in [0, 1].
-        token: What is put in; None draws a token at random.
+        weights: Weights of the tokens as targets; tokens of weight 0 (question, padding) are not replaced.
+        probability: Probability of each replacement, in [0, 1].
+        token: The replacement; None draws one at random for each token.
         vocabulary: Number of tokens to draw from.
+
+    Example:
+        >>> ids, weights = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[0.0, 0.0, 1.0, 1.0]])  # question, then answer
+        >>> mask_thought(ids, weights, probability=1.0, token=4, vocabulary=263)
+        tensor([[5, 6, 4, 4]])
     """
     chosen = (torch.rand(input_ids.shape, device=input_ids.device) < probability) & (weights != 0)
     drawn = torch.randint_like(input_ids, vocabulary) if token is None else torch.full_like(input_ids, token)
@@ -38,20 +43,33 @@ class MaskedThought(SupervisedFineTuning):
     .. math:: -\sum_t w_t\log p(x_t\mid\tilde x_{<t}),\qquad
               \tilde x_s=x_s\text{ with probability }1-p,\text{ else a mask or random token, for }s\text{ in the answer}
 
-    so that later steps lean on the question more and on the step before less. The probability rises with the optimizer
-    step (not with what a loader's worker has counted): :math:`p_k=p\min(1,k/(r K))` at step k of K. Validation and test
-    read the true answer. Costs nothing beside supervised fine-tuning. Logs ``mask_probability``.
+    so that later steps of the reasoning depend more on the question and less on the steps before. The probability rises
+    with the optimizer step: :math:`p_k=p\min(1,k/(r K))` at step k of K. Validation and test use the true answer. Cost:
+    that of supervised fine-tuning. Reads :class:`~lit_ft.tokens.batch.LanguageBatch`. Logs what
+    :class:`SupervisedFineTuning` logs, and ``mask_probability``.
 
     Args:
         network: A causal language model.
         probability: p, in [0, 1]. Paper: 0.4 on GSM8K, 0.2 on MetaMath and MAmmoTH.
-        rise: r, the share of the run in which p rises from 0, in [0, 1]. Paper: 0.66 on GSM8K, 0 is constant.
+        rise: r, the share of the run in which p rises from 0, in [0, 1]; 0 keeps p constant. Paper: 0.66 on GSM8K.
         replace_by: ``random`` tokens (paper's recipe for GSM8K) or the ``mask`` token; the padding token where the
             tokenizer has none, as in the reference.
         **kwargs: As in :class:`SupervisedFineTuning`. Paper: rate 1e-5, cosine with 1 % warm-up.
 
     Source: C. Chen et al., Masked Thought: Simply Masking Partial Reasoning Steps Can Improve Mathematical Reasoning
     Learning of Language Models, 2024, arXiv:2403.02178; ChangyuChen347/MaskedThought.
+
+    See also: :class:`SupervisedFineTuning`, :func:`mask_thought`.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> from lit_ft.data import SumChains
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> model = MaskedThought({"config": config}, probability=0.4, rise=1.0)
+        >>> trainer = pl.Trainer(fast_dev_run=4, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, SumChains(chains=64, asked=8))
+        >>> trainer.callback_metrics["train/mask_probability"]  # after 3 of 4 steps
+        tensor(0.3000)
     """
 
     def __init__(
@@ -67,7 +85,7 @@ class MaskedThought(SupervisedFineTuning):
         self.probability, self.rise, self.replace_by = probability, rise, replace_by
 
     def current_probability(self) -> float:
-        """The probability p at the optimizer step that is under way."""
+        """The probability at the current optimizer step."""
         if self.rise == 0 or self._trainer is None:
             return self.probability
         span = self.rise * self.trainer.estimated_stepping_batches
@@ -76,7 +94,7 @@ class MaskedThought(SupervisedFineTuning):
         return self.probability * min(1.0, self.trainer.global_step / span)
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
-        """The loss; in training after some of the answer has been replaced."""
+        """Mean loss over the targets; in training with masked answers as input."""
         probability = self.current_probability() if self.training else 0.0
         if probability == 0:
             return super().compute(batch)

@@ -1,4 +1,4 @@
-"""Answering questions with a language model by the likelihood of the answers it may choose from."""
+"""Multiple-choice questions, answered by the likelihood of each option under a language model."""
 
 from __future__ import annotations
 
@@ -20,19 +20,31 @@ from lit_ft.tokens.network import readout
 class OptionScoring(LanguageMethod):
     r"""Scores every option of a question by a language model; ``test`` and ``predict`` need no training.
 
-    The scores s are those of ``lit_ft.language.options``. Trained, it is a classifier whose head is the
-    model's own, as in prompt-based fine-tuning: :math:`-\log\operatorname{softmax}(s)_y`.
+    The scores s are those of :func:`~lit_ft.language.options.option_scores`. Trained, it is a classifier with the head
+    of the language model, as in prompt-based fine-tuning: :math:`-\log\operatorname{softmax}(s)_y`.
 
-    Reads :class:`OptionsBatch`. Logs ``loss`` and ``accuracy``; ``predict`` writes the scores of each question,
-    the lowest number where a question has fewer options than another one of its batch. Metrics read scores of shape
-    (questions, options) and labels of shape (questions,).
+    Reads :class:`OptionsBatch`. Logs ``loss`` and ``accuracy``; ``predict`` writes the scores of each question, with
+    the lowest finite number for options that it lacks. Metrics read scores of shape (questions, options) and labels of
+    shape (questions,).
 
     Args:
         network: A causal language model.
-        normalize: ``sum``, by ``token``, or against the answer ``context`` of the data.
-        **kwargs: As in :class:`Method`.
+        normalize: ``sum``, ``token`` (mean over tokens), or ``context`` (relative to the answer context of the data).
+        **kwargs: As in :class:`~lit_ft.core.method.Method`.
 
     Source: Language Models are Few-Shot Learners (E83).
+
+    See also: :class:`~lit_ft.data.AnswerOptions`, :class:`~lit_ft.methods.TextClassifier`, which adds a head.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> from lit_ft.data import PermutedQuestions
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> model = OptionScoring({"config": config})
+        >>> trainer = pl.Trainer(fast_dev_run=2, enable_progress_bar=False, enable_model_summary=False)
+        >>> found = trainer.test(model, PermutedQuestions(classes=4, tasks=2), verbose=False)[0]
+        >>> round(found["test/loss"], 1)  # an untrained model guesses one of four: log 4
+        1.4
     """
 
     batch: ClassVar[type] = OptionsBatch
@@ -61,7 +73,7 @@ class OptionScoring(LanguageMethod):
         return Output(F.cross_entropy(scores, labels), scores, labels, {"accuracy": accuracy})
 
     def loss_weight(self, batch: Mapping[str, Tensor]) -> float:
-        """Questions."""
+        """Number of questions."""
         return float(len(batch["labels"]))
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:

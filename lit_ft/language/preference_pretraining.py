@@ -22,20 +22,32 @@ Objective = Literal["likelihood", "unlikelihood", "reward_weighted", "advantage_
 
 
 def unlikelihood(log_probs: Tensor, scores: Tensor, alpha: float, threshold: float | None) -> Tensor:
-    r"""Up what scores at most the threshold, down the rest: :math:`-\log p` or :math:`-\alpha\log(1-p)`.
+    r"""Loss of tokens by score: :math:`-\log p` up to a threshold, else the unlikelihood :math:`-\alpha\log(1-p)`.
 
     Args:
-        log_probs: Of the tokens.
-        scores: Of the tokens; high is bad.
-        alpha: Weight of what goes down.
+        log_probs: Log-probabilities of the tokens.
+        scores: Scores of the tokens, of the same shape; high is bad.
+        alpha: Weight of the unlikelihood.
         threshold: None mixes both by the score, :math:`-(1-s)\log p-\alpha s\log(1-p)`, for scores in [0, 1].
+
+    See also: :func:`~lit_ft.tokens.losses.log1mexp`.
+
+    Example:
+        >>> log_probs, scores = torch.tensor([0.25, 0.25]).log(), torch.tensor([0.0, 1.0])
+        >>> unlikelihood(log_probs, scores, alpha=1.0, threshold=0.5)  # -log 0.25, -log 0.75
+        tensor([1.3863, 0.2877])
     """
     bad = scores.clamp(0, 1) if threshold is None else (scores > threshold).float()
     return -(1 - bad) * log_probs - alpha * bad * log1mexp(log_probs)
 
 
 def exponential_weights(advantages: Tensor, beta: float, most: float = 1000.0) -> Tensor:
-    r""":math:`\min(e^{A/\beta},1000)`, without gradient."""
+    r""":math:`\min(e^{A/\beta},1000)`, without gradient.
+
+    Example:
+        >>> exponential_weights(torch.tensor([0.0, 1.0, 100.0]), beta=1.0)
+        tensor([   1.0000,    2.7183, 1000.0000])
+    """
     return (advantages.detach() / beta).exp().clamp(max=most)
 
 
@@ -53,23 +65,35 @@ class PreferencePretraining(LanguageMethod):
     ``advantage_weighted``   :math:`-\alpha e^{(R-V)/\beta}\log p+(1-\alpha)(R-V)^2`, V a linear map of hidden states
     ======================== =================================================================================
 
-    V says from the tokens before what the next one will score. Weights are clipped at 1000 and not normalised, as in
-    the reference, so a rate that is right for one objective need not be for another.
+    V predicts the reward of a token from the hidden state before it. Weights are clipped at 1000 and not normalised, as
+    in the reference, so that each objective needs its own learning rate.
 
-    Validation and test are the plain likelihood of what counts there; they log ``perplexity``. Training logs ``loss``.
-    Metrics read what those of :class:`SupervisedFineTuning` read.
+    Logs ``loss``, and in validation and test ``perplexity``; both measure the plain likelihood there. Metrics read what
+    those of :class:`~lit_ft.methods.SupervisedFineTuning` read.
 
     Args:
         network: A causal language model, in general from ``config``.
-        objective: One of the four.
-        alpha: Of unlikelihood, 0 or more (paper: 1; 0.01 for code style), and of advantage weighting, in [0, 1] (paper:
-            0.5; 0.05 for code style).
+        objective: One of the four in the table.
+        alpha: :math:`\alpha` of unlikelihood, 0 or more (paper: 1; 0.01 for code style), and of advantage weighting, in
+            [0, 1] (paper: 0.5; 0.05 for code style).
         beta: Temperature of the weights, above 0. Paper: 10 for rewards; 10, 0.1 and 1 for advantages.
-        threshold: t; None mixes both terms by the score. 0 is a threshold. (The reference took a threshold of 0 for
-            none, so that two of its published runs mixed.)
-        **kwargs: As in :class:`Method`. Paper: rate 5e-4, decay 0.1.
+        threshold: t of unlikelihood; None mixes both terms by the score. 0 is a threshold. (The reference treated 0 as
+            None, so that two of its published runs mixed both terms.)
+        **kwargs: As in :class:`~lit_ft.core.method.Method`. Paper: rate 5e-4, decay 0.1.
 
     Source: Pretraining Language Models with Human Preferences (E19); tomekkorbak/pretraining-with-human-feedback.
+
+    See also: :class:`~lit_ft.data.ScoredText`, :func:`unlikelihood`, :func:`exponential_weights`.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> from lit_ft.data import MarkedCorpus
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> model = PreferencePretraining({"config": config}, objective="unlikelihood", alpha=1.0, threshold=0.0)
+        >>> trainer = pl.Trainer(fast_dev_run=2, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, MarkedCorpus(documents=64))
+        >>> sorted(trainer.callback_metrics)
+        ['train/loss', 'val/loss', 'val/perplexity']
     """
 
     batch: ClassVar[type] = ScoredTextBatch
@@ -90,7 +114,7 @@ class PreferencePretraining(LanguageMethod):
         self.objective, self.alpha, self.beta, self.threshold = objective, alpha, beta, threshold
 
     def after_build(self, network: Any) -> None:
-        """For advantages, make the map of hidden states to a value, which starts at 0."""
+        """For ``advantage_weighted``, add the linear map V of hidden states, which starts at 0."""
         super().after_build(network)
         if self.objective == "advantage_weighted":
             self.value = nn.Linear(network.get_output_embeddings().weight.shape[1], 1)
@@ -102,8 +126,8 @@ class PreferencePretraining(LanguageMethod):
         return {"perplexity": TokenPerplexity()}
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
-        """Mean over the tokens that count."""
-        said, weights = readout(self.network, batch), batch["weights"].float()  # bf16-true rounds sums
+        """Weighted mean over the tokens."""
+        said, weights = readout(self.network, batch), batch["weights"].float()  # sums in bf16 are rounded
         log_probs = said.log_probs(batch["input_ids"], weights)
         total = weights.sum().clamp(min=1e-6)
         plain = -(weights * log_probs).sum() / total
@@ -114,18 +138,18 @@ class PreferencePretraining(LanguageMethod):
         return Output((weights * self._terms(log_probs, batch["scores"], said.states)).sum() / total)
 
     def _terms(self, log_probs: Tensor, scores: Tensor, states: Tensor) -> Tensor:
-        """What each token contributes, shape (rows, tokens)."""
+        """The loss of each token, shape (rows, tokens)."""
         if self.objective == "unlikelihood":
             return unlikelihood(log_probs, scores, self.alpha, self.threshold)
         if self.objective == "reward_weighted":
             return -exponential_weights(-scores, self.beta) * log_probs
         values = (
             self.value(states.to(self.value.weight.dtype))[:, :, 0].float().roll(1, 1)
-        )  # the place before a token says what it will score
+        )  # the position before a token predicts its reward
         advantages = -scores - values
         learned = -exponential_weights(advantages, self.beta) * log_probs
         return self.alpha * learned + (1 - self.alpha) * advantages.square()
 
     def loss_weight(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Tokens that count."""
+        """Summed weights of the tokens."""
         return batch["weights"].float().sum()

@@ -27,28 +27,40 @@ class SupervisedFineTuning(LanguageMethod):
     .. math:: L=\frac{\sum_t w_t\,(-\log p(x_t\mid x_{<t}))}{\sum_t|w_t|}
 
     over all tokens of the accumulation window and of all ranks: accumulating 4 batches of 2 equals one batch of 8,
-    however long their answers are. Softmax and loss are in float32. Logits are computed for targets alone and a few at
-    a time, so memory does not grow with the vocabulary; what a token contributes is
-    :class:`~lit_ft.tokens.losses.TokenLoss`.
+    however long their answers are. Softmax and loss are in float32. Logits are computed for targets only, in chunks, so
+    that memory does not grow with the vocabulary; the loss of a token is :class:`~lit_ft.tokens.losses.TokenLoss`.
 
-    Reads :class:`LanguageBatch`, padded or packed. Logs ``loss`` and, in validation and test,
-    ``perplexity``, which is exp of the token mean whatever the reduction. Metrics read the mean negative log-likelihood
-    of the targets of a batch and the sum of their weights, both scalars, as ``TokenPerplexity`` and ``MeanMetric`` do.
-    With ``task`` and ``task_sequence``, tasks are balanced within each batch; over a window, batches count by the
-    weight of the tasks that they have.
+    Reads :class:`LanguageBatch`, padded or packed. Logs ``loss`` and, in validation and test, ``perplexity``, which is
+    exp of the token mean for every reduction. Metrics read the mean negative log-likelihood of the targets of a batch
+    and the sum of their weights, both scalars, as ``TokenPerplexity`` and ``MeanMetric`` do. With ``task`` and
+    ``task_sequence``, tasks are balanced within each batch; over a window, batches are weighted by the summed weights
+    of their tasks.
 
     Args:
         network: A causal language model.
-        reduction: Mean over ``token`` (default), over ``sequence``s of their token means, over ``task``s of theirs, or
-            over tasks of the means over their sequences (``task_sequence``); the cases 1 to 4 of MFTCoder.
-        task_weights: Weight of each task by name, for reductions over tasks; others weigh 1.
-        label_smoothing: Share of the target that is spread over the vocabulary, in [0, 1).
-        focal: Exponent by which known tokens count less, 0 or more.
+        reduction: ``token``: mean over tokens (default); ``sequence``: mean over sequences of their token means;
+            ``task``: mean over tasks of their token means; ``task_sequence``: mean over tasks of their means over
+            sequences; the cases 1 to 4 of MFTCoder.
+        task_weights: Weight of each task by name, for reductions over tasks; others have weight 1.
+        label_smoothing: Share of the target probability that is spread over the vocabulary, in [0, 1).
+        focal: Focal exponent, 0 or more: tokens of high probability have less weight.
         unlikelihood: Whether tokens of negative weight are pushed down by :math:`-\log(1-p)`, which is bounded.
-        **kwargs: As in :class:`Method`.
+        **kwargs: As in :class:`~lit_ft.core.method.Method`.
 
     Source: reductions as in B. Liu et al., MFTCoder: Boosting Code LLMs with Multitask Fine-Tuning, 2023,
     arXiv:2311.02303.
+
+    See also: :class:`~lit_ft.data.Instructions`, :class:`~lit_ft.methods.TextGeneration`.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> from lit_ft.data import SumChains
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> model = SupervisedFineTuning({"config": config})
+        >>> trainer = pl.Trainer(fast_dev_run=2, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, SumChains(chains=32, asked=8))
+        >>> trainer.callback_metrics["val/perplexity"].allclose(trainer.callback_metrics["val/loss"].exp())
+        True
     """
 
     batch: ClassVar[type] = LanguageBatch
@@ -75,7 +87,7 @@ class SupervisedFineTuning(LanguageMethod):
         return {"perplexity": TokenPerplexity()}
 
     def importance(self, device: torch.device) -> Tensor | None:
-        """Weights of the tasks by number, from those by name; None where all are equal."""
+        """Weights of the tasks by number; None where all are equal."""
         if self.task_weights is None:
             return None
         names = getattr(data_of(self), "task_names", [])
@@ -91,7 +103,7 @@ class SupervisedFineTuning(LanguageMethod):
         return shares(weights, self.reduction, documents, batch.get("tasks"), self.importance(weights.device))
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:
-        """Mean loss over the targets; in evaluation also their plain negative log-likelihood, for the perplexity."""
+        """Mean loss over the targets; in evaluation also their mean negative log-likelihood, for the perplexity."""
         coefficients, _ = self._shares(batch)
         said = readout(self.network, batch)
         loss = said.loss(batch["input_ids"], coefficients, self.token_loss)

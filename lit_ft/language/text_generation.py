@@ -1,4 +1,4 @@
-"""Writing answers with a language model."""
+"""Generation of answers with a language model."""
 
 from __future__ import annotations
 
@@ -21,23 +21,36 @@ from lit_ft.language.supervised_fine_tuning import SupervisedFineTuning
 class TextGeneration(SupervisedFineTuning):
     """Supervised fine-tuning whose ``predict`` writes an answer to each row, and whose evaluation may judge answers.
 
-    The prompt of a row are its tokens before the first one that is learned. ``predictions.jsonl`` gets a line a row:
-    ``{row, prompt, expected, answers}``, ``row`` being the number within its split and ``answers`` the samples. The
-    draws follow from ``--seed_everything`` and the order of the batches. With ``answers``, validation and test write
-    too, and log ``val/<name>`` and ``test/<name>``; training does not notice.
+    The prompt of a row is its tokens before the first target. ``predictions.jsonl`` has one line per row: ``{row,
+    prompt, expected, answers}``, where ``row`` is the number within its split and ``answers`` are the samples. The
+    samples depend on ``--seed_everything`` and the order of the batches. With ``answers``, validation and test generate
+    too, and log ``val/<name>`` and ``test/<name>``; training is not changed by it.
+
+    Reads :class:`~lit_ft.tokens.batch.LanguageBatch`, padded.
 
     Args:
         network: A causal language model.
         max_new_tokens: Longest answer in tokens, at least 1.
-        temperature: Of the draw; 0 takes the likeliest token.
-        top_p: Share of probability that is drawn from, in (0, 1].
-        samples: Answers a row; more than one needs a temperature above 0.
-        rules: Rules on the next token (E89); None has none.
-        answers: Metrics over answers and what was expected, by the name they are logged under (``AnswerAccuracy``,
-            ``ToolCallReward``); None writes nothing in validation and test.
+        temperature: Sampling temperature, 0 or more; 0 is greedy decoding.
+        top_p: Nucleus sampling: the share of the probability that is sampled from, in (0, 1].
+        samples: Answers per row; more than one needs a temperature above 0.
+        rules: Rules on the next token (E89); None applies none.
+        answers: Metrics over generated and expected answers, by logged name (``AnswerAccuracy``, ``ToolCallReward``);
+            None generates nothing in validation and test.
         **kwargs: As in :class:`SupervisedFineTuning`.
 
     Source of the rules: J. Hewitt et al., Instruction Following without Instruction Tuning, 2024, arXiv:2409.14254.
+
+    See also: :class:`SupervisedFineTuning`, :class:`~lit_ft.metrics.AnswerAccuracy`,
+        :class:`~lit_ft.language.rules.ResponseRules`.
+
+    Example:
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "tokenizer": "bytes"}
+        >>> model = TextGeneration({"config": config}, max_new_tokens=4, temperature=1.0, samples=3)
+        >>> model.configure_model()
+        >>> answers = model.generate([model.tokenizer("1;2;=")["input_ids"]])
+        >>> len(answers), len(answers[0]), max(len(answer) for answer in answers[0])  # prompts, samples, tokens
+        (1, 3, 4)
     """
 
     def __init__(
@@ -89,7 +102,7 @@ class TextGeneration(SupervisedFineTuning):
 
     @torch.no_grad()
     def generate(self, prompts: list[list[int]]) -> list[list[list[int]]]:
-        """Answers to prompts as token ids, without the end: for each prompt ``samples`` of them.
+        """Answers to prompts as token ids, without the end-of-text token: ``samples`` for each prompt.
 
         Args:
             prompts: Token ids of each prompt, at least one.
@@ -113,7 +126,7 @@ class TextGeneration(SupervisedFineTuning):
         return [answers[i : i + self.samples] for i in range(0, len(answers), self.samples)]
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:  # type: ignore[override]
-        """An answer to each row, see the class."""
+        """Answers to each row, as described in the class."""
         lengths, first = batch["attention_mask"].sum(1).tolist(), (batch["weights"] != 0).int().argmax(1).tolist()
         rows = batch["input_ids"].tolist()
         prompts = [ids[:start] for ids, start in zip(rows, first, strict=True)]

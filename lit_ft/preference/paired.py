@@ -157,7 +157,7 @@ class IPO(_Scaled):
 
     Args:
         beta: The paper's tau, above 0; the target of the margin is 1 / (2 beta). Paper: 0.1 to 1.
-        length_normalize: Divide each log-ratio by the tokens of its answer, as TRL does and its authors confirmed there.
+        length_normalize: Divide each log-ratio by the tokens of its answer, as TRL does and the authors confirmed.
             False is the equation as printed, on sums.
 
     Source: M. G. Azar et al., A General Theoretical Paradigm to Understand Learning from Human Preferences, 2023,
