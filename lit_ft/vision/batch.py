@@ -1,4 +1,4 @@
-"""What is in a batch of images."""
+"""A batch of images."""
 
 from typing import NotRequired, TypedDict
 
@@ -6,16 +6,25 @@ from torch import Tensor
 
 
 class ImagesBatch(TypedDict):
-    """Rows with a class.
+    """Images, or vectors of numbers, with a class.
 
     ========== ==================================================================== =======
     key        shape                                                                type
     ========== ==================================================================== =======
     ``images`` (rows, channels, height, width), or (rows, features)                 float32
     ``labels`` (rows,)                                                              int64
-    ``groups`` (rows,): number of the group of each row, where rows are in groups   int64
-    ``ids``    (rows,): a number that is each row's own, where rows are augmented   int64
+    ``groups`` (rows,): number of the group of each row, where rows have groups     int64
+    ``ids``    (rows,): unique number of each row, where rows are augmented         int64
     ========== ==================================================================== =======
+
+    See also: :class:`~lit_ft.methods.ImageClassifier`, :class:`~lit_ft.data.ImageFolder`.
+
+    Example:
+        >>> from lit_ft.data import GaussianClusters
+        >>> data = GaussianClusters(features=4, batch_size=8)
+        >>> data.setup("fit")
+        >>> {name: tuple(value.shape) for name, value in next(iter(data.train_dataloader())).items()}
+        {'images': (8, 4), 'labels': (8,)}
     """
 
     images: Tensor

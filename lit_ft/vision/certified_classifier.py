@@ -1,4 +1,4 @@
-"""An image classifier whose test says how far its answers hold, and what its gradients look like."""
+"""An image classifier whose test measures certified radii, and the alignment of its gradients."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SHOWN = 10  # columns of the picture
 class CertifiedClassifier(ImageClassifier):
     r"""An :class:`ImageClassifier` whose test certifies it by randomised smoothing, and follows its gradients.
 
-    The first rows of the test get certificates of :class:`lit_ft.vision.smoothed_classifier.SmoothedClassifier`. Then
+    The first rows of the test get certificates of :class:`~lit_ft.vision.smoothed_classifier.SmoothedClassifier`. Then
     each is moved towards another class along the gradients of the smoothed score, inside an L2 ball
-    (:func:`lit_ft.vision.aligned_gradients.towards`). Where gradients are perceptually aligned the results look like
+    (:func:`~lit_ft.vision.aligned_gradients.towards`). Where gradients are perceptually aligned the results look like
     that class: an independent classifier, the nearest training rows, agrees. Train with the callback ``GaussianNoise``
-    of the same ``sigma``; without it there is little to certify.
+    of the same ``sigma``; otherwise certified radii are small.
 
-    Reads :class:`ImagesBatch`. Logs ``loss`` and ``accuracy``, and in the test, beside them,
-    ``test/certified_accuracy_<radius>``, ``test/reached`` (share of moved rows in which the network sees the class they
-    were moved to) and ``test/agreement`` (share of these in which the nearest neighbours see it too). Draws some rows
-    before and after where inputs are images. Cost in the test: ``rows`` times (100 + n) forward passes of one row, and
-    400 forward and backward passes of ``rows`` rows.
+    Reads :class:`~lit_ft.vision.batch.ImagesBatch`. Logs ``loss``, in validation and test ``accuracy``, and in the test
+    ``test/certified_accuracy_<radius>``, ``test/reached`` (share of moved rows that the network assigns to the class
+    they were moved to) and ``test/agreement`` (share of these that the nearest neighbours assign to it too). Draws some
+    rows before and after where inputs are images. Cost in the test: ``rows`` times (100 + n) forward passes of one row,
+    and 400 forward and backward passes of ``rows`` rows.
 
     Source: S. Kaur, J. Cohen, Z. Lipton, "Are Perceptually-Aligned Gradients a General Property of Robust
     Classifiers?", 2019, arXiv 1910.08640; J. Cohen, E. Rosenfeld, J. Z. Kolter, "Certified Adversarial Robustness via
@@ -46,14 +46,28 @@ class CertifiedClassifier(ImageClassifier):
     Args:
         network: As for :class:`ImageClassifier`.
         sigma: Standard deviation of the smoothing noise in the units of the input, above 0 (paper: 0.25, 0.5, 1 for
-            pixels in [0, 1]). A small one leaves the classifier and its gradients as they are.
+            pixels in [0, 1]). A small one hardly changes the classifier and its gradients.
         radii: L2 radii at which certified accuracy is logged.
         n: Noisy copies of a row for its certificate, at least 1 (paper: 100,000).
-        budget: L2 radius of the ball in which rows are moved, above 0. With a large one, every classifier can be led to
-            something that looks like the class.
+        budget: L2 radius of the ball in which rows are moved, above 0. With a large one, the gradients of every
+            classifier lead to something that looks like the class.
         rows: Rows of the test that are certified and moved, at least 1.
-        neighbours: Nearest training rows that judge, at least 1.
+        neighbours: Number of nearest training rows of the independent classifier, at least 1.
         **kwargs: As in :class:`ImageClassifier`.
+
+    See also: :class:`~lit_ft.vision.smoothed_classifier.SmoothedClassifier`,
+        :class:`~lit_ft.metrics.CertifiedAccuracy`, :class:`~lit_ft.callbacks.GaussianNoise`.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> from lit_ft.data import GaussianClusters
+        >>> model = CertifiedClassifier({"config": {"model_type": "mlp"}}, radii=[0.0, 0.5], n=50, rows=8)
+        >>> data = GaussianClusters(classes=2)
+        >>> trainer = pl.Trainer(fast_dev_run=20, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, data)
+        >>> found = trainer.test(model, data, verbose=False)[0]
+        >>> found["test/certified_accuracy_0"] >= found["test/certified_accuracy_0.5"]
+        True
     """
 
     def __init__(
@@ -74,7 +88,7 @@ class CertifiedClassifier(ImageClassifier):
         self._moved: tuple[Tensor, Tensor, list[str]] | None = None
 
     def on_test_epoch_end(self) -> None:
-        """Log the test's values, the certificates, and where gradients lead."""
+        """Log ``test/...``, the certified accuracies, and the alignment of gradients."""
         super().on_test_epoch_end()
         with torch.inference_mode(False):  # gradients are needed
             images, labels = self._first("test", self.rows)

@@ -1,4 +1,4 @@
-"""A classifier on the features of several networks side by side."""
+"""A classifier on the concatenated features of several networks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,19 @@ from lit_ft.vision.independent_members import Members
 
 
 class Concatenation(Members):
-    """Networks side by side, read by one head.
+    """Networks side by side with one head on their concatenated features.
 
     Args:
         members: Networks with a method ``features`` and a linear ``head``.
+
+    See also: :class:`~lit_ft.vision.independent_members.Members`.
+
+    Example:
+        >>> from lit_ft.models.small import MLP
+        >>> members, images = [MLP((4,), 3), MLP((4,), 3)], torch.ones(5, 4)
+        >>> network = Concatenation(members)
+        >>> torch.allclose(network(images), (members[0](images) + members[1](images)) / 2, atol=1e-6)
+        True
     """
 
     def __init__(self, members: list[nn.Module]) -> None:
@@ -33,13 +42,13 @@ class Concatenation(Members):
 
     @torch.no_grad()
     def average(self) -> None:
-        """Make the head say what the members' heads say on average."""
+        """Set the head so that its logits are the mean logits of the members."""
         heads: list[Any] = [member.head for member in self.members]
         self.head.weight.copy_(torch.cat([head.weight for head in heads], 1) / len(heads))
         self.head.bias.copy_(torch.stack([head.bias for head in heads]).mean(0))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Shape (rows, classes)."""
+        """Logits of shape (rows, classes)."""
         return self.head(self.features(images))
 
 
@@ -48,13 +57,14 @@ class ConcatRepresentations(ImageClassifier):
 
     ``train: head`` is linear probing (Cat-n): the members are frozen, in evaluation mode. ``train: all`` fine-tunes the
     concatenation as one network ([init]cat). Two-stage fine-tuning ([2ft]cat) is two runs: ``IndependentMembers`` on
-    the new task, then this with ``train: head`` from it. The head starts as the average of the members' heads, which
-    makes the network the average of their logits.
+    the new task, then this with ``train: head`` from it. The head starts as the average of the members' heads, so that
+    the logits are the mean of theirs.
 
-    The members are ``members``, or come from a run of ``IndependentMembers`` (``lit-ft fit --from RUN``), whose first n
-    are taken; members of another number of classes are read from files (their heads stay behind).
+    The members are ``members``, or the first n of a run of ``IndependentMembers`` (``lit-ft fit --from RUN``). Members
+    with another number of classes must be read from files; their heads are not used.
 
-    Reads :class:`ImagesBatch`. Logs ``loss`` and ``accuracy``.
+    Reads :class:`~lit_ft.vision.batch.ImagesBatch`. Logs ``loss``, and in validation and test ``accuracy``. Cost: that
+    of n networks; with ``train: head`` no backward pass through them.
 
     Source: "Learning useful representations for shifting tasks and distributions" (code TjuJianyu/RRL). Deviations: no
     normalisation of features (the authors use batch norm before the head for large n). Distillation is
@@ -62,10 +72,19 @@ class ConcatRepresentations(ImageClassifier):
 
     Args:
         network: ``{config: {model_type: mlp | cnn, ...}}``; the structure of each member.
-        members: Run folders, checkpoints or ``.safetensors``, one a member; None starts from random members.
+        members: Run folders, checkpoints or ``.safetensors``, one per member; None starts from random members.
         num_members: n, at least 1; None takes the number of ``members``.
         train: ``head`` or ``all``.
         **kwargs: As in :class:`ImageClassifier`.
+
+    See also: :class:`~lit_ft.methods.IndependentMembers`, :class:`~lit_ft.methods.DistilledRepresentations`.
+
+    Example:
+        >>> config = {"model_type": "mlp", "width": 8, "depth": 1}
+        >>> model = ConcatRepresentations({"config": config}, num_members=5, num_classes=2, input_shape=[4])
+        >>> model.configure_model()
+        >>> {name: tuple(parameter.shape) for name, parameter in model.trainable_parameters().items()}
+        {'network.head.weight': (2, 40), 'network.head.bias': (2,)}
     """
 
     def __init__(
@@ -88,7 +107,7 @@ class ConcatRepresentations(ImageClassifier):
         members = [super(ConcatRepresentations, self).build_network() for _ in range(self.num_members)]
         for member, source in zip(members, self.members or (), strict=False):
             own: Any = member
-            head, own.head = own.head, nn.Identity()  # heads are of another task
+            head, own.head = own.head, nn.Identity()  # heads belong to another task
             member.load_state_dict(weights_of("members", source, ParameterIndex(member)), strict=False)
             own.head = head
         network = Concatenation(members)
@@ -100,7 +119,7 @@ class ConcatRepresentations(ImageClassifier):
         return network
 
     def on_fit_start(self) -> None:
-        """Read the heads of members that another run gave; a resumed run has its own."""
+        """Average the heads of members from another run; a resumed run keeps its head."""
         if from_its_start(self.trainer) and isinstance(self.network, Concatenation):
             self.network.average()
 

@@ -1,4 +1,4 @@
-"""One network that holds the features of several."""
+"""One network, distilled from the features of several."""
 
 from __future__ import annotations
 
@@ -25,11 +25,20 @@ from lit_ft.vision.independent_members import Members
 
 
 class Distillation(Concatenation):
-    """Frozen networks side by side, and a student from whose features a linear map tells theirs.
+    """Frozen networks side by side, and a student with a linear map from its features to theirs.
 
     Args:
         members: Networks with a method ``features`` and a linear ``head``.
-        student: Such a network too; its head is not used.
+        student: Another such network; its head is not used.
+
+    See also: :class:`~lit_ft.vision.concat_representations.Concatenation`.
+
+    Example:
+        >>> from lit_ft.models.small import MLP
+        >>> network = Distillation([MLP((4,), 3, width=8), MLP((4,), 3, width=8)], student=MLP((4,), 3, width=5))
+        >>> images = torch.ones(2, 4)
+        >>> network.features(images).shape, network.targets(images).shape, network.tells
+        (torch.Size([2, 5]), torch.Size([2, 16]), Linear(in_features=5, out_features=16, bias=True))
     """
 
     def __init__(self, members: list[nn.Module], student: nn.Module) -> None:
@@ -46,11 +55,11 @@ class Distillation(Concatenation):
         return super().features(images)
 
     def features(self, images: Tensor) -> Tensor:
-        """Those of the student, shape (rows, width)."""
+        """Features of the student, shape (rows, width)."""
         return self.student.features(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the members' heads say on average of the features that the student tells, shape (rows, classes)."""
+        """Mean logits of the members' heads on the features that the student predicts, shape (rows, classes)."""
         return self.head(self.tells(self.features(images)))
 
 
@@ -59,13 +68,13 @@ class DistilledRepresentations(ImageClassifier):
 
     .. math:: \min_{\phi, V, c} \; \frac{1}{D} \lVert V \phi(x) + c - [\phi_1(x); \dots; \phi_n(x)] \rVert^2
 
-    with D the sum of their widths. What the n runs found stays where a linear probe finds it, at the cost of one
-    network. The members are frozen, in evaluation mode; they come from a run of ``IndependentMembers``
-    (``lit-ft fit --from RUN``), whose first n are taken, and are random networks without it. Labels are read by the
-    accuracy alone: that of the members' average head on what the student tells.
+    with D the sum of their widths. A linear probe on the student can then use what the n runs learned, at the cost of
+    one network. The members are frozen, in evaluation mode; they are the first n of a run of ``IndependentMembers``
+    (``lit-ft fit --from RUN``), else random networks. Labels are used for the accuracy only: that of the members'
+    average head on the features that the student predicts.
 
-    Reads :class:`ImagesBatch`. Logs ``loss`` and ``accuracy``. Cost: n forward passes and one step of the
-    student; checkpoints hold the members too.
+    Reads :class:`ImagesBatch`. Logs ``loss``, and in validation and test ``accuracy``. Cost: n forward passes and one
+    step of the student; checkpoints hold the members too.
 
     Source: "Learning useful representations for shifting tasks and distributions" (code TjuJianyu/RRL) names
     distillation into one network; the loss is ours.
@@ -73,12 +82,23 @@ class DistilledRepresentations(ImageClassifier):
     Args:
         network: ``{config: {model_type: mlp | cnn, ...}}``; the structure of each member.
         num_members: n, at least 1 (paper: 2, 4, 5, 10).
-        student: The structure of the one network; None takes that of a member.
+        student: The structure of the student; None takes that of a member.
         num_classes: None takes it from the data module.
         input_shape: Shape of one row; None takes it from the data module.
         optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        schedule: Learning-rate schedule; None keeps the rate constant.
         metrics: As in :class:`ImageClassifier`.
+
+    See also: :class:`~lit_ft.methods.IndependentMembers`, :class:`~lit_ft.methods.ConcatRepresentations`.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> from lit_ft.data import GaussianClusters
+        >>> model = DistilledRepresentations({"config": {"model_type": "mlp", "width": 8, "depth": 1}}, num_members=2)
+        >>> trainer = pl.Trainer(fast_dev_run=2, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, GaussianClusters())
+        >>> sorted({name.split(".")[1] for name in model.trainable_parameters()})  # the members are frozen
+        ['student', 'tells']
     """
 
     def __init__(
@@ -120,7 +140,7 @@ class DistilledRepresentations(ImageClassifier):
         return self.network
 
     def on_fit_start(self) -> None:
-        """Read the heads of members that another run gave; a resumed run has its own."""
+        """Average the heads of members from another run; a resumed run keeps its head."""
         if from_its_start(self.trainer):
             self.distillation.average()
 

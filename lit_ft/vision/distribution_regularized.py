@@ -1,4 +1,4 @@
-"""Fine-tuning whose head must also do on the features of the pre-trained network."""
+"""Fine-tuning whose head is also trained on features of the pre-trained network."""
 
 from __future__ import annotations
 
@@ -30,33 +30,44 @@ class DistributionRegularized(ImageClassifier):
     r"""DR-Tune: :math:`\ell(h(f_d(x)), y) + \lambda\, \ell(h(\tilde f_p(x')), y')`.
 
     The head h is also trained on features of the frozen pre-trained network :math:`f_p` for the last ``memory`` rows
-    x', calibrated (``lit_ft.vision.semantic_calibration``) against the drift of :math:`f_d`: turned as a whole, and
-    moved class by class. This regularises the head; no gradient reaches :math:`f_d` from it. Validation, test and what
-    is deployed are :math:`f_d` and h alone.
+    x', calibrated against the drift of :math:`f_d` (:func:`~lit_ft.vision.semantic_calibration.calibrated`): rotated as
+    a whole, and shifted class by class. This regularises the head; it gives no gradient for :math:`f_d`. Validation,
+    test and deployment use :math:`f_d` and h only.
 
     The pre-trained weights are those at the start of the fit: of ``network.path``, or of ``--from RUN``.
 
     Reads :class:`ImagesBatch`. Logs ``loss``, ``train/memory_loss``, and in validation and test ``accuracy``.
-    Cost: another forward pass, the head on ``memory`` rows a step, and a singular value decomposition of (width, width)
-    every ``turn_every_n_steps``. Memory: a copy of the network, and twice ``memory`` x width numbers, in checkpoints
-    too.
+    Cost: another forward pass and the head on ``memory`` rows per step, and a singular value decomposition of (width,
+    width) every ``turn_every_n_steps``. Memory: a copy of the network, and twice ``memory`` x width numbers, also in
+    checkpoints.
 
     Source: "DR-Tune: Improving Fine-tuning of Pretrained Visual Models by Distribution Regularization with Semantic
-    Calibration" (code weeknan/DR-Tune). Deviations: the memory fills as training goes (the code fills it first); the
-    last rotation is used until the next (the code leaves the other steps unturned); any batch size; the optimizer has
+    Calibration" (code weeknan/DR-Tune). Deviations: the memory fills during training (the code fills it first); the
+    last rotation is used until the next (the code does not rotate in other steps); any batch size; the optimizer has
     one learning rate.
 
     Args:
         network: ``{config: {model_type: mlp | cnn, ...}}``.
-        weight: :math:`\lambda`, at least 0; None is the code's: one mean over the rows of batch and memory.
-        memory: Rows that are remembered, at least 1 (paper's code: 2048).
-        turn_every_n_steps: Steps between rotations, at least 1 (code: 10); none before as many rows are remembered
-            as a feature has numbers.
+        weight: :math:`\lambda`, at least 0; None takes one mean over the rows of batch and memory, as the code does.
+        memory: Rows in the memory, at least 1 (code: 2048).
+        turn_every_n_steps: Steps between updates of the rotation, at least 1 (code: 10); the first one waits until the
+            memory holds as many rows as features have dimensions.
         num_classes: None takes it from the data module.
         input_shape: Shape of one row; None takes it from the data module.
         optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        schedule: Learning-rate schedule; None keeps the rate constant.
         metrics: As in :class:`ImageClassifier`.
+
+    See also: :func:`~lit_ft.vision.semantic_calibration.rotation`, :class:`~lit_ft.vision.row_memory.RowMemory`.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> from lit_ft.data import GaussianClusters
+        >>> model = DistributionRegularized({"config": {"model_type": "mlp", "width": 8, "depth": 1}}, memory=64)
+        >>> trainer = pl.Trainer(fast_dev_run=3, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, GaussianClusters(batch_size=16))
+        >>> int(model.memory.count), model.calibrated_memory().shape  # three batches
+        (48, torch.Size([48, 8]))
     """
 
     turn: Tensor
@@ -96,12 +107,12 @@ class DistributionRegularized(ImageClassifier):
         self.register_buffer("turn", torch.eye(len(row)))
 
     def on_fit_start(self) -> None:
-        """Freeze a copy of what the fit starts from; a resumed run has it."""
+        """Copy the weights that the fit starts from; a resumed run has them."""
         if from_its_start(self.trainer):
             self.frozen.load_state_dict(self.network.state_dict())
 
     def on_train_start(self) -> None:
-        """Note the step that the run begins with."""
+        """Store the step that the run begins with."""
         super().on_train_start()
         self._step = self.global_step
 
@@ -110,7 +121,7 @@ class DistributionRegularized(ImageClassifier):
         return [self.frozen]
 
     def compute(self, batch: ImagesBatch) -> Output:
-        """The loss on the batch; in training with that on calibrated features of the memory."""
+        """The loss on the batch; in training with the loss on calibrated features of the memory."""
         if not self.training:
             return super().compute(batch)
         network = self.network
@@ -132,13 +143,13 @@ class DistributionRegularized(ImageClassifier):
 
     @torch.no_grad()
     def calibrated_memory(self) -> Tensor:
-        """Features of the pre-trained network for the rows in memory, calibrated; shape (rows, width)."""
+        """Calibrated features of the pre-trained network for the rows in memory; shape (rows, width)."""
         network = self.network
         pre, own, labels = (self.memory.column(name) for name in ("pre", "own", "labels"))
         return calibrated(pre, own, labels, network.head.weight, self.turn)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Remember the rows of the batch, once, and turn anew when it is time."""
+        """Add the rows of the batch to the memory, once, and update the rotation when it is due."""
         if self._fresh is not None:
             self.memory.add({name: gather_rows(part)[0] for name, part in self._fresh.items()})
         self._fresh = None

@@ -15,9 +15,21 @@ from lit_ft.vision.image_classifier import ImageClassifier
 class GroupedClassifier(ImageClassifier):
     """:class:`ImageClassifier` that also tells in which group of rows it is worst.
 
-    Reads :class:`ImagesBatch` with ``groups``, which are ``num_classes * label + attribute`` for an attribute of as
-    many values as there are classes. Logs ``loss``, ``accuracy`` and ``worst_group``. Metrics read logits of shape
+    Reads :class:`ImagesBatch` with ``groups``, which are ``num_classes * label + attribute`` for an attribute with
+    as many values as there are classes. Logs ``loss``, ``accuracy`` and ``worst_group``. Metrics read logits of shape
     (rows, classes) and targets of shape (rows, 2), the label and the group of each row.
+
+    See also: :class:`~lit_ft.metrics.GroupAccuracy`, :class:`~lit_ft.data.SideBySide`.
+
+    Example:
+        >>> model = GroupedClassifier({"config": {"model_type": "mlp"}}, num_classes=2, input_shape=[4])
+        >>> model.configure_model()
+        >>> labels, attributes = torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1])
+        >>> batch = {"images": torch.ones(3, 4), "labels": labels, "groups": 2 * labels + attributes}
+        >>> model.compute(batch).targets
+        tensor([[0, 0],
+                [1, 2],
+                [1, 3]])
     """
 
     def configure_metrics(self) -> dict[str, Metric]:

@@ -33,6 +33,18 @@ class ImageClassifier(Method):
         input_shape: Shape of one row; None takes it from the data module.
         loss: ``cross_entropy`` or ``squared_error``.
         **kwargs: As in :class:`Method`.
+
+    See also: :class:`~lit_ft.methods.GroupedClassifier`, :class:`~lit_ft.methods.Regression`.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> from lit_ft.data import GaussianClusters
+        >>> config = {"model_type": "mlp", "width": 8, "depth": 1}
+        >>> model = ImageClassifier({"config": config}, optimizer=lambda found: torch.optim.Adam(found, lr=0.02))
+        >>> trainer = pl.Trainer(fast_dev_run=60, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, GaussianClusters(rows=3200, classes=2, distance=4.0))
+        >>> trainer.callback_metrics["val/accuracy"] > 0.95
+        tensor(True)
     """
 
     batch: ClassVar[type] = ImagesBatch
@@ -84,7 +96,7 @@ class ImageClassifier(Method):
         return float(len(batch["labels"]))
 
     def features(self, batch: ImagesBatch) -> Tensor:
-        """What the head reads, averaged over positions; shape (rows, width)."""
+        """Input of the head, averaged over positions; shape (rows, width)."""
         images = batch["images"].to(next(self.network.parameters()).dtype)
         own = getattr(self.network, "features", None)
         if own is not None:

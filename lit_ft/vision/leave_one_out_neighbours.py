@@ -29,12 +29,22 @@ from lit_ft.vision.row_memory import RowMemory
 
 
 class WithMemory(nn.Module):
-    """A network, a slow copy of it, and the features that the copy gave to the last rows.
+    """A network, a slowly moving copy of it, and the features of the last rows under the copy.
 
     Args:
-        network: With a method ``features``.
-        size: Rows that are remembered.
-        width: Length of a feature.
+        network: A network with a method ``features``.
+        size: Rows in the memory.
+        width: Dimension of the features.
+
+    See also: :class:`~lit_ft.vision.row_memory.RowMemory`.
+
+    Example:
+        >>> from lit_ft.models.small import MLP
+        >>> network = WithMemory(MLP((4,), 2), size=10, width=64)
+        >>> network.network.head.bias.data += 1.0
+        >>> network.follow(momentum=0.75)
+        >>> network.network.head.bias - network.slow.head.bias
+        tensor([0.7500, 0.7500], grad_fn=<SubBackward0>)
     """
 
     def __init__(self, network: nn.Module, size: int, width: int) -> None:
@@ -44,7 +54,7 @@ class WithMemory(nn.Module):
         self.memory = RowMemory(size, {"keys": torch.zeros(width), "labels": number, "rows": number}, key="rows")
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the head says, which this does not train; shape (rows, classes)."""
+        """Logits of the head, which is not trained; shape (rows, classes)."""
         return self.network(images)
 
     def features(self, images: Tensor) -> Tensor:
@@ -53,7 +63,7 @@ class WithMemory(nn.Module):
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
-        """Move the copy a little towards the network; its buffers are the network's."""
+        """Move the copy a share ``1 - momentum`` towards the network; buffers are copied."""
         for slow, fast in zip(self.slow.parameters(), self.network.parameters(), strict=True):
             slow.lerp_(fast, 1 - momentum)
         for copied, buffer in zip(self.slow.buffers(), self.network.buffers(), strict=True):
@@ -63,32 +73,44 @@ class WithMemory(nn.Module):
 class LeaveOneOutNeighbours(ImageClassifier):
     r"""LOOK: each image shares its label with most of its k nearest neighbours, so that a class may have several modes.
 
-    Loss: ``leave_one_out`` of ``core.features.neighbours`` on unit features, with the batch and a memory of earlier
-    rows as keys. Keys come from a slow copy of the network, :math:`\xi \leftarrow m \xi + (1 - m) \theta`, and carry no
-    gradient. A row never meets itself: its number is ``ids`` of the batch, or a digest of its pixels where the batch
-    has none (with random augmentation the data module must give ``ids``). The memory holds each number once.
+    Loss: :func:`~lit_ft.vision.neighbours.leave_one_out` on unit features, with the batch and a memory of earlier rows
+    as keys. Keys come from a slow copy of the network, :math:`\xi \leftarrow m \xi + (1 - m) \theta`, and carry no
+    gradient. A row is never its own neighbour: rows are identified by ``ids`` of the batch, else by a hash of their
+    pixels (with random augmentation the data module must give ``ids``). The memory holds each row once.
 
-    Reads :class:`ImagesBatch`. Logs ``loss``, and in validation and test ``accuracy`` of the vote of the k
-    neighbours in the memory. The head is not trained; ``FeatureProbe`` measures what features are worth.
+    Reads :class:`ImagesBatch`. Logs ``loss``, and in validation and test ``accuracy`` of the vote of the k neighbours
+    in the memory. The head is not trained; the callback ``FeatureProbe`` measures the features.
 
     Cost: another forward pass, and a product of (rows, width) with (memory + rows, width). Memory: a copy of the
-    network, and ``memory`` x width numbers, which also go into checkpoints. Under DDP all ranks remember all rows.
+    network, and ``memory`` x width numbers, also in checkpoints. Under DDP the memory of each rank holds the rows of
+    all ranks.
 
     Source: "Rethinking Supervised Pre-training for Better Downstream Transferring" (LOOK). No code was found: the
     defaults are those with which small experiments worked, not the paper's. Where none of the k neighbours has the
-    label, the nearest key that does is added.
+    label, the nearest key that has it is added.
 
     Args:
         network: ``{config: {model_type: mlp | cnn, ...}}``.
-        k: Neighbours, at least 1. As many as there are rows makes classes collapse to one mode each.
-        temperature: tau, above 0.
-        memory: Rows that are remembered, at least k; at least the size of the data is exact for small data.
+        k: Number of neighbours, at least 1. With as many as there are rows, each class collapses to one mode.
+        temperature: Temperature of the softmax over neighbours, above 0.
+        memory: Rows in the memory, at least k; with as many as the data have, all neighbours are found.
         momentum: m of the slow copy, in [0, 1); 0 takes the network itself.
         num_classes: None takes it from the data module.
         input_shape: Shape of one row; None takes it from the data module.
         optimizer: Makes the optimizer from parameters.
-        schedule: How the learning rate moves; None keeps it constant.
+        schedule: Learning-rate schedule; None keeps the rate constant.
         metrics: As in :class:`ImageClassifier`.
+
+    See also: :func:`~lit_ft.vision.neighbours.leave_one_out`, :class:`~lit_ft.vision.row_memory.RowMemory`.
+
+    Example:
+        >>> import lightning.pytorch as pl
+        >>> from lit_ft.data import GaussianClusters
+        >>> model = LeaveOneOutNeighbours({"config": {"model_type": "mlp", "width": 8, "depth": 1}}, k=5)
+        >>> trainer = pl.Trainer(fast_dev_run=5, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, GaussianClusters())
+        >>> int(model.network.memory.count)  # five batches of 32 rows
+        160
     """
 
     def __init__(
@@ -131,7 +153,7 @@ class LeaveOneOutNeighbours(ImageClassifier):
         return [self.network.slow]
 
     def compute(self, batch: ImagesBatch) -> Output:
-        """Mean loss over the rows; predictions are log-shares of the classes among neighbours."""
+        """Mean loss over the rows; predictions are the log-probabilities of the vote of the neighbours."""
         network, images, labels = self.network, batch["images"], batch["labels"]
         assert isinstance(network, WithMemory)
         rows = batch["ids"] if "ids" in batch else digests(images)
@@ -142,7 +164,7 @@ class LeaveOneOutNeighbours(ImageClassifier):
             with torch.no_grad():
                 fresh = F.normalize(network.slow.features(images).float(), dim=-1)  # type: ignore[operator]
             self._fresh = {"keys": fresh, "labels": labels, "rows": rows}
-            kept = ~torch.isin(numbers, rows)  # these have a newer key
+            kept = ~torch.isin(numbers, rows)  # the others have a newer key
             keys, known = torch.cat([fresh, keys[kept]]), torch.cat([labels, known[kept]])
             numbers = torch.cat([rows, numbers[kept]])
         same_row = rows[:, None] == numbers[None]
@@ -157,14 +179,14 @@ class LeaveOneOutNeighbours(ImageClassifier):
         return votes.clamp(min=1e-9).log()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Let the slow copy follow, once an optimizer step."""
+        """Move the slow copy, once per optimizer step."""
         super().on_train_batch_start(batch, batch_idx)
         assert isinstance(self.network, WithMemory)
         if window_starts(self.trainer, batch_idx):
             self.network.follow(self.momentum)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Remember the rows of the batch, once, however often they were run."""
+        """Add the rows of the batch to the memory, once, also after several forward passes."""
         if self._fresh is not None:
             assert isinstance(self.network, WithMemory)
             self.network.memory.add({name: gather_rows(part)[0] for name, part in self._fresh.items()})
@@ -172,7 +194,13 @@ class LeaveOneOutNeighbours(ImageClassifier):
 
 
 def digests(images: Tensor) -> Tensor:
-    """A whole number for each image, the same for the same pixels and hardly ever for others; shape (rows,)."""
+    """A hash of the pixels of each image, shape (rows,), int64.
+
+    Example:
+        >>> first, second, again = digests(torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])).tolist()
+        >>> first == again, first == second
+        (True, False)
+    """
     bits = images.detach().float().contiguous().flatten(1).view(torch.int32).long()
     places = torch.arange(1, bits.shape[1] + 1, device=bits.device)
     return ((bits ^ (places * 2654435761)) * (2 * places + 1)).sum(1).abs()
