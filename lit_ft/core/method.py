@@ -1,4 +1,4 @@
-"""The base of every method: a LightningModule that says what is optimised, and nothing else."""
+"""The base of every method: a LightningModule that defines what is optimised, and nothing else."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ from lit_ft.core.schedules import Schedule
 
 @dataclass
 class Output:
-    """What a method computes on one batch.
+    """The results of a method on one batch.
 
     Args:
         loss: Mean loss over the batch; ``loss_weight(batch)`` is the denominator of that mean.
@@ -355,7 +355,7 @@ class Method(pl.LightningModule):
         self._base.check(self.network, "network.", checkpoint)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As torch, but weights of the frozen base may be absent where the checkpoint left them out."""
+        """As in torch, but weights of the frozen base may be missing where the checkpoint leaves them out."""
         left_out = self._base.take_left_out()
         result = super().load_state_dict(state_dict, strict=strict and not left_out, assign=assign)
         wrong = [*(set(result.missing_keys) - left_out), *result.unexpected_keys]

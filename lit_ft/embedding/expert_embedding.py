@@ -16,7 +16,7 @@ from lit_ft.embedding.sentence_embedding import SentenceEmbedding
 
 
 class ExpertEmbedding(SentenceEmbedding):
-    r"""One encoder for several domains: shared attention, and feed-forward layers of each domain's own.
+    r"""One encoder for several domains: shared attention, separate feed-forward layers.
 
     Every feed-forward layer is copied ``experts`` times; a text goes through the copy of its domain, which the data
     give (``label`` of ``TextPairs``; expert i is the i-th of its values in alphabetical order). No router is learned.

@@ -1,4 +1,4 @@
-"""Embeddings of texts, trained so that related texts lie together."""
+"""Embeddings of texts, trained so that related texts have near vectors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lit_ft.tokens.segments import Segment
 
 
 class SentenceEmbedding(LanguageMethod):
-    r"""Trains one vector a text by a loss over related texts.
+    r"""Trains one vector per text by a loss over related texts.
 
     Reads :class:`PairsBatch`.
 

@@ -38,7 +38,7 @@ def mask_thought(input_ids: Tensor, weights: Tensor, probability: float, token: 
 
 
 class MaskedThought(SupervisedFineTuning):
-    r"""Supervised fine-tuning with noise in the answer that is read, not in the answer that is learned.
+    r"""Supervised fine-tuning with noise in the answers of the input, but not in the targets.
 
     .. math:: -\sum_t w_t\log p(x_t\mid\tilde x_{<t}),\qquad
               \tilde x_s=x_s\text{ with probability }1-p,\text{ else a mask or random token, for }s\text{ in the answer}

@@ -52,7 +52,7 @@ def exponential_weights(advantages: Tensor, beta: float, most: float = 1000.0) -
 
 
 class PreferencePretraining(LanguageMethod):
-    r"""Learns all tokens, those of bad parts less, not at all, or backwards.
+    r"""Trains on all tokens; those of bad parts with less weight, without any, or by unlikelihood.
 
     Reads :class:`ScoredTextBatch`.
 

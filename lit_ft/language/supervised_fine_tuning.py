@@ -22,7 +22,7 @@ from lit_ft.tokens.network import readout
 
 
 class SupervisedFineTuning(LanguageMethod):
-    r"""Learns the tokens of each example that have a weight.
+    r"""Trains on the tokens of each example that have a weight.
 
     .. math:: L=\frac{\sum_t w_t\,(-\log p(x_t\mid x_{<t}))}{\sum_t|w_t|}
 

@@ -19,7 +19,7 @@ from lit_ft.language.supervised_fine_tuning import SupervisedFineTuning
 
 
 class TextGeneration(SupervisedFineTuning):
-    """Supervised fine-tuning whose ``predict`` writes an answer to each row, and whose evaluation may judge answers.
+    """Supervised fine-tuning whose ``predict`` generates answers to each row, and whose evaluation can measure them.
 
     The prompt of a row is its tokens before the first target. ``predictions.jsonl`` has one line per row: ``{row,
     prompt, expected, answers}``, where ``row`` is the number within its split and ``answers`` are the samples. The

@@ -18,7 +18,7 @@ from lit_ft.preference.unpaired_policy import UnpairedPolicy, halves, judged, re
 
 
 class KTO(UnpairedPolicy):
-    r"""Raises answers marked as wanted above a reference point and lowers the others below it.
+    r"""Raises desirable answers above a reference point and lowers undesirable ones below it.
 
     .. math:: L=\frac1n\sum_i\lambda_{y_i}\,[1-\sigma(\pm\beta(r_i-z))],\quad r=\log\frac{\pi(y|x)}{\pi_0(y|x)},\quad
               z=\max\Big(0,\frac1n\sum_i\log\frac{\pi(y'_i|x_i)}{\pi_0(y'_i|x_i)}\Big)

@@ -16,7 +16,13 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def judged(chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
-    """What metrics read of pairs: both rewards as logits, shape (pairs, 2), and the class of the chosen answer, 0."""
+    """Predictions and targets for metrics: both rewards as logits, shape (pairs, 2), and the class of the chosen, 0.
+
+    Example:
+        >>> judged(chosen=torch.tensor([1.0, 2.0]), rejected=torch.tensor([0.0, 3.0]))
+        (tensor([[1., 0.],
+                [2., 3.]]), tensor([0, 0]))
+    """
     return torch.stack([chosen, rejected], 1).detach(), torch.zeros(len(chosen), dtype=torch.long, device=chosen.device)
 
 

@@ -1,4 +1,4 @@
-"""What is in a batch of token examples."""
+"""A batch of token examples."""
 
 from typing import NotRequired, TypedDict
 

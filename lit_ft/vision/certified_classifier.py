@@ -24,7 +24,7 @@ SHOWN = 10  # columns of the picture
 
 
 class CertifiedClassifier(ImageClassifier):
-    r"""An :class:`ImageClassifier` whose test certifies it by randomised smoothing, and follows its gradients.
+    r"""An :class:`ImageClassifier` whose test certifies it by randomised smoothing, and measures its gradients.
 
     The first rows of the test get certificates of :class:`~lit_ft.vision.smoothed_classifier.SmoothedClassifier`. Then
     each is moved towards another class along the gradients of the smoothed score, inside an L2 ball

@@ -64,7 +64,7 @@ class Distillation(Concatenation):
 
 
 class DistilledRepresentations(ImageClassifier):
-    r"""Trains one network until a linear map tells the features of n others from its own (Distil-n).
+    r"""Trains one network whose features predict those of n others by a linear map (Distil-n).
 
     .. math:: \min_{\phi, V, c} \; \frac{1}{D} \lVert V \phi(x) + c - [\phi_1(x); \dots; \phi_n(x)] \rVert^2
 

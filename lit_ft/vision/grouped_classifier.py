@@ -1,4 +1,4 @@
-"""Classify images whose rows are in groups."""
+"""Classify images that have groups."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lit_ft.vision.image_classifier import ImageClassifier
 
 
 class GroupedClassifier(ImageClassifier):
-    """:class:`ImageClassifier` that also tells in which group of rows it is worst.
+    """:class:`ImageClassifier` that also measures the accuracy in the worst group of rows.
 
     Reads :class:`ImagesBatch` with ``groups``, which are ``num_classes * label + attribute`` for an attribute with
     as many values as there are classes. Logs ``loss``, ``accuracy`` and ``worst_group``. Metrics read logits of shape

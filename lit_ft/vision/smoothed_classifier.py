@@ -20,6 +20,12 @@ class Certificate:
     Args:
         label: The class of the smoothed classifier, or -1 if it abstains.
         radius: No input within this L2 distance has another class; 0 if it abstains.
+
+    See also: :class:`SmoothedClassifier`.
+
+    Example:
+        >>> Certificate(label=2, radius=0.5)  # class 2 within a distance of 0.5
+        Certificate(label=2, radius=0.5)
     """
 
     label: int
