@@ -74,6 +74,12 @@ def sentence_encoder(spec: Network, pooling: str | None = None, normalize: bool 
         spec: The description of the encoder.
         pooling: None takes that of the folder (``1_Pooling/config.json``), else ``mean``.
         normalize: None takes that of the folder (a ``Normalize`` module), else True.
+
+    Example:
+        >>> config = {"model_type": "distilbert", "dim": 8, "n_layers": 2, "n_heads": 2, "vocab_size": 10}
+        >>> encoder = sentence_encoder(Network(config=config), pooling="cls")
+        >>> encoder.pooling, encoder.normalize
+        ('cls', True)
     """
     place = Path(locate(spec.path)) if spec.path is not None else Path("-")
     return SentenceEncoder(

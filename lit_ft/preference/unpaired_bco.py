@@ -52,8 +52,8 @@ class UnpairedBCO(UnpairedPolicy):
         >>> weights, desirable = torch.tensor([[0.0, 1.0]] * 4), torch.tensor([True, False])
         >>> batch = {"input_ids": tokens, "attention_mask": tokens > 0, "weights": weights, "desirable": desirable}
         >>> output = model.compute(batch)
-        >>> output.loss, output.scalars["shift"]  # log 2: policy and reference are still equal, all rewards 0
-        (tensor(0.6931, grad_fn=<MeanBackward0>), tensor(0.))
+        >>> output.loss.detach(), output.scalars["shift"]  # log 2: policy and reference are still equal, all rewards 0
+        (tensor(0.6931), tensor(0.))
     """
 
     batch: ClassVar[type] = UnpairedPreferencesBatch

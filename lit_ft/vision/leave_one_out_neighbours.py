@@ -43,8 +43,8 @@ class WithMemory(nn.Module):
         >>> network = WithMemory(MLP((4,), 2), size=10, width=64)
         >>> network.network.head.bias.data += 1.0
         >>> network.follow(momentum=0.75)
-        >>> network.network.head.bias - network.slow.head.bias
-        tensor([0.7500, 0.7500], grad_fn=<SubBackward0>)
+        >>> (network.network.head.bias - network.slow.head.bias).detach()
+        tensor([0.7500, 0.7500])
     """
 
     def __init__(self, network: nn.Module, size: int, width: int) -> None:
