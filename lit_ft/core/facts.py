@@ -56,8 +56,8 @@ def data_fact(module: pl.LightningModule, name: str) -> Any:
     data = data_of(module)
     value = getattr(data, name, None)
     if value is None:
-        source = "no data module" if data is None else type(data).__name__
-        raise ConfigError(name, None, f"a value: {source} does not say it")
+        without = "there is no data module" if data is None else f"{type(data).__name__} has none"
+        raise ConfigError(name, None, f"a value, as {without} to take it from")
     setattr(module, name, value)
     module.save_hyperparameters({name: value})
     return value

@@ -97,7 +97,10 @@ class MaskedThought(SupervisedFineTuning):
         """Mean loss over the targets; in training with masked answers as input."""
         probability = self.current_probability() if self.training else 0.0
         if probability == 0:
-            return super().compute(batch)
+            output = super().compute(batch)
+            if self.training:
+                output.scalars = {**output.scalars, "mask_probability": 0.0}
+            return output
         words = self.network.get_input_embeddings().num_embeddings
         read = mask_thought(batch["input_ids"], batch["weights"], probability, self._mask(), words)
         coefficients, _ = self._shares(batch)

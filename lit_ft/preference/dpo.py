@@ -89,7 +89,7 @@ class DPO(Policy):
             pairs.reference_chosen, pairs.reference_rejected = before.chunk(2)
         losses = self.loss(pairs)
         if self.sft_weight:
-            losses = losses - self.sft_weight * pairs.chosen / pairs.chosen_tokens
+            losses = losses - pairs.per_token(self.sft_weight * pairs.chosen, pairs.rejected)[0]
         weights = batch["pair_weights"]
         chosen, rejected = self.loss.rewards(pairs)
         scalars = reward_scalars(chosen, rejected, weights) | {

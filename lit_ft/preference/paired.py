@@ -44,8 +44,12 @@ class Pairs:
         first = self.chosen if self.reference_chosen is None else self.chosen - self.reference_chosen
         second = self.rejected if self.reference_rejected is None else self.rejected - self.reference_rejected
         if per_token:
-            first, second = first / self.chosen_tokens.clamp(min=1e-6), second / self.rejected_tokens.clamp(min=1e-6)
+            return self.per_token(first, second)
         return first, second
+
+    def per_token(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of both answers divided by their tokens; an answer without any keeps 0."""
+        return first / self.chosen_tokens.clamp(min=1e-6), second / self.rejected_tokens.clamp(min=1e-6)
 
     def margin(self, per_token: bool = False) -> Tensor:
         """:math:`h=r^+-r^-`."""
@@ -228,7 +232,7 @@ class SimPO(PreferenceLoss):
 
     def rewards(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Beta times the mean log-probabilities."""
-        return self.beta * pairs.chosen / pairs.chosen_tokens, self.beta * pairs.rejected / pairs.rejected_tokens
+        return pairs.per_token(self.beta * pairs.chosen, self.beta * pairs.rejected)
 
 
 class ORPO(PreferenceLoss):
@@ -263,7 +267,7 @@ class ORPO(PreferenceLoss):
 
     def rewards(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Mean log-probabilities."""
-        return pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
+        return pairs.per_token(pairs.chosen, pairs.rejected)
 
 
 class BCO(_Scaled):

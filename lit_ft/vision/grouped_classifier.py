@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torchmetrics import Metric
 
+from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import data_fact
 from lit_ft.core.method import Output
 from lit_ft.vision.batch import ImagesBatch
@@ -40,5 +41,7 @@ class GroupedClassifier(ImageClassifier):
     def compute(self, batch: ImagesBatch) -> Output:
         """Mean loss over the rows; targets are pairs of label and group."""
         output = super().compute(batch)
+        if "groups" not in batch:
+            raise ConfigError("data", sorted(batch), "batches with groups, such as those of SideBySide")
         output.targets = torch.stack([batch["labels"], batch["groups"]], 1)
         return output

@@ -184,3 +184,10 @@ def test_bradley_terry_swaps_to_the_complement() -> None:
 def test_wrong_values_are_refused(make: object, argument: str) -> None:
     with pytest.raises(ConfigError, match=argument):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("loss", [SimPO(), ORPO()], ids=lambda loss: type(loss).__name__)
+def test_an_answer_of_no_weight_is_no_nan(loss: PreferenceLoss) -> None:
+    zero, one = torch.zeros(1), torch.ones(1)
+    pairs = Pairs(zero, -one, zero, one)
+    assert torch.stack(loss.rewards(pairs)).isfinite().all()

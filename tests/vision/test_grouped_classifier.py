@@ -2,10 +2,11 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
-from lit_ft.data import Digits, RedundantDigits, SideBySide
+from lit_ft.data import Digits, GaussianClusters, RedundantDigits, SideBySide
 from lit_ft.methods import GroupedClassifier
-from lit_ft.testing import assert_resumes
+from lit_ft.testing import assert_resumes, fit_foreign
 
 MLP = {"config": {"model_type": "mlp", "width": 8, "depth": 1}}
 
@@ -60,3 +61,9 @@ def test_resumes(make_data, tmp_path):
         make_data=make_data,
         crash_at=11,
     )
+
+
+def test_data_without_groups_are_refused() -> None:
+    method = GroupedClassifier(MLP)
+    with pytest.raises(ConfigError, match="batches with groups"):
+        fit_foreign([], module=method, data=GaussianClusters(rows=40, classes=2), max_steps=1)
