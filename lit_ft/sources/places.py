@@ -1,4 +1,4 @@
-"""What a path that leads nowhere was meant to be: a place on this machine, or the id of something on a hub."""
+"""Whether a missing path was meant as a local file or as an id on the hub."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from lit_ft.core.errors import nearest
 
 
 def may_be_id(path: str) -> bool:
-    """Whether it has the form of a hub id, ``name`` or ``user/name``, as the hub's own library sees it."""
+    """Whether a path has the form of a hub id, ``name`` or ``user/name``, according to ``huggingface_hub``.
+
+    Example:
+        >>> [may_be_id(path) for path in ("gpt2", "HuggingFaceTB/SmolLM2-135M", "runs/mine/checkpoint", "my rows.csv")]
+        [True, True, False, False]
+    """
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
@@ -19,15 +24,26 @@ def may_be_id(path: str) -> bool:
 
 
 def begins_here(path: str) -> bool:
-    """Whether the folder before the last slash is here, so that the rest of the path is likely a slip."""
+    """Whether the folder before the last slash exists, so that the rest of the path is likely a typing error.
+
+    Example:
+        >>> Path("rows").mkdir()
+        >>> begins_here("rows/trian.csv"), begins_here("stanfordnlp/imdb")
+        (True, False)
+    """
     return "/" in path and Path(path).expanduser().parent.is_dir()
 
 
 def absence(path: str) -> str:
-    """Where nothing is, with the nearest name that there is.
+    """A message that names the missing place, with the nearest existing name.
 
     Args:
-        path: Leads to no file and no folder.
+        path: A path at which there is no file and no folder.
+
+    Example:
+        >>> Path("train.csv").touch()
+        >>> absence("trian.csv").endswith("trian.csv (did you mean 'train.csv'?)")
+        True
     """
     place = Path(path).expanduser().absolute()
     known = next(folder for folder in place.parents if folder.is_dir())
@@ -36,7 +52,14 @@ def absence(path: str) -> str:
 
 
 def silent_hub() -> str | None:
-    """Why the hub does not answer, told by one question: the libraries ask for most of a minute; None where it does."""
+    """Why the hub does not answer a single request (the libraries retry for most of a minute); None if it answers.
+
+    Example:
+        >>> from unittest.mock import patch
+        >>> with patch("huggingface_hub.utils.get_session", side_effect=OSError("no network")):
+        ...     silent_hub()
+        'no network'
+    """
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 

@@ -24,6 +24,13 @@ class Splits:
         max_rows: Most rows for training; None takes all.
         max_eval_rows: Most rows for validation and for the test each; None takes all.
         seed: Seed of the draw.
+
+    Example:
+        >>> splits = Splits(val_fraction=0.2, test_fraction=0.1, max_rows=5)
+        >>> {split: len(rows) for split, rows in splits.draw(10).items()}
+        {'val': 2, 'test': 1, 'train': 7}
+        >>> splits.limit("train"), splits.limit("val")
+        (5, None)
     """
 
     val_fraction: float = 0.1
@@ -37,12 +44,12 @@ class Splits:
         _check_sum(self.val_fraction, self.test_fraction)
 
     def draw(self, n: int, val: bool = True, test: bool = True) -> dict[str, list[int]]:
-        """Disjoint numbers of ``n`` rows for each split, before any limit; a function of the arguments alone.
+        """Disjoint row numbers of each split, before any limit; a function of the arguments alone.
 
         Args:
             n: Number of rows.
-            val: Whether the rows for validation are among them.
-            test: Whether the rows for the test are among them.
+            val: Whether to draw rows for validation.
+            test: Whether to draw rows for the test.
         """
         order = np.random.default_rng(self.seed).permutation(n).tolist()
         end = round(self.val_fraction * n) if val else 0
@@ -50,12 +57,12 @@ class Splits:
         return {"val": order[:end], "test": order[end:start], "train": order[start:]}
 
     def limit(self, split: str) -> int | None:
-        """Most rows of a split."""
+        """Most rows of a split; None takes all."""
         return self.max_rows if split == "train" else self.max_eval_rows
 
 
 def _check_sum(val_fraction: float, test_fraction: float) -> None:
-    # outside of the class: the error is about the arguments of a data module, and not of Splits
+    # outside of the class, so that the error names the data module whose arguments these are, and not Splits
     if val_fraction + test_fraction >= 1:
         raise ConfigError(
             "val_fraction", val_fraction, f"less than {1 - test_fraction:g}: test_fraction takes the rest"

@@ -16,12 +16,20 @@ from lit_ft.sources.tables import Row, read_rows
 
 @dataclass
 class TableRows:
-    """A table, the tables that stand in for parts of it, and the splits of the rest.
+    r"""A table, separate tables for validation and test, and the splits.
 
     Args:
         path: Table with the rows.
         splits: How its rows are split.
-        others: Tables of their own for ``val`` and ``test``; None where a share of ``path`` is taken.
+        others: Separate tables for ``val`` and ``test``; None takes a share of ``path``.
+
+    Example:
+        >>> from pathlib import Path
+        >>> _ = Path("rows.csv").write_text("text\na\nb\nc\nd\n")
+        >>> source = TableRows("rows.csv", Splits(val_fraction=0.25), {"val": None, "test": None})
+        >>> rows, numbers = source.read(required=["text"])
+        >>> rows["val"], numbers["val"], numbers["train"]
+        ([{'text': 'c'}], [3], [1, 2, 4])
     """
 
     path: str
@@ -41,7 +49,7 @@ class TableRows:
 
         Args:
             required: Columns that every row must have, with a value.
-            plain: Whether these hold texts or numbers, never lists or objects.
+            plain: Whether these columns hold texts or numbers, never lists or objects.
         """
         tables = {
             split: read_rows(path, required, plain=plain) for split, path in self.others.items() if path is not None
@@ -54,7 +62,7 @@ class TableRows:
         return tables, numbers
 
     def limited(self, tables: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
-        """No more rows of each split than were asked for."""
+        """The rows of each split up to its limit."""
         return {split: tables[split][: self.splits.limit(split)] for split in SPLITS}
 
 
@@ -74,6 +82,17 @@ class TableData(pl.LightningDataModule):
         max_eval_rows: Validate and test on no more rows than this each.
         seed: Seed of the splits and of the order.
         num_workers: Processes that prepare batches; batches do not depend on it.
+
+    See also: :class:`~lit_ft.tokens.token_data.TokenData`, :class:`~lit_ft.data.LabelledText`.
+
+    Example:
+        >>> data = TableData("rows.csv", batch_size=4, val_fraction=0.2)
+        >>> data.source.path, data.batching.batch_size, data.source.splits.val_fraction
+        ('rows.csv', 4, 0.2)
+        >>> TableData("rows.csv", val_fraction=0.6, test_fraction=0.5)
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: val_fraction: given 0.6; allowed: less than 0.5: test_fraction takes the rest
     """
 
     def __init__(

@@ -23,20 +23,29 @@ _ROWS_AT_ONCE = 256  # of Parquet, whose columns are decoded in pieces
 def read_rows(
     path: str, required: Sequence[str] = (), split: str = "train", max_rows: int | None = None, plain: bool = False
 ) -> list[Row]:
-    """All rows of a table, as dicts.
+    r"""All rows of a table, as dicts.
 
     Args:
-        path: A file (``.jsonl``, ``.ndjson``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``; those of text also with
-            ``.gz``), ``packaged:NAME``, or what ``datasets.load_dataset`` or ``load_from_disk`` takes: a folder or a
-            hub id (``user/name`` or ``user/name:configuration``).
+        path: A file (``.jsonl``, ``.ndjson``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``; text formats
+            also with ``.gz``), ``packaged:NAME``, or what ``datasets.load_dataset`` or ``load_from_disk`` takes: a
+            folder or a hub id (``user/name`` or ``user/name:configuration``).
         required: Columns that every row must have, with a value.
         split: The split of a ``datasets`` source.
-        max_rows: Read no more than the first so many.
+        max_rows: Most rows, from the first; None reads all.
         plain: Whether the required columns hold texts or numbers, never lists or objects.
 
     Raises:
-        ConfigError: No such file, no row, a broken line (with its number), a column that is missing (with the nearest
-            name that there is), or a list where a text is due.
+        ConfigError: No such file, no row, a broken line (with its number), a missing column (with the nearest existing
+            name), or a list where a text is expected.
+
+    Example:
+        >>> _ = Path("rows.csv").write_text("text,label\ngood,1\nbad,0\n")
+        >>> read_rows("rows.csv", max_rows=1)
+        [{'text': 'good', 'label': '1'}]
+        >>> read_rows("rows.csv", required=["lable"])
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: path: given 'rows.csv'; ... (did you mean 'label'?)
     """
     file = packaged(path) if path.startswith(PREFIX) else Path(path).expanduser()
     reader = _reader(path, file)
@@ -53,16 +62,24 @@ def read_rows(
 
 
 def stream_rows(path: str, required: Sequence[str] = (), split: str = "train") -> Iterator[Row]:
-    """The rows of a table one after another, as they are read; the table is never whole in memory.
+    r"""The rows of a table one after another, as they are read; the table is never held in memory as a whole.
 
     Args:
-        path: As for :func:`read_rows`, or a pattern (``shards/*.jsonl``) for files that are read in the order of their
-            names. A ``.json`` file is refused: a list can only be read whole.
+        path: As for :func:`read_rows`, or a pattern (``shards/*.jsonl``) for files, which are read in the order of
+            their names. A ``.json`` file is refused: a list can only be read as a whole.
         required: Columns that every row must have, with a value.
         split: The split of a ``datasets`` source, which is opened with ``streaming=True``.
 
     Raises:
-        ConfigError: As for :func:`read_rows`; what is wrong in a row is found when that row is reached.
+        ConfigError: As for :func:`read_rows`; a fault in a row is found when that row is reached.
+
+    See also: :func:`read_rows`.
+
+    Example:
+        >>> for name in "ab":
+        ...     _ = Path(f"{name}.jsonl").write_text(f'{{"text": "{name}1"}}\n{{"text": "{name}2"}}\n')
+        >>> [row["text"] for row in stream_rows("*.jsonl")]
+        ['a1', 'a2', 'b1', 'b2']
     """
     number = 0
     for number, row in enumerate(_streamed(path, split), start=1):
@@ -89,13 +106,13 @@ def _streamed(path: str, split: str) -> Iterator[Row]:
 
 
 def _kind(file: Path) -> str:
-    """The ending that says how a file is read; that of what is compressed in it."""
+    """The ending that decides how a file is read; for ``.gz`` the ending before it."""
     name = file.name.lower()
     return Path(name.removesuffix(".gz")).suffix if name.endswith(".gz") else file.suffix.lower()
 
 
 def _reader(path: str, file: Path) -> Any:
-    """What reads a file; None for a source of ``datasets``."""
+    """The function that reads a file; None for a source of ``datasets``."""
     reader = _READERS.get(_kind(file))
     if file.is_file() and (reader is None or (reader is _parquet and file.suffix.lower() == ".gz")):
         raise ConfigError("path", path, f"a file that ends in {', '.join(_READERS)}; or in .gz behind one of text")
@@ -106,7 +123,7 @@ def _reader(path: str, file: Path) -> Any:
 
 @contextmanager
 def _text(file: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """An open file of text, unpacked where it is compressed."""
+    """An open text file, decompressed if necessary."""
     opened: Any = gzip.open if file.suffix.lower() == ".gz" else open
     try:
         with opened(file, "rt", encoding="utf-8-sig", newline=newline) as lines:
