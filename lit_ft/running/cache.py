@@ -12,7 +12,14 @@ from lit_ft.running.files import commit
 
 
 def cache_folder() -> Path:
-    """``$LIT_FT_CACHE``, or ``lit_ft`` in the user's cache folder."""
+    """``$LIT_FT_CACHE``, or ``lit_ft`` in the user's cache folder.
+
+    Example:
+        >>> from unittest.mock import patch
+        >>> with patch.dict(os.environ, LIT_FT_CACHE="scratch/cache"):
+        ...     print(cache_folder())
+        scratch/cache
+    """
     chosen = os.environ.get("LIT_FT_CACHE")
     return Path(chosen).expanduser() if chosen else Path("~/.cache/lit_ft").expanduser()
 
@@ -23,8 +30,18 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
     Several processes may ask at once: one makes it, the others wait. A folder appears whole or not at all.
 
     Args:
-        name: Path below the cache folder; everything that the content depends on belongs into it.
+        name: Path below the cache folder; everything that the content depends on must be part of it.
         make: Fills the empty folder that it is given.
+
+    Example:
+        >>> from unittest.mock import patch
+        >>> def make(folder):
+        ...     print("made once")
+        ...     _ = (folder / "rows.txt").write_text("1 2 3")
+        >>> with patch.dict(os.environ, LIT_FT_CACHE="cache"):
+        ...     print(cached("rows/v1", make), cached("rows/v1", make))
+        made once
+        cache/rows/v1 cache/rows/v1
     """
     from filelock import FileLock
 

@@ -6,7 +6,13 @@ from pathlib import Path
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, or over all files of a folder with their names."""
+    """SHA-256 of a file's bytes, or over all files of a folder with their names.
+
+    Example:
+        >>> _ = Path("note").write_text("abc")
+        >>> sha256(Path("note"))[:16]
+        'ba7816bf8f01cfea'
+    """
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -17,7 +23,7 @@ def sha256(path: Path) -> str:
 
 
 def _sync(*paths: Path) -> None:
-    """Of a folder its list of names alone: what others write into it may be gone again."""
+    """Flush to disk; of a folder only its list of names, as other processes may remove files in it meanwhile."""
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -27,7 +33,14 @@ def _sync(*paths: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new one, never a part."""
+    """Write a small file so that a reader sees the old text or the new one, never a part.
+
+    Example:
+        >>> write_text(Path("run/note"), "old")
+        >>> write_text(Path("run/note"), "new")
+        >>> [(path.name, path.read_text()) for path in Path("run").iterdir()]
+        [('note', 'new')]
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     aside.write_text(text, encoding="utf-8")
@@ -37,12 +50,27 @@ def write_text(path: Path, text: str) -> None:
 
 
 def digest_file(path: Path) -> Path:
-    """Where the digest of ``path`` is kept."""
+    """The file that holds the digest of ``path``.
+
+    Example:
+        >>> print(digest_file(Path("run/last.ckpt")))
+        run/last.ckpt.sha256
+    """
     return path.with_name(path.name + ".sha256")
 
 
 def commit(aside: Path, path: Path) -> None:
-    """Make the finished file or folder ``aside`` durable under its name ``path``, with its digest beside it."""
+    """Make the finished file or folder ``aside`` durable under its name ``path``, with its digest beside it.
+
+    See also: :func:`is_whole`, which checks it.
+
+    Example:
+        >>> aside = Path("last.tmp")
+        >>> _ = aside.write_text("weights")
+        >>> commit(aside, Path("last.ckpt"))
+        >>> sorted(path.name for path in Path().iterdir())
+        ['last.ckpt', 'last.ckpt.sha256']
+    """
     _sync(aside, *(aside.rglob("*") if aside.is_dir() else ()))
     write_text(digest_file(path), sha256(aside))
     aside.replace(path)
@@ -50,6 +78,16 @@ def commit(aside: Path, path: Path) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether ``path`` is there and its bytes are those that were written."""
+    """Whether ``path`` exists and its bytes are those that were written.
+
+    Example:
+        >>> _ = Path("aside").write_text("weights")
+        >>> commit(Path("aside"), Path("last.ckpt"))
+        >>> is_whole(Path("last.ckpt"))
+        True
+        >>> _ = Path("last.ckpt").write_text("weigh")
+        >>> is_whole(Path("last.ckpt"))
+        False
+    """
     note = digest_file(path)
     return path.exists() and note.exists() and note.read_text().strip() == sha256(path)

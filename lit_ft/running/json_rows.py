@@ -1,4 +1,4 @@
-"""Rows of numbers and texts as lines of JSON that every reader takes."""
+"""Rows of numbers and texts as lines of JSON that every reader accepts."""
 
 import json
 import math
@@ -9,12 +9,17 @@ import torch
 
 
 def json_rows(batches: Iterable[Any]) -> str:
-    """One line a row of every batch: tensors as lists, numbers that are infinite or none (NaN) as ``null``.
+    """One line for each row of every batch: tensors as lists, infinite numbers and NaN as ``null``.
 
-    Python would write ``Infinity`` and ``NaN``, which are no JSON: jq, pandas and browsers refuse the whole file.
+    Python would write ``Infinity`` and ``NaN``, which are not JSON: jq, pandas and browsers refuse the whole file.
 
     Args:
         batches: Each a tensor, or rows of numbers, texts, lists and mappings.
+
+    Example:
+        >>> print(json_rows([torch.tensor([[0.5, float("nan")]]), [{"text": "é", "scores": (1, 2)}]]), end="")
+        [0.5, null]
+        {"text": "é", "scores": [1, 2]}
     """
     rows = (row for batch in batches for row in _plain(batch))
     return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)

@@ -24,6 +24,18 @@ class MetricsFile(Logger):
 
     Args:
         folder: The run folder. It is made with the first row.
+
+    See also: :func:`read_history`.
+
+    Example:
+        >>> logger = MetricsFile("run")
+        >>> logger.log_metrics({"train/loss": 2.5, "epoch": 0}, step=1)
+        >>> logger.log_metrics({"val/loss": 2.25, "epoch": 0}, step=1)  # a new column
+        >>> logger.finalize("success")
+        >>> print(logger.path.read_text(), end="")
+        step,epoch,train/loss,val/loss
+        1,0,2.5,
+        1,0,,2.25
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -35,17 +47,17 @@ class MetricsFile(Logger):
 
     @property
     def path(self) -> Path:
-        """Where the values are."""
+        """The CSV file."""
         return self.folder / "metrics.csv"
 
     @property
     def name(self) -> str:
-        """Nothing: the folder says it."""
+        """Empty: the run folder is ``folder`` itself."""
         return ""
 
     @property
     def version(self) -> str:
-        """Nothing: the folder says it."""
+        """Empty: the run folder is ``folder`` itself."""
         return ""
 
     @property
@@ -59,7 +71,7 @@ class MetricsFile(Logger):
         return str(self.folder)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: ``config.yaml`` has them."""
+        """Does nothing: ``config.yaml`` holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
@@ -90,7 +102,7 @@ class MetricsFile(Logger):
             return list(csv.DictReader(file))
 
     def cut(self, rows: int) -> None:
-        """Keep the first ``rows`` rows and go on from there."""
+        """Keep the first ``rows`` rows; later rows are appended to them."""
         kept = self.read()[:rows]
         # columns that no kept row fills would not be there had the run not been interrupted
         used = {key for row in kept for key, value in row.items() if value not in ("", None)}
@@ -116,7 +128,13 @@ class MetricsFile(Logger):
 
 
 def read_history(path: Path) -> History:
-    """The curves in a ``metrics.csv``: ``{key: (steps, values)}``."""
+    r"""The curves in a ``metrics.csv``: ``{key: (steps, values)}``.
+
+    Example:
+        >>> _ = Path("metrics.csv").write_text("step,epoch,train/loss,val/loss\n1,0,2.5,\n2,0,2.0,\n2,0,,2.25\n")
+        >>> read_history(Path("metrics.csv"))
+        {'train/loss': ([1, 2], [2.5, 2.0]), 'val/loss': ([2], [2.25])}
+    """
     history: History = {}
     if not path.exists():
         return history

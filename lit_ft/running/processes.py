@@ -1,7 +1,7 @@
-"""Functions in processes of their own, from a forkserver that has the heavy imports behind it.
+"""Run functions in processes of their own, forked from a server that has done the heavy imports.
 
-The first process pays for importing lightning, the others start in a few hundredths of a second. Used for runs side by
-side, for two ranks on one machine, and for killing a run in the middle.
+The server spends seconds on importing lightning; the processes then start in a few hundredths of a second. Used for
+runs side by side, for two ranks on one machine, and for killing a run in the middle.
 """
 
 import importlib.util
@@ -32,8 +32,14 @@ class ProcessFailed(RuntimeError):
     """A process ended without a result.
 
     Args:
-        message: What is known of the end.
-        exit_code: Its exit code; minus the number of the signal that killed it; None when it was too slow.
+        message: Cause of the end, as far as it is known.
+        exit_code: Exit code; minus the number of the signal if one killed it; None if it exceeded its time.
+
+    Example:
+        >>> raise ProcessFailed("ended with exit code -9 and no result", exit_code=-9)
+        Traceback (most recent call last):
+            ...
+        lit_ft.running.processes.ProcessFailed: ended with exit code -9 and no result
     """
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
@@ -49,18 +55,21 @@ def _context() -> Any:
 
 
 def warm_up(modules: Sequence[str] = ()) -> None:
-    """Let the first process begin its heavy imports now, while this one goes on.
+    """Start the server with its heavy imports now, in the background.
 
     Args:
-        modules: What the functions to come will import; without effect when there is a first process already. One that
-            is not installed is passed over.
+        modules: Further modules that the server imports; ignored if it already runs. A module that is not installed is
+            skipped.
+
+    Example:
+        >>> warm_up(["torchmetrics"])  # doctest: +SKIP
     """
     _context().set_forkserver_preload([*PRELOAD, *modules])
     _ensure_first()
 
 
 def _ensure_first() -> None:
-    """Start the first process in a folder that stays: what it imports for seconds asks where it is."""
+    """Start the server in a folder that is not deleted: its imports take seconds and read the working folder."""
     from multiprocessing import forkserver
 
     here = os.getcwd()
@@ -72,7 +81,7 @@ def _ensure_first() -> None:
 
 
 def _address(function: Callable[..., Any]) -> tuple[str, str, str]:
-    """How a child finds a function: the file matters for tests, whose modules are not on the import path."""
+    """Module, file and name by which a child finds a function; test modules, not on the import path, need the file."""
     if "." in function.__qualname__:
         raise TypeError(f"{function.__qualname__} is defined inside something; processes need a module-level function")
     return function.__module__, str(Path(inspect.getfile(function)).resolve()), function.__name__
@@ -96,7 +105,7 @@ def _find(module: str, file: str, name: str) -> Callable[..., Any]:
 
 
 def _end_with_parent(connection: Connection) -> None:
-    """Ask this process to save and end when nobody is left who would take its result."""
+    """Send SIGTERM to this process when no process is left that would receive its result."""
 
     def watch() -> None:
         waiting = select.poll()
@@ -140,11 +149,23 @@ def _child(
 
 
 class Handle:
-    """A process that was started, its end and its result.
+    """A started process: whether it runs, and its result.
 
     Args:
         process: The process.
-        connection: Where its result arrives.
+        connection: Connection on which the result arrives.
+
+    See also: :func:`start`, which makes one.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> receiver, sender = multiprocessing.Pipe(duplex=False)
+        >>> handle = Handle(SimpleNamespace(exitcode=None, join=lambda: None), receiver)
+        >>> handle.poll()
+        False
+        >>> sender.send_bytes(pickle.dumps((True, 42)))  # a process sends whether its function returned, and the value
+        >>> handle.poll(), handle.result()
+        (True, 42)
     """
 
     def __init__(self, process: Any, connection: Connection) -> None:
@@ -153,16 +174,16 @@ class Handle:
 
     @property
     def pid(self) -> int:
-        """Process number; also that of its group."""
+        """Process id; also that of its process group."""
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs; minus the number of the signal that killed it."""
+        """None while it runs; minus the number of the signal if one killed it."""
         return self._process.exitcode
 
     def poll(self) -> bool:
-        """Whether it has ended; takes up the result when there is one."""
+        """Whether the process has ended; receives the result if there is one."""
         if self._message is None and self._connection.poll():
             try:
                 self._message = pickle.loads(self._connection.recv_bytes())
@@ -171,7 +192,7 @@ class Handle:
         return self._message is not None or self._process.exitcode is not None
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for the end; whether it came in time (seconds)."""
+        """Wait for the end, at most ``timeout`` seconds; returns whether the process has ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.poll():
             if deadline is not None and time.monotonic() > deadline:
@@ -181,7 +202,7 @@ class Handle:
         return True
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal to it and to what it started."""
+        """Send a signal to the process and to its children."""
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
@@ -216,17 +237,28 @@ def start(
     stdout: str | Path | None = None,
     threads: int = 1,
 ) -> Handle:
-    """Run a function in a process of its own, in the present folder and environment.
+    """Run a function in a process of its own, in the current folder and environment.
 
     Args:
-        function: Defined at the top of a module (also of a test file or a script).
-        arguments: Whatever pickles; so must the result.
+        function: Defined at the top level of a module (also of a test file or a script).
+        arguments: Arguments; they and the result must pickle.
         env: Further environment variables.
-        stdout: File to which the child's output is appended; None lets it pass.
+        stdout: File to which the output of the process is appended; None leaves the output of this process.
         threads: Threads that torch may use.
 
     Returns:
-        A handle on the running process, which is asked to end (SIGTERM) when the handle, or who holds it, is gone.
+        A handle of the running process, which receives SIGTERM when the handle, or the process that holds it, is gone.
+
+    See also: :func:`run_ranks`.
+
+    Example:
+        >>> import statistics
+        >>> start(statistics.mean, [1, 2, 3, 6]).result()  # doctest: +SKIP
+        3
+        >>> start("".join, ["a", "b"])
+        Traceback (most recent call last):
+            ...
+        TypeError: str.join is defined inside something; processes need a module-level function
     """
     if _loading:
         raise RuntimeError(
@@ -257,10 +289,15 @@ def start(
 
 @contextmanager
 def held_port() -> Iterator[int]:
-    """A port of the loopback address that nobody else is given meanwhile; a store of torch may listen on it.
+    """A free port of the loopback address that stays reserved in the context; a store of torch may listen on it.
 
-    Ranks take seconds to import what they need, and longer on a busy machine; a port that is free but not held may be
-    another's by then.
+    Ranks take seconds to import their modules, and longer on a busy machine; a port that is not reserved may be taken
+    by then.
+
+    Example:
+        >>> with held_port() as port, socket.socket() as other:
+        ...     print(other.connect_ex(("127.0.0.1", port)) != 0)  # held, and nobody listens yet
+        True
     """
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the store does: they may share, if one listens
@@ -272,17 +309,26 @@ def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, ti
     """Run ``function(*arguments)`` on every rank of a group of processes, and return the results by rank.
 
     RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are set, so that ``torch.distributed`` and
-    ``Trainer(strategy="ddp", devices=world_size, accelerator="cpu")`` inside find a group that is already launched. One
-    thread a rank.
+    ``Trainer(strategy="ddp", devices=world_size, accelerator="cpu")`` inside find a group that is already launched.
+    Each rank has one thread.
 
     Args:
-        function: Defined at the top of a module.
+        function: Defined at the top level of a module.
         world_size: Number of processes.
-        arguments: The same for every rank.
+        arguments: Arguments, the same for every rank.
         timeout: Seconds for all of them.
 
     Raises:
         ProcessFailed: A rank failed; the others are killed.
+
+    Example:
+        >>> import statistics
+        >>> run_ranks(statistics.mean, 2, [1, 2, 3, 6])  # doctest: +SKIP
+        [3, 3]
+        >>> run_ranks("".join, 2, ["a", "b"])
+        Traceback (most recent call last):
+            ...
+        TypeError: str.join is defined inside something; processes need a module-level function
     """
     handles: list[Handle] = []
     with held_port() as port:

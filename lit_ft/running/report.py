@@ -31,7 +31,12 @@ pre{background:#f5f7f9;padding:.8rem;overflow:auto;font-size:13px}
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
+    """Versions of Python and of the packages that influence a result.
+
+    Example:
+        >>> versions()["python"] == platform.python_version(), "torch" in versions()
+        (True, True)
+    """
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -46,7 +51,12 @@ def _git(*arguments: str) -> str:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the working folder and whether files differ from it; None outside a repository."""
+    """Commit of the working folder and whether files differ from it; None outside a repository.
+
+    Example:
+        >>> git_state() is None  # here, outside of a repository
+        True
+    """
     try:
         return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
@@ -54,23 +64,54 @@ def git_state() -> dict[str, Any] | None:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """The numbers of a run so far."""
+    """The numbers of a run so far; empty if there is no report.
+
+    Example:
+        >>> read_report(Path("run"))
+        {}
+        >>> write_report(Path("run"), {"name": "run", "metrics": {"val/loss": 2.25}})
+        >>> read_report(Path("run"))["metrics"]
+        {'val/loss': 2.25}
+    """
     path = folder / "report.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write ``report.json``."""
+    """Write ``report.json``.
+
+    See also: :func:`read_report`.
+
+    Example:
+        >>> write_report(Path("run"), {"name": "run", "steps": 3})
+        >>> print((Path("run") / "report.json").read_text(), end="")
+        {
+          "name": "run",
+          "steps": 3
+        }
+    """
     write_text(folder / "report.json", json.dumps(report, indent=2, default=float) + "\n")
 
 
 def final_values(history: History) -> dict[str, float]:
-    """The last value of every logged key."""
+    """The last value of every logged key.
+
+    Example:
+        >>> final_values({"train/loss": ([1, 2], [2.5, 2.0]), "val/loss": ([2], [2.25])})
+        {'train/loss': 2.0, 'val/loss': 2.25}
+    """
     return {key: values[-1] for key, (_, values) in sorted(history.items())}
 
 
 def curves(history: History) -> "dict[str, Figure]":
-    """One figure for the losses, one for the learning rates, and one for every other family of keys."""
+    """One figure for the losses, one for the learning rates, and one for every other family of keys.
+
+    Example:
+        >>> history = {"train/loss": ([1, 2], [2.5, 2.0]), "val/loss": ([1, 2], [2.5, 2.25])}
+        >>> history["lr-SGD"] = ([1, 2], [0.1, 0.1])
+        >>> list(curves(history))
+        ['loss', 'learning rate']
+    """
     from matplotlib.figure import Figure
 
     families: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
@@ -95,7 +136,13 @@ def curves(history: History) -> "dict[str, Figure]":
 
 
 def svg(figure: "Figure") -> str:
-    """A figure as inline SVG."""
+    """A figure as inline SVG.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> svg(Figure())[:60]
+        '<svg xmlns:xlink="http://www.w3.org/1999/xlink" width="460.8'
+    """
     import matplotlib
 
     text = io.StringIO()
@@ -105,7 +152,7 @@ def svg(figure: "Figure") -> str:
 
 
 def _text(value: Any) -> str:
-    """Numbers to five digits; of a long list its ends."""
+    """A value as text: numbers with five digits, of a long list only both ends."""
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -124,10 +171,17 @@ def _cell(value: Any) -> str:
 
 
 def save_figures(figures: "Mapping[str, Figure]", folder: Path) -> dict[str, str]:
-    """Write figures as ``<name>.svg`` and ``<name>.png`` into a folder; each is laid out once.
+    """Write figures as ``<name>.svg`` and ``<name>.png`` into a folder; the layout of each is computed once.
 
     Returns:
         The name of each file, without its ending, by the name of the figure.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> save_figures({"learning rate": Figure()}, Path("plots"))
+        {'learning rate': 'learning_rate'}
+        >>> sorted(path.name for path in Path("plots").iterdir())
+        ['learning_rate.png', 'learning_rate.svg']
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: name.replace("/", "_").replace(" ", "_") for name in figures}
@@ -139,12 +193,22 @@ def save_figures(figures: "Mapping[str, Figure]", folder: Path) -> dict[str, str
 
 
 def table(rows: Mapping[str, Any]) -> str:
-    """A mapping as an HTML table of two columns; mappings inside are tables of their own."""
+    """A mapping as an HTML table of two columns; inner mappings are inner tables.
+
+    Example:
+        >>> table({"steps": 1000})
+        '<table><tr><td>steps</td><td class="number">1,000</td></tr></table>'
+    """
     return "<table>" + "".join(f"<tr><td>{escape(str(k))}</td>{_cell(v)}</tr>" for k, v in rows.items()) + "</table>"
 
 
 def grid(rows: Mapping[str, Mapping[str, str]]) -> str:
-    """Rows by name, with the same columns each, as an HTML table with a head."""
+    """Named rows with the same columns, as an HTML table with a header.
+
+    Example:
+        >>> grid({"SAM": {"accuracy": "0.9"}})
+        '<table><tr><th></th><th>accuracy</th></tr><tr><td>SAM</td><td class="text">0.9</td></tr></table>'
+    """
     columns = list(next(iter(rows.values()), {}))
     head = "".join(f"<th>{escape(name)}</th>" for name in ("", *columns))
     body = "".join(
@@ -155,7 +219,13 @@ def grid(rows: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def page(report: Mapping[str, Any], drawings: Sequence[str], config: str) -> str:
-    """The whole page, with inline SVG drawings."""
+    """The whole HTML page, with inline SVG drawings.
+
+    Example:
+        >>> html = page({"name": "run", "metrics": {"val/loss": 2.25}}, drawings=["<svg></svg>"], config="seed: 0")
+        >>> [part in html for part in ("<title>run</title>", "<td>val/loss</td>", "<svg></svg>", "<pre>seed: 0</pre>")]
+        [True, True, True, True]
+    """
     facts = {key: value for key, value in report.items() if not isinstance(value, dict)}
     parts = [f"<h2>Results</h2>{table(report.get('metrics', {}))}"]
     if drawings:

@@ -3,7 +3,7 @@
 Lightning's own checkpoints are taken inside the hooks of a batch: the values of that batch are not logged yet, and a
 validation that is due at it has not run. Ours are taken between two batches. ``mark`` gives the counters of such a
 checkpoint the one form from which Lightning 2.6 neither repeats nor skips a batch, a validation or a logged step: the
-form of a batch that was fetched and not begun. ``settle`` puts right what Lightning leaves behind.
+form of a batch that was fetched and not begun. ``settle`` corrects the state that Lightning leaves behind.
 """
 
 from typing import Any
@@ -12,7 +12,27 @@ import lightning.pytorch as pl
 
 
 def mark(checkpoint: dict[str, Any], batches_per_epoch: float, accumulate: int) -> None:
-    """Rewrite the counters in ``checkpoint["loops"]["fit_loop"]``; the checkpoint was taken between two batches."""
+    """Rewrite the counters in ``checkpoint["loops"]["fit_loop"]``.
+
+    Args:
+        checkpoint: Taken between two batches; changed in place.
+        batches_per_epoch: Training batches of an epoch.
+        accumulate: Batches of an optimizer step.
+
+    See also: :func:`settle`.
+
+    Example:
+        >>> from lit_ft.classification.numbers import NoisyLinear
+        >>> from lit_ft.classification.regression import Regression
+        >>> network = {"config": {"model_type": "mlp", "width": 4, "depth": 1}}
+        >>> trainer = pl.Trainer(max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False,
+        ...                      enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(Regression(network), NoisyLinear())  # 3 of the 8 batches of an epoch
+        >>> checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        >>> mark(checkpoint, batches_per_epoch=8, accumulate=1)
+        >>> checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]  # the fourth is fetched
+        {'ready': 4, 'started': 3, 'processed': 3, 'completed': 3}
+    """
     loop = checkpoint["loops"]["fit_loop"]
     batch, epoch, state = loop["epoch_loop.batch_progress"], loop["epoch_progress"], loop["epoch_loop.state_dict"]
     done = batch["current"]["completed"]
@@ -41,10 +61,27 @@ def mark(checkpoint: dict[str, Any], batches_per_epoch: float, accumulate: int) 
 
 
 def settle(trainer: pl.Trainer, loader_states: list[dict[str, Any]]) -> None:
-    """At the start of a resumed training, when Lightning has found out what kind of restart it is.
+    """Correct counters and loaders at the start of a resumed training, after Lightning has found the kind of restart.
 
-    No batch is fetched; and loaders stand where the checkpoint says, even if they were made before it was read, as
-    they are when ``configure_optimizers`` asked for the length of the run.
+    Afterwards no batch counts as fetched, and loaders are at the position of the checkpoint, even if they were made
+    before it was read, as when ``configure_optimizers`` asks for the length of the run.
+
+    See also: :func:`mark`.
+
+    Example:
+        >>> from lit_ft.classification.numbers import NoisyLinear
+        >>> from lit_ft.classification.regression import Regression
+        >>> class Resumed(pl.Callback):
+        ...     def on_train_start(self, trainer, module):
+        ...         total = trainer.fit_loop.epoch_loop.batch_progress.total
+        ...         total.ready = 1  # a checkpoint of mark: a batch was fetched and not begun
+        ...         settle(trainer, loader_states=[])
+        ...         print(total.ready, total.completed)
+        >>> network = {"config": {"model_type": "mlp", "width": 4, "depth": 1}}
+        >>> trainer = pl.Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        ...                      enable_progress_bar=False, enable_model_summary=False, callbacks=[Resumed()])
+        >>> trainer.fit(Regression(network), NoisyLinear())
+        0 0
     """
     loop = trainer.fit_loop
     total = loop.epoch_loop.batch_progress.total
