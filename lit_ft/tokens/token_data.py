@@ -1,4 +1,4 @@
-"""What all data modules of token examples share: splits, the cache, loaders by length."""
+"""The base of data modules of token examples: splits, the cache, loaders by length."""
 
 from __future__ import annotations
 
@@ -26,18 +26,35 @@ ExampleLength = Annotated[int, Range(low=2)]
 
 
 class TokenData(TableData):
-    """Rows of a table as token examples; a subclass says in ``encode_rows`` what an example is.
+    r"""Rows of a table as token examples; a subclass makes an example from a row in ``encode_rows``.
 
     A padded batch is ``{input_ids, attention_mask, weights, rows}``, a packed one ``{input_ids, position_ids, weights,
-    rows}``; ``tasks`` is added where rows name their task. ``rows`` are numbers of rows within the split. In a
-    notebook, without a Trainer, ``data.tokenizer = model.tokenizer`` comes before ``setup``.
+    rows}``, see :class:`~lit_ft.tokens.batch.LanguageBatch`; ``tasks`` is added if ``task_column`` is given. ``rows``
+    are numbers of rows within the split. Without a Trainer, set ``data.tokenizer = model.tokenizer`` before ``setup``.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
         max_length: Longest example in tokens, at least 2; of packed rows, their length.
-        packing: Whether several examples share a row in training, so that nothing is padded; ``batch_size`` then counts
-            rows of ``max_length`` tokens. On a CPU, batches of like lengths are faster.
+        packing: Whether several examples share a row in training, so that almost nothing is padded; ``batch_size`` then
+            counts rows of ``max_length`` tokens. On a CPU, batches of similar lengths are faster.
         task_column: Column with the name of the task, for losses that balance tasks.
+
+    See also: :class:`~lit_ft.data.Instructions`, :class:`~lit_ft.data.Mixture`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> class Lines(TokenData):
+        ...     def cache_key(self):
+        ...         return []
+        ...     def encode_rows(self, rows, numbers, tokenizer):
+        ...         return encode_filled([Segment("{line}{eos}", weight=1.0)], rows, numbers, tokenizer)
+        >>> _ = Path("lines.csv").write_text("line\nab\nabc\nabcdefgh\n")
+        >>> data = Lines("lines.csv", val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> {name: tuple(values.shape) for name, values in next(iter(data.train_dataloader())).items()}
+        {'input_ids': (3, 9), 'attention_mask': (3, 9), 'weights': (3, 9), 'rows': (3,)}
     """
 
     batch: ClassVar[type] = LanguageBatch
@@ -57,24 +74,24 @@ class TokenData(TableData):
             raise ConfigError("tokens_per_batch", budget, f"at least one packed row: {max_length}")
         self.packing, self.task_column = packing, task_column
         self.task_names: list[str] = []
-        self.numbers: dict[str, Sequence[int]] = {}  # of rows in their table, from 1; none where rows are made
+        self.numbers: dict[str, Sequence[int]] = {}  # of rows in their table, from 1; empty for generated rows
         self.examples: dict[str, TokenTable] = {}
 
-    # what a subclass says
+    # what a subclass defines
 
     def required_columns(self) -> Sequence[str]:
         """Columns that every row must have."""
         return ()
 
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
-        """Examples of some rows, one each; ``numbers`` are those of the rows in their table, for messages."""
+        """One example for each row; ``numbers`` are those of the rows in their table, for messages."""
         raise NotImplementedError(f"{type(self).__name__} defines encode_rows(rows, numbers, tokenizer)")
 
     def cache_key(self) -> Sequence[str]:
         """Every setting that tokens depend on, besides rows, tokenizer and ``max_length``."""
         raise NotImplementedError(f"{type(self).__name__} defines cache_key()")
 
-    # what they share
+    # what all share
 
     def setup(self, stage: str) -> None:
         """Read, split and tokenise; once, whatever the stage."""
@@ -121,11 +138,11 @@ class TokenData(TableData):
 
     @property
     def padding(self) -> int:
-        """The token that fills rows up; any will do, as targets are chosen by position."""
+        """The padding token; any token will do, as weights mark the targets."""
         return self.tokenizer.pad_token_id or 0
 
     def train_dataloader(self) -> ResumableLoader:
-        """Examples of like length together, or packed, in an order that is drawn anew in every epoch."""
+        """Batches of examples of similar length, or packed ones, in an order that is drawn anew in every epoch."""
         if not self.packing:
             return self._loader("train", self._buckets("train"), training=True)
         self._check_packing()
@@ -135,7 +152,7 @@ class TokenData(TableData):
         return self._loader("train", plan, training=True, packed=True)
 
     def val_dataloader(self) -> ResumableLoader | list[Any]:
-        """Examples of like length together, in a fixed order; no loader where there are no rows."""
+        """Batches of examples of similar length, in a fixed order; an empty list without rows."""
         return self._evaluation("val")
 
     def test_dataloader(self) -> ResumableLoader | list[Any]:
@@ -182,7 +199,15 @@ def encode_filled(
     tokenizer: Any,
     max_length: int | None = None,
 ) -> list[Encoded]:
-    """The tokens of a template with each row put into it; ``numbers`` are those of the rows, for messages."""
+    """The tokens of a template filled with each row; ``numbers`` are those of the rows, for messages.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> template = [Segment("{question}"), Segment("{answer}{eos}", weight=1.0)]
+        >>> (example,) = encode_filled(template, [{"question": "1+1=", "answer": "2"}], [1], byte_tokenizer())
+        >>> example.weights
+        [0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+    """
     specials = special_fields(tokenizer)
     filled = [fill(template, row, specials, number) for row, number in zip(rows, numbers, strict=True)]
     return encode_all(tokenizer, filled, max_length)

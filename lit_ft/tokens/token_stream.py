@@ -1,4 +1,4 @@
-"""Examples of a stream of rows, of which one block at a time is in memory."""
+"""Examples of a stream of rows; one block at a time is in memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from lit_ft.sources.tables import Row
 from lit_ft.tokens.segments import Encoded
 from lit_ft.tokens.token_table import TokenTable, checked_weights
 
-_LENGTH_CLASS = 8  # tokens; among rows of one class the order is drawn
+_LENGTH_CLASS = 8  # tokens; the order of rows of one class is drawn
 
 
 def block_batches(lengths: Sequence[int], batches: int, key: tuple[int, ...]) -> list[list[int]]:
-    """Places of a block in batches of like length, as even as can be, in an order that is a function of ``key``."""
+    """Positions in a block as batches of similar length and nearly equal size; the order is a function of ``key``.
+
+    Example:
+        >>> lengths = [3, 60, 5, 58, 4, 30]
+        >>> [[lengths[row] for row in batch] for batch in block_batches(lengths, batches=3, key=(0,))]
+        [[5, 3], [58, 60], [4, 30]]
+    """
     draw = np.random.default_rng(key)
     classes = -(-np.asarray(lengths, dtype=np.int64) // _LENGTH_CLASS)
     order = np.lexsort((draw.random(len(classes)), classes))
@@ -27,19 +33,31 @@ def block_batches(lengths: Sequence[int], batches: int, key: tuple[int, ...]) ->
 
 
 class TokenStream:
-    """Batches of a stream by their number, counted from 0 on through all passes.
+    """Batches of a stream by their number, counted from 0 through all passes.
 
-    Block b of a pass is its rows ``b * buffer`` to ``(b + 1) * buffer``, the last one may be shorter; no block reaches
-    over the end of a pass. What is in batch g is a function of (rows, seed, g). Going on costs nothing, going anywhere
-    else reads rows again, without encoding those that are skipped.
+    Block b of a pass has its rows ``b * buffer`` to ``(b + 1) * buffer``; the last block may be shorter, and no block
+    crosses the end of a pass. The content of batch g is a function of (rows, seed, g). Going on to the next batch costs
+    nothing extra; any other position reads rows again, without encoding those that are skipped.
 
     Args:
-        open_rows: Begins the stream anew.
-        encode: Examples of some rows, given with their numbers, which are counted from 1.
+        open_rows: Opens the stream from its beginning.
+        encode: Makes the examples of some rows, given with their numbers, counted from 1.
         buffer: Rows of a block, a multiple of ``batch_size``.
-        batch_size: Rows of a batch at most.
+        batch_size: Most rows of a batch.
         max_length: Longest example in tokens, for messages.
-        seed: Of the order.
+        seed: Seed of the order.
+
+    Example:
+        >>> texts = ["ab", "A long text", "cd", "Another one", "e"]
+        >>> def encode(rows, numbers):
+        ...     return [Encoded(list(row.encode()), [1.0] * len(row)) for row in rows]
+        >>> stream = TokenStream(lambda: iter(texts), encode, buffer=4, batch_size=2, max_length=16)
+        >>> for number in range(4):  # two batches of the first block, one of the second, then the next pass
+        ...     print([bytes(example["input_ids"].tolist()).decode() for example in stream.batch(number)])
+        ['cd', 'ab']
+        ['Another one', 'A long text']
+        ['e']
+        ['A long text', 'Another one']
     """
 
     def __init__(
@@ -55,7 +73,7 @@ class TokenStream:
         self.buffer, self.batch_size, self.max_length, self.seed = buffer, batch_size, max_length, seed
         self._source: Iterator[Row] | None = None
         self._pass, self._read = 0, 0
-        self._pass_batches: int | None = None  # known once a pass has come to its end
+        self._pass_batches: int | None = None  # known after the first pass
         self._place: tuple[int, int] | None = None
         self._table: TokenTable | None = None
         self._batches: list[list[int]] = []
@@ -72,12 +90,12 @@ class TokenStream:
         if self._place != (turn, block):
             self._load(turn, block)
         if self._pass_batches and rest >= self._pass_batches:
-            return self.batch(number)  # the end of the first pass was met just now: the number lies in a later one
+            return self.batch(number)  # the first pass has just ended: the number is of a later pass
         table = self._table
         return [table[row] for row in self._batches[place]] if table is not None else []
 
     def _load(self, turn: int, block: int) -> None:
-        """Read one block, with nothing of the one before in memory."""
+        """Read one block; the one before is dropped first."""
         self._place = self._table = None
         rows, ended = self._rows(turn, block * self.buffer)
         if ended:
@@ -108,7 +126,7 @@ class TokenStream:
         return rows, len(rows) < self.buffer
 
     def _count(self, first: int, rows: int, kept: Sequence[int], batches: int) -> None:
-        """Say once that rows are left out; refuse where batches would be empty."""
+        """Warn once that rows are left out; refuse empty batches."""
         if len(kept) < batches:
             allowed = (
                 f"rows with a target, at least {batches} of rows {first + 1} to {first + rows}: {len(kept)} have one,"

@@ -32,6 +32,13 @@ class TokenTable:
         starts: Where each example begins, and the end of the last.
         rows: Number of the row that each example comes from, counted from 0.
         tasks: Number of the task of each example; None where there are no tasks.
+
+    Example:
+        >>> table = TokenTable.of([Encoded([5, 6, 7], [0.0, 1.0, 1.0]), Encoded([8, 9], [0.0, 1.0])], rows=[0, 1])
+        >>> table[1]
+        {'input_ids': tensor([8, 9]), 'weights': tensor([0., 1.]), 'row': tensor(1)}
+        >>> len(table), table.lengths, table.starts
+        (2, [3, 2], tensor([0, 3, 5]))
     """
 
     def __init__(self, ids: Tensor, weights: Tensor, starts: Tensor, rows: Tensor, tasks: Tensor | None = None) -> None:
@@ -54,7 +61,7 @@ class TokenTable:
 
     @classmethod
     def of(cls, examples: Sequence[Encoded], rows: Sequence[int], tasks: Sequence[int] | None = None) -> TokenTable:
-        """From lists."""
+        """A table of these examples, with the number of the row and of the task of each."""
         return cls(
             torch.tensor(list(chain.from_iterable(e.input_ids for e in examples)), dtype=torch.int32),
             torch.tensor(list(chain.from_iterable(e.weights for e in examples)), dtype=torch.float32),
@@ -73,16 +80,23 @@ def token_table(
     numbers: Sequence[int],
     tasks: Sequence[int] | None = None,
 ) -> TokenTable:
-    """Encode rows once and keep them; examples without a target are left out and counted.
+    """Encode rows once and cache the result; examples without a target are left out, with a warning that counts them.
 
     Args:
-        rows: What is encoded.
+        rows: Rows to encode.
         make: ``make(rows, numbers)`` encodes some rows.
-        key: Everything besides the rows that the tokens depend on: tokenizer, template, settings.
-        split: What the rows are for, for messages.
+        key: Everything else that the tokens depend on: tokenizer, template, settings.
+        split: Name of the split, for messages.
         max_length: Longest example in tokens, for messages.
-        numbers: Of the rows, for messages.
+        numbers: Numbers of the rows, for messages.
         tasks: Number of the task of each row.
+
+    Example:
+        >>> def make(rows, numbers):
+        ...     return [Encoded(list(row.encode()), [0.0] + [1.0] * (len(row) - 1)) for row in rows]
+        >>> table = token_table(["ab", "a", "abc"], make, ["bytes"], "train", max_length=8, numbers=[1, 2, 3])
+        >>> table.lengths, table.rows  # "a" has no target: nothing predicts a first token
+        ([2, 3], tensor([0, 2]))
     """
     digest = hashlib.sha256("\0".join([str(_FORMAT), *key]).encode("utf-8", "surrogatepass"))
     for row in rows:
@@ -126,7 +140,14 @@ def _encode(
 
 
 def checked_weights(examples: list[Encoded], numbers: Sequence[int]) -> list[Encoded]:
-    """The examples, unless a weight of one is no finite number."""
+    """The examples, or an error if one of their weights is not finite.
+
+    Example:
+        >>> checked_weights([Encoded([5, 6], [0.0, float("nan")])], numbers=[7])
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: weight: given nan; allowed: a finite number; see row 7
+    """
     for example, number in zip(examples, numbers, strict=True):
         if not math.isfinite(sum(example.weights)):
             wrong = next(weight for weight in example.weights if not math.isfinite(weight))
@@ -137,8 +158,20 @@ def checked_weights(examples: list[Encoded], numbers: Sequence[int]) -> list[Enc
 def collate_padded(examples: Sequence[dict[str, Tensor]], padding: int) -> dict[str, Tensor]:
     """Pad on the right to the longest example.
 
-    ``input_ids``, ``attention_mask``, ``weights`` of shape (rows, tokens); ``rows`` and, where there are tasks,
+    The result has ``input_ids``, ``attention_mask``, ``weights`` of shape (rows, tokens), and ``rows`` and, with tasks,
     ``tasks`` of shape (rows,).
+
+    See also: :func:`collate_packed`.
+
+    Example:
+        >>> table = TokenTable.of([Encoded([5, 6, 7], [0.0, 1.0, 1.0]), Encoded([8, 9], [0.0, 1.0])], rows=[0, 1])
+        >>> batch = collate_padded([table[0], table[1]], padding=0)
+        >>> batch["input_ids"]
+        tensor([[5, 6, 7],
+                [8, 9, 0]])
+        >>> batch["weights"]
+        tensor([[0., 1., 1.],
+                [0., 1., 0.]])
     """
     lengths = torch.tensor([len(e["input_ids"]) for e in examples])
     batch = {
@@ -153,10 +186,18 @@ def collate_padded(examples: Sequence[dict[str, Tensor]], padding: int) -> dict[
 
 
 def collate_packed(examples: Sequence[dict[str, Tensor]], padding: int, capacity: int) -> dict[str, Tensor]:
-    """Several examples in a row, with positions that begin again at 0 with each, and no mask.
+    """Several examples in one row, with positions that restart at 0 for each, and no mask.
 
-    ``input_ids``, ``position_ids``, ``weights`` and, where there are tasks, ``tasks`` of shape (rows, tokens);
-    ``rows`` of shape (examples,). Each token of padding stands at position 0: a document of its own.
+    The result has ``input_ids``, ``position_ids``, ``weights`` and, with tasks, ``tasks`` of shape (rows, tokens), and
+    ``rows`` of shape (examples,). Each padding token has position 0, as a document of its own.
+
+    See also: :func:`collate_padded`, :func:`~lit_ft.tokens.packing.packed_batches`.
+
+    Example:
+        >>> table = TokenTable.of([Encoded([5, 6, 7], [0.0, 1.0, 1.0]), Encoded([8, 9], [0.0, 1.0])], rows=[0, 1])
+        >>> batch = collate_packed([table[0], table[1]], padding=0, capacity=6)
+        >>> batch["input_ids"], batch["position_ids"]
+        (tensor([[5, 6, 7, 8, 9]]), tensor([[0, 1, 2, 0, 1]]))
     """
     packed = best_fit([len(e["input_ids"]) for e in examples], capacity)
 
