@@ -23,13 +23,14 @@ TextRow = tuple[Tensor, int]
 
 
 class LabelledText(TableData):
-    """Text classification from any table.
+    r"""Text classification from any table.
 
     A batch is ``{input_ids, attention_mask, labels}`` of shapes (rows, tokens), (rows, tokens), (rows,), padded on the
-    right to its longest row. Rows of about the same length stand together. The tokenizer is that of the method, without
-    a Trainer that of ``data.tokenizer``. Labels of any kind become class numbers in sorted order.
+    right to its longest row, see :class:`~lit_ft.classification.batches.LabelledTextBatch`. A batch has rows of similar
+    length. The tokenizer is that of the method, without a Trainer ``data.tokenizer``. Labels of any kind become class
+    numbers in sorted order.
 
-    Warns, with counts, of rows that were cut and of texts that stand in two splits.
+    Warns, with counts, of rows that were cut and of texts that occur in two splits.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
@@ -38,6 +39,21 @@ class LabelledText(TableData):
         batch_size: Rows in a batch.
         max_length: Longest row in tokens, special tokens included; longer ones are cut at the end.
         test_fraction: Share of ``path`` for the test, in [0, 1).
+
+    See also: :class:`~lit_ft.methods.TextClassifier`, which takes these batches.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("texts.csv").write_text("text,label\nso good,pos\nbad,neg\nfine,pos\nawful,neg\n")
+        >>> data = LabelledText("texts.csv", val_fraction=0.0, test_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> data.class_names, batch["labels"], tuple(batch["input_ids"].shape)
+        (['neg', 'pos'], tensor([0, 0, 1, 1]), (4, 7))
+        >>> data.tokenizer.decode(batch["input_ids"][0])
+        'awful<pad><pad>'
     """
 
     batch: ClassVar[type] = LabelledTextBatch
@@ -88,19 +104,19 @@ class LabelledText(TableData):
         self.padding = tokenizer.pad_token_id
 
     def train_dataloader(self) -> ResumableLoader:
-        """Rows of like length together, in an order that is drawn anew in every epoch."""
+        """Batches of rows of similar length, in an order that is drawn anew in every epoch."""
         return self._bucketed("train", training=True)
 
     def val_dataloader(self) -> ResumableLoader | list[Any]:
-        """Rows of like length together; no loader where there are no rows."""
+        """Batches of rows of similar length; an empty list without rows."""
         return self._bucketed("val", training=False) if self.rows["val"] else []
 
     def test_dataloader(self) -> ResumableLoader | list[Any]:
-        """Rows of like length together; no loader where there are no rows."""
+        """Batches of rows of similar length; an empty list without rows."""
         return self._bucketed("test", training=False) if self.rows["test"] else []
 
     def predict_dataloader(self) -> ResumableLoader:
-        """The rows of the test in the order of their split."""
+        """The test rows in the order of their split."""
         return self._loader("test", self.batching.in_order(len(self.rows["test"])), training=False)
 
     def _bucketed(self, split: str, training: bool) -> ResumableLoader:
@@ -112,7 +128,14 @@ class LabelledText(TableData):
 
 
 def collate_labelled(rows: list[TextRow], padding: int) -> dict[str, Tensor]:
-    """Pad token ids on the right to the longest row."""
+    """Pad token ids on the right to the longest row.
+
+    Example:
+        >>> collate_labelled([(torch.tensor([5, 6, 7]), 1), (torch.tensor([8]), 0)], padding=0)
+        {'input_ids': tensor([[5, 6, 7],
+                [8, 0, 0]]), 'attention_mask': tensor([[1, 1, 1],
+                [1, 0, 0]]), 'labels': tensor([1, 0])}
+    """
     ids = torch.nn.utils.rnn.pad_sequence([ids for ids, _ in rows], batch_first=True, padding_value=padding)
     lengths = torch.tensor([len(ids) for ids, _ in rows])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
@@ -120,7 +143,7 @@ def collate_labelled(rows: list[TextRow], padding: int) -> dict[str, Tensor]:
 
 
 def _label_order(label: Any) -> tuple[int, Any]:
-    """Numbers by size, also where a CSV file gave them as text; then texts."""
+    """Numbers by size, also if a CSV file gave them as text; then texts."""
     try:
         return 0, float(label)
     except (TypeError, ValueError):
@@ -128,7 +151,7 @@ def _label_order(label: Any) -> tuple[int, Any]:
 
 
 def _cut(tokens: TokenRows, tokenizer: Any, max_length: int, split: str) -> list[Tensor]:
-    """Rows of at most ``max_length`` tokens; a closing special token stays the last."""
+    """Rows of at most ``max_length`` tokens; a final special token is kept."""
     lengths = tokens.lengths
     long = sum(length > max_length for length in lengths)
     if long:
@@ -147,7 +170,7 @@ def _cut(tokens: TokenRows, tokenizer: Any, max_length: int, split: str) -> list
 
 
 def _warn_of_copies(tables: dict[str, list[dict[str, Any]]], text: str) -> None:
-    """Say how many texts of validation and test were trained on."""
+    """Warn how many texts of validation and test are also training texts."""
     trained = {row[text] for row in tables["train"]}
     for split in ("val", "test"):
         copies = sum(row[text] in trained for row in tables[split])

@@ -1,4 +1,4 @@
-"""Small generated tasks of numbers, whose truth is known."""
+"""Small generated tasks of numbers with known answers."""
 
 from __future__ import annotations
 
@@ -18,20 +18,31 @@ from lit_ft.vision.image_rows import ImageRow, ImageRows
 
 
 class GaussianClusters(ImageRows):
-    """Classification of vectors: each class is a normal cloud around a centre of its own.
+    """Classification of vectors: each class is a normal distribution around a centre of its own.
 
-    Centres are drawn from :math:`N(0, I)` and scaled to length ``distance``; rows are their centre plus
-    :math:`N(0, I)`. Goes with ``ImageClassifier`` on ``mlp``.
+    Centres are drawn from :math:`N(0, I)` and scaled to length ``distance``; a row is the centre of its class plus
+    :math:`N(0, I)`. Use it with ``ImageClassifier`` and the network ``mlp``.
 
     Args:
         rows: Number of rows over all splits.
         features: Length of a vector.
         classes: Number of classes.
-        distance: Length of each centre in standard deviations of its cloud.
+        distance: Length of each centre in standard deviations of a class.
         batch_size: Rows in a batch; None takes all training rows at once.
         val_fraction: Share of the rows for validation, in [0, 1).
         test_fraction: Share of the rows for the test, in [0, 1).
         seed: Seed of the rows, the splits and the order.
+
+    See also: :class:`~lit_ft.methods.ImageClassifier`.
+
+    Example:
+        >>> data = GaussianClusters(rows=100, features=3, classes=2, batch_size=8)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> tuple(batch["images"].shape), batch["labels"]
+        ((8, 3), tensor([0, 0, 0, 0, 1, 0, 1, 0]))
+        >>> {split: len(rows) for split, rows in data.rows.items()}
+        {'val': 20, 'test': 20, 'train': 60}
     """
 
     def __init__(
@@ -62,14 +73,23 @@ class GaussianClusters(ImageRows):
 class NoisyLinear(pl.LightningDataModule):
     r"""Regression with a known answer: :math:`y = Xw + \epsilon`, with :math:`X, w \sim N(0, I)`.
 
-    A batch is ``{inputs, targets}`` of shapes (rows, features) and (rows,). ``weights`` holds :math:`w`.
+    A batch is ``{inputs, targets}`` of shapes (rows, features) and (rows,), see
+    :class:`~lit_ft.classification.batches.NumbersBatch`. The attribute ``weights`` holds :math:`w`.
 
     Args:
-        rows: Training rows; validation and test have as many again each.
+        rows: Training rows; validation and test have as many each.
         features: Length of a vector.
         noise: Standard deviation of :math:`\epsilon`.
         batch_size: Rows in a batch; None takes all rows at once.
         seed: Seed of the rows and the order.
+
+    See also: :class:`~lit_ft.methods.Regression`.
+
+    Example:
+        >>> data = NoisyLinear(rows=64, features=3, noise=0.0, batch_size=8)
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> tuple(batch["inputs"].shape), torch.allclose(batch["inputs"] @ data.weights, batch["targets"])
+        ((8, 3), True)
     """
 
     batch: ClassVar[type] = NumbersBatch

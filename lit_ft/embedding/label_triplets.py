@@ -15,18 +15,31 @@ from lit_ft.sources.tables import Row
 
 
 class LabelTriplets(TextPairs):
-    """Every text is the anchor of one triplet; its positive and its negative are drawn once, within its split.
+    r"""Every text is the anchor of one triplet; its positive and its negative are drawn once, within its split.
 
-    With ``near``, negatives are harder: they share the value of that column (a topic above the classes) with the
-    anchor, where it has such texts. Texts whose class has no second text, or that have no negative, are left out and
-    counted. Batches are those of ``TextPairs`` with one negative, for ``Triplet`` or ``InBatchContrastive``; under the
-    latter, positives of other rows may be of the anchor's class.
+    With ``near``, negatives are harder: they share the value of that column (such as a topic that groups classes) with
+    the anchor if there are such texts. Texts without a positive or a negative are left out, with a warning that counts
+    them. Batches are those of ``TextPairs`` with one negative, for ``Triplet`` or ``InBatchContrastive``; under the
+    latter, positives of other rows may have the anchor's class.
 
     Args:
         path: Table with the rows.
         text: Column of the text.
         target: Column of the class.
         near: Column that an anchor and its negative share; None draws from all other classes.
+
+    See also: :class:`~lit_ft.data.TextPairs`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("texts.csv").write_text("text,label\ncat,animal\ndog,animal\noak,plant\nelm,plant\n")
+        >>> data = LabelTriplets("texts.csv", batch_size=2, val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> data.tokenizer.batch_decode(batch["input_ids"].view(3, 2, -1)[:, 0])  # one triplet
+        ['dog', 'cat', 'elm']
     """
 
     def __init__(

@@ -32,27 +32,42 @@ ECHO = [
 
 
 class TextPairs(TableData):
-    """Rows with an anchor, a positive and, where wanted, hard negatives.
+    r"""Rows with an anchor, a positive and, optionally, hard negatives.
 
     A batch is ``{input_ids, attention_mask, pool_mask, keys}``: the texts of the first column, then those of the next
-    (padded on the right together), and ``keys`` of shape (rows, columns), equal for equal texts. With ``label`` there
-    are ``labels`` of shape (rows,).
+    (padded on the right together), and ``keys`` of shape (rows, columns), equal for equal texts. With ``label`` it also
+    has ``labels`` of shape (rows,). See :class:`~lit_ft.embedding.batch.PairsBatch`.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
-        anchor: Column of the first text; None takes ``anchor``, ``query`` or ``prompt``, the first that there is.
-        positive: Column of the text that belongs to it; None takes ``positive``, ``document`` or ``completion``.
-        negatives: Columns of texts that look like the anchor and do not belong to it.
+        anchor: Column of the first text; None takes the first existing one of ``anchor``, ``query`` and ``prompt``.
+        positive: Column of the text that matches it; None takes ``positive``, ``document`` or ``completion`` alike.
+        negatives: Columns of hard negatives: texts similar to the anchor that do not match it.
         label: Column of the class of a row, for mining, or of its domain, for experts.
-        template: Segments of a text, with ``{text}`` in place of the text and ``embed: true`` on what is pooled; None
+        template: Segments of a text, with ``{text}`` in place of the text and ``embed: true`` on the pooled ones; None
             is the text with the tokenizer's own special tokens, all pooled. ``echo`` repeats the text and pools the
             second occurrence, which has seen the whole text even where attention is causal (A2).
         max_length: Longest text in tokens; each copy of an echo is cut alike.
-        homogeneous: Whether all rows of a batch have one ``label``, and so all negatives.
+        homogeneous: Whether all rows of a batch, and so all negatives, have the same ``label``.
         batch_size: Rows of a batch. The other rows of the batch are the negatives: larger is better, see
             ``chunk_size`` of ``SentenceEmbedding``; accumulation does not help.
 
     Source of the echo: J. M. Springer et al., Repetition Improves Language Model Embeddings, 2024, arXiv:2402.15449.
+
+    See also: :class:`~lit_ft.methods.SentenceEmbedding`, :class:`~lit_ft.data.LabelTriplets`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("pairs.csv").write_text("anchor,positive\ncat,kitten\ndog,puppy\ncow,calf\ncat,tom\n")
+        >>> data = TextPairs("pairs.csv", batch_size=4, val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> data.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+        ['dog', 'cow', 'cat', 'cat', 'puppy', 'calf', 'kitten', 'tom']
+        >>> tuple(batch["keys"].shape), len(batch["keys"][:, 0].unique())  # equal texts have equal keys
+        ((4, 2), 3)
     """
 
     batch: ClassVar[type] = PairsBatch
@@ -97,7 +112,7 @@ class TextPairs(TableData):
             self.rows[split] = self._encoded(rows, tokenizer, names, split)
 
     def _tables(self) -> dict[str, list[Row]]:
-        """Rows of each split; names the columns."""
+        """Rows of each split; sets ``columns``."""
         known = read_rows(self.source.path, max_rows=1)[0]
         first = self.anchor or next((name for name in ANCHORS if name in known), ANCHORS[0])
         second = self.positive or next((name for name in POSITIVES if name in known), POSITIVES[0])
@@ -124,7 +139,7 @@ class TextPairs(TableData):
         ]
 
     def train_dataloader(self) -> ResumableLoader:
-        """Freshly shuffled in every epoch, whole batches only (the number of negatives is the same in all)."""
+        """Freshly shuffled in every epoch, whole batches only, so that all have the same number of negatives."""
         rows = self.rows["train"]
         if self.homogeneous:
             domains = [row["label"] for row in rows]
@@ -134,7 +149,7 @@ class TextPairs(TableData):
         return self._loader(rows, shuffled_batches(len(rows), size, self.seed, drop_last=True), True)
 
     def val_dataloader(self) -> ResumableLoader | list[Any]:
-        """In order; no loader where there are no rows."""
+        """Rows in order; an empty list without rows."""
         rows = self.rows["val"]
         return self._loader(rows, self.batching.in_order(len(rows)), False) if rows else []
 
@@ -148,7 +163,12 @@ class TextPairs(TableData):
 
 
 def checked_template(template: str | Sequence[Any] | None) -> list[Segment] | None:
-    """The segments of a template, the name ``echo`` included."""
+    """The segments of a template, the name ``echo`` included.
+
+    Example:
+        >>> "".join(segment.text for segment in checked_template("echo"))
+        '{start}Rewrite the sentence: {text}, rewritten sentence: {text}'
+    """
     if template is None:
         return None
     if isinstance(template, str):
@@ -164,13 +184,20 @@ def checked_template(template: str | Sequence[Any] | None) -> list[Segment] | No
 def encode_texts(
     tokenizer: Any, texts: Sequence[str], template: Sequence[Segment] | None, max_length: int
 ) -> list[Encoded]:
-    """Tokens of each text, and which of them are pooled.
+    """Tokens of each text, with a mark on those that are pooled.
 
     Args:
-        tokenizer: Of ``transformers``.
+        tokenizer: Tokenizer of ``transformers``.
         texts: The texts.
         template: Segments with ``{text}``; None is the text with the tokenizer's special tokens.
-        max_length: Longest text in tokens (special tokens included without a template, each copy with one).
+        max_length: Longest text in tokens, special tokens included; with a template, longest copy of the text.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> template = [Segment("query: "), Segment("{text}", embed=True)]
+        >>> (text,) = encode_texts(byte_tokenizer(), ["abcdef"], template, max_length=4)
+        >>> len(text), sum(text.embed)
+        (11, 4)
     """
     if not texts:
         return []
@@ -183,12 +210,26 @@ def encode_texts(
 
 
 def text_key(text: str) -> int:
-    """A number that is equal for equal texts."""
+    """A number that is equal for equal texts.
+
+    Example:
+        >>> text_key("cat") == text_key("cat"), text_key("cat") == text_key("Cat")
+        (True, False)
+    """
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "little", signed=True)
 
 
 def padded(texts: Sequence[Encoded], padding: int) -> dict[str, Tensor]:
-    """``input_ids``, ``attention_mask`` and ``pool_mask`` of shape (texts, tokens), padded on the right."""
+    """``input_ids``, ``attention_mask`` and ``pool_mask`` of shape (texts, tokens), padded on the right.
+
+    Example:
+        >>> texts = [Encoded([5, 6], [0.0, 0.0], ["", ""], [False, True]), Encoded([7], [0.0], [""], [True])]
+        >>> padded(texts, padding=0)
+        {'input_ids': tensor([[5, 6],
+                [7, 0]]), 'attention_mask': tensor([[1, 1],
+                [1, 0]]), 'pool_mask': tensor([[0, 1],
+                [1, 0]])}
+    """
     length = max(len(text) for text in texts)
 
     def fill_up(rows: list[list[Any]], value: int) -> Tensor:
@@ -202,7 +243,18 @@ def padded(texts: Sequence[Encoded], padding: int) -> dict[str, Tensor]:
 
 
 def collate_related(rows: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor]:
-    """All anchors, then all positives, then the negatives."""
+    """All anchors, then all positives, then the negatives.
+
+    Example:
+        >>> def text(token):
+        ...     return Encoded([token], [0.0], [""], [True])
+        >>> rows = [{"texts": [text(5), text(6)], "keys": [1, 2], "label": None},
+        ...         {"texts": [text(7), text(8)], "keys": [3, 4], "label": None}]
+        >>> batch = collate_related(rows, padding=0)
+        >>> batch["input_ids"].flatten(), batch["keys"]
+        (tensor([5, 7, 6, 8]), tensor([[1, 2],
+                [3, 4]]))
+    """
     columns = range(len(rows[0]["texts"]))
     batch = padded([row["texts"][column] for column in columns for row in rows], padding)
     batch["keys"] = torch.tensor([row["keys"] for row in rows])

@@ -25,8 +25,17 @@ class Digits(ImageRows):
         flat: Give vectors instead of images.
         val_fraction: Share of the rows for validation, in [0, 1).
         test_fraction: Share of the rows for the test, in [0, 1).
-        classes: Digits that form a class together, by class: ``[[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]`` asks for low and
-            high, ``[[5], [6]]`` leaves out the other eight. None makes each digit a class.
+        classes: Digits of each class: ``[[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]`` are low and high, ``[[5], [6]]`` leaves
+            out the other eight. None makes each digit a class.
+
+    See also: :class:`~lit_ft.methods.ImageClassifier`, :class:`~lit_ft.data.MNIST5k`.
+
+    Example:
+        >>> data = Digits(batch_size=8, classes=[[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]])
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> data.class_names, tuple(batch["images"].shape), batch["labels"].tolist()
+        (['01234', '56789'], (8, 1, 8, 8), [0, 1, 1, 0, 0, 0, 0, 1])
     """
 
     def __init__(
@@ -45,7 +54,7 @@ class Digits(ImageRows):
         self.flat, self.classes = flat, classes or [[digit] for digit in range(10)]
 
     def read(self) -> tuple[Sequence[ImageRow], list[str]]:
-        """From scikit-learn."""
+        """Read the images from scikit-learn."""
         from sklearn.datasets import load_digits
 
         found = load_digits()

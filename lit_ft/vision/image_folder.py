@@ -1,4 +1,4 @@
-"""Images in folders that are named after their class."""
+"""Images in one folder for each class."""
 
 from __future__ import annotations
 
@@ -18,15 +18,26 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
 class ImageFolder(ImageRows):
-    """Images from ``path/CLASS/**/NAME.png`` (or jpg, bmp, gif, webp, tif), read through Pillow when they are needed.
+    """Images from ``path/CLASS/**/NAME.png`` (or jpg, bmp, gif, webp, tif), read with Pillow when they are used.
 
-    Each is resized to a square, transparency laid on white, and scaled to [-1, 1].
+    Each is put on white where it is transparent, resized to a square, and scaled to [-1, 1].
 
     Args:
         path: Folder with one folder for each class.
         image_size: Height and width in pixels.
         channels: 3 for colour, 1 for grey.
         batch_size: Rows in a batch; None takes all training rows at once.
+
+    Example:
+        >>> from PIL import Image
+        >>> for name, colour in (("dark", "black"), ("light", "white")):
+        ...     (Path("photos") / name).mkdir(parents=True)
+        ...     Image.new("RGB", (40, 30), colour).save(f"photos/{name}/1.png")
+        >>> data = ImageFolder("photos", image_size=8, val_fraction=0.0, test_fraction=0.0)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> tuple(batch["images"].shape), data.class_names, batch["labels"], batch["images"].mean((1, 2, 3))
+        ((2, 3, 8, 8), ['dark', 'light'], tensor([0, 1]), tensor([-1.,  1.]))
     """
 
     def __init__(
@@ -42,7 +53,7 @@ class ImageFolder(ImageRows):
         self.path, self.image_size, self.channels = path, image_size, channels
 
     def read(self) -> tuple[Sequence[ImageRow], list[str]]:
-        """List the files; the images themselves are read when they are needed."""
+        """List the files; the images are read when they are used."""
         folder = existing("path", self.path)
         names = sorted(place.name for place in folder.iterdir() if place.is_dir())
         files = [
@@ -63,6 +74,14 @@ class ImageFiles(Sequence[Any]):
         files: Path and class of each.
         size: Height and width in pixels.
         channels: 3 or 1.
+
+    Example:
+        >>> from PIL import Image
+        >>> Image.new("L", (40, 30), "white").save("1.png")
+        >>> image, label = ImageFiles([(Path("1.png"), 3)], size=2, channels=1)[0]
+        >>> image, label
+        (tensor([[[1., 1.],
+                 [1., 1.]]]), 3)
     """
 
     def __init__(self, files: list[tuple[Path, int]], size: int, channels: int) -> None:

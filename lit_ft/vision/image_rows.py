@@ -1,4 +1,4 @@
-"""What the data modules of images share: splits, loaders and the shape of a batch."""
+"""The base of data modules of images: splits, loaders and batches."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from lit_ft.sources.splits import Share, Splits
 from lit_ft.vision.batch import ImagesBatch
 
 ImageRow = tuple[Tensor, int]
-_EVALUATED_AT_ONCE = 512  # rows of a batch in validation and test where training takes all rows at once
+_EVALUATED_AT_ONCE = 512  # rows of a batch in validation and test if training takes all rows at once
 
 
 class ImageRows(pl.LightningDataModule, ABC):
-    """Labelled images, or vectors of numbers. A subclass reads them.
+    """Labelled images, or vectors of numbers; a subclass implements ``read``.
 
-    A batch is ``{images, labels}`` of shapes (rows, channels, height, width) or (rows, features), and (rows,).
+    A batch is ``{images, labels}`` of shapes (rows, channels, height, width) or (rows, features), and (rows,), see
+    :class:`~lit_ft.vision.batch.ImagesBatch`.
 
     Args:
         batch_size: Rows in a batch; None puts all training rows into one batch, in a fixed order (gradient descent
@@ -34,6 +35,21 @@ class ImageRows(pl.LightningDataModule, ABC):
         max_rows: Train on no more rows than this, drawn with ``seed``.
         seed: Seed of the splits and of the order.
         num_workers: Processes that prepare batches; batches do not depend on it.
+
+    See also: :class:`~lit_ft.data.Digits`, :class:`~lit_ft.data.GaussianClusters`.
+
+    Example:
+        >>> class Signs(ImageRows):
+        ...     def read(self):
+        ...         numbers = torch.linspace(-1, 1, 10)
+        ...         return [(x[None], int(x > 0)) for x in numbers], ["negative", "positive"]
+        >>> data = Signs(batch_size=4, val_fraction=0.2, test_fraction=0.2)
+        >>> data.setup("fit")
+        >>> {split: len(rows) for split, rows in data.rows.items()}, data.input_shape, data.num_classes
+        ({'val': 2, 'test': 2, 'train': 6}, (1,), 2)
+        >>> next(iter(data.val_dataloader()))
+        {'images': tensor([[-0.1111],
+                [ 0.3333]]), 'labels': tensor([0, 1])}
     """
 
     batch: ClassVar[type] = ImagesBatch
@@ -100,15 +116,15 @@ class ImageRows(pl.LightningDataModule, ABC):
         return self.batching.loader(rows, self.batching.shuffled(len(rows)), self.collate)
 
     def val_dataloader(self) -> ResumableLoader | list[Any]:
-        """In order; no loader where there are no rows."""
+        """Rows in order; an empty list without rows."""
         return self._in_order("val") if len(self.rows["val"]) else []
 
     def test_dataloader(self) -> ResumableLoader | list[Any]:
-        """In order; no loader where there are no rows."""
+        """Rows in order; an empty list without rows."""
         return self._in_order("test") if len(self.rows["test"]) else []
 
     def predict_dataloader(self) -> ResumableLoader:
-        """The rows of the test, in order."""
+        """The test rows, in order."""
         return self._in_order("test")
 
     def _in_order(self, split: str) -> ResumableLoader:
@@ -122,7 +138,11 @@ class Chosen(Sequence[ImageRow]):
 
     Args:
         rows: All rows.
-        numbers: Those that are meant.
+        numbers: Numbers of the chosen rows.
+
+    Example:
+        >>> list(Chosen([("a", 0), ("b", 1), ("c", 0)], numbers=[2, 0]))
+        [('c', 0), ('a', 0)]
     """
 
     def __init__(self, rows: Sequence[ImageRow], numbers: list[int]) -> None:
@@ -136,5 +156,11 @@ class Chosen(Sequence[ImageRow]):
 
 
 def standardized(pixels: Tensor) -> Tensor:
-    """Mean 0 and variance 1 over all pixels of all images together."""
+    """Mean 0 and variance 1 over all pixels of all images together.
+
+    Example:
+        >>> pixels = standardized(torch.tensor([[0.0, 1.0], [2.0, 5.0]]))
+        >>> pixels.mean(), pixels.std(correction=0)
+        (tensor(0.), tensor(1.0000))
+    """
     return (pixels - pixels.mean()) / pixels.std(correction=0)

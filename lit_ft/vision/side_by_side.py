@@ -1,4 +1,4 @@
-"""Images of two sources side by side that say the same thing in training, one of them easily."""
+"""Images of two sources side by side that both tell the class in training, one of them easy to read."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class SideBySide(ImageRows):
 
     The label is the class of the right image. In training the class of the left one, the attribute, agrees with it in a
     share ``correlation`` of the rows: 1 makes it redundant, 0.95 spurious. In validation and test the two are
-    independent, so that accuracy there, and a linear probe on features, say how well the hard one was learnt. Images of
-    a split come from the same split of their source.
+    independent, so that accuracy there, and a linear probe on features, measure how well the hard one was learnt.
+    Images of a split come from the same split of their source.
 
     A batch is ``{images, labels, groups}`` of shapes (rows, channels, height, 2 height), or (rows, features) with
-    ``flat``, (rows,), (rows,). The group is ``2 * label + attribute``: 1 and 2 are the minorities of training. Goes
-    with ``GroupedClassifier``, which measures the worst group. All pairs are held in memory.
+    ``flat``, (rows,), (rows,). The group is ``2 * label + attribute``: 1 and 2 are the minorities of training. Use
+    it with ``GroupedClassifier``, which measures the worst group. All pairs are held in memory.
 
     Source: built after CIFAR-MNIST and Waterbirds as used in "Sharpness-aware minimization enhances feature quality via
     balanced learning", 2024, for any data that are at hand.
@@ -33,15 +33,28 @@ class SideBySide(ImageRows):
     Args:
         easy: Images on the left, of two classes or grouped by ``easy_classes``.
         hard: Images on the right, of two classes or grouped by ``hard_classes``.
-        easy_classes: Classes of the easy source that count as one: ``[[0], [1]]`` takes two and leaves out the others.
-        hard_classes: The same for the hard source: ``[[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]`` asks for even or odd digits.
+        easy_classes: Classes of the easy source that form each of the two: ``[[0], [1]]`` leaves out the others.
+        hard_classes: The same for the hard source: ``[[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]`` are even and odd digits.
         rows: Rows of each split.
         correlation: Share of the training rows in which the two agree, in [0, 1].
-        hard_scale: Contrast of the right image, above 0; below 1 makes it harder yet.
+        hard_scale: Contrast of the right image, above 0; below 1 makes it harder.
         image_size: Height and width of each image in pixels, to which it is resized; None keeps images as they are.
         batch_size: Rows in a batch; None takes all training rows at once.
         flat: Give vectors instead of images.
         seed: Seed of the pairs and of the order; splits are those of the sources.
+
+    See also: :class:`~lit_ft.methods.GroupedClassifier`, :class:`~lit_ft.metrics.GroupAccuracy`.
+
+    Example:
+        >>> from lit_ft.vision.digits import Digits
+        >>> even, odd = [0, 2, 4, 6, 8], [1, 3, 5, 7, 9]
+        >>> data = SideBySide(Digits(), Digits(seed=1), easy_classes=[[0], [1]], hard_classes=[even, odd], rows=500,
+        ...                   correlation=0.9)
+        >>> data.setup("fit")
+        >>> tuple(next(iter(data.train_dataloader()))["images"].shape)
+        (64, 1, 8, 16)
+        >>> torch.bincount(torch.tensor([group for *_, group in data.rows["train"]]))  # 1 and 2 are the minorities
+        tensor([225,  20,  17, 238])
     """
 
     def __init__(
@@ -70,12 +83,12 @@ class SideBySide(ImageRows):
         self.image_size = image_size
 
     def prepare_data(self) -> None:
-        """What the sources prepare."""
+        """Prepare both sources."""
         self.easy.prepare_data()
         self.hard.prepare_data()
 
     def read(self) -> tuple[Sequence[ImageRow], list[str]]:
-        """What the hard source reads."""
+        """The rows of the hard source."""
         return self.hard.read()
 
     def setup(self, stage: str) -> None:
