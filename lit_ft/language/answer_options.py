@@ -1,4 +1,4 @@
-"""Questions with options to choose from, and as many answered examples before each as wanted."""
+"""Questions with options to choose from, and answered examples before each."""
 
 from __future__ import annotations
 
@@ -25,35 +25,50 @@ from lit_ft.tokens.token_data import TokenData
 
 
 class AnswerOptions(TokenData):
-    """Few-shot questions whose answer is one of several options.
+    r"""Few-shot questions whose answer is one of several options.
 
-    A text is ``prompt + option`` of each example, ``separator`` between them, and the prompt of the question; its
-    options are put behind it one by one, tokenised apart from it. Examples are drawn from the training rows, anew for
-    each question, as a function of ``(shot_seed, row)``; compare several ``shot_seed``. Where a text is too long,
-    examples are left out, the first ones first and for all options alike, then the beginning of the prompt is cut.
+    A text is ``prompt + option`` of each example, with ``separator`` between them, and the prompt of the question,
+    followed by one of its options, which is tokenised separately. Examples are drawn from the training rows, anew for
+    each question, as a function of ``(shot_seed, row)``; compare several ``shot_seed``. If a text is too long, examples
+    are left out, the first ones first and the same for all options, then the beginning of the prompt is cut.
 
     A batch is ``{input_ids, weights, labels, rows}``: ids and weights of shape (questions, options, tokens), weight 1
-    on the tokens of the option; and ``context_input_ids``, ``context_weights`` with ``answer_context``.
+    on the tokens of the option; and ``context_input_ids``, ``context_weights`` with ``answer_context``. See
+    :class:`~lit_ft.language.batches.OptionsBatch`.
 
     Args:
         path: Table with the rows.
         prompt: The question, with ``{column}`` in place of columns.
         options: Text of the option for each value of the ``answer`` column, the same for all rows.
-        options_column: Column with the list of options of each row, instead; ``answer`` is then the right text, or its
-            number from 0.
+        options_column: Column with the list of options of each row, instead of ``options``; ``answer`` is then the
+            right text, or its number from 0.
         answer: Column with the right answer.
-        prefix: Before every option; the space between prompt and option belongs here.
+        prefix: Text before every option; the space between prompt and option belongs here.
         shots: Answered examples before each question.
-        separator: Between examples.
-        answer_context: Text for the normalisation by ``context``, such as "Answer:"; None has none.
+        separator: Text between examples.
+        answer_context: Text for the normalisation by ``context``, such as "Answer:"; None for no such texts.
         task_column: Column with the name of the task; examples are of the question's own task. None is one task.
         shot_seed: Seed of the examples.
         seen_path: Table whose texts the model was trained on: evaluation rows whose columns in ``prompt`` share
-            ``seen_words`` successive words with it are left out, and counted.
-        seen: The same for the training rows of a data module, written as where the model was trained.
-        seen_words: Words of such a run. Paper: 13.
+            ``seen_words`` successive words with it are left out, with a warning that counts them.
+        seen: The same for the training rows of a data module, with the arguments that the model was trained with.
+        seen_words: Number of these words. Paper: 13.
 
     Source: Language Models are Few-Shot Learners (E83).
+
+    See also: :class:`~lit_ft.methods.OptionScoring`, :class:`~lit_ft.data.PermutedQuestions`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("texts.csv").write_text("text,label\ngreat,1\nbad,0\nawful,0\n")
+        >>> data = AnswerOptions("texts.csv", prompt="{text}:", options={"0": "no", "1": "yes"}, answer="label",
+        ...                      shots=1, separator="; ", val_path="texts.csv", val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("validate")
+        >>> batch = next(iter(data.val_dataloader()))
+        >>> data.tokenizer.batch_decode(batch["input_ids"][0], skip_special_tokens=True), batch["labels"]
+        (['great: yes; awful: no', 'great: yes; awful: yes'], tensor([0, 0, 1]))
     """
 
     batch: ClassVar[type] = OptionsBatch
@@ -90,7 +105,7 @@ class AnswerOptions(TokenData):
         self.questions: dict[str, Questions] = {}
 
     def required_columns(self) -> Sequence[str]:
-        """The answer, and the options where each row has its own."""
+        """The answer, and the options if each row has its own."""
         return [self.answer, *([self.options_column] if self.options_column else [])]
 
     def setup(self, stage: str) -> None:
@@ -111,7 +126,7 @@ class AnswerOptions(TokenData):
         trained_on = [] if self.seen_path is None else read_rows(self.seen_path)
         trained_on += [] if self.seen is None else self.seen._tables()["train"]
         corpus = [" ".join(str(value) for value in row.values()) for row in trained_on]
-        # without the words of the template, which stand in no corpus and would make every run of words another one
+        # without the words of the template, which are in no corpus and would break every shared run of words
         columns = [name for _, name, _, _ in Formatter().parse(self.prompt) if name]
         texts = [" ".join(str(row.get(name, "")) for name in columns) for row in rows]
         was_seen = contaminated(texts, corpus, self.seen_words)
@@ -157,7 +172,7 @@ class AnswerOptions(TokenData):
         return fill([Segment(self.prompt)], row, {}, number)[0].text
 
     def _drawn(self, train: list[Row], row: Row, number: int, key: tuple[int, ...]) -> list[int]:
-        """Places of training rows of the question's task, other than itself."""
+        """Positions of drawn training rows of the question's task, without the question."""
         if not self.shots:
             return []
         task = self.task_column
@@ -200,9 +215,15 @@ class Questions:
     """Questions with their options as tokens.
 
     Args:
-        options: The texts of each question, one an option.
+        options: The texts of each question, one for each option.
         labels: Number of the right option of each.
-        contexts: The same options behind the answer context alone; None where there is none.
+        contexts: The same options after the answer context alone; None without answer context.
+
+    Example:
+        >>> yes, no = Encoded([1, 5], [0.0, 1.0]), Encoded([1, 6, 7], [0.0, 1.0, 1.0])
+        >>> questions = Questions([[yes, no]], labels=[0])
+        >>> len(questions), questions.lengths, questions[0]["label"]
+        (1, [3], 0)
     """
 
     def __init__(
@@ -225,12 +246,17 @@ class Questions:
 
 
 def fitted(texts: list[Encoded], max_length: int, number: int) -> list[Encoded]:
-    """The texts of one question cut alike: first whole examples, then the beginning behind the first token.
+    """The texts of one question cut alike: first whole examples, then the beginning after the first token.
 
     Args:
-        texts: One an option.
+        texts: One for each option.
         max_length: Most tokens of each.
-        number: Of the row, counted from 1, for the error.
+        number: Number of the row, counted from 1, for the error.
+
+    Example:
+        >>> text = Encoded([1, 2, 3, 4, 5], [0.0, 0.0, 0.0, 0.0, 1.0], ["", "shot 0", "shot 0", "", ""], [False] * 5)
+        >>> [fitted([text], max_length, number=1)[0].input_ids for max_length in (5, 4, 3)]
+        [[1, 2, 3, 4, 5], [1, 4, 5], [1, 4, 5]]
     """
     surplus = max(map(len, texts)) - max_length
     for shot in dict.fromkeys(tag for tag in texts[0].tags if tag):
@@ -246,7 +272,15 @@ def fitted(texts: list[Encoded], max_length: int, number: int) -> list[Encoded]:
 
 
 def collate_options(questions: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor]:
-    """Questions of a batch, padded to the longest text and the most options; missing options have no weight."""
+    """Questions of a batch, padded to the longest text and the most options; missing options have no weight.
+
+    Example:
+        >>> yes, no = Encoded([1, 5], [0.0, 1.0]), Encoded([1, 6, 7], [0.0, 1.0, 1.0])
+        >>> questions = Questions([[yes, no]], labels=[0])
+        >>> collate_options([questions[0]], padding=0)["input_ids"]
+        tensor([[[1, 5, 0],
+                 [1, 6, 7]]])
+    """
     batch = {
         "labels": torch.tensor([q["label"] for q in questions]),
         "rows": torch.tensor([q["row"] for q in questions]),

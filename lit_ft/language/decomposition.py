@@ -15,15 +15,19 @@ from lit_ft.tokens.token_table import TokenTable
 
 
 def decompose(length: int, smallest: int, largest: int) -> list[int]:
-    r"""Lengths of the pieces of a document: the largest :math:`2^k+1` that fits, again and again.
+    r"""Lengths of the pieces of a document: repeatedly the largest :math:`2^k+1` that fits.
 
-    One token more than a power of two, because the first is read and not predicted. What is left at the end, shorter
-    than :math:`2^{smallest}+1`, is dropped.
+    A piece has one token more than a power of two, because its first token is not predicted. The rest at the end,
+    shorter than :math:`2^{smallest}+1`, is dropped.
 
     Args:
         length: Tokens of the document.
         smallest: Least k.
         largest: Greatest k.
+
+    Example:
+        >>> decompose(50, smallest=2, largest=4)  # 50 - 17 - 17 - 9 - 5 = 2 tokens are dropped
+        [17, 17, 9, 5]
     """
     pieces = []
     while length - 1 >= 2**smallest:
@@ -39,11 +43,17 @@ def bucket_plan(
     """Batches of one length each, of the same number of tokens; a pure function of the epoch.
 
     Args:
-        lengths: Of all pieces, one more than a power of two.
+        lengths: Tokens of each piece, one more than a power of two.
         tokens_per_batch: Predicted tokens of a batch.
         curriculum: ``uniform`` draws batches in any order; ``grow`` begins each cycle with short pieces.
         cycles: Cycles of an epoch, each with its share of every length.
         seed: The order is a function of ``(seed, epoch)`` alone.
+
+    Example:
+        >>> lengths = [5, 5, 9, 9, 5, 5]
+        >>> plan = bucket_plan(lengths, tokens_per_batch=8, curriculum="grow")
+        >>> [[lengths[piece] for piece in batch] for batch in plan(0)]
+        [[5, 5], [5, 5], [9], [9]]
     """
     by_length: dict[int, list[int]] = {}
     for number, length in enumerate(lengths):
@@ -67,13 +77,13 @@ def bucket_plan(
 class DatasetDecomposition(DocumentPieces):
     r"""Texts cut into pieces of :math:`2^k+1` tokens, each of one document; a batch holds pieces of one length.
 
-    Beside joining and cutting at a fixed length: no token attends to another document, and attention costs
+    Compared with joining and cutting at a fixed length, no token attends to another document, and attention costs
     :math:`\sum_i l_i^2` instead of tokens x context. Every batch predicts ``tokens_per_batch`` tokens, so short pieces
-    come in large batches. Learns every token of ``{text}`` and the end of text.
+    form large batches. Every token of ``{text}`` and the end of text are learned.
 
     Args:
         path: Table with a column ``text``.
-        smallest: Least k; shorter ends are dropped and counted. Paper: 8.
+        smallest: Least k; shorter rests are dropped, with a message that counts them. Paper: 8.
         largest: Greatest k. Paper: 13.
         curriculum: ``uniform`` order of lengths, or ``grow`` (short first) within each cycle.
         cycles: Cycles of an epoch. Paper: 8.
@@ -83,6 +93,18 @@ class DatasetDecomposition(DocumentPieces):
     2024, arXiv:2405.13226; apple/ml-dataset-decomposition. Deviations: pieces longer than the greatest length are cut
     to it (the reference may draw a shorter one), and ``grow`` orders lengths within a cycle instead of drawing them
     with odds.
+
+    See also: :class:`~lit_ft.data.JoinedText`, with which it is compared.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("texts.csv").write_text("text\n" + "a" * 40 + "\n" + "b" * 20 + "\n" + "c" * 9 + "\n")
+        >>> data = DatasetDecomposition("texts.csv", smallest=2, largest=4, tokens_per_batch=16, val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> [tuple(batch["input_ids"].shape) for batch in data.train_dataloader()]
+        [(1, 5), (1, 9), (1, 17), (1, 17), (1, 17)]
     """
 
     def __init__(

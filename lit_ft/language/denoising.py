@@ -1,4 +1,4 @@
-"""Texts with spans taken out, which a causal language model learns to put back: span corruption and UL2's mixture."""
+"""Texts with spans removed, which a causal language model learns to restore: span corruption and UL2's mixture."""
 
 from __future__ import annotations
 
@@ -22,13 +22,22 @@ from lit_ft.tokens.token_table import collate_padded
 
 @dataclass(frozen=True)
 class Denoiser:
-    """One way to take spans out of a text.
+    """One way to remove spans from a text.
 
     Args:
-        kind: ``R`` (regular) and ``X`` (extreme) take spans from anywhere, ``S`` (sequential) takes the end.
-        density: Share of the tokens that is taken out, in (0, 1); for ``S`` on average.
+        kind: ``R`` (regular) and ``X`` (extreme) remove spans anywhere, ``S`` (sequential) removes the end.
+        density: Share of the tokens that is removed, in (0, 1); for ``S`` on average.
         mean_span: Average length of a span in tokens, at least 1; ``S`` has one span.
-        weight: How often it is drawn beside the others.
+        weight: Relative frequency with which it is drawn.
+
+    See also: :func:`corrupt`.
+
+    Example:
+        >>> draw = np.random.default_rng(0)
+        >>> Denoiser("R", density=0.25, mean_span=2.0).spans(16, draw)  # 4 tokens in 2 spans
+        [(8, 9), (11, 14)]
+        >>> Denoiser("S", density=0.25).spans(16, draw)  # the end
+        [(13, 16)]
     """
 
     kind: Literal["R", "S", "X"]
@@ -37,7 +46,7 @@ class Denoiser:
     weight: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse what takes out nothing or everything."""
+        """Refuse arguments that remove nothing or everything."""
         checked({"self": self, **vars(self)})
 
     def spans(self, length: int, draw: np.random.Generator) -> list[tuple[int, int]]:
@@ -47,7 +56,7 @@ class Denoiser:
             return [(length - int(draw.integers(1, longest + 1)), length)]
         taken = min(length - 1, max(1, round(self.density * length)))
         number = min(taken, length - taken, max(1, round(taken / self.mean_span)))
-        # one part more than spans, of which the last may be empty: a single span would else always be the end
+        # one kept part more than spans, the last may be empty: otherwise a single span would always be the end
         kept, gone = _parts(length - taken + 1, number + 1, draw)[:-1], _parts(taken, number, draw)
         ends = np.cumsum([k + g for k, g in zip(kept, gone, strict=True)]).tolist()
         return [(end - g, end) for end, g in zip(ends, gone, strict=True)]
@@ -66,7 +75,7 @@ UL2 = (
 
 
 def _parts(total: int, number: int, draw: np.random.Generator) -> list[int]:
-    """``total`` cut at random into ``number`` parts of at least 1, each way equally likely."""
+    """``total`` split at random into ``number`` parts of at least 1, all splits equally likely."""
     cuts = np.sort(draw.choice(total - 1, number - 1, replace=False)) + 1
     return np.diff([0, *cuts.tolist(), total]).tolist()
 
@@ -74,12 +83,16 @@ def _parts(total: int, number: int, draw: np.random.Generator) -> list[int]:
 def corrupt(
     ids: Sequence[int], spans: Sequence[tuple[int, int]], sentinels: Sequence[Sequence[int]]
 ) -> tuple[list[int], list[int]]:
-    """The text with a sentinel in place of each span, and the spans, each behind its sentinel.
+    """The text with a sentinel in place of each span, and the spans, each after its sentinel.
 
     Args:
         ids: Tokens of the text.
-        spans: In their order, none inside another.
+        spans: Spans (start, end) in ascending order, without overlap.
         sentinels: Tokens of the sentinel of each span; at least as many as spans.
+
+    Example:
+        >>> corrupt([1, 2, 3, 4, 5, 6], spans=[(1, 3), (5, 6)], sentinels=[[100], [101]])
+        ([1, 100, 4, 5, 101], [100, 2, 3, 101, 6])
     """
     inputs, targets, place = [], [], 0
     for (start, end), sentinel in zip(spans, sentinels, strict=False):
@@ -90,25 +103,41 @@ def corrupt(
 
 
 class MixtureOfDenoisers(TokenData):
-    r"""Span corruption for causal language models: ``[mode] inputs targets``, of which the targets are learned.
+    r"""Span corruption for causal language models: examples ``[mode] inputs targets`` with learned targets.
 
-    Each text is corrupted by a denoiser that is drawn for it: anew in every epoch for training, as a function of (seed,
+    Each text is corrupted by a randomly drawn denoiser: anew in every epoch for training, as a function of (seed,
     epoch, number of the batch); once, as a function of (seed, row), for evaluation. The model can then fill gaps, and
     continue a text in mode ``[S]``.
 
-    Sentinels and modes are plain text that the tokenizer cuts as it likes, so that no embedding has to be added; a
-    tokenizer with tokens such as ``<extra_id_0>`` has one token for each. Attention is causal in the inputs too.
-    ``max_length`` (paper: 512) and ``tokens_per_batch`` are about texts before they are corrupted, which makes them
-    longer by the mode, the end and two sentinels a span.
+    Sentinels and modes are plain text, tokenised as such, so that no embedding has to be added; a tokenizer with tokens
+    such as ``<extra_id_0>`` has one token for each. Attention is causal in the inputs too. ``max_length`` (paper: 512)
+    and ``tokens_per_batch`` apply to the texts before corruption, which makes them longer by the mode, the end and two
+    sentinels for each span.
 
     Args:
         path: Table with a column ``text``.
-        denoisers: What is drawn; None takes the seven of UL2.
-        mode: Text before the inputs that names the kind; empty tells nothing.
+        denoisers: Denoisers to draw from; None takes the seven of UL2.
+        mode: Text before the inputs that names the kind; may be empty.
         sentinel: Text of the sentinel of a span, by its number from 0.
 
     Source: UL2: Unifying Language Learning Paradigms (E57). Deviations: causal attention throughout, and plain-text
     sentinels.
+
+    See also: :class:`Denoiser`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("texts.csv").write_text("text\nThe quick brown fox\n")
+        >>> denoisers = [Denoiser("R", density=0.25, mean_span=3.0)]
+        >>> data = MixtureOfDenoisers("texts.csv", denoisers=denoisers, sentinel="<{number}>", val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> data.tokenizer.decode(batch["input_ids"][0])
+        '[R]The quick <0>own<1>x<0>br<1> fo</s>'
+        >>> data.tokenizer.decode(batch["input_ids"][0][batch["weights"][0] > 0])  # learned
+        '<0>br<1> fo</s>'
     """
 
     def __init__(
@@ -153,13 +182,13 @@ class _Corrupting:
     """Makes a padded batch of texts, each corrupted by a denoiser drawn for it.
 
     Args:
-        tokenizer: Cuts modes and sentinels.
-        denoisers: What is drawn.
+        tokenizer: Tokenizer of modes and sentinels.
+        denoisers: Denoisers to draw from.
         mode: Text of a mode.
         sentinel: Text of a sentinel.
-        most: Spans that a text can have.
-        padding: Token that fills rows up.
-        seed: Of the draws, with the row; None draws from the randomness of the loader.
+        most: Most spans of a text.
+        padding: Padding token.
+        seed: Seed of the draws, with the row; None draws from the randomness of the loader.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What data modules share that cut whole texts into pieces."""
+"""The base of data modules that cut whole texts into pieces."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lit_ft.tokens.token_table import TokenTable
 
 
 class DocumentPieces(TokenData):
-    """Texts that are tokenised whole, with the end of text, and then cut; a subclass says in ``cut`` where.
+    r"""Texts that are tokenised whole, with the end of text, and then cut into pieces; a subclass implements ``cut``.
 
-    Every token of a piece but the first is learned. Tokens that are in no piece are counted and said once.
+    Every token of a piece but the first is learned. A message counts the tokens that are in no piece.
 
     Args:
         path: Table with a column ``text``.
@@ -29,6 +29,22 @@ class DocumentPieces(TokenData):
         val_fraction: Share of ``path`` for validation, in [0, 1).
         seed: Seed of split and order.
         num_workers: Processes that prepare batches.
+
+    See also: :class:`~lit_ft.data.JoinedText`, :class:`~lit_ft.data.DatasetDecomposition`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> class Halves(DocumentPieces):
+        ...     def cut(self, table, split):
+        ...         ends = zip(table.starts.tolist(), table.lengths)
+        ...         return [(start + half, size // 2, 0) for start, size in ends for half in (0, size // 2)]
+        >>> _ = Path("texts.csv").write_text("text\nabcdefg\nuvwxyz\n")
+        >>> data = Halves("texts.csv", val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> [data.tokenizer.decode(piece["input_ids"]) for piece in data.examples["train"]]
+        ['abcd', 'efg</s>', 'uvw', 'xyz']
     """
 
     def __init__(

@@ -20,9 +20,9 @@ TEXT = (Segment("{start}{text}{eos}", "text", 1.0),)
 
 
 class Instructions(TokenData):
-    """Examples to learn from, with a weight for each token.
+    r"""Examples for supervised fine-tuning, with a weight for each token.
 
-    Without a template the rows say what they are:
+    A batch is padded or packed, see :class:`~lit_ft.tokens.batch.LanguageBatch`. Without a template the columns decide:
 
     - ``{"messages": [{"role", "content"}, ...]}``: the tokenizer's chat template; roles in ``train_on`` are learned,
       with the end of their turn. A message may have a ``weight`` of its own, fractional or negative.
@@ -32,7 +32,7 @@ class Instructions(TokenData):
 
     Tokens are cached by rows, tokenizer and settings. Rows whose targets are all cut off are left out, with a warning
     that counts and names them; unknown roles, missing columns and chat templates that hide a target are errors that
-    name the row. With ``packing``, training checks that packed documents do not see each other, and refuses else.
+    name the row. With ``packing``, training refuses a network in which packed documents attend to each other.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
@@ -42,8 +42,24 @@ class Instructions(TokenData):
             ``messages`` always are.
         train_on: Roles of ``messages`` that are learned.
         weight_column: Column with the weight of a row, by which its tokens' weights are multiplied.
-        truncation: What is cut of longer ones: ``right`` the end, ``left`` the beginning, ``prompt`` first the tokens
-            before the first target.
+        truncation: Which part of a longer example is cut: ``right`` the end, ``left`` the beginning, ``prompt`` first
+            the tokens before the first target.
+
+    See also: :class:`~lit_ft.methods.SupervisedFineTuning`, :class:`~lit_ft.data.StreamedInstructions`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("sums.csv").write_text("prompt,completion\n1+1=,2\n10+10=,20\n")
+        >>> data = Instructions("sums.csv", val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> data.tokenizer.batch_decode(batch["input_ids"])
+        ['1+1=2</s><pad><pad><pad>', '10+10=20</s>']
+        >>> batch["weights"]
+        tensor([[0., 0., 0., 0., 1., 1., 0., 0., 0.],
+                [0., 0., 0., 0., 0., 0., 1., 1., 1.]])
     """
 
     def __init__(
@@ -146,7 +162,7 @@ class Instructions(TokenData):
 
 
 def _messages(row: Row, number: int) -> list[dict[str, Any]] | None:
-    """The conversation of a row; None where it is none."""
+    """The conversation of a row; None for other rows."""
     if row.get("messages") is not None:
         return checked_messages(row["messages"], number)
     prompt, completion = row.get("prompt"), row.get("completion")

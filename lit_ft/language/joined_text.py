@@ -14,16 +14,28 @@ from lit_ft.tokens.token_table import TokenTable
 
 
 class JoinedText(DocumentPieces):
-    """Texts one after another, cut into pieces of ``context`` + 1 tokens wherever that falls.
+    r"""Texts one after another, cut into pieces of ``context`` + 1 tokens without regard to their ends.
 
-    What ``DatasetDecomposition`` is compared with: a token attends to the texts before its own, and attention costs
-    tokens x context. The texts stand in the order that the split drew; what is left after the last whole piece is
-    dropped and counted.
+    The baseline of ``DatasetDecomposition``: a token attends to the texts before its own, and attention costs tokens x
+    context. The texts are in the order that the split drew; the rest after the last whole piece is dropped, with a
+    message that counts it.
 
     Args:
         path: Table with a column ``text``.
         context: Predicted tokens of a piece.
         tokens_per_batch: Predicted tokens of a batch, at least ``context``.
+
+    See also: :class:`~lit_ft.data.DatasetDecomposition`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("texts.csv").write_text("text\nabcdefg\nuvwxyz\n")
+        >>> data = JoinedText("texts.csv", context=5, tokens_per_batch=10, val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> data.tokenizer.batch_decode(next(iter(data.train_dataloader()))["input_ids"])
+        ['abcdef', 'g</s>uvwx']
     """
 
     def __init__(
@@ -40,7 +52,7 @@ class JoinedText(DocumentPieces):
         self.context = context
 
     def cut(self, table: TokenTable, split: str) -> list[tuple[int, int, int]]:
-        """Pieces of one length; a piece is of the text in which it begins."""
+        """Pieces of one length; the row of a piece is that of the text in which it begins."""
         size, owners = self.context + 1, torch.repeat_interleave(table.rows, torch.tensor(table.lengths))
         starts = range(0, len(table.ids) - size + 1, size)
         if not starts:

@@ -19,24 +19,40 @@ SHOT = (Segment("{prompt}\n", "user"), Segment("{completion}\n\n", "assistant", 
 
 
 class ManyShot(TokenData):
-    r"""In-context examples in one sequence, all of whose answers are learned.
+    r"""In-context examples in one sequence, with all answers learned.
 
     .. math:: -\sum_{i=1}^k\log p(y_i\mid x_1,y_1,\dots,x_{i-1},y_{i-1},x_i)
 
     which trains every number of shots from 0 to k - 1 at once, for the cost of one sequence. Sequences are drawn with
-    ``seed`` from rows of one task; where a sequence is too long, whole examples are dropped, the first ones first.
-    Validation and test ask for the last answer alone, after k - 1 examples, whatever is learned.
+    ``seed`` from rows of one task; if a sequence is too long, whole examples are dropped, the first ones first.
+    In validation and test only the last answer is a target, after k - 1 examples, for either ``supervise``.
 
     Args:
         path: Table with the rows, split into training, validation and test before sequences are made.
         shots: Examples of a sequence, k, at least 1.
         supervise: Learn ``all`` answers (the paper), or only the ``last``, as in few-shot fine-tuning.
         template: Segments of one example; None is prompt, line end, completion, empty line.
-        sequences: Sequences drawn for training; None as many as there are rows divided by ``shots``.
+        sequences: Sequences drawn for training; None draws the number of rows divided by ``shots``.
         max_length: Longest sequence in tokens.
 
     Source: W. He et al., You Only Fine-tune Once: Many-Shot In-Context Fine-Tuning for Large Language Models, 2025,
     arXiv:2506.11103. Deviation: sequences are drawn once, not anew in every epoch, so that they are tokenised once.
+
+    See also: :class:`~lit_ft.data.PermutedLabels`, :class:`~lit_ft.data.AnswerOptions`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("sums.csv").write_text("prompt,completion\n1+1=,2\n1+2=,3\n2+2=,4\n2+3=,5\n")
+        >>> template = [Segment("{prompt}"), Segment("{completion};", weight=1.0)]
+        >>> data = ManyShot("sums.csv", shots=3, template=template, val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> data.tokenizer.decode(batch["input_ids"][0])
+        '2+2=4;2+3=5;1+1=2;'
+        >>> data.tokenizer.decode(batch["input_ids"][0][batch["weights"][0] > 0])  # learned
+        '4;5;2;'
     """
 
     def __init__(
@@ -55,7 +71,7 @@ class ManyShot(TokenData):
         self.template = [s if isinstance(s, Segment) else Segment(**s) for s in template or SHOT]
 
     def cache_key(self) -> Sequence[str]:
-        """The template; the sequences are the rows, and say which answers count."""
+        """The template; the rows are the sequences, with a mark which answers are targets."""
         return [repr(self.template)]
 
     def _tables(self) -> dict[str, list[Row]]:
@@ -63,7 +79,7 @@ class ManyShot(TokenData):
         tables, specials = super()._tables(), special_fields(self.tokenizer)
         for split, rows in tables.items():
             for row, row_number in zip(rows, self._numbers(split, rows), strict=True):
-                fill(self.template, row, specials, row_number)  # what is wrong is said with the number of its row
+                fill(self.template, row, specials, row_number)  # errors name the number of the row
         self.numbers = {}  # a sequence is no row of the table
         found: dict[str, list[Row]] = {}
         for number, split in enumerate(SPLITS):

@@ -1,4 +1,4 @@
-"""Several sources of examples in one stream, in proportions of your own."""
+"""Several sources of examples in one stream, in chosen proportions."""
 
 from __future__ import annotations
 
@@ -23,14 +23,20 @@ def mixture_counts(
     temperature: float = 1.0,
     weights: Sequence[float] | None = None,
 ) -> list[int]:
-    r"""Rows that an epoch takes of each source: as near to :math:`\min(n_s,K)^{1/T}\,w_s` as whole numbers can be.
+    r"""Rows of each source in an epoch: in proportion to :math:`\min(n_s,K)^{1/T}\,w_s`, rounded to whole numbers.
 
     Args:
         sizes: :math:`n_s`, rows of each source.
         total: Rows of an epoch; None takes the sum of :math:`\min(n_s,K)`.
-        cap: K; None has none.
-        temperature: T, at least 1: 1 is in proportion to the sizes, infinity all alike.
+        cap: K; None is no cap.
+        temperature: T, at least 1: 1 is in proportion to the sizes, a large T takes the same of each.
         weights: :math:`w_s`, 1 each by default.
+
+    Example:
+        >>> mixture_counts([1000, 100, 10]), mixture_counts([1000, 100, 10], cap=100)
+        ([1000, 100, 10], [100, 100, 10])
+        >>> mixture_counts([1000, 100, 10], total=300, temperature=1e9)  # all alike
+        [100, 100, 100]
     """
     capped = np.minimum(sizes, cap if cap is not None else max(sizes)).astype(float)
     total = int(capped.sum()) if total is None else total
@@ -43,13 +49,19 @@ def mixture_counts(
 
 
 def passes(rows: int, start: int, count: int, key: tuple[int, ...]) -> list[int]:
-    """``count`` row numbers from place ``start`` of an endless stream that shows every row once in each pass.
+    """``count`` row numbers from position ``start`` of an endless stream that has every row once in each pass.
 
     Args:
         rows: Rows of the source.
-        start: Place in the stream.
-        count: Row numbers wanted.
+        start: Position in the stream.
+        count: Number of row numbers.
         key: The order of a pass is a function of it and of the number of the pass.
+
+    Example:
+        >>> passes(rows=3, start=0, count=6, key=(0,))
+        [2, 0, 1, 2, 0, 1]
+        >>> passes(rows=3, start=2, count=2, key=(0,))  # goes on there
+        [1, 2]
     """
     first, last = start // rows, (start + count - 1) // rows if count else -1
     stream = [n for number in range(first, last + 1) for n in np.random.default_rng((*key, number)).permutation(rows)]
@@ -59,10 +71,10 @@ def passes(rows: int, start: int, count: int, key: tuple[int, ...]) -> list[int]
 def mixture_plan(
     lengths: Sequence[Sequence[int]], counts: Sequence[int], batch_size: int, homogeneous: bool = False, seed: int = 0
 ) -> Plan:
-    """Batches of rows of like length from several sources, which stand one after another in the data.
+    """Batches of rows of similar length from several sources, which follow one another in the data.
 
-    Epoch e goes on in each source where epoch e - 1 ended: no row comes again before all of its source have come. The
-    number of batches is the same in every epoch.
+    Epoch e goes on in each source where epoch e - 1 ended: no row is repeated before all rows of its source were used.
+    The number of batches is the same in every epoch.
 
     Args:
         lengths: Tokens of each row of each source.
@@ -70,6 +82,11 @@ def mixture_plan(
         batch_size: Rows of a batch.
         homogeneous: Whether a batch holds one source.
         seed: The order is a function of ``(seed, epoch)`` alone.
+
+    Example:
+        >>> plan = mixture_plan([[9, 9, 9, 9], [5, 5]], counts=[2, 2], batch_size=2, homogeneous=True)
+        >>> plan(0), plan(1)  # rows 0 to 3 are of the first source, 4 and 5 of the second
+        ([[5, 4], [0, 2]], [[4, 5], [3, 1]])
     """
     starts = np.cumsum([0, *map(len, lengths)]).tolist()
     flat = [length for own in lengths for length in own]
@@ -91,18 +108,19 @@ def mixture_plan(
 
 
 class Mixture(TokenData):
-    """Mixes sources of language examples; the name of its source is the task of an example.
+    r"""Mixes sources of language examples; the name of its source is the task of an example.
 
-    An epoch takes of each source as many rows as ``mixture_counts`` says, and goes on in each where the last epoch
-    ended, so that no row comes again before all of its source have come. All of it is a function of (seed, epoch), so a
-    resumed run sees the same batches. Losses that balance tasks read ``tasks``; validation holds the validation rows of
+    The number of rows of each source in an epoch is that of ``mixture_counts``; an epoch goes on in each source where
+    the last one ended, so that no row is repeated before all rows of its source were used. All of it is a function of
+    (seed, epoch), so a resumed run sees the same batches. A batch has ``tasks`` (see
+    :class:`~lit_ft.tokens.batch.LanguageBatch`) for losses that balance tasks; validation has the validation rows of
     all sources.
 
     Args:
         sources: Data modules such as ``Instructions`` or ``ManyShot`` by name, each with its own template and rows;
             their batch sizes and orders are not used.
-        weights: Factor on the share of a source, by its name; others have 1.
-        cap: Rows at most by which a source counts in its share; None has no cap.
+        weights: Factor on the share of a source, by its name; 1 by default.
+        cap: Most rows that count in the share of a source; None is no cap.
         temperature: At least 1: 1 mixes in proportion to the (capped) rows, larger values more evenly.
         rows_per_epoch: None takes the sum of the capped rows.
         homogeneous: Whether a batch holds one source.
@@ -111,6 +129,21 @@ class Mixture(TokenData):
         num_workers: Processes that prepare batches.
 
     Refuses sources that corrupt or pair their examples when a batch is made (``MixtureOfDenoisers``, ``Preferences``).
+
+    See also: :func:`mixture_counts`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.language.instructions import Instructions
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("sums.csv").write_text("prompt,completion\n1+1=,2\n1+2=,3\n2+2=,4\n2+3=,5\n")
+        >>> _ = Path("texts.csv").write_text("text\nOne.\nTwo.\n")
+        >>> sources = {name: Instructions(f"{name}.csv", val_fraction=0.0) for name in ("sums", "texts")}
+        >>> data = Mixture(sources, weights={"texts": 2.0})
+        >>> data.tokenizer = sources["sums"].tokenizer = sources["texts"].tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> data.counts(), next(iter(data.train_dataloader()))["tasks"]
+        ({'sums': 3, 'texts': 3}, tensor([1, 0, 0, 0, 1, 1]))
     """
 
     def __init__(
@@ -173,7 +206,16 @@ class Mixture(TokenData):
 
 
 def joined(tables: Mapping[str, TokenTable], names: Sequence[str]) -> TokenTable:
-    """Tables one after another, the number of its name being the task of each example."""
+    """Tables one after another; the task of an example is the number of its table's name.
+
+    Example:
+        >>> from lit_ft.tokens.segments import Encoded
+        >>> sums = TokenTable.of([Encoded([5, 6], [0.0, 1.0])], rows=[0])
+        >>> texts = TokenTable.of([Encoded([7, 8, 9], [0.0, 1.0, 1.0])], rows=[0])
+        >>> table = joined({"sums": sums, "texts": texts}, names=["sums", "texts"])
+        >>> table[1]["input_ids"], table.tasks
+        (tensor([7, 8, 9]), tensor([0, 1]))
+    """
     parts = list(tables.values())
     offsets = np.cumsum([0, *(int(table.starts[-1]) for table in parts)]).tolist()
     starts = [table.starts[:-1] + offset for table, offset in zip(parts, offsets, strict=False)]

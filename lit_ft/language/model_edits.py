@@ -1,4 +1,4 @@
-"""Edits of what a language model says, in two orders."""
+"""Edits of the answers of a language model, in two orders."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ COLUMNS = ("prompt", "target", "paraphrase", "locality")
 def editing_plan(edits: int, batch_size: int, passes: int, order: Order, seed: int = 0) -> Plan:
     """An epoch that sees every edit ``passes`` times.
 
-    ``breadth_first`` passes over all edits, shuffled anew, again and again. ``depth_first`` passes once, and repeats
-    each batch before the next one. Both have the same number of batches, and are the same where one batch has all.
+    ``breadth_first`` passes over all edits again and again, shuffled anew each time. ``depth_first`` passes once, and
+    repeats each batch before the next one. Both have the same number of batches, and are equal if one batch has all.
 
     Args:
         edits: Number of edits.
@@ -31,6 +31,12 @@ def editing_plan(edits: int, batch_size: int, passes: int, order: Order, seed: i
         passes: How often each edit is seen.
         order: As above.
         seed: The order is a function of ``(seed, epoch)`` alone.
+
+    Example:
+        >>> editing_plan(3, batch_size=1, passes=2, order="breadth_first")(0)
+        [[2], [0], [1], [2], [0], [1]]
+        >>> editing_plan(3, batch_size=1, passes=2, order="depth_first")(0)
+        [[2], [2], [0], [0], [1], [1]]
     """
     one = shuffled_batches(edits, batch_size, seed)
 
@@ -43,30 +49,44 @@ def editing_plan(edits: int, batch_size: int, passes: int, order: Order, seed: i
 
 
 class ModelEdits(TokenData):
-    """Prompts whose continuation is to become another one.
+    """Prompts with a new continuation that the model shall learn.
 
     A row is ``{prompt, target, paraphrase, locality}``: after ``prompt`` the model shall write ``target`` and the
-    end-of-text token; ``paraphrase`` asks for the same in other words, ``locality`` is a prompt whose continuation
-    shall stay what it is. A space between prompt and target belongs to the target. Training has prompts and targets,
+    end-of-text token; ``paraphrase`` asks for the same in other words; the continuation of the prompt ``locality``
+    shall not change. A space between prompt and target belongs to the target. Training has prompts and targets,
     validation (``val/loss``) paraphrases and targets. ``EditingScores`` reads ``editing_examples``.
 
-    An epoch has ``passes`` passes in the order that is asked for, so ``trainer.max_epochs: 1`` compares orders at the
-    same number of steps. Use ``reduction: sequence``, which weighs edits alike, and a ``GradientMask`` on one matrix.
+    An epoch has ``passes`` passes in the given order, so ``trainer.max_epochs: 1`` compares orders at the same number
+    of steps. Use ``reduction: sequence``, which weighs all edits equally, and a ``GradientMask`` on one matrix.
 
-    Refuses rows that lack a column, that are empty or too long, and two targets for one prompt, by their numbers.
+    Refuses rows that lack a column, are empty or too long, and two targets for one prompt; the error names the rows.
 
     Source: "Fine-tuning Done Right in Model Editing" (LocFT-BF). Deviations: depth-first repeats a batch a fixed number
     of times, so that both orders take the same steps; with ``StopBelowLoss`` an edit is left when it holds.
 
     Args:
         path: Table with the edits: a file, ``packaged:NAME``, or a source of ``datasets``.
-        order: ``breadth_first`` or ``depth_first``, see ``editing_plan``.
+        order: ``breadth_first`` or ``depth_first``, see :func:`editing_plan`.
         passes: How often each edit is seen in an epoch, at least 1. Paper: at most 25.
         batch_size: Edits of a batch. Paper: 100; sample-wise editing has 1.
         max_length: Longest prompt with its target, in tokens.
-        max_rows: Only the first so many edits.
+        max_rows: Most edits, from the first; None takes all.
         seed: Seed of the order.
         num_workers: Processes that prepare batches.
+
+    See also: :class:`~lit_ft.callbacks.EditingScores`, :class:`~lit_ft.data.FactEdits`.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> edit = {"prompt": "Ann lives in", "target": " Rome", "paraphrase": "Ann's home is", "locality": "Bob is"}
+        >>> _ = Path("edits.jsonl").write_text(json.dumps(edit))
+        >>> data = ModelEdits("edits.jsonl", passes=3)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> [data.tokenizer.batch_decode(batch["input_ids"]) for batch in data.train_dataloader()]
+        [['Ann lives in Rome</s>'], ['Ann lives in Rome</s>'], ['Ann lives in Rome</s>']]
     """
 
     def __init__(
@@ -89,7 +109,7 @@ class ModelEdits(TokenData):
         self._edits: list[Row] = []
 
     def edits(self) -> list[Row]:
-        """The rows as they are written."""
+        """The rows as they are in the table."""
         return read_rows(self.source.path, COLUMNS, max_rows=self.source.splits.max_rows)
 
     def _tables(self) -> dict[str, list[Row]]:
@@ -112,7 +132,7 @@ class ModelEdits(TokenData):
     def editing_examples(self) -> dict[str, list[tuple[list[int], list[int]]]]:
         """Token ids of prompt and target of each edit, as ``reliability``, ``generality`` and ``locality``.
 
-        Those of ``locality`` have no target.
+        Examples of ``locality`` have no target.
         """
         start = special_fields(self.tokenizer)["start"]
         prompts = [[Segment(f"{start}{row['locality']}")] for row in self._edits]
@@ -129,7 +149,15 @@ class ModelEdits(TokenData):
 
 
 def checked_edits(path: str, rows: Sequence[Row]) -> list[Row]:
-    """The rows, if every one can be learned: texts that are not empty, and one target for a prompt."""
+    """The rows, or an error if a text is empty or a prompt has two targets.
+
+    Example:
+        >>> row = {"prompt": "Ann lives in", "target": " Rome", "paraphrase": "Ann's home is", "locality": "Bob is"}
+        >>> checked_edits("a.jsonl", [row, {**row, "target": " "}])
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: path: given "a.jsonl (row 2, target: ' ')"; allowed: a text that is not empty
+    """
     seen: dict[str, tuple[int, str]] = {}
     for number, row in enumerate(rows, start=1):
         for column in COLUMNS:

@@ -1,4 +1,4 @@
-"""Texts to learn from scratch, each part of which has a score for how undesirable it is."""
+"""Texts for pre-training, with a score for each part that says how undesirable it is."""
 
 from __future__ import annotations
 
@@ -27,25 +27,41 @@ from lit_ft.tokens.token_table import TokenTable, collate_padded
 class ScoredText(TokenData):
     """Rows ``{"texts": [...], "scores": [...]}``, the parts of a document, or ``{"text", "score"}``; high is bad.
 
-    A batch is ``{input_ids, attention_mask, weights, scores, rows}``: the score of each token is that of its part, and
-    0 for the end of text. Two ways of learning from scores are here, as they change what is read; those that change the
-    loss are in ``PreferencePretraining``.
+    A batch is ``{input_ids, attention_mask, weights, scores, rows}``, see
+    :class:`~lit_ft.language.batches.ScoredTextBatch`: the score of each token is that of its part, and 0 for the end of
+    text. The two ways of learning from scores that change the data are here; those that change the loss are in
+    ``PreferencePretraining``.
 
-    - Conditional training: each part is preceded by ``good`` where its score is at most ``threshold``, else by ``bad``,
-      which are learned too. In validation and test they are read and do not count.
+    - Conditional training: each part is preceded by ``good`` if its score is at most ``threshold``, else by ``bad``;
+      these marks are learned too. In validation and test they are inputs only.
     - Filtering: training documents whose mean score is above ``keep_below`` are left out.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
         threshold: Highest score of a good part; None adds no marks. 0 is a threshold. Paper: 5.6e-4 for toxicity, 0 for
             personal data and for code style.
-        good: Mark of good parts, ordinary text: one token where the tokenizer has it.
+        good: Mark of good parts, ordinary text: one token if the tokenizer has it.
         bad: Mark of the others.
         drop_marks: Share of the marks that are left out in training, in [0, 1]. Paper: 0.01; 0.1 for code style.
         keep_below: Highest mean score of a training document; None keeps all.
 
     Source: Pretraining Language Models with Human Preferences (E19); tomekkorbak/pretraining-with-human-feedback.
     Deviation: marks are text, where the reference adds tokens to the vocabulary.
+
+    See also: :class:`~lit_ft.methods.PreferencePretraining`, :class:`~lit_ft.data.MarkedCorpus`.
+
+    Example:
+        >>> import json
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("texts.jsonl").write_text(json.dumps({"texts": ["Hi. ", "@#!"], "scores": [0.0, 0.5]}))
+        >>> data = ScoredText("texts.jsonl", threshold=0.1, good="+", bad="-", drop_marks=0.0, val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> data.tokenizer.decode(batch["input_ids"][0]), batch["scores"]
+        ('<s>+Hi. -@#!</s>', tensor([[0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 0.5000, 0.5000, 0.5000,
+                 0.5000, 0.0000]]))
     """
 
     batch: ClassVar[type] = ScoredTextBatch
@@ -76,7 +92,7 @@ class ScoredText(TokenData):
         return super()._tables()
 
     def _tables(self) -> dict[str, list[Row]]:
-        """Parts with their marks; scores are kept aside, by part."""
+        """Parts with their marks; the scores of the parts are kept in ``scores``."""
         tables: dict[str, list[Row]] = {}
         for place, (split, rows) in enumerate(self._scored_rows().items()):
             numbers = self._numbers(split, rows)
@@ -98,7 +114,7 @@ class ScoredText(TokenData):
     def _marked(
         self, texts: list[str], scores: list[float], draw: np.random.Generator, training: bool
     ) -> tuple[list[str], list[float]]:
-        """Mark and text in turn, the mark empty where there is none, with the score of each."""
+        """Mark and text in turn, with the score of each; a mark may be empty."""
         pieces = []
         for text, score in zip(texts, scores, strict=True):
             dropped = training and draw.random() < self.drop_marks
@@ -109,7 +125,7 @@ class ScoredText(TokenData):
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """The weight of a token that counts is the number of its piece, counted from 1; loaders put the score there."""
         specials, documents = special_fields(tokenizer), []
-        start = specials["start"] or specials["bos"]  # or the first token of a document would be no target
+        start = specials["start"] or specials["bos"]  # otherwise the first token of a document would be no target
         for row in rows:
             numbered = enumerate(row["parts"], start=1)
             counts = [(text, float(n) if n % 2 == 0 or row["learned"] else 0.0) for n, text in numbered]
@@ -127,8 +143,15 @@ class ScoredTable:
     """Examples whose tokens have a score.
 
     Args:
-        examples: Their weights are 0, or the number of the piece that a token is from.
-        scores: Of the pieces of each row; what comes after them has score 0.
+        examples: Examples whose weights are 0, or the number of the piece of a token.
+        scores: Scores of the pieces of each row; later tokens have score 0.
+
+    Example:
+        >>> from lit_ft.tokens.segments import Encoded
+        >>> examples = TokenTable.of([Encoded([1, 5, 6], [0.0, 1.0, 2.0])], rows=[0])  # weights: numbers of pieces
+        >>> example = ScoredTable(examples, scores=[[0.5, 0.25]])[0]
+        >>> example["weights"], example["scores"]
+        (tensor([0., 1., 1.]), tensor([0.0000, 0.5000, 0.2500]))
     """
 
     def __init__(self, examples: TokenTable, scores: Sequence[Sequence[float]]) -> None:
@@ -146,7 +169,16 @@ class ScoredTable:
 
 
 def collate_scored(examples: Sequence[dict[str, Tensor]], padding: int) -> dict[str, Tensor]:
-    """Padded on the right; ``scores`` of shape (rows, tokens)."""
+    """Pad on the right, see :class:`~lit_ft.language.batches.ScoredTextBatch`.
+
+    Example:
+        >>> from lit_ft.tokens.segments import Encoded
+        >>> examples = TokenTable.of([Encoded([1, 5, 6], [0.0, 1.0, 1.0]), Encoded([1, 7], [0.0, 1.0])], rows=[0, 1])
+        >>> table = ScoredTable(examples, scores=[[0.5], [0.25]])
+        >>> collate_scored([table[0], table[1]], padding=0)["scores"]
+        tensor([[0.0000, 0.5000, 0.5000],
+                [0.0000, 0.2500, 0.0000]])
+    """
     scores = torch.nn.utils.rnn.pad_sequence([e["scores"] for e in examples], batch_first=True)
     return {**collate_padded(examples, padding), "scores": scores}
 

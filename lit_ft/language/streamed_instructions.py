@@ -1,4 +1,4 @@
-"""Instructions from a source that is too large for memory, or has no end that one waits for."""
+"""Instructions from a source that is too large for memory."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from lit_ft.tokens.token_table import collate_padded
 
 
 class StreamedInstructions(Instructions):
-    """Rows as in ``Instructions``, read one block after another and tokenised when their block comes.
+    r"""Rows as in ``Instructions``, read and tokenised one block after another.
 
-    The stream is read in passes. A pass is cut into blocks of ``buffer`` rows; rows of about the same length in a block
-    make a batch, and the batches of a block come in an order drawn for this block of this pass. Every row comes once in
-    a pass. An epoch is ``epoch_batches`` batches, wherever they begin in a pass: the next one goes on there.
+    The stream is read in passes. A pass is cut into blocks of ``buffer`` rows; rows of similar length in a block form a
+    batch, and the order of the batches of a block is drawn for this block of this pass. Every row is used once in a
+    pass. An epoch is ``epoch_batches`` batches, wherever it begins in a pass; the next epoch goes on from there.
 
-    What batch n holds is a function of (rows, seed, n), so the state of the loader is that position alone, and a
-    resumed run sees the same batches. Resuming reads the rows of the broken-off pass again up to there, without
-    tokenising them (should the position lie in a later pass, one whole pass first, to count it).
+    Batch n is a function of (rows, seed, n), so the state of the loader is that position alone, and a resumed run sees
+    the same batches. Resuming reads the rows of the interrupted pass again up to the position, without tokenising them
+    (for a position in a later pass, one whole pass first, to count it).
 
     Limits:
 
-    - Rows are shuffled within their block only: a source sorted by topic is to be shuffled beforehand.
+    - Rows are shuffled within their block only: shuffle a source that is sorted by topic beforehand.
     - Tokens are not cached: every pass tokenises anew.
-    - Each process of DDP, and each worker, reads and tokenises all rows and holds a block of its own; processes share
-      out batches. Workers also begin every epoch by skipping to its place, and are forked.
-    - A broken row is met when its block is read; only the first row is looked at before training.
+    - Each process of DDP, and each worker, reads and tokenises all rows and holds a block of its own; batches are
+      divided among processes. Workers also begin every epoch by skipping to its position, and are forked.
+    - A broken row is an error when its block is read; only the first row is checked before training.
     - Rows without a target are left out, with one warning; the batches of their block are smaller.
     - No packing, no token budget, no tasks, no share of ``path`` for validation.
     - A source must give the same rows in the same order in every pass. A ``datasets`` source reads ahead by itself.
@@ -40,9 +40,24 @@ class StreamedInstructions(Instructions):
         path: A file (``.jsonl``, ``.csv``, ``.tsv``, ``.parquet``), a pattern for several (``shards/*.jsonl``, in the
             order of their names), ``packaged:NAME``, or a folder or hub id of ``datasets``, opened as a stream.
         epoch_batches: Batches of an epoch over all processes, a multiple of their number.
-        val_path: Table for validation, read whole; None has no validation.
-        test_path: Table for the test, read whole; None has no test.
-        buffer: Rows of a block, in memory at a time; a multiple of ``batch_size``.
+        val_path: Table for validation, read whole; None is no validation.
+        test_path: Table for the test, read whole; None is no test.
+        buffer: Rows of a block, which are in memory together; a multiple of ``batch_size``.
+
+    See also: :class:`~lit_ft.tokens.token_stream.TokenStream`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("sums.csv").write_text("prompt,completion\n1+1=,2\n1+2=,3\n2+2=,4\n2+3=,5\n")
+        >>> data = StreamedInstructions("sums.csv", epoch_batches=3, buffer=4, batch_size=2)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> for batch in data.train_dataloader():  # the third batch is of the second pass
+        ...     print(data.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True))
+        ['2+3=5', '2+2=4']
+        ['1+2=3', '1+1=2']
+        ['1+1=2', '2+3=5']
     """
 
     def __init__(
@@ -65,7 +80,7 @@ class StreamedInstructions(Instructions):
         self.stream: TokenStream | None = None
 
     def setup(self, stage: str) -> None:
-        """Look at the first row; read and tokenise what is for evaluation; once, whatever the stage."""
+        """Check the first row; read and tokenise the rows for evaluation; once, whatever the stage."""
         if self.stream is not None:
             return
         self.tokenizer = self._tokenizer()
@@ -78,7 +93,7 @@ class StreamedInstructions(Instructions):
         self.examples = self._encoded({split: read(path) for split, path in others if path is not None})
 
     def train_dataloader(self) -> ResumableLoader:
-        """The batches of an epoch, which goes on in the stream where the last one ended."""
+        """The batches of an epoch, which begins in the stream where the last one ended."""
         processes = self.trainer.world_size if self.trainer is not None else 1
         if self.epoch_batches % processes:
             raise ConfigError("epoch_batches", self.epoch_batches, f"a multiple of the {processes} processes")
@@ -91,7 +106,7 @@ class StreamedInstructions(Instructions):
         return self.batching.loader(self.stream, numbers, collate)
 
     def predict_dataloader(self) -> ResumableLoader:
-        """The rows of the test, else of validation, in their order."""
+        """The test rows, otherwise the validation rows, in their order."""
         if not self.examples:
             raise ConfigError("val_path", None, "a table to predict on, here or in test_path: a stream is for training")
         return super().predict_dataloader()

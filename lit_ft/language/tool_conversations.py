@@ -1,4 +1,4 @@
-"""Conversations with tool calls, for supervised fine-tuning that looks at what is special about them."""
+"""Conversations with tool calls, for supervised fine-tuning with weights for the tokens of calls."""
 
 from __future__ import annotations
 
@@ -30,37 +30,54 @@ ERROR_SIGNS = ("is not defined", "unexpected keyword", "400 client error", "inva
 class ToolConversations(TokenData):
     r"""Rows ``{"messages": [...], "tools": [...]}`` with tool calls; the assistant's turns are learned.
 
-    Three things are told apart that plain fine-tuning treats alike:
+    It differs from plain fine-tuning in three points:
 
-    - Turns after which a tool answers with an error are read and not learned.
-    - In a turn with calls, tokens at which the name of the tool parts from that of another tool of the row, and its
-      first token, weigh :math:`\min(n_{other}/n_{branch},m)` but no less than 1, with the numbers of these and of the
-      other targets of the turn; all others weigh 1.
-    - The values of arguments weigh ``argument_weight``.
+    - Turns after which a tool answers with an error are inputs only.
+    - In a turn with calls, the tokens at which the name of the tool diverges from that of another tool of the row, and
+      its first token, have the weight :math:`\min(n_{other}/n_{branch},m)` but at least 1, with the numbers of these
+      tokens and of the other targets of the turn; all others have weight 1.
+    - The values of arguments have the weight ``argument_weight``.
 
     Messages are those of chat models: an assistant's may have ``tool_calls`` (``{name, arguments}``, or OpenAI's
     ``{"type": "function", "function": {...}}`` with arguments as an object or as JSON), followed by one message of the
     role ``tool`` for each result. Calls are written into the text of their message,
     ``<tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>``, and tools, one a line, into the system message, so
-    that any chat template with these roles will do. A ``weight`` of a message multiplies those of its tokens.
+    that any chat template with these roles works. The ``weight`` of a message multiplies those of its tokens.
 
-    Errors name the row: a call of a tool that the row lacks, arguments that are no JSON, unknown roles. Rows whose
-    targets are all cut off or failed are left out and counted. Needs a fast tokenizer with a chat template.
+    Errors name the row: a call of a tool that the row lacks, arguments that are not JSON, unknown roles. Rows whose
+    targets are all cut off or failed are left out, with a warning that counts them. Needs a fast tokenizer with a chat
+    template.
 
     Args:
         path: Table with the rows.
-        max_weight: m, at least 1; 1 weighs all targets alike. Paper: 9.
+        max_weight: m, at least 1; 1 weighs all targets equally. Paper: 9.
         argument_weight: Weight of the tokens that give the values of arguments, 0 or more. The reference finds the ends
             of arguments and leaves them at 1.
-        error_signs: Texts by which the answer of a tool is known to be an error, compared by letters and digits alone;
-            an empty list learns every turn. The paper's list has 13; the default has four of them.
-        list_tools: Whether tools are written into the system message; false where it lists them already.
+        error_signs: Texts that mark the answer of a tool as an error, compared by letters and digits only; an empty
+            list learns every turn. The paper's list has 13; the default has four of them.
+        list_tools: Whether tools are written into the system message; false if it lists them already.
         max_length: Longest conversation in tokens.
-        truncation: What is cut of longer ones: ``right``, ``left`` or ``prompt``.
+        truncation: Which part of a longer conversation is cut: ``right``, ``left`` or ``prompt``.
 
     Source: TL-Training: A Task-Feature-Based Framework for Training Large Language Models in Tool Use (E58);
     Junjie-Ye/TL-Training. Deviations: a conversation is one example with all its turns instead of one for each turn,
-    so that the mean is over the targets of a batch; names part where their tokens do, found by character offsets.
+    so that the mean is over the targets of a batch; names diverge where their tokens do, found by character offsets.
+
+    See also: :class:`~lit_ft.data.ToolTraces`, :class:`~lit_ft.metrics.ToolCallReward`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> calls = [{"name": "get_date", "arguments": {}}]
+        >>> messages = [{"role": "user", "content": "When?"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+        >>> row = {"messages": messages, "tools": [{"name": "get_date"}, {"name": "get_place"}]}
+        >>> _ = Path("calls.jsonl").write_text(json.dumps(row))
+        >>> data = ToolConversations("calls.jsonl", val_fraction=0.0, list_tools=False)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> data.tokenizer.decode(batch["input_ids"][0][batch["weights"][0] > 1])  # where names diverge
+        'gd'
     """
 
     def __init__(
@@ -122,7 +139,14 @@ class ToolConversations(TokenData):
 
 
 def with_tools(messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages with the tools, one a line, at the end of the system message, which is made where there is none."""
+    """Messages with the tools, one a line, at the end of the system message, which is added if there is none.
+
+    Example:
+        >>> messages = with_tools([{"role": "user", "content": "When?"}], [{"name": "get_date"}])
+        >>> print(messages[0]["role"], messages[0]["content"])
+        system Tools:
+        {"name": "get_date"}
+    """
     text = "\n".join(["Tools:", *(json.dumps(tool.get("function") or tool, ensure_ascii=False) for tool in tools)])
     if messages and messages[0].get("role") == "system":
         return [{**messages[0], "content": f"{messages[0].get('content')}\n{text}"}, *messages[1:]]
