@@ -1,4 +1,4 @@
-"""Prompts with answers: from rows of a table to tokens of which those of the answer are learned."""
+"""Prompts with answers: from rows of a table to tokens, with weights on those of the answer."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ CHAT = (Segment("{prompt}", "user"), Segment("{answer}", "assistant", 1.0))
 
 
 def encode_answers(rows: Sequence[Row], numbers: Sequence[int], chat: bool | None, tokenizer: Any) -> list[Encoded]:
-    """Prompts with one answer each, whole; only tokens of answers have a weight.
+    """Prompts with one answer each, not cut; only tokens of answers have a weight.
 
     Args:
         rows: ``prompt`` and ``answer``, both texts or both lists of messages.
-        numbers: Of the rows in their table, for errors.
-        chat: Whether texts are put into the chat template; None where there is one.
-        tokenizer: Makes the tokens.
+        numbers: Numbers of the rows in their table, for errors.
+        chat: Whether texts are put into the chat template; None puts them there if there is one.
+        tokenizer: Tokenizer of ``transformers``.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> rows = [{"prompt": "Hi", "answer": "Yo"}]
+        >>> (example,) = encode_answers(rows, [1], chat=False, tokenizer=byte_tokenizer())
+        >>> example.weights  # the answer and the end of text
+        [0.0, 0.0, 1.0, 1.0, 1.0]
     """
     specials, found = special_fields(tokenizer), [Encoded()] * len(rows)
     chat = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
@@ -50,10 +57,16 @@ def encode_answers(rows: Sequence[Row], numbers: Sequence[int], chat: bool | Non
 
 
 def cut_alike(answers: Sequence[Encoded], max_length: int) -> list[Encoded]:
-    """Answers to one prompt with the same part of it: its oldest tokens go first, then the ends of the answers.
+    """Answers to one prompt, cut so that all keep the same part of it: first its oldest tokens, then the answers' ends.
 
-    The very first token stays, which may mark the beginning; and half of ``max_length`` stays the prompt's, or what
-    follows it would be learned as an answer to nothing.
+    The very first token is kept, as it may mark the beginning, and the prompt keeps half of ``max_length``, so that no
+    answer is learned without a prompt.
+
+    Example:
+        >>> chosen = Encoded([1, 2, 3, 4, 5, 6], [0.0] * 4 + [1.0] * 2, [""] * 6, [False] * 6)
+        >>> rejected = Encoded([1, 2, 3, 4, 7], [0.0] * 4 + [1.0], [""] * 5, [False] * 5)
+        >>> [answer.input_ids for answer in cut_alike([chosen, rejected], max_length=5)]
+        [[1, 3, 4, 5, 6], [1, 3, 4, 7]]
     """
     longest = max(map(len, answers))
     prompt = min(next((i for i, w in enumerate(e.weights) if w), len(e)) for e in answers)
@@ -62,7 +75,12 @@ def cut_alike(answers: Sequence[Encoded], max_length: int) -> list[Encoded]:
 
 
 def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
-    """The prompt with the chosen answer, and with the rejected one."""
+    """The prompt with the chosen answer, and with the rejected one.
+
+    Example:
+        >>> pair_sides({"prompt": "Hi", "chosen": "Hello!", "rejected": "Go."}, number=1, split="train")
+        ({'prompt': 'Hi', 'answer': 'Hello!'}, {'prompt': 'Hi', 'answer': 'Go.'})
+    """
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if chosen == rejected:
         raise ConfigError("path", chosen, f"two different answers; those of {split} row {number} are equal")
@@ -89,7 +107,16 @@ def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
 
 
 def warn_of_empty_answers(sides: Sequence[Row], numbers: Sequence[int], split: str) -> None:
-    """Count answers without a word: all that is learned of them is that they end, which is rarely meant."""
+    """Warn of empty answers, with their number: all that is learned of them is the end, which is rarely intended.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as found:
+        ...     warnings.simplefilter("always")
+        ...     warn_of_empty_answers([{"prompt": "Hi", "answer": " "}], numbers=[7], split="train")
+        >>> str(found[0].message)
+        '1 train rows have an empty answer, of which the end alone is learned: rows 7'
+    """
     blank = list(dict.fromkeys(n for side, n in zip(sides, numbers, strict=True) if _is_empty(side["answer"])))
     if blank:
         some = ", ".join(map(str, blank[:5])) + (" ..." if len(blank) > 5 else "")
@@ -104,5 +131,10 @@ def _is_empty(answer: str | list[Any]) -> bool:
 
 
 def message(role: str, text: str) -> dict[str, str]:
-    """A text as a message."""
+    """A text as a message.
+
+    Example:
+        >>> message("user", "Hi")
+        {'role': 'user', 'content': 'Hi'}
+    """
     return {"role": role, "content": text}

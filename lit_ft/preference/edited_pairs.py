@@ -1,4 +1,4 @@
-"""Generated pairs of answers that are more or less alike."""
+"""Generated pairs of answers that are more or less similar."""
 
 from __future__ import annotations
 
@@ -19,16 +19,26 @@ LETTERS = "abcdefghijklmnop"
 class EditedPairs(Preferences):
     """A random key as prompt, a random word as chosen answer, the word with some letters changed as rejected answer.
 
-    Half of the pairs differ in ``few`` letters, the other half in all of them, which is what makes the CHES scores of
-    pairs differ.
+    Half of the pairs differ in ``few`` letters, the other half in all letters, so that their CHES scores differ.
 
     Args:
         pairs: Training pairs; validation has a quarter as many.
         length: Letters of a word.
         few: Letters that differ in half of the pairs, from 1 to ``length``.
-        ches_filter: Leaves out training pairs by the CHES that they have under the network before the first step.
+        ches_filter: Leaves out training pairs by their CHES under the network before the first step.
         batch_size: Pairs of a batch.
         seed: Seed of pairs and order.
+
+    See also: :class:`~lit_ft.methods.DPO`, :class:`~lit_ft.data.ChesFilter`.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> data = EditedPairs(pairs=4, length=4, batch_size=2)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> data.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)  # chosen, then rejected
+        ['ikej:mghp', 'mlnc:bnai', 'ikej:mgho', 'mlnc:dibj']
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Pairs of answers to a prompt, of which one is preferred."""
+"""Pairs of answers to a prompt, one of them preferred."""
 
 from __future__ import annotations
 
@@ -26,27 +26,41 @@ from lit_ft.tokens.token_table import TokenTable, collate_padded
 
 
 class Preferences(TokenData):
-    """Rows ``{"prompt", "chosen", "rejected"}``: texts, or lists of messages.
+    r"""Rows ``{"prompt", "chosen", "rejected"}``: texts, or lists of messages.
 
-    Both answers follow the same prompt: where the longer one makes a pair too long, the oldest tokens of the prompt are
+    Both answers follow the same prompt: if the longer one makes a pair too long, the oldest tokens of the prompt are
     cut from both alike, down to half of ``max_length``, then the ends of the answers. Equal answers are an error that
-    names the row; pairs of which an answer is cut off altogether, or both to the same tokens, are left out and counted.
-    An empty answer is kept, since to end at once may be meant, and counted. ``chosen`` and ``rejected`` may also be
-    whole conversations without ``prompt``; what they share at the beginning is the prompt.
+    names the row; pairs that lose an answer, or keep twice the same tokens, are left out, with a warning that counts
+    them. An empty answer is kept, as ending at once may be intended, with a warning. ``chosen`` and ``rejected`` may
+    also be whole conversations without ``prompt``; the messages that they share at the beginning are the prompt.
 
     A batch is ``{input_ids, attention_mask, weights, rows}`` with the chosen answers in the first half of the rows and
     the rejected ones, in the same order, in the second, so that one forward serves both; ``pair_weights`` has shape
-    (pairs,). ``max_length`` is about a prompt with one answer, ``tokens_per_batch`` about both answers of all pairs.
+    (pairs,), see :class:`~lit_ft.preference.batches.PreferencesBatch`. ``max_length`` limits a prompt with one answer,
+    ``tokens_per_batch`` both answers of all pairs.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
-        chat: Whether texts are put into the tokenizer's chat template, None where it has one; messages always are.
+        chat: Whether texts are put into the tokenizer's chat template; None if it has one. Messages always are.
         weight_column: Column with the weight of a pair, 0 or more; all weigh 1 by default.
         filter_column: Column with a score of each row, such as its CHES (see
             :class:`lit_ft.preference.ches.ChesScore`); needs ``drop_highest``.
-        drop_highest: Share of the training rows that is left out because their score is highest, in [0, 1).
-        ches_filter: Leaves out training pairs by the CHES that they have under the network before the first step.
-        batch_size: Pairs of a batch. Pairs of about the same length stand together.
+        drop_highest: Share of the training rows with the highest scores that is left out, in [0, 1).
+        ches_filter: Leaves out training pairs by their CHES under the network before the first step.
+        batch_size: Pairs of a batch. A batch has pairs of similar length.
+
+    See also: :class:`~lit_ft.methods.DPO`, :class:`~lit_ft.data.UnpairedPreferences`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("pairs.csv").write_text("prompt,chosen,rejected\nHi,Hello!,Go.\n1+1=,2,3\n")
+        >>> data = Preferences("pairs.csv", val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> data.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True), batch["pair_weights"]
+        (['1+1=2', 'HiHello!', '1+1=3', 'HiGo.'], tensor([1., 1.]))
     """
 
     batch: ClassVar[type] = PreferencesBatch
@@ -73,7 +87,7 @@ class Preferences(TokenData):
         self.pairs: dict[str, PairTable] = {}
 
     def required_columns(self) -> Sequence[str]:
-        """Both answers, and the columns that were asked for."""
+        """Both answers, and the columns of weight and score."""
         return ["chosen", "rejected", *(c for c in (self.weight_column, self.filter_column) if c is not None)]
 
     def cache_key(self) -> Sequence[str]:
@@ -147,7 +161,7 @@ class Preferences(TokenData):
         return [number for number in pairs for _ in range(2)]
 
     def train_dataloader(self) -> ResumableLoader:
-        """As for token data; the first call chooses the pairs, with the weights that training starts from."""
+        """As for token data; with ``ches_filter`` the first call chooses the pairs, with the initial weights."""
         module = getattr(self.trainer, "lightning_module", None)
         if self.ches_filter is not None and getattr(module, "network", module) is None:
             rank_zero_warn("without weights, as here, there is no CHES: all pairs are kept")
@@ -162,11 +176,11 @@ class Preferences(TokenData):
         return super().train_dataloader()
 
     def state_dict(self) -> dict[str, Any]:
-        """The pairs that were kept: what scored them is gone after the first step."""
+        """The kept pairs: they cannot be scored again after the first step."""
         return {} if self._kept is None else {"kept": self._kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them over."""
+        """Restore the kept pairs."""
         self._kept = state_dict.get("kept")
 
     def _buckets(self, split: str) -> Plan:
@@ -178,11 +192,17 @@ class Preferences(TokenData):
 
 
 class PairTable:
-    """The pairs of a table of sides, those with a missing side or two equal ones left out.
+    """The pairs of a table of sides, without those that lack a side or have two equal ones.
 
     Args:
         sides: Chosen and rejected answers in turn.
         weights: Weight of each pair.
+
+    Example:
+        >>> sides = [Encoded([1, token], [0.0, 1.0]) for token in (5, 6, 7, 7)]
+        >>> table = PairTable(TokenTable.of(sides, rows=range(4)), weights=[1.0, 0.5])
+        >>> len(table), table.members  # the sides of the second pair are equal
+        (1, [(0, 1, 0)])
     """
 
     def __init__(self, sides: TokenTable, weights: Sequence[float]) -> None:
@@ -211,7 +231,15 @@ class PairTable:
 
 
 def collate_pairs(pairs: Sequence[tuple[Any, Any, float]], padding: int) -> dict[str, Tensor]:
-    """Chosen answers, then rejected ones, padded on the right together."""
+    """Chosen answers, then rejected ones, padded on the right together.
+
+    Example:
+        >>> sides = [Encoded([1, token], [0.0, 1.0]) for token in (5, 6, 7, 8)]
+        >>> table = PairTable(TokenTable.of(sides, rows=range(4)), weights=[1.0, 0.5])
+        >>> batch = collate_pairs([table[0], table[1]], padding=0)
+        >>> batch["input_ids"][:, 1], batch["rows"], batch["pair_weights"]
+        (tensor([5, 7, 6, 8]), tensor([0, 1, 0, 1]), tensor([1.0000, 0.5000]))
+    """
     batch = collate_padded([pair[0] for pair in pairs] + [pair[1] for pair in pairs], padding)
     return {**batch, "pair_weights": torch.tensor([pair[2] for pair in pairs])}
 

@@ -1,4 +1,4 @@
-"""Answers to prompts, each of which is wanted or not."""
+"""Single answers to prompts, each desirable or not."""
 
 from __future__ import annotations
 
@@ -22,22 +22,36 @@ from lit_ft.tokens.token_table import TokenTable, collate_padded
 
 
 class UnpairedPreferences(TokenData):
-    """Rows ``{"prompt", "completion", "label"}``: texts, or lists of messages; the label is true or false, 1 or 0.
+    r"""Rows ``{"prompt", "completion", "label"}``: texts, or lists of messages; the label is true or false, 1 or 0.
 
-    Rows ``{"prompt", "chosen", "rejected"}`` are taken apart into a wanted answer and one that is not.
+    Rows ``{"prompt", "chosen", "rejected"}`` are split into a desirable answer and one that is not.
 
-    A batch is ``{input_ids, attention_mask, weights, rows, desirable}``. Answers are the first half of its rows; the
-    second half, in the same order, has each of their prompts with the answer to another prompt, from which the
-    divergence of policy and reference is estimated. Whose answer that is depends on the table alone (the next row with
-    another prompt), not on batch or epoch, so batches of one row will do and log-probabilities can be cached. The
-    budget ``tokens_per_batch`` is for both halves.
+    A batch is ``{input_ids, attention_mask, weights, rows, desirable}``, see
+    :class:`~lit_ft.preference.batches.UnpairedPreferencesBatch`. Answers are the first half of its rows; the second
+    half, in the same order, has each of their prompts with the answer to another prompt, from which the divergence of
+    policy and reference is estimated. That answer depends on the table alone (it is from the next row with another
+    prompt), not on batch or epoch, so batches of one row are possible and log-probabilities can be cached. The budget
+    ``tokens_per_batch`` is for both halves.
 
-    Where an answer makes an example too long, the oldest tokens of its prompt are cut, down to half of ``max_length``,
-    then its end. An empty answer is kept, since to end at once may be meant, and counted.
+    If an answer makes an example too long, the oldest tokens of its prompt are cut, down to half of ``max_length``,
+    then its end. An empty answer is kept, as ending at once may be intended, with a warning.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
-        chat: Whether texts are put into the tokenizer's chat template, None where it has one; messages always are.
+        chat: Whether texts are put into the tokenizer's chat template; None if it has one. Messages always are.
+
+    See also: :class:`~lit_ft.methods.KTO`, :class:`~lit_ft.data.Preferences`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> _ = Path("answers.csv").write_text("prompt,completion,label\nHi,Hello!,true\n1+1=,3,false\n")
+        >>> data = UnpairedPreferences("answers.csv", val_fraction=0.0)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> data.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True), batch["desirable"]
+        (['1+1=3', 'HiHello!', '1+1=Hello!', 'Hi3'], tensor([False,  True]))
     """
 
     batch: ClassVar[type] = UnpairedPreferencesBatch
@@ -101,9 +115,19 @@ class AnswerTable:
 
     Args:
         examples: Prompts with answers; the answer begins at the first token with a weight.
-        labels: Of the rows that the examples come from.
+        labels: Labels of the rows that the examples come from.
+        max_length: Longest example in tokens.
 
-    ``prompts`` is the number of different ones; with one alone an answer borrows its like.
+    The attribute ``prompts`` is the number of different prompts, ``partners`` the example whose answer each borrows.
+
+    Example:
+        >>> examples = [Encoded([prompt, answer], [0.0, 1.0]) for prompt, answer in ((1, 5), (2, 6), (2, 7))]
+        >>> table = AnswerTable(TokenTable.of(examples, rows=range(3)), labels=[True, False, True], max_length=8)
+        >>> table.prompts, table.partners
+        (2, [1, 0, 0])
+        >>> own, borrowed, desirable = table[0]
+        >>> own["input_ids"], borrowed["input_ids"], desirable
+        (tensor([1, 5]), tensor([1, 6]), True)
     """
 
     def __init__(self, examples: TokenTable, labels: Sequence[bool], max_length: int) -> None:
@@ -111,7 +135,7 @@ class AnswerTable:
         self._prompts = [int((examples[i]["weights"] != 0).nonzero()[0]) for i in range(len(examples))]
         texts = [examples[i]["input_ids"][:n].numpy().tobytes() for i, n in enumerate(self._prompts)]
         self.prompts = len(set(texts))
-        # from the back, over the table twice: the next row with another prompt, going round at the end
+        # from the back, over the table twice: the next row with another prompt, cyclically
         self.partners, other = [0] * len(texts), 0
         for i in reversed(range(2 * len(texts) - 1)):
             here, after = i % len(texts), (i + 1) % len(texts)
@@ -122,7 +146,7 @@ class AnswerTable:
         return len(self.examples)
 
     def __getitem__(self, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor], bool]:
-        """The answer, the same prompt with another's answer, and whether the first is wanted."""
+        """The answer, the same prompt with another answer, and whether the first is desirable."""
         own, other = self.examples[number], self.examples[self.partners[number]]
         prompt, start = self._prompts[number], self._prompts[self.partners[number]]
         borrowed = {
@@ -140,13 +164,24 @@ class AnswerTable:
 
 
 def collate_answers(answers: Sequence[tuple[Any, Any, bool]], padding: int) -> dict[str, Tensor]:
-    """Answers, then the borrowed ones, padded on the right together."""
+    """Answers, then the borrowed ones, padded on the right together.
+
+    Example:
+        >>> examples = [Encoded([prompt, answer], [0.0, 1.0]) for prompt, answer in ((1, 5), (2, 6))]
+        >>> table = AnswerTable(TokenTable.of(examples, rows=range(2)), labels=[True, False], max_length=8)
+        >>> batch = collate_answers([table[0], table[1]], padding=0)
+        >>> batch["input_ids"], batch["desirable"]
+        (tensor([[1, 5],
+                [2, 6],
+                [1, 6],
+                [2, 5]]), tensor([ True, False]))
+    """
     batch = collate_padded([answer[0] for answer in answers] + [answer[1] for answer in answers], padding)
     return {**batch, "desirable": torch.tensor([answer[2] for answer in answers])}
 
 
 def _answers(row: Row, number: int, split: str) -> list[Row]:
-    """Prompt, answer and label of a row; two of them where it is a pair."""
+    """Prompt, answer and label of a row; two of each for a pair."""
     place = f"{split} row {number}"
     if "chosen" in row and "rejected" in row:
         return [{**side, "label": i == 0} for i, side in enumerate(pair_sides(row, number, split))]

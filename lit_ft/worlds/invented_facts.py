@@ -1,4 +1,4 @@
-"""Facts about people who do not exist, to be learned and then to be edited."""
+"""Facts about people who do not exist, to be learned and then edited."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from lit_ft.tokens.token_data import TokenData, encode_filled
 
 
 class Relation(NamedTuple):
-    """Two ways to ask, and what may be answered."""
+    """Two wordings of a prompt, and the possible answers.
+
+    Example:
+        >>> RELATIONS[0].prompt.format("Bade"), RELATIONS[0].paraphrase.format("Bade"), RELATIONS[0].objects[:2]
+        ('Bade lives in', 'The home of Bade is', ('Paris', 'Rome'))
+    """
 
     prompt: str
     paraphrase: str
@@ -46,7 +51,13 @@ FactCount = Annotated[int, Range(low=2, high=MOST)]
 
 
 class Fact(NamedTuple):
-    """What is asked for, and numbers of the object that is known and of the one that takes its place."""
+    """A subject and a relation, with the numbers of the known object and of the one that replaces it.
+
+    Example:
+        >>> fact = Fact("Bade", RELATIONS[0], known=0, edited=1)
+        >>> fact.asked(), fact.asked(paraphrased=True), fact.answer(), fact.answer(edited=True)
+        ('Bade lives in', 'The home of Bade is', ' Paris', ' Rome')
+    """
 
     subject: str
     relation: Relation
@@ -63,11 +74,15 @@ class Fact(NamedTuple):
 
 
 def invented_facts(count: int, seed: int = 0) -> list[Fact]:
-    """Facts in a drawn order; every subject has one of each relation (the last one maybe fewer).
+    """Facts in random order; every subject has one of each relation (the last one maybe fewer).
 
     Args:
         count: Number of facts, at most 10,125.
         seed: Seed of names, objects and order.
+
+    Example:
+        >>> [fact.asked() + fact.answer() for fact in invented_facts(3)]
+        ['Sumoku plays the violin', 'Sumoku lives in Lima', 'Sumoku works as a pilot']
     """
     draw = np.random.default_rng(seed)
     names = ["".join(parts).capitalize() for parts in product(SYLLABLES, repeat=3)]
@@ -80,13 +95,23 @@ def invented_facts(count: int, seed: int = 0) -> list[Fact]:
 
 
 class KnownFacts(TokenData):
-    """Invented facts, each in both wordings, for a network that is to know something before it is edited.
+    """Invented facts, each in both wordings, which a network learns before it is edited.
 
     Args:
-        facts: Number of facts, from 2 to 10,125; validation asks for the same ones.
+        facts: Number of facts, from 2 to 10,125; validation has the same ones.
         batch_size: Examples of a batch.
-        facts_seed: Seed of the facts: edits of them have the same one.
+        facts_seed: Seed of the facts; use the same for their edits.
         seed: Seed of the order.
+
+    See also: :class:`FactEdits`, edits of the same facts.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> data = KnownFacts(facts=2, batch_size=4)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> data.tokenizer.batch_decode(next(iter(data.predict_dataloader()))["input_ids"], skip_special_tokens=True)
+        ['Sumoku lives in Lima', 'The home of Sumoku is Lima', 'Sumoku works as a pilot', 'The job of Sumoku is pilot']
     """
 
     def __init__(
@@ -111,17 +136,24 @@ class KnownFacts(TokenData):
 
 
 class FactEdits(ModelEdits):
-    """Invented facts that become others: the first ``edits`` of them. Prompts for locality take turns.
+    """Edits of the first ``edits`` invented facts. Prompts for locality take turns.
 
     Args:
         edits: Number of edits, at least 1 and less than ``facts``.
-        facts: Number of facts that the network knows from ``KnownFacts``: the rest of them are the prompts for
-            locality. None: it knows of no such people; the prompts are 24 beginnings about the world.
+        facts: Number of facts that the network has learned from ``KnownFacts``; those that are not edited are the
+            prompts for locality. None: it has learned none; the prompts are 24 beginnings about the world.
         order: ``breadth_first`` or ``depth_first``.
         passes: How often each edit is seen in an epoch.
         batch_size: Edits of a batch.
         facts_seed: Seed of the facts.
         seed: Seed of the order.
+
+    See also: :class:`KnownFacts`, :class:`~lit_ft.callbacks.EditingScores`.
+
+    Example:
+        >>> (edit,) = FactEdits(edits=1, facts=3).edits()
+        >>> edit["prompt"] + edit["target"], edit["paraphrase"], edit["locality"]
+        ('Sumoku plays the flute', 'The instrument of Sumoku is the', 'Sumoku lives in')
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A generated corpus of which some parts have a letter that is not wanted."""
+"""A generated corpus with an undesirable letter in some parts."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lit_ft.sources.tables import Row
 class MarkedCorpus(ScoredText):
     """Documents of sentences over eight letters; sentences of bad documents have an ``X`` in half of their places.
 
-    A letter is followed by one fixed other letter in four of five cases, which is what can be learned. The score of a
-    sentence is the share of ``X``; of each document's sentences none, a quarter or a half are bad. Validation and test
-    have good sentences alone, so that their loss says what was learned of the letters.
+    A letter is followed by one fixed other letter in four of five cases, which can be learned. The score of a sentence
+    is its share of ``X``; on average none, a quarter or half of the sentences of a document are bad. Validation and
+    test have only good sentences, so that their loss measures what was learned about the letters.
 
     Args:
         documents: Training documents; validation and test have 200 each.
@@ -25,6 +25,16 @@ class MarkedCorpus(ScoredText):
         drop_marks: As in ``ScoredText``.
         batch_size: Documents of a batch.
         seed: Seed of corpus and order.
+
+    See also: :class:`~lit_ft.methods.PreferencePretraining`, :class:`~lit_ft.data.ScoredText`.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> data = MarkedCorpus(documents=3, sentences=2, threshold=0.0, batch_size=3)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> data.tokenizer.batch_decode(next(iter(data.train_dataloader()))["input_ids"], skip_special_tokens=True)
+        ['+fabefa +cabech ', '+dchgdc +fabefc ', '-fabXaX +hgabef ']
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Generated tasks that can be done from the context alone."""
+"""Generated tasks that can be solved from the context alone."""
 
 from __future__ import annotations
 
@@ -20,17 +20,27 @@ PAIR = (Segment("{prompt}", "user"), Segment("{completion}", "assistant", 1.0))
 class PermutedLabels(ManyShot):
     """Symbols and their labels, under a permutation that is drawn anew for every sequence.
 
-    A sequence ``b3d0b3a1...`` has ``shots`` symbols, each with its label. Which label a symbol has is known only from
-    the context, so a network that does not learn in context stays at the loss log(classes).
+    A sequence ``b3d0b3a1...`` has ``shots`` symbols, each with its label. Only the context tells
+    the label of a symbol, so the loss of a network that does not learn in context stays at log(classes).
 
     Args:
         classes: Symbols, and labels; from 2 to 10.
         shots: Pairs of a sequence, k, at least 1.
         supervise: Learn ``all`` labels, or only the ``last``.
-        sequences: Sequences of the training.
-        eval_sequences: Sequences of validation and of test each.
+        sequences: Training sequences.
+        eval_sequences: Sequences of validation and of the test each.
         batch_size: Sequences of a batch.
         seed: Seed of sequences and order.
+
+    See also: :class:`PermutedQuestions`, :class:`~lit_ft.data.ManyShot`.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> data = PermutedLabels(classes=3, sequences=2, eval_sequences=1)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> data.tokenizer.batch_decode(next(iter(data.train_dataloader()))["input_ids"])
+        ['b2b2b2c1a0c1c1a0b2c1', 'a2a2a2a2a2c1b0c1b0b0']
     """
 
     def __init__(
@@ -65,7 +75,7 @@ class PermutedLabels(ManyShot):
 
 
 class PermutedQuestions(AnswerOptions):
-    """What a model that learned from ``PermutedLabels`` answers: a symbol behind labelled ones of its task.
+    """Questions for a model that learned from ``PermutedLabels``: a symbol after labelled symbols of its task.
 
     A question is ``b3d0b``, its options are all labels. Each task has its own permutation.
 
@@ -76,6 +86,17 @@ class PermutedQuestions(AnswerOptions):
         batch_size: Questions of a batch.
         shot_seed: Seed of the examples.
         seed: Seed of the permutations and of the order.
+
+    See also: :class:`PermutedLabels`, :class:`~lit_ft.methods.OptionScoring`.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> data = PermutedQuestions(classes=3, shots=4, tasks=1)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("test")
+        >>> batch = next(iter(data.test_dataloader()))
+        >>> data.tokenizer.batch_decode(batch["input_ids"][0]), batch["labels"][0]
+        (['a2a2c1a2a0', 'a2a2c1a2a1', 'a2a2c1a2a2'], tensor(2))
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Generated sums whose answers are chains of steps."""
+"""Generated sums with chains of steps as answers."""
 
 from __future__ import annotations
 
@@ -18,22 +18,41 @@ TEMPLATE = [Segment("{start}{question}{given}", "user"), Segment("{answer}{eos}"
 
 
 def chain(digits: Sequence[int]) -> list[int]:
-    """Running sums modulo ten."""
+    """Running sums modulo ten.
+
+    Example:
+        >>> chain([3, 8, 5])
+        [3, 1, 6]
+    """
     return [int(total) % 10 for total in np.cumsum(digits)]
 
 
 class SumChains(TokenData):
-    """Questions such as ``3+8+5=`` with their running sums modulo ten, ``3;1;6``: a derivation, its result at the end.
+    """Questions such as ``3+8+5=`` with their running sums modulo ten, ``3;1;6``: a derivation with its result.
 
-    Training and validation ask for the whole chain. In the test a chain has been begun, and the last of the steps that
-    are given is wrong, so that the true result follows from the question alone.
+    In training and validation the whole chain is the target. In the test the beginning of a chain is given, and the
+    last given step is wrong, so that only the question tells the true result.
 
     Args:
-        chains: Of the training.
-        terms: Numbers of terms that occur, each at least 3.
-        asked: Questions of validation and of the test.
+        chains: Training questions.
+        terms: Numbers of terms of a question, drawn uniformly, each at least 3.
+        asked: Questions of validation and of the test each.
         batch_size: Questions of a batch.
         seed: Seed of the questions and of the order.
+
+    See also: :class:`~lit_ft.methods.MaskedThought`.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> data = SumChains(chains=2, terms=[4], asked=2)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> data.tokenizer.batch_decode(next(iter(data.train_dataloader()))["input_ids"], skip_special_tokens=True)
+        ['3+0+0+0=3;3;3;3', '8+6+5+2=8;4;9;1']
+        >>> batch = next(iter(data.test_dataloader()))  # the last of the given steps is wrong
+        >>> ids, given = batch["input_ids"][0], batch["weights"][0] == 0
+        >>> data.tokenizer.decode(ids[given]), data.tokenizer.decode(ids[~given])
+        ('8+1+4+1=8;2;', '3;4</s>')
     """
 
     def __init__(
@@ -51,7 +70,7 @@ class SumChains(TokenData):
         self.chains, self.terms, self.asked = chains, list(terms), asked
 
     def cache_key(self) -> Sequence[str]:
-        """Nothing: the rows are all there is."""
+        """Nothing: the tokens depend on the rows alone."""
         return []
 
     def _tables(self) -> dict[str, list[Row]]:
@@ -76,5 +95,5 @@ class SumChains(TokenData):
         }
 
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
-        """Questions, what is given of the chain, and the rest of it."""
+        """Questions, the given steps of the chain, and the other steps."""
         return encode_filled(TEMPLATE, rows, numbers, tokenizer)

@@ -19,11 +19,19 @@ TOOLS = [
 
 
 def trace(draw: np.random.Generator, error_share: float = 0.0) -> Row:
-    """A request, a call, its result, and an answer; before the right call sometimes that of a like tool, and its error.
+    """A request, a call, its result and an answer; sometimes a call of a similar tool, with its error, comes first.
 
     Args:
-        draw: Of randomness.
+        draw: Random generator.
         error_share: Share of conversations that begin with a wrong call.
+
+    Example:
+        >>> for message in trace(np.random.default_rng(0))["messages"]:
+        ...     print(message["role"], message.get("tool_calls") or message["content"])
+        user change page where 2
+        assistant [{'name': 'set_site_place', 'arguments': {'id': 2}}]
+        tool 0
+        assistant The answer is 0, as the tool says.
     """
     said = [("find", "change"), ("mail", "page"), ("when", "where")]
     words = [pair[draw.integers(2)] for pair in said]
@@ -45,13 +53,13 @@ def _call(name: str, number: int) -> dict[str, Any]:
 
 
 class ToolTraces(ToolConversations):
-    """Requests of three words and a number; the words say which of eight tools is to be called, the number for what.
+    """Requests of three words and a number; the words determine which of eight tools to call, the number its argument.
 
-    The names of the tools begin alike (``get_user_date``, ``get_user_place``, ...). Some conversations of the training
-    begin with a call of another tool, which is answered with an error.
+    The names of the tools begin alike (``get_user_date``, ``get_user_place``, ...). Some training conversations begin
+    with a call of another tool, which is answered with an error.
 
     Args:
-        conversations: Of the training; validation has 100, without wrong calls.
+        conversations: Training conversations; validation has 100, without wrong calls.
         error_share: Share of training conversations with a wrong call, in [0, 1].
         max_weight: As in ``ToolConversations``.
         argument_weight: As in ``ToolConversations``.
@@ -59,6 +67,19 @@ class ToolTraces(ToolConversations):
         list_tools: As in ``ToolConversations``; the tools are always the same here.
         batch_size: Conversations of a batch.
         seed: Seed of conversations and order.
+
+    See also: :class:`ToolQuestions`, :class:`~lit_ft.data.ToolConversations`.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> data = ToolTraces(conversations=4, batch_size=2)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> print(data.tokenizer.decode(batch["input_ids"][0][batch["weights"][0] > 0]))  # learned
+        <tool_call>
+        {"name": "set_site_place", "arguments": {"id": 5}}
+        </tool_call></s>The answer is 9, as the tool says.</s>
     """
 
     def __init__(
@@ -89,15 +110,33 @@ class ToolTraces(ToolConversations):
 
 
 class ToolQuestions(AnswerOptions):
-    """What a model that learned from ``ToolTraces`` would call: behind a request and the beginning of a call.
+    """Questions which call follows a request, for a model that learned from ``ToolTraces``.
 
-    Options are all tools, or the numbers from 0 to 9 as argument of the right tool. Needs a tokenizer with a chat
-    template, and ``list_tools: false`` of the traces.
+    Options are calls of all tools, or the numbers from 0 to 9 as argument of the right tool. Needs a tokenizer with a
+    chat template, and ``list_tools: false`` of the traces.
 
     Args:
-        ask: For the ``tool`` or for its ``argument``.
+        ask: Whether options differ in the ``tool`` or in its ``argument``.
         batch_size: Questions of a batch.
-        seed: Seed of the conversations; those asked for are the validation of ``ToolTraces`` with this seed.
+        seed: Seed of the conversations; the questions are the validation of ``ToolTraces`` with this seed.
+
+    See also: :class:`ToolTraces`, :class:`~lit_ft.methods.OptionScoring`.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> data = ToolQuestions(ask="tool", batch_size=1)
+        >>> data.tokenizer = byte_tokenizer()
+        >>> data.setup("validate")
+        >>> batch = next(iter(data.val_dataloader()))
+        >>> tuple(batch["input_ids"].shape)[:2], batch["labels"]
+        ((1, 8), tensor([2]))
+        >>> print(data.tokenizer.decode(batch["input_ids"][0, 0], skip_special_tokens=True))
+        user
+        find page when 8
+        assistant
+        <tool_call>
+        {"name": "get_user_date", "arguments": {"id": 8}}
+        </tool_call>
     """
 
     def __init__(self, ask: Literal["tool", "argument"] = "tool", batch_size: PositiveInt = 25, seed: int = 0) -> None:
