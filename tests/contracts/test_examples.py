@@ -17,14 +17,19 @@ EXAMPLES = {
     if ">>> " in (text := path.read_text())
 }
 # every public name of these has an example
-COVERED = ("lit_ft.metrics", "lit_ft.core.selection", "lit_ft.core.schedules", "lit_ft.core.curvature")
+COVERED = (
+    *("lit_ft.callbacks", "lit_ft.methods", "lit_ft.data", "lit_ft.metrics", "lit_ft.testing"),
+    *("lit_ft.core.selection", "lit_ft.core.schedules", "lit_ft.core.curvature"),
+)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_give_what_they_show(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An example knows the names of its module, ``torch`` and ``nn``; files go to a folder of its own."""
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
     runner, failures = doctest.DocTestRunner(optionflags=FLAGS), []
     found = doctest.DocTestFinder().find(importlib.import_module(name), extraglobs={"torch": torch, "nn": nn})
     for example in found:

@@ -93,8 +93,8 @@ def test_nothing_is_imported_by_its_name_in_a_string() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
-        and (PACKAGE.parent / (node.value.replace(".", "/") + ".py")).exists()
         and node.value.startswith("lit_ft.")
+        and (PACKAGE.parent / (node.value.replace(".", "/") + ".py")).exists()
     ]
     assert not wrong, wrong
 
