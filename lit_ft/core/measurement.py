@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.lifecycle import training_ends
-from lit_ft.core.observing import Handed, own_loader
-from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.observing import TransferredBatches, own_loader
+from lit_ft.core.passes.second_pass import without_trace
 
 When = Literal["start", "validation", "end"]
 
@@ -41,7 +41,7 @@ class MeasuredRun:
         """Number of optimizer steps so far."""
         return self.trainer.global_step
 
-    def loader(self, source: str, data: pl.LightningDataModule | None = None) -> Handed:
+    def loader(self, source: str, data: pl.LightningDataModule | None = None) -> TransferredBatches:
         """Batches of a new loader, such as ``val_dataloader``; see ``own_loader``."""
         return own_loader(self.trainer, self.module, source, data)
 
@@ -51,19 +51,19 @@ class MeasuredRun:
 
 
 @contextmanager
-def looking(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[MeasuredRun]:
-    """A context with the module in evaluation mode and without gradient; the run is restored after it, see ``silent``.
+def measuring(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[MeasuredRun]:
+    """A context with the module in evaluation mode and without gradient, after which the run is as before it.
 
     Example:
         >>> from lit_ft.testing import fit_foreign
         >>> module, trainer = fit_foreign([], max_steps=3)
-        >>> with looking(trainer, module) as run:
+        >>> with measuring(trainer, module) as run:
         ...     run.step, module.training, torch.is_grad_enabled()
         (3, False, False)
         >>> module.training
         True
     """
-    with silent(trainer, module), torch.no_grad():
+    with without_trace(trainer, module), torch.no_grad():
         module.eval()
         yield MeasuredRun(trainer, module)
 
@@ -118,7 +118,7 @@ class Measurement(FitCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prepare, and measure the start, unless the run was resumed."""
-        with looking(trainer, pl_module) as run:
+        with measuring(trainer, pl_module) as run:
             self.prepare(run)
         if "start" in self.when and not self.steps:
             self.take(trainer, pl_module)
@@ -154,7 +154,7 @@ class Measurement(FitCallback):
 
     def take(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Measure now; of a measurement that raises an error nothing is kept."""
-        with looking(trainer, module) as run:
+        with measuring(trainer, module) as run:
             values = self.measure(run)
         self._measured_at = trainer.global_step
         self._last = _flat(values)

@@ -14,7 +14,7 @@ from lit_ft.core.errors import ConfigError, nearest
 
 
 @dataclass
-class Handed:
+class TransferredBatches:
     """The batches of a loader as the training loop passes them to a step: precision, transfer hooks, device.
 
     Args:
@@ -27,7 +27,7 @@ class Handed:
     Example:
         >>> from lit_ft.testing import fit_foreign
         >>> _, trainer = fit_foreign([], max_steps=1, precision="64-true")
-        >>> [batch.dtype for batch in Handed(trainer, [torch.zeros(2), torch.ones(2)], data=None)]
+        >>> [batch.dtype for batch in TransferredBatches(trainer, [torch.zeros(2), torch.ones(2)], data=None)]
         [torch.float64, torch.float64]
     """
 
@@ -68,7 +68,7 @@ def set_up(data: pl.LightningDataModule, trainer: pl.Trainer, stage: str = "fit"
 
 def own_loader(
     trainer: pl.Trainer, module: pl.LightningModule, source: str, other: pl.LightningDataModule | None = None
-) -> Handed:
+) -> TransferredBatches:
     """The batches of a new loader: the position of the trainer's own loaders is part of the run.
 
     Of several loaders it takes the first; there are no batches if neither module nor data module has such a loader.
@@ -90,11 +90,11 @@ def own_loader(
     if data is not None or used is None:
         owner = module if data is None else data
         found = getattr(owner, source)() if is_overridden(source, owner) else None
-        return Handed(trainer, next(iter(found), None) if isinstance(found, list) else found, data)
+        return TransferredBatches(trainer, next(iter(found), None) if isinstance(found, list) else found, data)
     own = copy.copy(used[0] if isinstance(used, list) else used)
     if getattr(own, "_iterator", None) is not None:
         own._iterator = None
-    return Handed(trainer, own, None)
+    return TransferredBatches(trainer, own, None)
 
 
 @contextmanager

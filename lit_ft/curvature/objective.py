@@ -17,7 +17,7 @@ from lit_ft.core.method import Method
 from lit_ft.core.parameters import unwrapped
 from lit_ft.core.passes.double_backward import differentiable_twice
 from lit_ft.core.passes.means import sum_over_ranks
-from lit_ft.core.passes.second_pass import Kept, copied, loss_of, silent
+from lit_ft.core.passes.second_pass import StateSnapshot, copied, loss_of, without_trace
 from lit_ft.core.passes.window import micro_batch_weight
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -84,7 +84,7 @@ class Objective:
         given = self.module.parameters() if parameters is None else parameters
         self.parameters = list(dict.fromkeys(p for p in given if p.requires_grad))
         self.training, self.seed = training, seed
-        self._buffers = Kept()
+        self._buffers = StateSnapshot()
         if not self.parameters:
             raise ConfigError("module", type(self.module).__name__, "a module with parameters that require a gradient")
         if not self.batches and not self.distributed:
@@ -128,7 +128,7 @@ class Objective:
         """
         trainer = getattr(self.module, "_trainer", None)
         with ExitStack() as stack:
-            stack.enter_context(silent(trainer, self.module))
+            stack.enter_context(without_trace(trainer, self.module))
             if trainer is not None:
                 stack.enter_context(trainer.precision_plugin.train_step_context())
             stack.enter_context(torch.inference_mode(False))
@@ -138,7 +138,7 @@ class Objective:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(differentiable_twice())
             self.module.train(self.training)
-            self._buffers = Kept.buffers(self.module)
+            self._buffers = StateSnapshot.buffers(self.module)
             yield
 
     def losses(self) -> Iterator[tuple[float, Tensor]]:

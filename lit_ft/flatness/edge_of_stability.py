@@ -14,7 +14,7 @@ from typing_extensions import override
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.passes.second_pass import copied, silent
+from lit_ft.core.passes.second_pass import copied, without_trace
 from lit_ft.core.passes.window import window_starts
 from lit_ft.curvature.eigensolver import Eigenpairs
 from lit_ft.curvature.eigenvalues import NonFiniteLoss, measure
@@ -168,7 +168,7 @@ class EdgeOfStability(FitCallback):
         """Read the fixed batches, once; or collect them from those that pass."""
         if not self._filled:
             self._filled = True
-            with silent(trainer, module):
+            with without_trace(trainer, module):
                 torch.manual_seed(self.seed)
                 found = fixed_batches(
                     trainer.train_dataloader, count, self.seed, trainer.global_rank, trainer.world_size

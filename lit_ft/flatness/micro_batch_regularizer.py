@@ -17,7 +17,7 @@ from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, checked
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.passes.double_backward import differentiable_twice, double_backward_wanted
-from lit_ft.core.passes.second_pass import Randomness, copied, loss_of, silent
+from lit_ft.core.passes.second_pass import Randomness, copied, loss_of, without_trace
 from lit_ft.curvature.operators import NoDoubleBackward, explained, refuse_once_differentiable
 from lit_ft.flatness.perturbation import perturbation, perturbed
 
@@ -278,7 +278,7 @@ class MicroBatchRegularizer(FitCallback):
         gradients = [g for g in steep if g is not None]
         norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
         step = perturbation(gradients, climbing, self.radius, norm=norm)
-        with silent(trainer, module), perturbed(climbing, step):
+        with without_trace(trainer, module), perturbed(climbing, step):
             with trainer.precision_plugin.forward_context():  # autocast, which is off around this
                 value = scalar_again()
             after = torch.autograd.grad(value, climbing, allow_unused=True)

@@ -9,7 +9,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_ft.core.passes.second_pass import Randomness, silent
+from lit_ft.core.passes.second_pass import Randomness, without_trace
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -142,7 +142,7 @@ def sam_step(
     result = closure()
     moved = [p for p in parameters if p.grad is not None]
     step = perturbation([p.grad for p in moved if p.grad is not None], moved, rho, adaptive)
-    with silent(getattr(module, "_trainer", None), module), perturbed(moved, step):
+    with without_trace(getattr(module, "_trainer", None), module), perturbed(moved, step):
         randomness.restore()
         for parameter in parameters:
             parameter.grad = None

@@ -18,7 +18,7 @@ from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.lifecycle import begins_anew
-from lit_ft.core.passes.second_pass import Window, silent
+from lit_ft.core.passes.second_pass import Window, without_trace
 from lit_ft.core.passes.window import window_ends
 from lit_ft.flatness.perturbation import perturbation, perturbed, total_norm
 from lit_ft.flatness.variants import SAMVariant
@@ -194,7 +194,7 @@ class SAM(FitCallback):
             kept = [gradient.clone() for gradient in _gradients(moved)]
             if local:
                 _average_over_ranks(kept)
-        with silent(trainer, module):
+        with without_trace(trainer, module):
             if self.group_size is None:
                 loss = self._climb(trainer, module, parameters, rho, slice(None), sync=True, norm=norm)
             else:

@@ -16,9 +16,9 @@ from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.measurement import MeasuredRun, Measurement, pick
 from lit_ft.core.method import Method
-from lit_ft.core.observing import Handed, set_up
+from lit_ft.core.observing import TransferredBatches, set_up
 from lit_ft.core.passes.means import WeightedMeans
-from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.passes.second_pass import without_trace
 
 
 class Forgetting(Measurement):
@@ -91,12 +91,12 @@ class Forgetting(Measurement):
         return {name: self._evaluate(run.trainer, run.module, name) for name in self.data}
 
     def _evaluate(self, trainer: pl.Trainer, module: pl.LightningModule, name: str) -> dict[str, float]:
-        with silent(trainer, module):  # no task draws from the random numbers of another one
+        with without_trace(trainer, module):  # no task draws from the random numbers of another one
             if name not in self._loaders:
                 data = self.data[name]
                 self._loaders[name] = data.test_dataloader() if self.stage == "test" else data.val_dataloader()
             evaluator = _OfMethod(module) if isinstance(module, Method) else _OfForeign(module)
-            batches = Handed(trainer, self._loaders[name], self.data[name])
+            batches = TransferredBatches(trainer, self._loaders[name], self.data[name])
             for number, batch in enumerate(islice(batches, self.limit_batches)):
                 with trainer.precision_plugin.val_step_context():
                     evaluator.add(batch, number)
@@ -173,7 +173,7 @@ class _OfForeign:
         for child in module.modules():
             if isinstance(child, Metric):
                 child.reset()
-        module.__dict__.update(log=self._log, log_dict=self._log_dict)  # in the place of silent's own
+        module.__dict__.update(log=self._log, log_dict=self._log_dict)  # in the place of without_trace's own
 
     def _log(self, name: str, value: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> None:
         self.logged[name.removeprefix("val/").removeprefix("val_")] = value

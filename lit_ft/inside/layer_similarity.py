@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from lit_ft.core.checks import Range, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.measurement import MeasuredRun, Measurement, looking
+from lit_ft.core.measurement import MeasuredRun, Measurement, measuring
 from lit_ft.core.method import Method
 from lit_ft.core.observing import labels_of, output_of
 from lit_ft.core.parameters import ParameterIndex
@@ -81,7 +81,7 @@ class LayerSimilarity(Measurement):
     ) -> None:
         """Keep the initial representations; a resumed run has them from its checkpoint."""
         if not self._start:
-            with looking(trainer, pl_module) as run:
+            with measuring(trainer, pl_module) as run:
                 self._start, labels = self._collect(run)
             self._found = {"probe_before": self._probes(self._start, labels)} if self.probe else {}
 

@@ -11,7 +11,7 @@ from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveFloat, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.observing import own_loader
-from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.passes.second_pass import without_trace
 
 
 def slope(values: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class CoBa(FitCallback):
     def _task_losses(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[float]:
         names = trainer.datamodule.task_names  # type: ignore[attr-defined]
         sums = torch.zeros(2, len(names), dtype=torch.float64)
-        with silent(trainer, module), torch.no_grad():
+        with without_trace(trainer, module), torch.no_grad():
             module.eval()
             for number, batch in enumerate(islice(own_loader(trainer, module, "val_dataloader"), self.num_batches)):
                 with trainer.precision_plugin.forward_context():

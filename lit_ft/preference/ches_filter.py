@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_ft.core.checks import OpenUnitInterval, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.passes.second_pass import without_trace
 
 
 class ChesFilter:
@@ -61,7 +61,7 @@ class ChesFilter:
         if not hasattr(module, "ches"):
             raise ConfigError("ches_filter", type(module).__name__, "a method with CHES scores, such as DPO")
         scores: dict[int, float] = {}
-        with silent(trainer, module), torch.no_grad(), trainer.precision_plugin.forward_context():
+        with without_trace(trainer, module), torch.no_grad(), trainer.precision_plugin.forward_context():
             module.eval()
             for batch in batches:
                 found = module.ches(trainer.strategy.batch_to_device(batch), self.length_normalize)

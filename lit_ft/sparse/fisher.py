@@ -95,11 +95,11 @@ def batch_gradients(
         >>> [gradients["weight"] for gradients in found]
         [tensor([[1., 2.]]), tensor([[3., 4.]])]
     """
-    from lit_ft.core.passes.second_pass import silent
+    from lit_ft.core.passes.second_pass import without_trace
 
     flags = {name: parameter.requires_grad for name, parameter in parameters.items()}
     number = 0
-    with silent(None, module), torch.enable_grad():
+    with without_trace(None, module), torch.enable_grad():
         module.eval()
         try:
             for parameter in parameters.values():

@@ -16,7 +16,7 @@ from lit_ft.core.checks import ClosedUnitInterval, NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.observing import output_of
 from lit_ft.core.parameters import ParameterIndex
-from lit_ft.core.passes.second_pass import copied, silent
+from lit_ft.core.passes.second_pass import copied, without_trace
 from lit_ft.core.selection.base import Selection
 from lit_ft.running.warm_start import WarmStart
 from lit_ft.sparse.buffers import HeldBuffers
@@ -222,7 +222,7 @@ class ForwardMask(FitCallback):
     def _distance_gradients(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Tensor]:
         assert self.output is not None
         logits: list[Tensor] = []
-        with silent(trainer, module):
+        with without_trace(trainer, module):
             module.eval()  # the distance is not one between two draws of dropout
             try:
                 for opened in (True, False):

@@ -12,7 +12,7 @@ from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.lifecycle import training_ends
-from lit_ft.core.observing import Handed, set_up
+from lit_ft.core.observing import TransferredBatches, set_up
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.selection.base import Choices
 from lit_ft.sparse.file import save_selection
@@ -152,4 +152,4 @@ def _again_and_again(trainer: pl.Trainer, data: pl.LightningDataModule) -> Itera
     set_up(data, trainer)
     loader = data.train_dataloader()
     while len(loader):
-        yield from Handed(trainer, loader, data)
+        yield from TransferredBatches(trainer, loader, data)

@@ -8,7 +8,7 @@ from torch import Tensor
 from lit_ft.callbacks import FeatureProbe, KernelRegime, LayerSimilarity
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.observing import own_loader
-from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.passes.second_pass import without_trace
 from lit_ft.testing import ForeignData, ForeignModule, fit_foreign
 
 
@@ -39,7 +39,7 @@ class Own(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         pl_module.seen.clear()
-        with silent(trainer, pl_module):
+        with without_trace(trainer, pl_module):
             for number, batch in enumerate(own_loader(trainer, pl_module, "val_dataloader", self.other)):
                 pl_module.validation_step(batch, number)
             self.seen = list(pl_module.seen)

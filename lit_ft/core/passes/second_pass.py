@@ -25,7 +25,7 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 
 
 @contextmanager
-def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
+def without_trace(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
     """Run a module again without side effects: on exit, the state that a run changes is restored.
 
     Restored are random generators; buffers (batch-norm statistics and ``num_batches_tracked`` included); all
@@ -40,7 +40,7 @@ def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
-        >>> with silent(None, norm):
+        >>> with without_trace(None, norm):
         ...     _ = norm(torch.tensor([[10.0], [20.0]]))
         >>> norm.running_mean
         tensor([0.])
@@ -49,7 +49,7 @@ def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(Randomness().restore)
         stack.enter_context(modes_kept(module))
-        kept = Kept()
+        kept = StateSnapshot()
         stack.callback(kept.restore)
         for child in children:
             kept.add(child._buffers, child._buffers)
@@ -64,7 +64,7 @@ def silent(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
         yield
 
 
-class Kept:
+class StateSnapshot:
     """A snapshot of objects in dictionaries; both are restored, as other code may hold the same objects."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Kept:
         self.collections: list[tuple[Any, Any]] = []
 
     @classmethod
-    def buffers(cls, module: nn.Module) -> "Kept":
+    def buffers(cls, module: nn.Module) -> "StateSnapshot":
         """The buffers that a run may read and write; training does not read the statistics of batch norm."""
         kept = cls()
         for child in tree(module):
@@ -147,7 +147,7 @@ class MicroBatch:
     batch: Any
     batch_idx: int
     randomness: Randomness
-    buffers: Kept
+    buffers: StateSnapshot
 
 
 class Window:
@@ -167,7 +167,7 @@ class Window:
         """Record a micro-batch that is about to run; the first one of a window clears the previous window."""
         if window_starts(trainer, batch_idx):
             self.clear()
-        buffers = Kept.buffers(trainer.lightning_module)
+        buffers = StateSnapshot.buffers(trainer.lightning_module)
         self.micro_batches.append(MicroBatch(copied(batch), batch_idx, Randomness(), buffers))
 
     def clear(self) -> None:
@@ -182,7 +182,7 @@ class Window:
         The gradient is that of :math:`\sum_i w_i \ell_i / \sum_i w_i` for a ``Method`` (sums over ranks too), and
         :math:`\frac1N \sum_i \ell_i` with N = ``accumulate_grad_batches`` for a foreign module. It goes through the
         strategy (autocast, DDP wrapper) and the module's own ``backward``, fires no hooks of Lightning, and is not
-        scaled by an fp16 scaler. Call it inside ``silent``, with gradients that are None.
+        scaled by an fp16 scaler. Call it inside ``without_trace``, with gradients that are None.
 
         Args:
             trainer: The trainer in its step.

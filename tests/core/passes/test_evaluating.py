@@ -8,7 +8,7 @@ from torch import nn
 
 from lit_ft.core.batch_norm import update_batch_norm
 from lit_ft.core.passes.evaluating import evaluating
-from lit_ft.core.passes.second_pass import silent
+from lit_ft.core.passes.second_pass import without_trace
 from lit_ft.methods import SentenceEmbedding
 from lit_ft.models import causal_lm
 from lit_ft.preference.reference import AdapterOff
@@ -38,7 +38,7 @@ def test_all_are_in_evaluation_mode_inside_and_as_before_outside() -> None:
     with pytest.raises(RuntimeError), evaluating(network):
         network(torch.zeros(1, 5))
     assert modes(network) == before
-    with silent(None, network):
+    with without_trace(None, network):
         network.eval()
     assert modes(network) == before
     update_batch_norm(network, [torch.randn(4, 3)])

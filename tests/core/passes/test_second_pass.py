@@ -14,7 +14,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.aggregation import CatMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassPrecision
 
-from lit_ft.core.passes.second_pass import copied, silent
+from lit_ft.core.passes.second_pass import copied, without_trace
 from lit_ft.testing import ForeignData, difference, fit_foreign
 
 
@@ -65,7 +65,7 @@ class Again(pl.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Traces, outputs: Any, batch: Any, batch_idx: int) -> None:
         pl_module.model[0].eval()
         before, logged = pl_module.traces(), dict(trainer.callback_metrics)
-        with silent(trainer, pl_module):
+        with without_trace(trainer, pl_module):
             pl_module.training_step(batch, batch_idx)
             pl_module.eval()
             self.inside.append(difference(before, pl_module.traces()))
@@ -89,7 +89,7 @@ def test_silent_restores_after_an_error() -> None:
     module = Traces()
     before = module.traces()
     try:
-        with silent(None, module):
+        with without_trace(None, module):
             module.written += 1
             raise KeyError
     except KeyError:
@@ -101,7 +101,7 @@ def test_the_same_objects_come_back() -> None:
     """Metrics of one compute group share their states; a module may keep a reference to its buffer."""
     module = Traces()
     buffer, states = module.replaced, module.seen.value
-    with silent(None, module):
+    with without_trace(None, module):
         module.replaced = module.replaced + 1
         module.seen.value.append(torch.ones(1))
     assert module.replaced is buffer
