@@ -22,8 +22,8 @@ demo: $(STAMP)  ## fine-tune a real encoder on real headlines, test it; take dig
 	$(BIN)/lit-ft fit -c configs/flatness/edge_of_stability_gd.yaml
 	$(BIN)/lit-ft report runs/demo runs/edge_of_stability_gd
 
-test: $(STAMP)  ## everything but what is marked slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" $(if $(OFFLINE),--offline)
+test: $(STAMP)  ## everything but what is marked slow, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal $(if $(OFFLINE),--offline)
 
 test-slow: $(STAMP)  ## learning tests on real models
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -10,6 +10,7 @@ def test_my_callback(tmp_path):
 
 import copy
 import inspect
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,19 @@ class _Crash(Callback):
             raise RuntimeError("crash on purpose")
 
 
+class _SavesBefore(RunCheckpoint):
+    """Saves at the start of the window of accumulation in which the run is to die, and at its end."""
+
+    def __init__(self, crash_at: int | None) -> None:
+        super().__init__(every_n_steps=None, keep=50)
+        self.crash_at = crash_at
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        left = math.inf if self.crash_at is None else self.crash_at - trainer.fit_loop.epoch_loop.total_batch_idx
+        self.every_n_steps = 1 if left < trainer.accumulate_grad_batches else None
+        super().on_train_batch_start(trainer, *args)
+
+
 def fit_foreign(
     callbacks: list[Callback],
     folder: Path | None = None,
@@ -127,17 +141,21 @@ def fit_foreign(
     data: pl.LightningDataModule | None = None,
     crash_at: int | None = None,
     resume: Path | None = None,
+    make_module: Callable[[], pl.LightningModule] = ForeignModule,
+    make_data: Callable[[], pl.LightningDataModule] = ForeignData,
     **trainer: Any,
 ) -> tuple[pl.LightningModule, pl.Trainer]:
     """Train a small module for two epochs from a fixed seed.
 
     Args:
         callbacks: The callbacks to test.
-        folder: Folder for checkpoints and ``metrics.csv``; None writes nothing.
-        module: The module; ``ForeignModule()`` by default.
-        data: Its data; ``ForeignData()`` by default.
+        folder: Folder for ``metrics.csv``, a checkpoint of the end, and one of the crash; None writes nothing.
+        module: The module; None makes one.
+        data: Its data; None makes it.
         crash_at: Number of the micro-batch before which the run crashes.
         resume: Checkpoint to resume from.
+        make_module: Makes the module, after the seed is set; ``ForeignModule`` by default.
+        make_data: Makes the data; ``ForeignData`` by default.
         trainer: Further arguments of the trainer.
 
     Returns:
@@ -150,18 +168,23 @@ def fit_foreign(
         ('ForeignModule', 3)
     """
     pl.seed_everything(11, verbose=False)
-    kept = [] if folder is None else [RunCheckpoint(every_n_steps=1, keep=50)]
+    saves = folder is not None and not any(isinstance(callback, RunCheckpoint) for callback in callbacks)
     settings: dict[str, Any] = {"max_epochs": 2, "log_every_n_steps": 1, "accelerator": "cpu", "devices": 1}
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     runner = pl.Trainer(
         **{**settings, **quiet, **trainer},
-        callbacks=[*kept, *callbacks, *([] if crash_at is None else [_Crash(crash_at)])],
+        callbacks=[
+            *([_SavesBefore(crash_at)] if saves else []),
+            *callbacks,
+            *([] if crash_at is None else [_Crash(crash_at)]),
+        ],
         logger=False if folder is None else [MetricsFile(folder)],
         num_sanity_val_steps=0,
     )
-    module = ForeignModule() if module is None else module
+    module = make_module() if module is None else module
+    data = make_data() if data is None else data
     try:
-        runner.fit(module, datamodule=data or ForeignData(), ckpt_path=resume, weights_only=True if resume else None)
+        runner.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
     except RuntimeError as error:
         if "crash on purpose" not in str(error):
             raise
@@ -215,21 +238,16 @@ def assert_resumes(make: MakeCallback, folder: Path, crash_at: int = 13, **fit: 
         >>> from lit_ft.callbacks import SAM
         >>> assert_resumes(lambda: SAM(every_n_steps=2), Path("resumed"), crash_at=2, max_steps=3)
     """
-    makers = {name: fit.pop(name) for name in ("make_module", "make_data") if name in fit}
-
-    def run(name: str, **more: Any) -> None:
-        parts = {key.removeprefix("make_"): value() for key, value in makers.items()}
-        fit_foreign([make()], folder / name, **parts, **fit, **more)
-
-    run("whole")
-    run("broken", crash_at=crash_at)
+    fit_foreign([make()], folder / "whole", **fit)
+    _, broken = fit_foreign([make()], folder / "broken", crash_at=crash_at, **fit)
+    assert broken.interrupted, f"the run came to its end before micro-batch {crash_at}"
     last, _ = newest_whole(folder / "broken" / "checkpoints")
     assert last is not None, "the broken run left no checkpoint"
-    run("broken", resume=last)
+    fit_foreign([make()], folder / "broken", resume=last, **fit)
     assert_equal_runs(folder / "whole", folder / "broken", ignore=("start_time", "/timer"))
 
 
-def assert_begins_anew(make: MakeCallback, **fit: Any) -> None:
+def assert_begins_anew(make: MakeCallback, make_module: Any = ForeignModule, **fit: Any) -> None:
     """Check that a callback from an earlier fit of other weights, finished or crashed, works like a new one.
 
     Weights, logged values, its state and its report are the same, bit by bit; the module of the earlier fit keeps no
@@ -239,16 +257,14 @@ def assert_begins_anew(make: MakeCallback, **fit: Any) -> None:
         >>> from lit_ft.callbacks import SAM
         >>> assert_begins_anew(lambda: SAM(rho=0.05), max_steps=2)
     """
-    makers = {name: fit.pop(name) for name in ("make_module", "make_data") if name in fit}
 
-    def run(callback: Callback, module: pl.LightningModule, **more: Any) -> dict[str, Any]:
-        logged, data = _Logged(), makers.get("make_data", ForeignData)()
-        fit_foreign([callback, logged], None, module, data, **fit, **more)
+    def run(callback: Callback, module: pl.LightningModule | None = None, **more: Any) -> dict[str, Any]:
+        logged = _Logged()
+        module, _ = fit_foreign([callback, logged], None, module, make_module=make_module, **fit, **more)
         told = {name: getattr(callback, name)() for name in ("state_dict", "report") if hasattr(callback, name)}
         return {"weights": dict(module.state_dict()), "logged": logged.rows, **told}
 
-    make_module = makers.get("make_module", ForeignModule)
-    new = run(make(), make_module())
+    new = run(make())
     for earlier in ({}, {"crash_at": 14, "accumulate_grad_batches": 2}):
         used, other = make(), make_module()
         other.configure_model()
@@ -258,7 +274,7 @@ def assert_begins_anew(make: MakeCallback, **fit: Any) -> None:
         before = _traces(other)
         run(used, other, **earlier)
         assert (after := _traces(other)) == before, f"{after - before or before - after} after {earlier or 'the end'}"
-        places = difference(run(used, make_module()), new)
+        places = difference(run(used), new)
         assert not places, f"of a fit {earlier or 'that ended'} there is left {places[:5]}"
 
 
@@ -328,7 +344,7 @@ def check_callback(make: MakeCallback, folder: Path, no_op: MakeCallback | None 
     pickle.loads(pickle.dumps(make()))
     copy.deepcopy(make())
     _, trainer = fit_foreign([make()], **fit)
-    assert trainer.global_step == 2 * ROWS // BATCH
+    assert trainer.global_step == 2 * trainer.num_training_batches
     fit_foreign([make()], accumulate_grad_batches=3, gradient_clip_val=0.1, **fit)
     fit_foreign([make()], precision="bf16-mixed", **fit)
     assert_begins_anew(make, **fit)

@@ -12,8 +12,11 @@ import huggingface_hub.constants
 import pytest
 import torch
 
+from lit_ft.running import files, processes
+
 huggingface_hub.constants.HF_HUB_OFFLINE = True  # it was read before: a warning filter makes pytest import lightning
 torch.set_num_threads(1)
+processes.PRELOAD.insert(0, "lit_ft.command.everything")  # every process that a test starts is forked from one
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -21,7 +24,11 @@ warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
 @pytest.fixture(autouse=True)
 def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the run folder of another one, nor the seed, which Lightning sets again in every rank."""
+    """No test sees the run folder of another one, nor the seed, which Lightning sets again in every rank.
+
+    Nor does one wait for the disk: a checkpoint that outlives a power cut is of no use to it.
+    """
+    monkeypatch.setattr(files, "_sync", lambda *paths: None)
     monkeypatch.delenv("LIT_FT_RUN_DIR", raising=False)
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 

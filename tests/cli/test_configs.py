@@ -1,7 +1,8 @@
 """Every file in configs/ runs: a few steps of fit, then a test, through the command, in one process.
 
-Files on SmolLM2-135M run on a tiny random Llama with the same tokenizer, data and adapters: the true weights, gradients
-and optimizer state take minutes to write, for a test that looks at mechanics. As they are they run in the slow tests.
+Files on packaged models run on tiny random networks with the same tokenizer and adapters, and on few rows of the same
+data: the true weights, gradients and optimizer state take minutes to write, for a test that looks at mechanics. One
+file a model runs on the true weights; in the slow tests all files on SmolLM2 do.
 
 A config that needs other overrides for a short run says so in a line ``# Smoke: --key=value ...``.
 """
@@ -9,25 +10,30 @@ A config that needs other overrides for a short run says so in a line ``# Smoke:
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
+import lit_ft.data
 from lit_ft.command.catalogue import config_files, config_folder
 from lit_ft.command.cli import command
 from lit_ft.studies.study import Study
 
 SMOKE = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.num_sanity_val_steps=0"]
+SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+# what stands for a packaged model in the fast tests
 TINY = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "vocab_size": 49152,
-    "tokenizer": "packaged:SmolLM2-135M-Instruct",
+    "SmolLM2-135M-Instruct": {"model_type": "llama", "vocab_size": 49152, "num_hidden_layers": 2, **SIZES},
+    "all-MiniLM-L6-v2": {"model_type": "bert", "vocab_size": 30522, "num_hidden_layers": 6, **SIZES},
 }
-HEAVY = ("SmolLM2",)  # replaced by TINY in the fast tests
+# the one file a model that runs on its weights, and what makes that short
+REAL: dict[str, dict[str, Any]] = {
+    "embedding/echo.yaml": {"batch_size": 2, "max_length": 8},
+    "classification/trec.yaml": {},
+}
+FEW = {"max_rows": 64, "max_eval_rows": 16, "max_length": 64}
 SLOW_DEMO = "demo.yaml"  # minutes of probing and curvature; make demo runs it
 
 
@@ -69,12 +75,55 @@ def run(path: Path, tmp_path: Path, overlay: dict, capsys: pytest.CaptureFixture
     assert any(key.startswith("test/") for key in tested["metrics"])
 
 
+def in_short(config: dict[str, Any]) -> dict[str, Any]:
+    """An overlay by which the data module, where it can, takes few and short rows, and the steps are validated."""
+    trainer = {"trainer": {"val_check_interval": 1}} if "val_check_interval" in config.get("trainer", {}) else {}
+    data = config.get("data") or {}
+    kind = getattr(lit_ft.data, data.get("class_path", ""), None)
+    if kind is None:
+        return trainer
+    parser = ArgumentParser(exit_on_error=False)
+    known = parser.add_class_arguments(kind)  # also what it hands on to its base
+    given = data.get("init_args") or {}
+    few = {name: min(number, given.get(name) or number) for name, number in FEW.items() if name in known}
+    return {**trainer, **({"data": {"init_args": few}} if few else {})}
+
+
+def in_small(config: dict[str, Any]) -> dict[str, Any]:
+    """An overlay by which a tiny network stands for a packaged one."""
+    network = config["model"].get("init_args", {}).get("network") or {}
+    name = str(network.get("path")).removeprefix("packaged:")
+    if name not in TINY:
+        return {}
+    tiny = {"path": None, "config": {**TINY[name], "tokenizer": network["path"]}}
+    return {"model": {"init_args": {"network": tiny}}}
+
+
 @pytest.mark.parametrize("path", [named(path) for path in config_files()])
 def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.chdir(config_folder().parent)
-    heavy = any(name in path.read_text() for name in HEAVY)
-    overlay = {"model": {"init_args": {"network": {"path": None, "config": TINY}}}} if heavy else {}
+    config = yaml.safe_load(path.read_text())
+    run(path, tmp_path, in_short(config) | in_small(config), capsys)
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(config_folder() / name, id=name, marks=pytest.mark.real) for name in REAL]
+)
+def test_runs_on_true_weights(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(config_folder().parent)
+    overlay = in_short(yaml.safe_load(path.read_text()))
+    overlay["data"]["init_args"] |= REAL[str(path.relative_to(config_folder()))]
     run(path, tmp_path, overlay, capsys)
+
+
+def test_every_packaged_model_runs_on_its_weights() -> None:
+    used = {
+        name
+        for path in config_files()
+        for name in TINY
+        if f"path: packaged:{name}" in path.read_text().replace('"', "")
+    }
+    assert used == {name for name in TINY for file in REAL if name in (config_folder() / file).read_text()}
 
 
 @pytest.mark.parametrize("path", [named(path, True) for path in config_files() if "SmolLM2" in path.read_text()])

@@ -6,7 +6,6 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.data import Digits
 from lit_ft.methods import ClassifierPair, ImageClassifier, ModeConnectivity
 from lit_ft.running.processes import run_ranks
-from lit_ft.testing import assert_resumes
 
 MLP = {"config": {"model_type": "mlp", "width": 8, "depth": 1}}
 CNN = {"config": {"model_type": "cnn", "width": 2, "depth": 1, "batch_norm": True}}
@@ -158,18 +157,6 @@ def test_two_ranks_measure_the_rows_of_both(split, norm, tmp_path):
     alone = measured(str(tmp_path), split, norm, 1)
     for found in ranks:
         assert {key: found[key] for key in alone} == pytest.approx(alone, rel=1e-5)
-
-
-@pytest.mark.parametrize("kind", [ClassifierPair, ModeConnectivity])
-def test_resumes(kind, tmp_path):
-    assert_resumes(
-        lambda: pl.Callback(),
-        tmp_path,
-        crash_at=6,
-        make_module=lambda: kind(CNN, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
-        make_data=lambda: data(flat=False),
-        max_epochs=3,
-    )
 
 
 @pytest.mark.parametrize(("arguments", "match"), [({"start": "x"}, "start"), ({"num_points": 2}, "num_points"),

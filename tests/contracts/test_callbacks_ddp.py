@@ -4,9 +4,9 @@ A callback that changes each rank's gradient or weights apart from the other's, 
 fails here. One group of processes trains with all callbacks, one after another.
 """
 
-import sys
+import os
+import tempfile
 import traceback
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,15 +14,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-sys.path.insert(0, str(Path(__file__).parent))  # also in the processes, which load this file alone
-
-from test_callbacks import ROWS
-
 from lit_ft.running.processes import run_ranks
-from lit_ft.testing import BATCH, ForeignModule, fit_foreign
-from lit_ft.testing import ROWS as EXAMPLES
+from lit_ft.testing import BATCH, ROWS, ForeignModule, fit_foreign
+from tests.example import OfCallback, class_of, rows
 
-ONE_PROCESS = {"ForwardMask", "LayerSimilarity", "TaskRegions"}  # says so, and says what is allowed
+EXAMPLES = {name: row for name, row in rows(OfCallback).items() if row.module is ForeignModule}
 
 
 class Apart(Callback):
@@ -33,10 +29,11 @@ class Apart(Callback):
             pl_module.model[0].bias.add_(1e-3 * trainer.global_rank)  # type: ignore[index, operator, union-attr]
 
 
-def train(names: list[str]) -> dict[str, Any]:
+def train(folder: str) -> dict[str, Any]:
     """On one rank: the steps and weights with each callback, or what it raised."""
+    os.chdir(tempfile.mkdtemp(dir=folder))
     found: dict[str, Any] = {}
-    makers = {name: ROWS[name][0] for name in names}
+    makers = {name: row.make for name, row in EXAMPLES.items()}
     for name, make in {**makers, "control": Apart}.items():
         try:
             module, trainer = fit_foreign([make()], module=ForeignModule(norm=False), strategy="ddp", devices=2)
@@ -49,21 +46,21 @@ def train(names: list[str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ranks() -> list[dict[str, Any]]:
-    return run_ranks(train, 2, list(ROWS), timeout=240)
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return run_ranks(train, 2, str(tmp_path_factory.mktemp("ranks")), timeout=240)
 
 
-@pytest.mark.parametrize("name", sorted(set(ROWS) - ONE_PROCESS))
+@pytest.mark.parametrize("name", [name for name, row in EXAMPLES.items() if not row.one_process])
 def test_two_ranks_agree(name: str, ranks: list[dict[str, Any]]) -> None:
     first, second = ranks[0][name], ranks[1][name]
     assert not isinstance(first, str), first
-    assert first[:2] == (2, 2 * -(-(EXAMPLES // BATCH) // 2))
+    assert first[:2] == (2, 2 * -(-(ROWS // BATCH) // 2))
     assert first == second
 
 
-@pytest.mark.parametrize("name", sorted(ONE_PROCESS))
+@pytest.mark.parametrize("name", [name for name, row in EXAMPLES.items() if row.one_process])
 def test_what_needs_one_process_refuses_two(name: str, ranks: list[dict[str, Any]]) -> None:
-    assert f"{name}.trainer.devices: given 2; allowed: one device" in str(ranks[0][name])
+    assert f"{class_of(name)}.trainer.devices: given 2; allowed: one device" in str(ranks[0][name])
 
 
 def test_the_comparison_can_fail(ranks: list[dict[str, Any]]) -> None:

@@ -22,12 +22,8 @@ from lit_ft.callbacks import (
     WarmStart,
 )
 from lit_ft.core.errors import ConfigError
-from lit_ft.data import Digits, Instructions, LabelledText, TextPairs
+from lit_ft.data import Instructions, LabelledText, TextPairs
 from lit_ft.methods import (
-    ConcatRepresentations,
-    DistilledRepresentations,
-    DistributionRegularized,
-    ModeConnectivity,
     SentenceEmbedding,
     SupervisedFineTuning,
     TextClassifier,
@@ -161,26 +157,6 @@ def test_both_modes_are_measured_side_by_side() -> None:
 def test_two_that_log_under_the_same_names_are_refused(make: Any) -> None:
     with pytest.raises(ConfigError, match="two of"):
         fit_foreign([make(), make()])
-
-
-MLP: Any = {"config": {"model_type": "mlp", "width": 4, "depth": 1}}
-
-
-@pytest.mark.parametrize("kind", [ConcatRepresentations, DistilledRepresentations, DistributionRegularized,
-                                  ModeConnectivity])  # fmt: skip
-def test_a_method_keeps_its_start_while_its_trainer_goes_on(kind: Any) -> None:
-    def start() -> tuple[Any, Digits]:
-        pl.seed_everything(1, verbose=False)
-        members = {"num_members": 2} if "Representations" in kind.__name__ else {}
-        method = kind(MLP, num_classes=10, input_shape=[64], optimizer=lambda p: torch.optim.SGD(p, lr=0.1), **members)
-        return method, Digits(batch_size=300)
-
-    method, data = start()
-    _, trainer = fit_foreign([], module=method, data=data, max_epochs=1)
-    trainer.fit_loop.max_epochs = 2
-    trainer.fit(method, datamodule=data)
-    whole, _ = fit_foreign([], None, *start())
-    assert not difference(dict(method.state_dict()), dict(whole.state_dict()))
 
 
 def test_tokens_of_another_tokenizer_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

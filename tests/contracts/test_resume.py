@@ -1,5 +1,7 @@
 """A run that was stopped anywhere and resumed equals one that was not: weights, optimizer, order, logged values."""
 
+import os
+import signal
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -7,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import lit_ft.testing
 from lit_ft.command.run_folders import find_checkpoint
 from lit_ft.core.method import Method, Output
 from lit_ft.core.schedules import Cosine
 from lit_ft.running import run_checkpoint
 from lit_ft.running.files import is_whole
+from lit_ft.running.processes import ProcessFailed, start
 from lit_ft.running.run_checkpoint import RunCheckpoint, newest_whole
 from lit_ft.testing import ForeignData, ForeignModule, assert_equal_runs, fit_foreign
 
@@ -113,7 +115,7 @@ def test_data_order_continues(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "bit"])
 def test_a_damaged_checkpoint_falls_back(damage: str, tmp_path: Path) -> None:
-    fit_foreign([], tmp_path, crash_at=9)
+    fit_foreign([RunCheckpoint(every_n_steps=4, folder=str(tmp_path / "checkpoints"))], tmp_path, crash_at=9)
     newest, _ = newest_whole(tmp_path / "checkpoints")
     assert newest is not None
     content = bytearray(newest.read_bytes())
@@ -149,12 +151,40 @@ def test_epochs_begin_with_a_checkpoint_when_the_last_is_old(
 ) -> None:
     """An epoch may be one batch; the run goes on from either, as from any other checkpoint."""
     monkeypatch.setattr(run_checkpoint, "OLD", old)
-    monkeypatch.setattr(lit_ft.testing, "RunCheckpoint", lambda **_: RunCheckpoint(every_n_steps=None, keep=9))
-    fit_foreign([], tmp_path / "whole")
+    fit_foreign([RunCheckpoint(every_n_steps=None, keep=9)], tmp_path / "whole")
     names = sorted(path.name for path in (tmp_path / "whole" / "checkpoints").glob("*.ckpt"))
     assert names == [f"step={step:08d}.ckpt" for step in saved]
     if len(saved) > 1:
-        fit_foreign([], tmp_path / "broken", crash_at=15)
+        fit_foreign([RunCheckpoint(every_n_steps=None, keep=9)], tmp_path / "broken", crash_at=15)
         last, _ = newest_whole(tmp_path / "broken" / "checkpoints")
-        fit_foreign([], tmp_path / "broken", resume=last)
+        fit_foreign([RunCheckpoint(every_n_steps=None, keep=9)], tmp_path / "broken", resume=last)
         assert_equal_runs(tmp_path / "whole", tmp_path / "broken")
+
+
+class Kill(pl.Callback):
+    """Ends the process in the middle of a micro-batch."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_start(self, *args: object) -> None:
+        self.at -= 1
+        if self.at < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fit_and_die(folder: Path, die_at: int) -> None:
+    """In a process of its own: no chance to tidy up."""
+    saves = RunCheckpoint(every_n_steps=1)
+    fit_foreign([saves, Kill(die_at)], folder, max_epochs=3, accumulate_grad_batches=2)
+
+
+def test_resumes_after_sigkill_in_mid_epoch(tmp_path: Path) -> None:
+    fit_foreign([], tmp_path / "whole", max_epochs=3, accumulate_grad_batches=2)
+    with pytest.raises(ProcessFailed) as failure:
+        start(fit_and_die, tmp_path / "killed", 15).result()
+    assert failure.value.exit_code == -signal.SIGKILL
+    last, _ = newest_whole(tmp_path / "killed" / "checkpoints")
+    assert last is not None
+    fit_foreign([], tmp_path / "killed", resume=last, max_epochs=3, accumulate_grad_batches=2)
+    assert_equal_runs(tmp_path / "whole", tmp_path / "killed")

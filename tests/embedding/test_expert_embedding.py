@@ -16,7 +16,6 @@ from lit_ft.embedding.sentence_encoder import sentence_encoder
 from lit_ft.methods import ExpertEmbedding, SentenceEmbedding
 from lit_ft.running.processes import run_ranks
 from lit_ft.sources.batching import homogeneous_batches
-from lit_ft.testing import assert_resumes
 
 BERT = {
     "model_type": "bert", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -125,18 +124,6 @@ def test_homogeneous_batches(tmp_path: Path) -> None:
     assert sum(map(len, homogeneous_batches(groups, 2, drop_last=True)(0))) == 10
     with pytest.raises(ConfigError, match="homogeneous"):
         TextPairs("x", homogeneous=True)
-
-
-class Nothing(pl.Callback):
-    """A callback that does nothing."""
-
-
-def test_resumes_exactly(tmp_path: Path) -> None:
-    data(tmp_path)
-    assert_resumes(
-        Nothing, tmp_path / "run", crash_at=4, make_module=lambda: ExpertEmbedding({"config": BERT}),
-        make_data=lambda: data(tmp_path, homogeneous=True, batch_size=3),
-    )  # fmt: skip
 
 
 def test_what_has_no_expert_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from lit_ft.data import LabelTriplets
 from lit_ft.embedding.contrastive import Triplet, Vectors, triplet_accuracy
 from lit_ft.methods import SentenceEmbedding
 from lit_ft.models.byte_tokenizer import byte_tokenizer
-from lit_ft.testing import assert_resumes
 
 BERT = {"config": {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
                    "intermediate_size": 16, "tokenizer": "bytes"}}  # fmt: skip
@@ -88,12 +87,3 @@ def test_training_tells_the_kinds_apart(tmp_path: Path) -> None:
     before = trainer.validate(made, data, verbose=False)[0]["val/triplet_accuracy"]
     trainer.fit(made, datamodule=data)
     assert before < 0.9 < trainer.callback_metrics["val/triplet_accuracy"]
-
-
-def test_resumes(tmp_path: Path) -> None:
-    path = written(tmp_path)
-    assert_resumes(
-        pl.Callback, tmp_path / "run", crash_at=5, max_epochs=2, accumulate_grad_batches=2,
-        make_module=lambda: SentenceEmbedding(BERT, Triplet()),
-        make_data=lambda: LabelTriplets(path, target="kind", batch_size=4, val_fraction=0.25),
-    )  # fmt: skip

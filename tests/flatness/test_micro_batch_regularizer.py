@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from lit_ft.callbacks import SAM, MicroBatchRegularizer
 from lit_ft.core.errors import ConfigError
 from lit_ft.flatness.micro_batch_regularizer import draw, penalised_scalar, squared_gradient_norm
-from lit_ft.testing import ForeignModule, check_callback, fit_foreign
+from lit_ft.testing import ForeignModule, fit_foreign
 
 PENALTIES = ["gradient_norm", "fisher_trace", "average_jacobian", "unit_jacobian"]
 
@@ -137,12 +136,6 @@ def test_micro_batches_are_penalised_each() -> None:
     _, trainer = fit_foreign([MicroBatchRegularizer()], None, Sgd(), **settings)
     assert len(caught) == 2
     assert float(trainer.callback_metrics["micro_batch_regularizer/penalty"]) == pytest.approx(caught[1], rel=1e-5)
-
-
-@pytest.mark.parametrize("form", ["double_backward", "finite_difference"])
-def test_callback_contract(form: str, tmp_path: Path) -> None:
-    no_op = (lambda: MicroBatchRegularizer(weight=0.0)) if form == "double_backward" else None
-    check_callback(lambda: MicroBatchRegularizer("fisher_trace", 0.05, form, head="model.4"), tmp_path, no_op)
 
 
 def test_the_training_step_comes_back() -> None:

@@ -17,7 +17,7 @@ from lit_ft.callbacks import GSAM, SAM, FriendlySAM, LookSAM, sam_step
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
 from lit_ft.flatness.perturbation import perturbation, total_norm
-from lit_ft.testing import ForeignData, ForeignModule, check_callback, fit_foreign
+from lit_ft.testing import ForeignData, ForeignModule, fit_foreign
 
 
 class Plain(ForeignModule):
@@ -136,15 +136,6 @@ def test_equals_a_hand_written_loop(case: str, norm: bool) -> None:
     assert distance(module.model, expected.model) <= (5e-8 if not norm else 5e-7)
     plain, _ = fit_foreign([], None, Plain(norm=norm), **trainer)
     assert distance(module.model, plain.model) > 1e-4
-
-
-def test_callback_contract(tmp_path: Path) -> None:
-    check_callback(lambda: SAM(rho=0.1), tmp_path, no_op=lambda: SAM(rho=0.0))
-
-
-@pytest.mark.parametrize("variant", [LookSAM, FriendlySAM])
-def test_variants_resume(variant: type, tmp_path: Path) -> None:
-    check_callback(lambda: SAM(rho=0.1, every_n_steps=2, variant=variant()), tmp_path)
 
 
 class SetFree(pl.Callback):

@@ -13,7 +13,7 @@ from lit_ft.core.batch_norm import update_batch_norm
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.selection import Names
 from lit_ft.flatness.swag import WeightGaussian
-from lit_ft.testing import ForeignModule, check_callback, fit_foreign
+from lit_ft.testing import ForeignModule, fit_foreign
 
 
 def test_gaussian_iterates_give_their_gaussian_back() -> None:
@@ -64,11 +64,6 @@ def test_collects_when_it_should(arguments: dict, steps: list[int]) -> None:
     fit_foreign([swag, remember])
     assert swag.weights.count == len(steps)
     assert torch.allclose(swag.weights.mean, torch.stack([remember.weights[i - 1] for i in steps]).mean(0), atol=1e-6)
-
-
-def test_callback_contract(tmp_path: Path) -> None:
-    make = lambda: SWAG(start=3, every_n_steps=2, rank=4)  # noqa: E731
-    check_callback(make, tmp_path, no_op=make)
 
 
 def test_sampled_weights_go_and_come_back() -> None:

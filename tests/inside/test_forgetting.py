@@ -1,6 +1,5 @@
 """Old tasks are evaluated as a validation run would, and training does not notice."""
 
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,8 +16,9 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method, Output
 from lit_ft.inside.forgetting import Forgetting
 from lit_ft.running.processes import run_ranks
-from lit_ft.testing import ForeignData, ForeignModule, check_callback, fit_foreign
+from lit_ft.testing import ForeignData, ForeignModule, fit_foreign
 from lit_ft.vision.batch import ImagesBatch
+from tests.inside.examples import Ragged
 
 
 class Classifier(Method):
@@ -36,18 +36,6 @@ class Classifier(Method):
 
     def configure_metrics(self) -> dict[str, Metric]:
         return {"accuracy": MulticlassAccuracy(3, average="micro")}
-
-
-class Ragged(ForeignData):
-    """Old rows in batches of unequal size."""
-
-    def rows(self) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(1)
-        return torch.randn(20, 6, generator=generator), torch.arange(20) % 3
-
-    def val_dataloader(self) -> Any:
-        x, y = self.rows()
-        return [(x[:3], y[:3]), (x[3:17], y[3:17]), (x[17:], y[17:])]
 
 
 def network() -> nn.Module:
@@ -123,13 +111,6 @@ def test_a_foreign_module_is_evaluated_by_its_own_step() -> None:
     plain = Forgetting({"old": Ragged()})
     module, _ = fit_foreign([plain], module=ForeignModule())
     assert plain.report()["old"]["end"] == {"loss": pytest.approx(expected(module.model)[0], rel=1e-5)}
-
-
-def test_contracts(tmp_path: Path) -> None:
-    def make() -> Forgetting:
-        return Forgetting({"old": Ragged(), "new": ForeignData()}, every_n_steps=3)
-
-    check_callback(make, tmp_path, no_op=make)
 
 
 def test_limits_and_refusals() -> None:

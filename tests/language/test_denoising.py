@@ -5,7 +5,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,6 @@ from lit_ft.data import MixtureOfDenoisers
 from lit_ft.language.denoising import UL2, Denoiser, corrupt
 from lit_ft.methods import SupervisedFineTuning
 from lit_ft.models.byte_tokenizer import byte_tokenizer
-from lit_ft.testing import assert_resumes
 
 LLAMA = {
     "model_type": "llama", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -140,16 +138,6 @@ def test_training_is_corrupted_anew_and_evaluation_once(tmp_path: Path) -> None:
     assert epochs(made.train_dataloader()) == [first, second]
     fixed, again = epochs(made.val_dataloader())
     assert fixed == again
-
-
-class Nothing(pl.Callback):
-    """A callback that does nothing."""
-
-
-def test_resumes_exactly(tmp_path: Path) -> None:
-    path = rows(tmp_path)
-    make = lambda: MixtureOfDenoisers(path, batch_size=4, val_fraction=0.2, num_workers=0)  # noqa: E731
-    assert_resumes(Nothing, tmp_path / "run", crash_at=5, make_module=module, make_data=make, accumulate_grad_batches=2)
 
 
 def test_bad_settings_are_refused(tmp_path: Path) -> None:

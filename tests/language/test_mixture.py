@@ -5,14 +5,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.data import Instructions, Mixture, MixtureOfDenoisers
 from lit_ft.language.mixture import mixture_counts, mixture_plan, passes
 from lit_ft.methods import SupervisedFineTuning
-from lit_ft.testing import assert_resumes
 
 LLAMA = {
     "model_type": "llama", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -91,18 +89,6 @@ def test_examples_keep_their_source_and_their_template(tmp_path: Path) -> None:
     assert found == made.counts()
     held_out = Counter(task for batch in made.val_dataloader() for task in batch["tasks"].tolist())
     assert held_out == {0: 4, 1: 1}
-
-
-class Nothing(pl.Callback):
-    """A callback that does nothing."""
-
-
-def test_resumes_exactly(tmp_path: Path) -> None:
-    sources(tmp_path)
-    assert_resumes(
-        Nothing, tmp_path / "run", crash_at=7, make_module=module, accumulate_grad_batches=2,
-        make_data=lambda: Mixture(sources(tmp_path), temperature=2.0, batch_size=4),
-    )  # fmt: skip
 
 
 def test_what_cannot_be_mixed_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from torch.nn import functional as F
@@ -13,7 +12,6 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.data import AnswerOptions, Instructions, PermutedQuestions
 from lit_ft.language.options import contaminated, option_scores
 from lit_ft.methods import OptionScoring
-from lit_ft.testing import assert_resumes
 
 LLAMA = {
     "model_type": "llama", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -209,17 +207,3 @@ def test_examples_are_of_the_task_of_the_question() -> None:
     made.trainer = type("T", (), {"lightning_module": owner})()  # type: ignore[assignment]
     with pytest.raises(ConfigError, match="no more than the 19 training rows"):
         made.setup("test")
-
-
-def test_resumes_exactly(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in ROWS))
-
-    class Nothing(pl.Callback):
-        """A callback that does nothing."""
-
-    assert_resumes(
-        Nothing, tmp_path / "run", crash_at=5, accumulate_grad_batches=2,
-        make_module=lambda: OptionScoring({"config": LLAMA}),
-        make_data=lambda: AnswerOptions(str(path), options_column="choices", shots=1, batch_size=4, val_fraction=0.2),
-    )  # fmt: skip

@@ -16,7 +16,6 @@ from lit_ft.data import MarkedCorpus, ScoredText
 from lit_ft.language.preference_pretraining import unlikelihood
 from lit_ft.language.sampled_text import matched_share
 from lit_ft.methods import PreferencePretraining
-from lit_ft.testing import assert_resumes
 
 NETWORK: Any = {
     "config": {
@@ -202,11 +201,3 @@ def test_sampling_follows_the_network_and_leaves_no_trace(tmp_path: Path) -> Non
         shares += [callback.report()["share"] for callback in callbacks]
     assert torch.equal(weights[0], weights[1])
     assert shares == [1.0, 0.0]
-
-
-def test_resumes(tmp_path: Path) -> None:
-    assert_resumes(
-        pl.Callback, tmp_path / "run", crash_at=5, max_epochs=2,
-        make_module=lambda: method(objective="advantage_weighted", alpha=0.5),
-        make_data=lambda: MarkedCorpus(documents=32, threshold=0.0, drop_marks=0.5, batch_size=8),
-    )  # fmt: skip

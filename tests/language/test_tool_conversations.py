@@ -4,14 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.data import ToolConversations, ToolQuestions, ToolTraces
-from lit_ft.methods import OptionScoring, SupervisedFineTuning
 from lit_ft.models.byte_tokenizer import byte_tokenizer
-from lit_ft.testing import assert_resumes
 from lit_ft.tokens.losses import shares
 from lit_ft.worlds.tool_traces import TOOLS
 
@@ -179,14 +176,3 @@ def test_traces_and_their_questions_fit_together() -> None:
         options[label].input_ids
         for options, label in zip(questions.questions["val"].options, questions.questions["val"].labels, strict=True)
     ]
-
-
-@pytest.mark.parametrize("asks", [False, True])
-def test_resumes(asks: bool, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps({**ROW, "number": i}) for i in range(24)))
-    assert_resumes(
-        pl.Callback, tmp_path / "run", crash_at=5, max_epochs=2, accumulate_grad_batches=2,
-        make_module=lambda: OptionScoring(LLAMA) if asks else SupervisedFineTuning(LLAMA),
-        make_data=lambda: ToolQuestions(batch_size=20) if asks else ToolConversations(str(path), batch_size=2),
-    )  # fmt: skip

@@ -11,7 +11,6 @@ from lit_ft.data import ChesFilter, EditedPairs
 from lit_ft.methods import DPO
 from lit_ft.preference.ches import ches
 from lit_ft.preference.ches_filter import kept
-from lit_ft.testing import assert_resumes
 
 NETWORK = {
     "config": {
@@ -85,15 +84,6 @@ def test_scores_are_those_of_the_start_and_only_kept_pairs_train(side: str) -> N
     assert data.state_dict() == {"kept": wanted}
     seen = {int(row) for batch in data.train_dataloader() for row in batch["rows"]}
     assert seen == set(wanted)
-
-
-def test_a_resumed_run_keeps_the_pairs_of_its_start(tmp_path: Path) -> None:
-    """Later weights score otherwise, so only the checkpoint can know them."""
-    torch.manual_seed(0)
-    assert_resumes(
-        pl.Callback, tmp_path / "run", crash_at=7, max_epochs=4, make_module=lambda: method(3.0),
-        make_data=lambda: EditedPairs(pairs=16, length=4, few=4, batch_size=2, ches_filter=ChesFilter(0.5)),
-    )  # fmt: skip
 
 
 def test_half_of_the_pairs_are_alike() -> None:

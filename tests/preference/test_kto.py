@@ -13,7 +13,6 @@ from lit_ft.data import UnpairedPreferences
 from lit_ft.methods import KTO, AdapterOff, CachedLogProbs, FrozenCopy
 from lit_ft.preference.reference import row_keys
 from lit_ft.running.processes import run_ranks
-from lit_ft.testing import assert_resumes
 
 CONFIG = {
     "model_type": "llama", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -226,11 +225,3 @@ def test_two_ranks_share_one_divergence(tmp_path: Path) -> None:
     assert first == second
     assert first == pytest.approx(divergences(str(tmp_path), 1, 8), abs=1e-5)
     assert max(first) > 0.01
-
-
-def test_resumes(tmp_path: Path) -> None:
-    path = table(tmp_path)
-    assert_resumes(
-        pl.Callback, tmp_path / "run", crash_at=5, max_epochs=2, make_module=method,
-        make_data=lambda: UnpairedPreferences(path, batch_size=2, val_fraction=0.25), accumulate_grad_batches=2,
-    )  # fmt: skip

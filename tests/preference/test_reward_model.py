@@ -13,7 +13,6 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.data import Preferences
 from lit_ft.methods import RewardModel
 from lit_ft.preference.reward_model import rewards
-from lit_ft.testing import assert_resumes
 
 CONFIG = {
     "model_type": "llama", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -120,11 +119,3 @@ def test_tokens_in_front_are_refused() -> None:
     prefix = {"class_path": "peft.PromptTuningConfig", "init_args": {"num_virtual_tokens": 2}}
     with pytest.raises(ConfigError, match="prompt learning"):
         model(prefix)
-
-
-def test_resumes(tmp_path: Path) -> None:
-    path = table(tmp_path)
-    assert_resumes(
-        pl.Callback, tmp_path / "run", crash_at=5, max_epochs=2, make_module=model,
-        make_data=lambda: Preferences(path, batch_size=2, val_fraction=0.25), accumulate_grad_batches=2,
-    )  # fmt: skip

@@ -15,7 +15,6 @@ from test_kto import CONFIG, table, trl_batch, trl_network
 from lit_ft.data import UnpairedPreferences
 from lit_ft.methods import CachedLogProbs, FrozenCopy, UnpairedBCO
 from lit_ft.running.processes import run_ranks
-from lit_ft.testing import assert_resumes
 
 
 def method(lr: float = 0.1, beta: float = 0.1, **arguments: Any) -> UnpairedBCO:
@@ -119,11 +118,3 @@ def test_two_ranks_share_one_shift(tmp_path: Path) -> None:
     alone = on_ranks(str(tmp_path), 1, 8)
     assert [shift for _, shift in first] == pytest.approx([shift for _, shift in alone], abs=1e-5)
     assert max(abs(shift) for _, shift in first) > 0.001
-
-
-def test_resumes_with_its_shift(tmp_path: Path) -> None:
-    path = table(tmp_path)
-    assert_resumes(
-        pl.Callback, tmp_path / "run", crash_at=5, max_epochs=2, make_module=lambda: method(lr=2.0, beta=1.0),
-        make_data=lambda: UnpairedPreferences(path, batch_size=2, val_fraction=0.25), accumulate_grad_batches=2,
-    )  # fmt: skip

@@ -13,7 +13,7 @@ from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.selection import Names, RandomElements, RandomHalf, Selection, TopMagnitude, as_mask
 from lit_ft.running.processes import run_ranks
 from lit_ft.sparse.gradient_mask import GradientMask
-from lit_ft.testing import ForeignModule, assert_resumes, check_callback, fit_foreign
+from lit_ft.testing import ForeignModule, assert_resumes, fit_foreign
 
 HALF = RandomElements(0.5, seed=1)
 MIXED = Names(["0.*"]) | RandomElements(0.3, patterns=["4.weight"])
@@ -233,10 +233,6 @@ def test_a_network_that_is_built_late_is_frozen_before_its_optimizer(make: type)
     module, trainer = fit_foreign([GradientMask(MIXED)], module=make())
     assert_held(before, values(module), MIXED, module)
     assert len(trainer.optimizers[0].state) == 3
-
-
-def test_contracts(tmp_path: Path) -> None:
-    check_callback(lambda: GradientMask(MIXED), tmp_path, no_op=lambda: GradientMask(Names(["*"])))
 
 
 def test_resume_goes_on_with_the_same_choices(tmp_path: Path) -> None:

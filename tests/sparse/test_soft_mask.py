@@ -8,7 +8,7 @@ import torch
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.sparse.soft_mask import SoftMask
-from lit_ft.testing import ForeignModule, check_callback, fit_foreign
+from lit_ft.testing import ForeignModule, fit_foreign
 
 ROWS = torch.linspace(0, 1, 12)[:, None]  # one number a row of 0.weight
 
@@ -68,16 +68,3 @@ def test_bad_importance_is_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             fit_foreign([SoftMask({name: value})], module=Plain())
-
-
-def test_contracts(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({"0.weight": ROWS.expand(12, 6).contiguous()}, tmp_path / "importance.safetensors")
-    save_file({"0.weight": torch.zeros(12, 1)}, tmp_path / "none.safetensors")
-
-    check_callback(
-        lambda: SoftMask(str(tmp_path / "importance.safetensors")),
-        tmp_path,
-        no_op=lambda: SoftMask(str(tmp_path / "none.safetensors")),
-    )

@@ -16,7 +16,7 @@ from lit_ft.sparse.head_offsets import HeadOffsets
 from lit_ft.sparse.learned_graft import LearnedGraft, score_gradient, soft_mask
 from lit_ft.sparse.lottery_ticket import LotteryTicket
 from lit_ft.sparse.sparse_delta import SparseDelta
-from lit_ft.testing import ForeignModule, check_callback, fit_foreign
+from lit_ft.testing import ForeignModule, fit_foreign
 
 OTHERS = [
     lambda: StochasticWeightAveraging(1e-2),
@@ -197,10 +197,3 @@ def test_a_graft_is_capped() -> None:
     graft = LearnedGraft(6, density=0.1, lr=1e4, bias=2.0, max_density=0.15)
     fit_foreign([graft], module=Module())
     assert graft.report()["entries"] == round(0.15 * 123)
-
-
-@pytest.mark.parametrize(
-    "make", [lambda: LotteryTicket(6, density=0.2), lambda: LearnedGraft(6, 0.1, lr=10.0, bias=2.0)]
-)
-def test_contracts(make: Any, tmp_path: Path) -> None:
-    check_callback(make, tmp_path)

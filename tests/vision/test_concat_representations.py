@@ -1,11 +1,10 @@
-import lightning.pytorch as pl
 import pytest
 import torch
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.data import Digits
 from lit_ft.methods import ConcatRepresentations, ImageClassifier, IndependentMembers
-from lit_ft.testing import assert_resumes, fit_foreign
+from lit_ft.testing import fit_foreign
 
 MLP = {"config": {"model_type": "mlp", "width": 6, "depth": 1}}
 CNN = {"config": {"model_type": "cnn", "width": 2, "depth": 1, "batch_norm": True, "dropout": 0.2}}
@@ -92,14 +91,6 @@ def test_goes_on_from_a_run_of_independent_members(tmp_path):
     fit_foreign([WarmStart(str(tmp_path / "many.ckpt"))], module=method, data=data(), max_epochs=1)
     x = torch.randn(4, 64)
     torch.testing.assert_close(method(x), (many.network.members[0](x) + many.network.members[1](x)) / 2)
-
-
-@pytest.mark.parametrize("make", [lambda: IndependentMembers(CNN, num_members=2, optimizer=sgd),
-                                  lambda: ConcatRepresentations(CNN, num_members=2, train="all", optimizer=sgd),
-                                  lambda: ConcatRepresentations(CNN, num_members=2, optimizer=sgd)])  # fmt: skip
-def test_resumes(make, tmp_path):
-    assert_resumes(lambda: pl.Callback(), tmp_path, crash_at=6, make_module=make, make_data=lambda: data(False),
-                   max_epochs=3)  # fmt: skip
 
 
 def test_refuses():

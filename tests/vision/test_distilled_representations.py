@@ -1,4 +1,3 @@
-import lightning.pytorch as pl
 import pytest
 import torch
 from torch.nn import functional as F
@@ -7,7 +6,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.data import Digits
 from lit_ft.methods import DistilledRepresentations, IndependentMembers
 from lit_ft.running.warm_start import WarmStart
-from lit_ft.testing import assert_resumes, fit_foreign
+from lit_ft.testing import fit_foreign
 
 MLP = {"config": {"model_type": "mlp", "width": 6, "depth": 1}}
 CNN = {"config": {"model_type": "cnn", "width": 2, "depth": 1, "batch_norm": True, "dropout": 0.2}}
@@ -85,11 +84,6 @@ def test_the_student_alone_moves_and_the_members_are_those_of_the_run(tmp_path):
     method.train()
     assert method.network.student.members[0].training
     assert not any(child.training for child in method.network.members.modules())
-
-
-def test_resumes(tmp_path):
-    assert_resumes(pl.Callback, tmp_path, crash_at=5, max_epochs=3, make_data=lambda: data(False),
-                   make_module=lambda: DistilledRepresentations(CNN, num_members=2, optimizer=sgd))  # fmt: skip
 
 
 def test_refuses():

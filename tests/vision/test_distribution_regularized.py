@@ -1,4 +1,3 @@
-import lightning.pytorch as pl
 import pytest
 import torch
 from torch.nn import functional as F
@@ -7,7 +6,7 @@ from lit_ft.callbacks import SAM
 from lit_ft.core.errors import ConfigError
 from lit_ft.data import Digits
 from lit_ft.methods import DistributionRegularized, ImageClassifier
-from lit_ft.testing import assert_resumes, fit_foreign
+from lit_ft.testing import fit_foreign
 
 CNN = {"config": {"model_type": "cnn", "width": 2, "depth": 1, "batch_norm": True, "dropout": 0.2}}
 MLP = {"config": {"model_type": "mlp", "width": 8, "depth": 1}}
@@ -91,17 +90,6 @@ def test_it_turns_between_steps_alone(monkeypatch):
     monkeypatch.setattr("lit_ft.vision.distribution_regularized.rotation", turned)
     fit_foreign([], module=tuned, data=data(), max_epochs=3, accumulate_grad_batches=2)
     assert steps == [2, 4, 6]  # 3 batches and 2 steps an epoch
-
-
-def test_resumes(tmp_path):
-    assert_resumes(
-        lambda: pl.Callback(),
-        tmp_path,
-        crash_at=5,
-        make_module=lambda: DistributionRegularized(CNN, memory=70, turn_every_n_steps=2, optimizer=sgd),
-        make_data=lambda: data(flat=False),
-        max_epochs=3,
-    )
 
 
 @pytest.mark.parametrize(("name", "value"), [("weight", -1.0), ("memory", 0), ("turn_every_n_steps", 0)])

@@ -6,7 +6,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
 from lit_ft.data import Digits, GaussianClusters, RedundantDigits, SideBySide
 from lit_ft.methods import GroupedClassifier
-from lit_ft.testing import assert_resumes, fit_foreign
+from lit_ft.testing import fit_foreign
 
 MLP = {"config": {"model_type": "mlp", "width": 8, "depth": 1}}
 
@@ -44,23 +44,6 @@ def test_test_accuracies_are_those_by_hand(tmp_path):
     assert found["test/worst_group"] == pytest.approx(min(sum(r) / len(r) for r in right.values()))
     assert found["test/accuracy"] == pytest.approx(sum(map(sum, right.values())) / 300)
     assert found["test/worst_group"] < found["test/accuracy"]
-
-
-@pytest.mark.parametrize(
-    "make_data",
-    [
-        lambda: RedundantDigits(rows=80, correlation=0.9, flat=True, batch_size=10),
-        lambda: SideBySide(Digits(), Digits(), [[0], [1]], [[3], [7]], rows=80, correlation=0.9, batch_size=10),
-    ],
-)
-def test_resumes(make_data, tmp_path):
-    assert_resumes(
-        lambda: pl.Callback(),
-        tmp_path,
-        make_module=lambda: GroupedClassifier(MLP, optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)),
-        make_data=make_data,
-        crash_at=11,
-    )
 
 
 def test_data_without_groups_are_refused() -> None:

@@ -1,4 +1,3 @@
-import lightning.pytorch as pl
 import pytest
 import torch
 from torch.nn import functional as F
@@ -7,7 +6,7 @@ from lit_ft.callbacks import SAM
 from lit_ft.core.errors import ConfigError
 from lit_ft.data import Digits
 from lit_ft.methods import LeaveOneOutNeighbours
-from lit_ft.testing import assert_resumes, fit_foreign
+from lit_ft.testing import fit_foreign
 from lit_ft.vision.leave_one_out_neighbours import WithMemory, digests
 from lit_ft.vision.neighbours import leave_one_out
 
@@ -127,17 +126,6 @@ def test_the_loss_is_a_mean_over_what_its_weight_counts():
     assert losses[3] == 0  # no other row has its label
     found = method.compute(alone).loss * method.loss_weight(alone)
     assert found.item() == pytest.approx(losses.sum().item(), rel=1e-5)
-
-
-def test_resumes(tmp_path):
-    assert_resumes(
-        lambda: pl.Callback(),
-        tmp_path,
-        crash_at=6,
-        make_module=lambda: LeaveOneOutNeighbours(CNN, k=5, memory=100, optimizer=adam),
-        make_data=data,
-        max_epochs=3,
-    )
 
 
 @pytest.mark.parametrize(("name", "value"), [("k", 0), ("temperature", 0.0), ("memory", 10), ("momentum", 1.0)])

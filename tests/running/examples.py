@@ -1,0 +1,15 @@
+"""The callbacks of this folder in small."""
+
+import torch
+
+from lit_ft.callbacks import WarmStart
+from lit_ft.testing import ForeignModule
+from tests.example import OfCallback
+
+
+def warm() -> WarmStart:
+    torch.save({"state_dict": ForeignModule(9).state_dict()}, "weights.ckpt")
+    return WarmStart("weights.ckpt")
+
+
+EXAMPLES = {"WarmStart": OfCallback(warm)}
