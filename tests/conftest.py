@@ -12,7 +12,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-from lit_ft.running import files, processes
+from lit_ft.running import processes
 
 huggingface_hub.constants.HF_HUB_OFFLINE = True  # it was read before: a warning filter makes pytest import lightning
 torch.set_num_threads(1)
@@ -28,7 +28,7 @@ def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Nor does one wait for the disk: a checkpoint that outlives a power cut is of no use to it.
     """
-    monkeypatch.setattr(files, "_sync", lambda *paths: None)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
     monkeypatch.delenv("LIT_FT_RUN_DIR", raising=False)
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 

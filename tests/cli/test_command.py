@@ -122,6 +122,7 @@ def test_another_optimizer_begins_with_its_own_defaults(capsys: pytest.CaptureFi
     assert "model.init_args.optimizer: given lr alone; allowed: with a class_path" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:the configuration differs:UserWarning")
 def test_the_file_wins_over_the_checkpoint_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert lit_ft("fit", "-c", "toy.yaml") == 0
     last = str(the_run() / "checkpoints/step=00000012.ckpt")

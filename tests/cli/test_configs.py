@@ -99,6 +99,7 @@ def in_small(config: dict[str, Any]) -> dict[str, Any]:
     return {"model": {"init_args": {"network": tiny}}}
 
 
+@pytest.mark.filterwarnings("ignore:EdgeOfStability. with SAM:UserWarning")
 @pytest.mark.parametrize("path", [named(path) for path in config_files()])
 def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.chdir(config_folder().parent)

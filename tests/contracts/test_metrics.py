@@ -48,6 +48,7 @@ def test_metric(name: str) -> None:
     assert str(numbers(each[1])) == str(numbers(updated(make(), 1).compute()))  # also where it is not a number
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.of_nothing])
 def test_of_no_rows_the_value_is_not_a_number(name: str) -> None:
     assert ROWS[name].make().compute().isnan()

@@ -227,6 +227,7 @@ def test_pain_13_checkpoints_load_with_weights_only(path: str, tmp_path: Path) -
         assert torch.equal(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:the configuration differs:UserWarning")
 def test_pain_14_the_saved_config_serves_every_command(path: str, tmp_path: Path) -> None:
     """With classes named by class_path, an adapter, a schedule and a callback; a resumed run may differ from it."""
     rate = {"class_path": "AdamW", "init_args": {"lr": 0.01}}

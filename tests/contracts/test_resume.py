@@ -173,18 +173,20 @@ class Kill(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+FIT = {"max_epochs": 3, "accumulate_grad_batches": 2}
+
+
 def fit_and_die(folder: Path, die_at: int) -> None:
     """In a process of its own: no chance to tidy up."""
-    saves = RunCheckpoint(every_n_steps=1)
-    fit_foreign([saves, Kill(die_at)], folder, max_epochs=3, accumulate_grad_batches=2)
+    fit_foreign([RunCheckpoint(every_n_steps=1), Kill(die_at)], folder, **FIT)
 
 
 def test_resumes_after_sigkill_in_mid_epoch(tmp_path: Path) -> None:
-    fit_foreign([], tmp_path / "whole", max_epochs=3, accumulate_grad_batches=2)
+    fit_foreign([RunCheckpoint(every_n_steps=1)], tmp_path / "whole", **FIT)
     with pytest.raises(ProcessFailed) as failure:
         start(fit_and_die, tmp_path / "killed", 15).result()
     assert failure.value.exit_code == -signal.SIGKILL
     last, _ = newest_whole(tmp_path / "killed" / "checkpoints")
     assert last is not None
-    fit_foreign([], tmp_path / "killed", resume=last, max_epochs=3, accumulate_grad_batches=2)
+    fit_foreign([RunCheckpoint(every_n_steps=1)], tmp_path / "killed", resume=last, **FIT)
     assert_equal_runs(tmp_path / "whole", tmp_path / "killed")

@@ -76,6 +76,7 @@ class Centred(Seeing):
         return [batch[0] - 1, batch[1]]
 
 
+@pytest.mark.filterwarnings("ignore:You have overridden `on_before_batch_transfer`:UserWarning")
 @pytest.mark.parametrize("other", [Hooked, ForeignData])
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
 def test_batches_of_other_data_are_handed_over_by_their_own_hooks(other: Any, precision: Any) -> None:

@@ -141,6 +141,7 @@ def test_a_foreign_modules_own_loss_weight_is_not_in_its_gradient() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:`training_step` returned:UserWarning")
 def test_a_first_micro_batch_without_loss_leaves_the_window_as_it_is() -> None:
     class Skips(ForeignModule):
         def training_step(self, batch, batch_idx):  # type: ignore[no-untyped-def]

@@ -128,7 +128,7 @@ def test_micro_batches_are_penalised_each() -> None:
     class Norms(Sgd):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             loss = super().training_step(batch, batch_idx)
-            caught.append(float(squared_gradient_norm(loss, list(self.parameters()))))
+            caught.append(float(squared_gradient_norm(loss, list(self.parameters())).detach()))
             return loss
 
     fit_foreign([], None, Norms(), accumulate_grad_batches=2, max_epochs=None, max_steps=1)

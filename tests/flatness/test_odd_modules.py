@@ -114,6 +114,7 @@ class Lazy(ForeignModule):
         self.model = nn.Sequential(nn.LazyLinear(12), nn.LazyBatchNorm1d(), nn.Tanh(), nn.LazyLinear(3))
 
 
+@pytest.mark.filterwarnings("ignore:.*(no eigenvalues|no threshold is known|`training_step` returned):UserWarning")
 @pytest.mark.parametrize("module", [Collecting, Wrapped, Buffers, Signature, Skipping, Keywords, Lazy])
 @pytest.mark.parametrize("name", list(CALLBACKS))
 def test_the_run_is_that_without_the_callback(name, module, tmp_path, monkeypatch):
@@ -136,6 +137,7 @@ def test_what_it_measures_of_an_odd_module():
     torch.testing.assert_close(b.values, 0.5 * a.values, rtol=1e-5, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*(no eigenvalues|no threshold is known|`training_step` returned):UserWarning")
 def test_skipped_steps_are_said_once_and_the_others_measured():
     tracker = EdgeOfStability(every_n_steps=1)
     with pytest.warns(UserWarning, match="training_step returns None"):

@@ -164,6 +164,7 @@ def test_ranks_share_the_batches_equally(world):
     assert sorted(chain(*chain(*test))) == list(range(23)), "evaluation repeats no row and leaves none out"
 
 
+@pytest.mark.filterwarnings("ignore:You requested to overfit:UserWarning")
 def test_too_few_rows_for_the_ranks_and_overfit_batches_are_refused():
     with pytest.raises(ConfigError, match="rows for evaluation"):
         list(PlannedSampler(shuffled_batches(2, 1), training=False, num_replicas=3, rank=0))

@@ -124,6 +124,7 @@ def test_scales_multiply_what_a_head_gives_and_offsets_are_added() -> None:
     assert torch.allclose(moved, layer(inputs + offsets.offsets * offsets.chosen), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:HeadOffsets. the run ended in its first phase:UserWarning")
 def test_the_penalty_reaches_the_scales() -> None:
     sums = []
     for penalty in (0.0, 10.0):

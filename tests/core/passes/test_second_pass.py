@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -75,6 +76,7 @@ class Again(pl.Callback):
         pl_module.train()
 
 
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`:UserWarning")
 def test_silent_restores_everything() -> None:
     again = Again()
     _, trainer = fit_foreign([again], None, Traces(), ForeignData(), max_epochs=1)
