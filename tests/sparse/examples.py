@@ -17,6 +17,7 @@ from lit_ft.callbacks import (
     TaskRegions,
     TrainingFlops,
 )
+from lit_ft.classification.batches import LabelledTextBatch
 from lit_ft.core.selection import Names, RandomElements, TopMagnitude
 from lit_ft.methods import TextClassifier
 from lit_ft.sources.batching import shuffled_batches
@@ -33,7 +34,7 @@ WORDS: Any = {
 
 
 class LabelledTokens(ForeignData):
-    batch_kind = "labelled_text"
+    batch = LabelledTextBatch
 
     def _loader(self, training: bool) -> Any:
         ids = torch.randint(1, 8, (44, 3), generator=torch.Generator().manual_seed(0))
