@@ -345,11 +345,11 @@ def check_callback(make: MakeCallback, folder: Path, no_op: MakeCallback | None 
     copy.deepcopy(make())
     _, trainer = fit_foreign([make()], **fit)
     assert trainer.global_step == 2 * trainer.num_training_batches
-    fit_foreign([make()], accumulate_grad_batches=3, gradient_clip_val=0.1, **fit)
     fit_foreign([make()], precision="bf16-mixed", **fit)
     assert_begins_anew(make, **fit)
     assert_resumes(make, folder / "resume", **fit)
-    assert_resumes(make, folder / "resume_accumulated", crash_at=17, accumulate_grad_batches=3, **fit)
+    windows = {"accumulate_grad_batches": 3, "gradient_clip_val": 0.1}
+    assert_resumes(make, folder / "resume_accumulated", crash_at=17, **windows, **fit)
     if no_op is not None:
         assert_no_op(no_op, folder / "no_op", **fit)
-        assert_no_op(no_op, folder / "no_op_accumulated", accumulate_grad_batches=3, gradient_clip_val=0.1, **fit)
+        assert_no_op(no_op, folder / "no_op_accumulated", **windows, **fit)

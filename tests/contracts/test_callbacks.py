@@ -59,13 +59,13 @@ def test_evaluation_without_a_fit_is_as_without_the_callback(name: str) -> None:
 
 
 def test_a_second_fit_of_one_trainer_goes_on(name: str) -> None:
-    """Two epochs and two more are four, for the weights and for what the callback knows."""
+    """One epoch and one more are two, for the weights and for what the callback knows."""
     make = ROWS[name].lasting or ROWS[name].make
     make_module, make_data = parts(ROWS[name])
     twice, once = make(), make()
-    module, trainer = fit_foreign([twice], make_module=make_module, make_data=make_data)
-    trainer.fit_loop.max_epochs = 4
+    module, trainer = fit_foreign([twice], make_module=make_module, make_data=make_data, max_epochs=1)
+    trainer.fit_loop.max_epochs = 2
     trainer.fit(module, datamodule=make_data())
-    whole, _ = fit_foreign([once], make_module=make_module, make_data=make_data, max_epochs=4)
+    whole, _ = fit_foreign([once], make_module=make_module, make_data=make_data)
     assert not difference(dict(module.state_dict()), dict(whole.state_dict()))
     assert not difference(twice.state_dict(), once.state_dict())

@@ -42,17 +42,18 @@ def test_resumes_exactly(row: OfRun, tmp_path: Path) -> None:
 def test_the_same_objects_serve_again(row: OfRun) -> None:
     """One epoch and one more are two; and data that have served in a fit serve the next one like new ones."""
     data = pickle.loads(pickle.dumps(copy.deepcopy(row.data())))
+    limits = {name: value for name, value in row.fit.items() if name.startswith("limit_")}
 
     def module() -> Any:
         made: Any = row.module()
         made.optimizer = lambda parameters: torch.optim.SGD(parameters, lr=0.05)  # has no state that a fit forgets
         return made
 
-    parts, trainer = fit_foreign([], data=data, make_module=module, max_epochs=1)
+    parts, trainer = fit_foreign([], data=data, make_module=module, max_epochs=1, **limits)
     trainer.fit_loop.max_epochs = 2
     trainer.fit(parts, datamodule=data)
-    again, _ = fit_foreign([], data=data, make_module=module)
-    fresh, _ = fit_foreign([], make_data=row.data, make_module=module)
+    again, _ = fit_foreign([], data=data, make_module=module, **limits)
+    fresh, _ = fit_foreign([], make_data=row.data, make_module=module, **limits)
     if row.lasting:
         assert not difference(dict(parts.state_dict()), dict(fresh.state_dict())), "two fits of one trainer"
     assert not difference(dict(again.state_dict()), dict(fresh.state_dict())), "data of another fit"

@@ -36,6 +36,8 @@ EXAMPLES = {
     "PermutedLabels": OfRun(sft, lambda: PermutedLabels(sequences=40, shots=3, eval_sequences=4, batch_size=4)),
     "PermutedQuestions": OfRun(scoring, lambda: PermutedQuestions(shots=3, tasks=2, batch_size=4)),
     "SumChains": OfRun(sft, lambda: SumChains(40, asked=8, batch_size=4)),
-    "ToolQuestions": OfRun(scoring, lambda: ToolQuestions(batch_size=20)),
+    "ToolQuestions": OfRun(
+        scoring, lambda: ToolQuestions(batch_size=4), {"limit_train_batches": 10, "limit_val_batches": 1}
+    ),
     "ToolTraces": OfRun(sft, lambda: ToolTraces(conversations=40, batch_size=4)),
 }
