@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from safetensors.torch import save_file
+from torch.utils.data import default_collate
 
 from lit_ft.callbacks import (
     ComposedDeltas,
@@ -39,7 +40,7 @@ class LabelledTokens(ForeignData):
     def _loader(self, training: bool) -> Any:
         ids = torch.randint(1, 8, (44, 3), generator=torch.Generator().manual_seed(0))
         rows = [{"input_ids": i, "attention_mask": torch.ones_like(i), "labels": (i[0] < 4).long()} for i in ids]
-        return make_loader(rows, shuffled_batches(44, 4, 5, training), torch.utils.data.default_collate, 5, training)  # type: ignore[arg-type]
+        return make_loader(rows, shuffled_batches(44, 4, 5, training), default_collate, 5, training=training)  # type: ignore[arg-type]
 
 
 def classifier() -> LightningModule:
