@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-from lit_ft.command.names import import_all
+from lit_ft.command.names import import_all, known
 from lit_ft.command.request import SECTIONS
 from lit_ft.core.errors import nearest
 
@@ -19,6 +19,13 @@ def parser_complaint(text: str) -> str:
     if len(classes) > 1 and classes[-1] == "lightning.Callback":  # the parser's second try, one callback alone
         classes.pop()
     path = ".init_args.".join(keys)
+    moved = re.search(
+        r"given class_path '(lit_ft\.[\w.]+)':\s+(?:No module named|module '[\w.]+' has no attribute)", text
+    )
+    if moved:
+        name = moved[1].rpartition(".")[2]
+        now = f"{known()[name][0]}.{name}, its name now" if name in known() else "a class that lit-ft methods lists"
+        return f"{path}: given class {moved[1]!r}; allowed: {now}"
     unknown = re.search(r"(?:Option|option) '([\w.-]+)'(?: is not accepted)?", text) or re.search(
         r"unrecognized arguments: --([\w.-]+)", text
     )
@@ -66,14 +73,14 @@ def _unknown_key(name: str, owner: str, classes: list[str]) -> str:
     head, _, key = name.rpartition(".")
     if classes and _is_function(classes[-1], owner.rpartition(".")[2]):
         return f"{owner}: given {key} alone; allowed: with a class_path, as its default is a function and not a class"
-    known = _keys(classes[-1], head) if classes else _keys_of_section(head)
+    keys = _keys(classes[-1], head) if classes else _keys_of_section(head)
     place = ".".join(part for part in (owner if not classes else f"{owner}.init_args", head) if part)
     where = f"{place}.{key}" if place else key
     taker = f"{classes[-1].rpartition('.')[2]} takes" if classes and not head else "the keys"
-    shown = known if len(known) <= 16 else get_close_matches(key, known, n=3, cutoff=0.3)
-    allowed = f"{taker} {', '.join(shown)}{' ...' * (len(shown) < len(known))}" if known else "a known key"
+    shown = keys if len(keys) <= 16 else get_close_matches(key, keys, n=3, cutoff=0.3)
+    allowed = f"{taker} {', '.join(shown)}{' ...' * (len(shown) < len(keys))}" if keys else "a known key"
     other = f"; of one in a list: --trainer.callbacks.CLASS.{key}" if owner == "trainer.callbacks" else ""
-    return f"{where}: unknown key; allowed: {allowed}{nearest(key, known)}{other}"
+    return f"{where}: unknown key; allowed: {allowed}{nearest(key, keys)}{other}"
 
 
 def _keys(class_path: str, group: str) -> list[str]:

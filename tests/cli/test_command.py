@@ -408,3 +408,19 @@ def test_help_imports_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["--help"]) == 0
     assert "lit-ft fit" in capsys.readouterr().out
     assert not {"torch", "lightning"} & (set(sys.modules) - before)
+
+
+@pytest.mark.parametrize(
+    ("old", "now"),
+    [
+        ("lit_ft.methods.images.image_classifier.ImageClassifier", "lit_ft.methods.ImageClassifier, its name now"),
+        ("lit_ft.core.nothing.Nothing", "a class that lit-ft methods lists"),
+    ],
+)
+def test_a_class_that_moved_is_refused_with_its_new_name(
+    old: str, now: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "old.yaml"
+    config.write_text(f"model: {{class_path: {old}}}\ndata: {{class_path: Digits}}\n")
+    assert command(["fit", "-c", str(config)]) == 2
+    assert capsys.readouterr().err == f"lit-ft: model: given class {old!r}; allowed: {now}\n"

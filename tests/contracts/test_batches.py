@@ -51,6 +51,7 @@ def rows(folder: Path) -> str:
     return str(folder / "rows.jsonl")
 
 
+@pytest.mark.filterwarnings("ignore:packing is not checked")  # there is no network here
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_batch_has_the_keys_and_types_that_are_written_down(name: str, tmp_path: Path) -> None:
     data = MAKERS[name](rows(tmp_path))

@@ -24,6 +24,7 @@ COVERED = (
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
+@pytest.mark.filterwarnings("ignore:.*tensorboardX")  # an example leaves the logger out where it matters
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_give_what_they_show(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An example knows the names of its module, ``torch`` and ``nn``; files go to a folder of its own."""

@@ -177,6 +177,6 @@ def test_resumes(tmp_path: Path) -> None:
 def test_resumed_between_two_measurements_it_logs_the_same_rows(tmp_path: Path) -> None:
     """The weights stand in every row once they were measured, as Lightning repeats the last value of a key."""
     assert_resumes(
-        lambda: CoBa(every_n_steps=4, warmup=2), tmp_path / "run", crash_at=6, max_epochs=2,
+        lambda: CoBa(every_n_steps=4, warmup=2), tmp_path / "run", crash_at=6, max_epochs=3,
         make_module=method, make_data=lambda: data(tmp_path),
     )  # fmt: skip
