@@ -146,7 +146,8 @@ def test_a_trainer_under_ddp() -> None:
 def test_a_script_without_a_guard_does_not_start_itself_again(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from lit_ft.running.processes import start\ndef f():\n    return 1\nprint(start(f).result(60))\n"
+        "from lit_ft.running.processes import PRELOAD, start\nPRELOAD.clear()\n"  # nothing here needs what runs import
+        "def f():\n    return 1\nprint(start(f).result(60))\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert "__name__ == '__main__'" in done.stderr
@@ -154,7 +155,8 @@ def test_a_script_without_a_guard_does_not_start_itself_again(tmp_path: Path) ->
 
 ORPHAN = """
 import os, time
-from lit_ft.running.processes import start
+from lit_ft.running.processes import PRELOAD, start
+PRELOAD.clear()
 def f(path):
     open(path, "w").write(str(os.getpid()))
     time.sleep(100)
@@ -197,7 +199,9 @@ def test_later_processes_find_what_was_imported_ahead(tmp_path: Path) -> None:
     script.write_text(
         """
 import sys
-from lit_ft.running.processes import start, warm_up
+from lit_ft.running.processes import PRELOAD, start, warm_up
+
+PRELOAD[:] = ["matplotlib.backends.backend_svg"]
 
 def there():
     return "colorsys" in sys.modules, "matplotlib.backends.backend_svg" in sys.modules, "wave" in sys.modules
