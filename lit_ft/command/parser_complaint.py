@@ -42,6 +42,9 @@ def parser_complaint(text: str) -> str:
     )
     if inner and (kinds := _plain_kinds(inner[1])):
         return f"{path}: given {inner[2]!r}; allowed: {kinds}"
+    named = inner and re.match(r"dict\[str, (?:\w+\.)*(\w+)\]", inner[1])
+    if inner and named and "Expected a <class 'dict'>" in text.rpartition("Subtypes: ")[2]:
+        return f"{path}: given {inner[2]!r}; allowed: a mapping of names, each to a {named[1]} with its class_path"
     unread = re.search(r"Unable to load config '(.+)'", text)
     if unread:
         return f"{'.init_args.'.join(dict.fromkeys(keys))}: given {unread[1]!r}; allowed: a mapping of keys"

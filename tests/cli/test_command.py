@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from lit_ft.command.catalogue import config_folder
 from lit_ft.command.cli import build, command, load_run
 from lit_ft.command.run import resolve
 from lit_ft.command.run_folders import find_run
@@ -424,3 +425,10 @@ def test_a_class_that_moved_is_refused_with_its_new_name(
     config.write_text(f"model: {{class_path: {old}}}\ndata: {{class_path: Digits}}\n")
     assert command(["fit", "-c", str(config)]) == 2
     assert capsys.readouterr().err == f"lit-ft: model: given class {old!r}; allowed: {now}\n"
+
+
+def test_a_metric_without_a_name_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(config_folder() / "vision" / "digits.yaml")
+    assert command(["fit", "-c", config, "--model.init_args.metrics=accuracy"]) == 2
+    allowed = "a mapping of names, each to a Metric with its class_path"
+    assert capsys.readouterr().err == f"lit-ft: model.init_args.metrics: given 'accuracy'; allowed: {allowed}\n"
