@@ -20,7 +20,7 @@ from lit_ft.sources.batching import Plan
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.splits import SPLITS
 from lit_ft.sources.tables import Row, read_rows
-from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
+from lit_ft.tokens.segments import Encoded, Segment, Specials, encode_all, fill, special_fields
 from lit_ft.tokens.token_data import TokenData
 
 
@@ -147,7 +147,7 @@ class AnswerOptions(TokenData):
         numbers, of_train = self._numbers(split, rows), self._numbers("train", train)
         for n, row in enumerate(rows):
             options, right = self._options_of(row, numbers[n])
-            before = [Segment(specials["start"])] if specials["start"] else []
+            before = [Segment(specials.start)] if specials.start else []
             for place in self._drawn(train, row, numbers[n], (self.shot_seed, number, n)):
                 texts, own = self._options_of(train[place], of_train[place])
                 shot = self._prompt_of(train[place], of_train[place]) + texts[own] + self.separator
@@ -163,13 +163,13 @@ class AnswerOptions(TokenData):
         ]
         contexts = None
         if self.answer_context is not None:
-            start = Segment(specials["start"] + self.answer_context)
+            start = Segment(specials.start + self.answer_context)
             alone = encode_all(self.tokenizer, [[start, parts[-1]] for parts in segments])
             contexts = [[alone[i] for i in place] for place in places]
         return Questions(questions, labels, contexts)
 
     def _prompt_of(self, row: Row, number: int) -> str:
-        return fill([Segment(self.prompt)], row, {}, number)[0].text
+        return fill([Segment(self.prompt)], row, Specials(), number)[0].text
 
     def _drawn(self, train: list[Row], row: Row, number: int, key: tuple[int, ...]) -> list[int]:
         """Positions of drawn training rows of the question's task, without the question."""

@@ -202,9 +202,9 @@ class _Corrupting:
         seed: int | None,
     ) -> None:
         specials = special_fields(tokenizer)
-        texts = [Segment(specials["start"] + mode.replace("{kind}", kind)) for kind in "RSX"]
+        texts = [Segment(specials.start + mode.replace("{kind}", kind)) for kind in "RSX"]
         texts += [Segment(sentinel.replace("{number}", str(number))) for number in range(most)]
-        texts.append(Segment(specials["eos"]))
+        texts.append(Segment(specials.eos))
         found = [example.input_ids for example in encode_all(tokenizer, [[text] for text in texts])]
         self.modes, self.sentinels, self.end = dict(zip("RSX", found[:3], strict=True)), found[3:-1], found[-1]
         self.denoisers, self.padding, self.seed = list(denoisers), padding, seed

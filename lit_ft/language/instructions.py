@@ -11,7 +11,7 @@ from lit_ft.core.checks import checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.chat import ROLES, checked_messages, encode_chat, message_segments
-from lit_ft.tokens.segments import Encoded, Segment, Truncation, encode_all, fill, special_fields
+from lit_ft.tokens.segments import Encoded, Segment, Specials, Truncation, encode_all, fill, special_fields
 from lit_ft.tokens.token_data import TokenData
 
 ANSWER = (Segment("{start}{prompt}", "user"), Segment("{completion}{eos}", "assistant", 1.0))
@@ -139,7 +139,7 @@ class Instructions(TokenData):
             answers = [row.get("completion", row.get("text"))]
         return any(isinstance(answer, str) and not answer.strip() for answer in answers)
 
-    def _segments(self, row: Row, number: int, specials: dict[str, str]) -> tuple[list[Segment], bool]:
+    def _segments(self, row: Row, number: int, specials: Specials) -> tuple[list[Segment], bool]:
         """The segments of a row, and whether they are messages."""
         scale = 1.0 if self.weight_column is None else _number(row, self.weight_column, number)
         messages = _messages(row, number)

@@ -134,7 +134,7 @@ class ModelEdits(TokenData):
 
         Examples of ``locality`` have no target.
         """
-        start = special_fields(self.tokenizer)["start"]
+        start = special_fields(self.tokenizer).start
         prompts = [[Segment(f"{start}{row['locality']}")] for row in self._edits]
         found = {
             name: [_parted(self.examples[split][number]) for number in range(len(self._edits))]

@@ -125,11 +125,14 @@ class ScoredText(TokenData):
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """The weight of a token that counts is the number of its piece, counted from 1; loaders put the score there."""
         specials, documents = special_fields(tokenizer), []
-        start = specials["start"] or specials["bos"]  # otherwise the first token of a document would be no target
+        start = specials.start or specials.bos  # otherwise the first token of a document would be no target
         for row in rows:
-            numbered = enumerate(row["parts"], start=1)
+            parts = list(row["parts"])
+            parts[1:2] = [part.removeprefix(start) for part in parts[1:2]]  # a text that begins with it already
+            parts[-1], closed = specials.closed(parts[-1])
+            numbered = enumerate(parts, start=1)
             counts = [(text, float(n) if n % 2 == 0 or row["learned"] else 0.0) for n, text in numbered]
-            end = (specials["eos"], float(len(counts) + 1))
+            end = ("" if closed else specials.eos, float(len(counts) + 1))
             documents.append([Segment(text, "text", n) for text, n in ((start, 0.0), *counts, end)])
         return encode_all(tokenizer, documents, self.max_length)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Annotated, Any
 
@@ -126,15 +127,15 @@ class ToolConversations(TokenData):
         for place, message in enumerate(messages):
             calls = calls_of(message, names, number)
             said = message.get("content")
-            plain = {**message, "content": (said or "") if calls else said}
+            plain = {**message, "content": (said or "") if calls else said, "tool_calls": None}
             (segment,) = message_segments([plain], ["assistant"], number)
-            text = ("\n" if place and messages[place - 1].get("role") == segment.role else "") + segment.text
-            weight = 0.0 if place in failed else segment.weight
+            segment = replace(segment, weight=0.0 if place in failed else segment.weight)
             if calls:
                 parts = {call.name: branches(call.name, names) for call in calls}
-                segments += turn_segments(text, calls, parts, weight, place)
+                first, *rest = turn_segments(segment.text, calls, parts, segment.weight, place)
+                segments += [replace(first, opens=segment.opens), *rest]
             else:
-                segments.append(Segment(text, segment.role, weight, tag=segment.tag))
+                segments.append(segment)
         return segments
 
 

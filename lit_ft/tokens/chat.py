@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.tokens.frame import Frame
 from lit_ft.tokens.segments import Encoded, Segment, Truncation, encode_all, truncated
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+_OWN = ("role", "content", "weight", "tool_calls", "function_call")
 _MARK = "\ue000content\ue001"  # occurs in no text
 
 
@@ -52,11 +53,16 @@ def message_segments(
             raise ConfigError("messages.role", role, f"{', '.join(ROLES)} in row {number}{nearest(str(role), ROLES)}")
         if not isinstance(content, str):
             raise ConfigError("messages.content", content, f"text in every message; row {number} has none")
+        for key in ("tool_calls", "function_call"):
+            if message.get(key):
+                allowed = f"no calls of tools here: ToolConversations learns them; row {number} has one"
+                raise ConfigError(f"messages.{key}", str(message[key])[:80], allowed)
         weight = message.get("weight")
         weight = float(role in train_on) if weight is None else weight
         if not isinstance(weight, (int, float)):
             raise ConfigError("messages.weight", weight, f"a number, or none, in row {number}")
-        segments.append(Segment(content, role=role, weight=scale * weight, tag=role))
+        others = {key: value for key, value in message.items() if value is not None and key not in _OWN}
+        segments.append(Segment(content, role=role, weight=scale * weight, tag=role, opens=others))
     return segments
 
 
@@ -74,7 +80,8 @@ def encode_chat(
 
     Args:
         tokenizer: A tokenizer of ``transformers`` with a chat template.
-        examples: Segments with roles; neighbours of one role are one message.
+        examples: Segments with roles; neighbours of one role are one message, unless the second opens another. A
+            content that begins or ends with the tokenizer's own marks loses them, as the template writes them.
         max_length: Longest example in tokens; None cuts nothing.
         truncation: As in :func:`lit_ft.tokens.segments.truncated`.
         numbers: Numbers of the rows from 1, for errors.
@@ -91,7 +98,8 @@ def encode_chat(
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError("chat", True, "a tokenizer with a chat template, or rows of prompt and completion")
     numbers = range(1, len(examples) + 1) if numbers is None else numbers
-    rendered = [_spans(tokenizer, segments, n) for segments, n in zip(examples, numbers, strict=True)]
+    frame = Frame.of(tokenizer)
+    rendered = [_spans(tokenizer, frame, segments, n) for segments, n in zip(examples, numbers, strict=True)]
     if getattr(tokenizer, "is_fast", False):
         encoded = _by_offsets(tokenizer, rendered)
     else:
@@ -99,20 +107,23 @@ def encode_chat(
     return [truncated(example, max_length, truncation) for example in encoded]
 
 
-def _spans(tokenizer: Any, segments: Sequence[Segment], number: int) -> tuple[str, list[_Span]]:
+def _spans(tokenizer: Any, frame: Frame, segments: Sequence[Segment], number: int) -> tuple[str, list[_Span]]:
     """The rendered text, and the span of each segment in it."""
-    turns = [(role, list(parts)) for role, parts in groupby(segments, key=lambda s: s.role)]
-    messages = [{"role": role, "content": "".join(part.text for part in parts)} for role, parts in turns]
+    turns = [(parts[0].role, frame.bare(parts, number)) for parts in _messages(segments)]
+    messages = [
+        {**(parts[0].opens or {}), "role": role, "content": "".join(part.text for part in parts)}
+        for role, parts in turns
+    ]
 
-    def rendered(some: list[dict[str, str]]) -> str:
+    def rendered(some: list[dict[str, Any]]) -> str:
         try:
             return tokenizer.apply_chat_template(some, tokenize=False)
         except Exception as error:
             raise ConfigError("messages", [m["role"] for m in messages], f"row {number}: {error}") from error
 
     def with_mark(position: int) -> str:
-        role = messages[position]["role"]
-        return rendered([*messages[:position], {"role": role, "content": _MARK}, *messages[position + 1 :]])
+        message = {**messages[position], "content": _MARK}
+        return rendered([*messages[:position], message, *messages[position + 1 :]])
 
     whole, spans, cursor = rendered(messages), [], 0
     for position, (message, (role, parts)) in enumerate(zip(messages, turns, strict=True)):
@@ -139,6 +150,16 @@ def _spans(tokenizer: Any, segments: Sequence[Segment], number: int) -> tuple[st
         spans.append(_Span(end, close, parts[-1]))
         cursor = close
     return whole, spans
+
+
+def _messages(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """The segments of each message."""
+    messages: list[list[Segment]] = []
+    for segment in segments:
+        if not messages or segment.opens is not None or segment.role != messages[-1][0].role:
+            messages.append([])
+        messages[-1].append(segment)
+    return messages
 
 
 def _place(content: str, whole: str, cursor: int, end: int | None, marked: Callable[[], str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,13 +22,15 @@ class Segment:
             tokens, ``{start}`` for what the tokenizer adds before a text (often nothing), ``{{`` for a brace. A space
             between two segments belongs to one of them; best to the second.
         role: Role of the text; with a chat template the role of the message (``system``, ``user``, ``assistant``,
-            ``tool``). Neighbours of one role are one message.
+            ``tool``). Neighbours of one role are one message, unless the second ``opens`` another.
         weight: Weight of its tokens as targets: with 0 they are input only; fractions and negative numbers are allowed.
         tag: A name by which later steps find its tokens.
         embed: Whether its tokens are pooled into an embedding.
         max_tokens: Most tokens; the end is cut.
         claims: In a chat, whether every token with any of its characters belongs to it, even if most of the token does
             not.
+        opens: In a chat: it begins a message of its own, also behind one of its role, and these are the message's
+            further keys for the chat template (``name``, ``tool_call_id``); None belongs to the neighbours of its role.
 
     See also: :func:`fill`, :func:`encode`.
 
@@ -45,6 +48,7 @@ class Segment:
     embed: bool = False
     max_tokens: int | None = None
     claims: bool = False
+    opens: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a limit below one token."""
@@ -100,24 +104,84 @@ class Encoded:
         return taken
 
 
-def special_fields(tokenizer: Any) -> dict[str, str]:
-    """The values of ``{bos}``, ``{eos}`` and ``{start}``.
+@dataclass(frozen=True)
+class Specials:
+    """Special tokens of a tokenizer, as templates name them.
+
+    Args:
+        bos: ``{bos}``, the token that marks a beginning; empty where there is none.
+        eos: ``{eos}``, the end of a text.
+        start: ``{start}``, what the tokenizer adds before a text, often nothing.
+        ends: All tokens that close a text or a turn; a text that ends with one gets no second end.
+
+    Example:
+        >>> Specials(eos="</s>").fields
+        {'bos': '', 'eos': '</s>', 'start': ''}
+    """
+
+    bos: str = ""
+    eos: str = ""
+    start: str = ""
+    ends: tuple[str, ...] = ()
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The text of each field of a template."""
+        return {"bos": self.bos, "eos": self.eos, "start": self.start}
+
+    def closed(self, text: str) -> tuple[str, bool]:
+        """A text without whitespace behind a token that closes it, and whether there is such a token.
+
+        Example:
+            >>> specials = Specials(eos="</s>", ends=("</s>",))
+            >>> specials.closed("a</s> "), specials.closed("a ")
+            (('a</s>', True), ('a ', False))
+        """
+        bare = text.rstrip()
+        closed = bool(self.ends) and bare.endswith(self.ends)
+        return (bare if closed else text), closed
+
+
+def around(tokenizer: Any) -> tuple[str, str]:
+    """The text of the special tokens that a tokenizer adds before and behind a text.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> around(byte_tokenizer())
+        ('', '')
+    """
+    marked, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
+    first = next((i for i in range(len(marked)) if marked[i : i + len(plain)] == plain), 0)
+    sides = marked[:first], marked[first + len(plain) :]
+    before, behind = ("".join(tokenizer.convert_ids_to_tokens(side)) for side in sides)
+    return before, behind
+
+
+def special_fields(tokenizer: Any) -> Specials:
+    """What ``{bos}``, ``{eos}`` and ``{start}`` stand for, and the tokens that close a text.
+
+    Those are the end of text, what the tokenizer adds behind one, and special tokens whose names say so:
+    ``<|endoftext|>``, ``<|im_end|>``, ``<|eot_id|>``, ``<end_of_turn>``.
 
     Example:
         >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
         >>> special_fields(byte_tokenizer())
-        {'bos': '<s>', 'eos': '</s>', 'start': ''}
+        Specials(bos='<s>', eos='</s>', start='', ends=('</s>',))
     """
-    marked, plain = tokenizer("a")["input_ids"], tokenizer("a", add_special_tokens=False)["input_ids"]
-    length = next((i for i in range(len(marked)) if marked[i : i + len(plain)] == plain), 0)
-    start = "".join(tokenizer.convert_ids_to_tokens(marked[:length]))
-    return {"bos": tokenizer.bos_token or "", "eos": tokenizer.eos_token or "", "start": start}
+    start, behind = around(tokenizer)
+    added = [str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values() if token.special]
+    named = [token for token in added if re.search(r"(?i)end(?!er)|eo[stmd]\b|eo[stmd]_|^</", token)]
+    ends = dict.fromkeys([tokenizer.eos_token, behind, *named])
+    return Specials(
+        tokenizer.bos_token or "", tokenizer.eos_token or "", start, tuple(end for end in ends if end and end.strip())
+    )
 
 
-def fill(
-    template: Sequence[Segment], row: Mapping[str, Any], specials: Mapping[str, str], number: int
-) -> list[Segment]:
+def fill(template: Sequence[Segment], row: Mapping[str, Any], specials: Specials, number: int) -> list[Segment]:
     """The segments of one row; text of the row is inserted as it is, never parsed as a template.
+
+    A column that begins with the ``{start}`` or ``{bos}`` before it keeps one of them, and one that ends with a token
+    that closes a text gets no further ``{eos}``.
 
     Args:
         template: Segments with ``{column}`` in their text.
@@ -126,31 +190,45 @@ def fill(
         number: Number of the row from 1, for errors.
 
     Example:
-        >>> segments = fill([Segment("{{{text}}}{eos}")], {"text": "a {b}"}, {"eos": "</s>"}, number=1)
+        >>> segments = fill([Segment("{{{text}}}{eos}")], {"text": "a {b}"}, Specials(eos="</s>"), number=1)
         >>> segments[0].text
         '{a {b}}</s>'
     """
-    values = {**row, **specials}
-    filled = []
+    fields = specials.fields
+    values = {**row, **fields}
+    filled: list[list[str]] = []
+    begun, before = "", [""]  # what stands right before: special text; the pieces that end with a column
     for segment in template:
-        pieces = []
+        pieces: list[str] = []
+        filled.append(pieces)
         for literal, name, form, conversion in _fields(segment.text):
-            pieces.append(literal)
+            if literal:
+                pieces.append(literal)
+                begun, before = "", [""]
             if name is None:
                 continue
             if form or conversion:
                 raise ConfigError("template", segment.text, f"{{{name}}} alone, without a format")
             if values.get(name) is None:
-                known = [str(column) for column, value in values.items() if value is not None]
+                known = [str(column) for column in values if row.get(column) is not None or fields.get(column)]
                 place = f"columns that row {number} has: {', '.join(known)}{nearest(name, known)}"
                 raise ConfigError("template", f"{{{name}}}", place)
             if isinstance(values[name], (list, dict)):
                 raise ConfigError(
                     "path", values[name], f"a text in {name!r}, not a list or an object; see row {number}"
                 )
-            pieces.append(str(values[name]))
-        filled.append(replace(segment, text="".join(pieces)))
-    return filled
+            text = str(values[name])
+            if name == "eos":
+                before[-1], closed = specials.closed(before[-1])
+                pieces.append("" if closed else text)
+                before = [""]
+            elif name in fields:
+                begun += text
+                pieces.append(text)
+            else:
+                pieces.append(text.removeprefix(begun))
+                begun, before = "", pieces
+    return [replace(segment, text="".join(pieces)) for segment, pieces in zip(template, filled, strict=True)]
 
 
 def _fields(text: str) -> Iterable[tuple[str, str | None, str | None, str | None]]:

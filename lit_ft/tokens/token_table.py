@@ -20,7 +20,7 @@ from lit_ft.tokens.bins import best_fit
 from lit_ft.tokens.segments import Encoded
 
 _AT_ONCE = 5_000
-_FORMAT = 4  # raised when the same rows would give other tokens than before
+_FORMAT = 5  # raised when the same rows would give other tokens than before
 
 
 class TokenTable:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lit_ft.running.cache import cached
+from lit_ft.tokens.segments import around
 
 _AT_ONCE = 10_000
 
@@ -66,7 +67,12 @@ class TokenRows:
 
 
 def tokenized(texts: Sequence[str], tokenizer: Any) -> TokenRows:
-    """Every text as token ids, with the tokenizer's special tokens, not truncated; from the cache if it is there."""
+    """Every text as token ids, with the tokenizer's special tokens, not truncated; from the cache if it is there.
+
+    A text that carries those at its beginning or end already gets them once.
+    """
+    before, after = around(tokenizer)
+    texts = [text.removeprefix(before).removesuffix(after) for text in texts]
     digest = hashlib.sha256(tokenizer_fingerprint(tokenizer).encode())
     for text in texts:
         digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())

@@ -67,6 +67,21 @@ def test_weights_by_hand(tmp_path: Path) -> None:
     assert pieces(prepared(tmp_path, [ROW], max_weight=4.0))[1] == ("g", 4)
 
 
+def test_answers_of_two_tools_stay_two_messages(tmp_path: Path) -> None:
+    calls = [{"name": "get_a", "arguments": {}}, {"name": "get_b", "arguments": {}}]
+    answers = [{"role": "tool", "content": "Paris: 20"}, {"role": "tool", "content": "Rome: 30"}]
+    asked = {"role": "user", "content": "go"}
+    last = {"role": "assistant", "content": "Rome."}
+    messages = [asked, {**CALL, "tool_calls": calls}, *answers, last]
+    data = prepared(tmp_path, [{"messages": messages, "tools": TWO}], list_tools=False)
+    called = "\n".join(
+        f'<tool_call>\n{{"name": "{name}", "arguments": {{}}}}\n</tool_call>' for name in ("get_a", "get_b")
+    )
+    plain = [asked, {"role": "assistant", "content": called}, *answers, last]
+    ids = next(iter(data.train_dataloader()))["input_ids"][0]
+    assert ids.tolist() == data.tokenizer.apply_chat_template(plain, return_dict=False)
+
+
 def test_values_of_arguments_have_their_own_weight(tmp_path: Path) -> None:
     """Not those of a call that failed."""
     call = {"role": "assistant", "content": "", "tool_calls": [{"name": "get_a", "arguments": {"x": 12, "y": "z"}}]}

@@ -1,5 +1,6 @@
 """Tokens with weights, from segments and from chat templates."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from lit_ft.core.errors import ConfigError
 from lit_ft.models.byte_tokenizer import byte_tokenizer
 from lit_ft.tokens.chat import encode_chat, message_segments
-from lit_ft.tokens.segments import Encoded, Segment, encode, fill, special_fields, truncated
+from lit_ft.tokens.segments import Encoded, Segment, Specials, encode, fill, special_fields, truncated
+from lit_ft.tokens.tokenized import tokenized
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] | trim + '<|im_end|>' + '\n' }}"
@@ -57,18 +59,55 @@ def test_fields_are_filled_once_and_named_when_missing() -> None:
     filled = fill(template, row, special_fields(byte_tokenizer()), 1)
     assert [s.text for s in filled] == ["{answer} {", " yes</s>"]
     with pytest.raises(ConfigError, match=r"row 7.*did you mean 'answer'"):
-        fill([Segment("{anser}")], row, {}, 7)
+        fill([Segment("{anser}")], row, Specials(), 7)
     with pytest.raises(ConfigError, match=r"row 7 has: a$"):
-        fill([Segment("{question}")], {"question": None, "a": "b"}, {}, 7)
+        fill([Segment("{question}")], {"question": None, "a": "b"}, Specials(), 7)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "found"),
+    [
+        ("<s>q", "a</s>", ["<s>q", "a</s>"]),
+        ("q", "a</s>\n", ["<s>q", "a</s>"]),  # whitespace behind the end is no text to learn
+        ("q", "a<|eot_id|>", ["<s>q", "a<|eot_id|>"]),  # the end of a turn is an end
+        ("q\n", "a </s> b\n", ["<s>q\n", "a </s> b\n</s>"]),  # an end inside of a text is not its end
+        ("x<s>q", "</s>", ["<s>x<s>q", "</s>"]),
+    ],
+)
+def test_a_text_that_carries_its_beginning_or_end_gets_it_once(prompt: str, answer: str, found: list[str]) -> None:
+    specials = Specials(bos="<s>", eos="</s>", start="<s>", ends=("</s>", "<|eot_id|>"))
+    row = {"prompt": prompt, "answer": answer}
+    whole = [Segment("{start}{prompt}"), Segment("{answer}{eos}", weight=1)]
+    apart = [Segment("{start}"), Segment("{prompt}"), Segment("{answer}", weight=1), Segment("{eos}", weight=1)]
+    assert [s.text for s in fill(whole, row, specials, 1)] == found
+    assert "".join(s.text for s in fill(apart, row, specials, 1)) == "".join(found)
+
+
+def test_which_tokens_close_a_text() -> None:
+    tokenizer = byte_tokenizer()
+    more = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>", "<file_sep>", "<think>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": more})
+    assert set(special_fields(tokenizer).ends) == {"</s>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<end_of_turn>"}
 
 
 def test_start_is_what_the_tokenizer_adds() -> None:
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = byte_tokenizer()
-    assert special_fields(tokenizer)["start"] == ""
+    assert special_fields(tokenizer).start == ""
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    assert special_fields(tokenizer)["start"] == "<s>"
+    assert special_fields(tokenizer).start == "<s>"
+
+
+def test_texts_of_a_table_get_the_marks_of_the_tokenizer_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path))
+    tokenizer = byte_tokenizer()
+    marks = [("<s>", 1), ("</s>", 2)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=marks)
+    found = tokenized(["ab", "<s>ab</s>", "ab</s>", "</s>ab"], tokenizer)
+    assert [tokenizer.decode(found[i]) for i in range(4)] == ["<s>ab</s>"] * 3 + ["<s></s>ab</s>"]
 
 
 def test_truncation() -> None:
@@ -101,7 +140,7 @@ MESSAGES = [
 @pytest.mark.parametrize("text", ["{prompt", "prompt}", "{prompt:>9}", "{prompt!r}"])
 def test_a_template_that_is_none_is_named(text: str) -> None:
     with pytest.raises(ConfigError, match=r"template: given '.?prompt"):
-        fill([Segment(text)], {"prompt": "q"}, {}, 1)
+        fill([Segment(text)], {"prompt": "q"}, Specials(), 1)
 
 
 def test_chat_has_the_ids_of_the_template_and_our_weights(merging: Any) -> None:
@@ -111,6 +150,50 @@ def test_chat_has_the_ids_of_the_template_and_our_weights(merging: Any) -> None:
     assert set(example.weights) == {0, 0.25, 1}
     quarter = [t for t, w in zip(example.input_ids, example.weights, strict=True) if w == 0.25]
     assert merging.decode(quarter) == "ab<|im_end|>"
+
+
+def test_messages_of_one_role_in_a_row_stay_apart_and_keep_their_keys(merging: Any) -> None:
+    """``apply_chat_template`` sees the messages of the row, further keys with them; calls are not for this place."""
+    said = [
+        ("user", "Hello."),
+        ("user", "Are you there?"),
+        ("assistant", "Yes."),
+        ("assistant", "I am."),
+        ("tool", "3"),
+    ]
+    messages = [{"role": role, "content": text, "name": "n" + text[0]} for role, text in said]
+    merging.chat_template = CHATML.replace("m['role']", "m['role'] + m.get('name', '')")
+    example = encode_chat(merging, [message_segments(messages, ["assistant"], 1)])[0]
+    assert example.input_ids == merging.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert learned(merging, example) == "Yes.<|im_end|>I am.<|im_end|>"
+    merging.chat_template = CHATML
+    for key in ("tool_calls", "function_call"):
+        with pytest.raises(ConfigError, match=rf"messages\.{key}.*ToolConversations learns them; row 4"):
+            message_segments([{"role": "assistant", "content": "", key: [{"name": "x"}]}], ["assistant"], 4)
+        message_segments([{"role": "assistant", "content": "", key: None}], ["assistant"], 4)
+
+
+@pytest.mark.parametrize(
+    "answer", ["yes<|im_end|>", "yes<|im_end|>\n", "yes<|endoftext|><|im_end|>", "yes<|endoftext|>"]
+)
+def test_an_answer_that_ends_its_turn_is_ended_once(answer: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]})
+    tokenizer.chat_template = CHATML
+    parts = [Segment("q<|im_end|>", "user"), Segment(answer, "assistant", 1.0)]
+    example = encode_chat(tokenizer, [parts])[0]
+    assert learned(tokenizer, example) == "yes<|im_end|>"
+    assert tokenizer.decode(example.input_ids).count("<|im_end|>") == 2
+    rendered = "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+    with pytest.raises(ConfigError, match=r"chat: .*row 5 stands in a template already"):
+        encode_chat(tokenizer, [[Segment(rendered, "user"), parts[1]]], numbers=[5])
+
+
+def test_a_beginning_that_the_template_writes_is_written_once() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}</s>"
+    example = encode_chat(tokenizer, [[Segment("<s>q", "user"), Segment("a", "assistant", 1.0)]])[0]
+    assert tokenizer.decode(example.input_ids) == "<s>[user]q[assistant]a</s>"
 
 
 def test_a_token_over_a_boundary_belongs_to_most_of_its_characters(merging: Any) -> None:
@@ -171,7 +254,7 @@ def test_an_answer_of_space_alone_is_not_taken_for_a_space_of_the_template() -> 
         assert learned(tokenizer, example) == "</s>" * turns
 
 
-@pytest.mark.parametrize("answer", ["a", "s", "assistant", "user\nq", "", "an", " a ", "</s>"])
+@pytest.mark.parametrize("answer", ["a", "s", "assistant", "user\nq", "", "an", " a "])
 def test_an_answer_that_stands_in_the_template_too_is_learned_in_its_own_place(answer: str, merging: Any) -> None:
     messages = [{"role": "user", "content": "s"}, {"role": "assistant", "content": answer}]
     for tokenizer, shown in ((byte_tokenizer(), answer), (merging, answer.strip())):
