@@ -15,9 +15,10 @@ from lit_ft.command.build import Build, Resolved
 from lit_ft.command.names import public
 from lit_ft.command.request import Request
 from lit_ft.command.run_folders import find_checkpoint, place
+from lit_ft.core.archive import read
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.core.facts import FACTS
-from lit_ft.core.hyperparameters import differences
+from lit_ft.core.hyperparameters import differences, is_plain
 from lit_ft.running.files import write_text
 from lit_ft.running.json_rows import json_rows
 from lit_ft.running.report import read_report
@@ -59,10 +60,11 @@ def warn_differences(checkpoint: Path, model: dict[str, Any]) -> None:
     """Say once which hyper-parameters of a checkpoint the configuration overrules."""
     if not checkpoint.is_file():
         return
-    content = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
+    content = read("--ckpt_path", checkpoint, map_location="meta", mmap=True)
     saved, from_data = content.get("hyper_parameters", {}), content.get(FACTS, ())
-    saved = {key: value for key, value in saved.items() if key != "_instantiator"}
-    old = {"class_path": saved.pop("_class_path", model.get("class_path")), "init_args": saved.pop("init_args", saved)}
+    saved = {key: value for key, value in saved.items() if key != "_instantiator" and is_plain(value)}
+    path = saved.pop("_class_path", model.get("class_path"))
+    old = {"class_path": path, "init_args": saved.pop("init_args", saved) or None}
     old = public(old)
     found = {
         key: pair
@@ -97,7 +99,7 @@ def load_run(run_dir: str | Path) -> Build:
     """What a run was made of, with the weights of its newest checkpoint in the model."""
     folder = existing("run_dir", run_dir)
     built = build(["-c", str(existing("run_dir", folder / "config.yaml"))])
-    checkpoint = torch.load(find_checkpoint("last", folder), map_location="cpu", weights_only=True)
+    checkpoint = read("run_dir", find_checkpoint("last", folder), map_location="cpu")
     built.model.on_load_checkpoint(checkpoint)
     built.model.load_state_dict(checkpoint["state_dict"])
     return built

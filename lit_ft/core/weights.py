@@ -7,6 +7,7 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor, nn
 
+from lit_ft.core.archive import read
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.core.parameters import ParameterIndex
 
@@ -77,7 +78,7 @@ def tensors_in(argument: str, file: Path) -> dict[str, Tensor]:
     """The tensors of a ``.safetensors`` file, or the weights in a checkpoint of Lightning or torch, mapped into memory.
 
     Raises:
-        ConfigError: It is another kind of file, or incomplete.
+        ConfigError: It is another kind of file, or incomplete, or holds more than tensors and plain data.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -85,7 +86,7 @@ def tensors_in(argument: str, file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        loaded = read(argument, file, map_location="cpu", mmap=True)
     except (SafetensorError, OSError, RuntimeError, UnpicklingError, EOFError):
         loaded = None
     found = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}

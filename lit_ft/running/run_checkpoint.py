@@ -10,7 +10,9 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from lit_ft.core.archive import classes_in, shown, verify
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
@@ -29,8 +31,9 @@ class RunCheckpoint(FitCallback):
 
     Beside Lightning's own content, a checkpoint holds the state of all global random generators of all ranks, the
     number of rows in ``metrics.csv`` (which is cut back to them on resume), and the position of every stateful loader
-    before the batch that is already fetched. It is written to a temporary file, synced, read back, and renamed; only
-    then is the previous one deleted. On SIGTERM the run saves once more before it ends: at the end of the accumulation
+    before the batch that is already fetched. It is written to a temporary file, synced, read back and compared with its
+    checksums, and renamed; only then is the previous one deleted. Where hyper-parameters hold classes, it says once how
+    such a file is resumed. On SIGTERM the run saves once more before it ends: at the end of the accumulation
     window, and after a validation in progress; with several ranks only if the signal comes between two windows.
 
     Exact for modules whose state is in checkpoints and for loaders with ``state_dict``; a loader without it starts its
@@ -56,7 +59,7 @@ class RunCheckpoint(FitCallback):
 
     first = True  # a checkpoint is taken before any other callback has touched the next batch
     remembers = ("best",)
-    forgets = ("_saved_step", "_loader_states", "_resumed")
+    forgets = ("_saved_step", "_loader_states", "_resumed", "_looked")
 
     def __init__(
         self,
@@ -74,6 +77,7 @@ class RunCheckpoint(FitCallback):
         self._handler: Any = None
         self.best: float | None = None
         self._saved_step = 0
+        self._looked = False
         self._loader_states: list[dict[str, Any]] | None = None
         self._resumed: dict[str, Any] | None = None
 
@@ -167,10 +171,20 @@ class RunCheckpoint(FitCallback):
         aside = path.with_name(f".{path.name}.tmp")
         trainer.save_checkpoint(aside, weights_only=weights_only)
         if trainer.is_global_zero:
-            if aside.is_file():  # read back; a sharded checkpoint is a folder that its strategy reads
-                torch.load(aside, map_location="meta", weights_only=True)
+            if aside.is_file():  # a sharded checkpoint is a folder that its strategy reads
+                verify(aside)
+                self._say_how_to_resume(aside)
             commit(aside, path)
         trainer.strategy.barrier("checkpoint")
+
+    def _say_how_to_resume(self, file: Path) -> None:
+        """Once a run: hyper-parameters may hold classes, which Lightning does not load by itself."""
+        if not self._looked and (found := classes_in(file)):
+            rank_zero_warn(
+                f"RunCheckpoint: checkpoints of this run hold {shown(found)}; resume with trainer.fit(..., "
+                "weights_only=False), or after naming these to torch.serialization.add_safe_globals"
+            )
+        self._looked = True
 
     def directory(self, trainer: pl.Trainer) -> Path:
         """The folder of this run's checkpoints."""

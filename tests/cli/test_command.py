@@ -152,6 +152,22 @@ def test_resume_in_place() -> None:
     assert all(torch.equal(v, weights[1]["state_dict"][k]) for k, v in weights[0]["state_dict"].items())
 
 
+@pytest.mark.filterwarnings("ignore:RunCheckpoint. checkpoints of this run hold toy_package.Scaler")
+def test_a_run_with_classes_in_its_file_goes_on_once_they_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    import toy_package
+
+    write("own.yaml", {**CONFIG, "model": {"class_path": "toy_package.Holding"}})
+    assert lit_ft("fit", "-c", "own.yaml", "--trainer.max_steps=5") == 0
+    for stage in ("fit", "test"):
+        assert lit_ft(stage, "-c", "own.yaml", "--ckpt_path", "last") == 2
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if "Scaler" in line)
+        assert re.search("--ckpt_path.*toy_package.Scaler.*allowed: .*add_safe_globals.*weights_only=False", line)
+    with torch.serialization.safe_globals([toy_package.Scaler]):
+        assert lit_ft("fit", "-c", "own.yaml", "--ckpt_path", "last") == 0
+        assert lit_ft("test", "-c", "own.yaml", "--ckpt_path", "last") == 0
+    assert (the_run("own") / "checkpoints/step=00000012.ckpt").exists()
+
+
 def test_last_without_a_run_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", "last") == 2
     assert "there is none" in capsys.readouterr().err

@@ -54,6 +54,29 @@ class Toy(Method):
         return len(batch[0])
 
 
+class Scaler:
+    """An encoder of somebody's own, which hyper-parameters may hold."""
+
+
+class Holding(pl.LightningModule):
+    """A module of plain Lightning whose hyper-parameters are no plain data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.save_hyperparameters({"scaler": Scaler()})
+        self.net = nn.Linear(4, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = (self.net(batch[0])[:, 0] - batch[1]).square().mean()
+        self.log("loss", loss)
+        return loss
+
+    validation_step = test_step = training_step
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
 class ToyData(pl.LightningDataModule):
     """Rows whose target is their first number.
 
