@@ -1,6 +1,5 @@
 """The parser of a command, and the objects of its configuration."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import set_dumper, set_loader
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -17,17 +16,28 @@ from lit_ft.command.names import import_named, public
 from lit_ft.command.overrides import override_callbacks
 from lit_ft.command.request import OPTIONS, RUN_KEYS, Request
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.yaml_text import read_yaml, write_yaml
 from lit_ft.running.metrics_file import MetricsFile
 
 YAML = "yaml of lit_ft"  # a mode of the parser
 
 
 def read_value(text: str) -> Any:
-    """YAML, in which None is null: the parser writes so what it hands on to the parser of a class."""
-    return None if text.strip() == "None" else get_loader("yaml")(text)
+    """YAML, in which None is null: the parser writes so what it hands on to the parser of a class.
+
+    A word with a colon behind it, and words in braces, are texts on the command line and no mappings to nothing.
+    """
+    if text.strip() == "None":
+        return None
+    value = read_yaml(text)
+    if isinstance(value, dict) and value and all(inner is None for inner in value.values()):
+        words = set(text.strip(" {}").replace(" ", "").split(","))
+        return text if text.strip() in (f"{key}:" for key in value) or words == set(value) else value
+    return value
 
 
 set_loader(YAML, read_value, (yaml.YAMLError,))  # a text that is no YAML is a text
+set_dumper(YAML, write_yaml)
 
 
 class Build(LightningCLI):
@@ -72,8 +82,8 @@ class Build(LightningCLI):
         """Parse; then once more when a callback in a list is changed by its name, which the parser cannot do."""
         super().parse_arguments(parser, args)
         if self.request.overrides:
-            plain = yaml.safe_load(parser.dump(self.config, skip_none=False, format="yaml"))["trainer"]["callbacks"]
-            changed = json.dumps(override_callbacks(plain, self.request.overrides))
+            plain = read_yaml(parser.dump(self.config, skip_none=False))["trainer"]["callbacks"]
+            changed = write_yaml(override_callbacks(plain, self.request.overrides))
             super().parse_arguments(parser, [*args, f"--trainer.callbacks={changed}"])
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -105,8 +115,8 @@ class Build(LightningCLI):
 
     def plain(self) -> dict[str, Any]:
         """The resolved configuration as plain data, without what belongs to one command only."""
-        text = self.parser.dump(self.config, skip_none=False, format="yaml")
-        return public({key: value for key, value in yaml.safe_load(text).items() if key not in RUN_KEYS})
+        text = self.parser.dump(self.config, skip_none=False)
+        return public({key: value for key, value in read_yaml(text).items() if key not in RUN_KEYS})
 
 
 def check_counts(trainer: Mapping[str, Any]) -> None:

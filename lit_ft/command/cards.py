@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from lit_ft.core.plain import from_mapping
+from lit_ft.core.yaml_text import read_yaml
 
 FOLDER = Path(__file__).parents[1] / "papers"
 
@@ -38,9 +38,6 @@ class Card:
 @cache
 def cards() -> dict[str, Card]:
     """All cards by the id of their paper, in the order of the ids."""
-    import yaml
-
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     files = sorted(FOLDER.glob("*.yaml"), key=lambda file: (file.stem[0], int(file.stem[1:])))
-    trees = {file.stem: yaml.load(file.read_text(encoding="utf-8"), loader) for file in files}
+    trees = {file.stem: read_yaml(file.read_text(encoding="utf-8"), str(file)) for file in files}
     return {paper: from_mapping(Card, tree, paper) for paper, tree in trees.items()}

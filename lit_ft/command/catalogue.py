@@ -164,13 +164,12 @@ def gallery() -> str:
 
 
 def _verdict(name: str, result: dict) -> str:
-    import yaml
-
+    from lit_ft.command.request import YamlFile
     from lit_ft.studies.staleness import stale
 
     folder = config_folder()
     file = folder / "studies" / f"{name}.yaml"
-    moved = not file.exists() or stale(result, yaml.safe_load(file.read_text(encoding="utf-8")), folder.parent)
+    moved = not file.exists() or stale(result, YamlFile.read("FILE", file).tree, folder.parent)
     link = f"[{result['verdict']}](configs/studies/results/{name}.json)"
     return f"{link}: {result['headline']}{' (stale)' if moved else ''}"
 

@@ -36,7 +36,8 @@ def complaint(error: BaseException, request: Request | None = None) -> str | Non
     if isinstance(error, OSError) and error.filename:  # a folder in place of a file, no permission, a full disk
         return f"{error.filename}: {(error.strerror or text).lower()}"
     if isinstance(error, yaml.YAMLError):
-        return f"not valid YAML: {' '.join(text.split())}"
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        return f"{mark.name}, line {mark.line + 1}: {problem}" if mark and problem else " ".join(text.split())
     if isinstance(error, UnicodeDecodeError):
         return f"a file is not text in UTF-8: {error.reason} at byte {error.start}"
     return _raised_within(error)

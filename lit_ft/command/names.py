@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ft.command.preload import quick_imports
-from lit_ft.command.request import Request
+from lit_ft.command.request import Request, YamlFile
 from lit_ft.core.lazy import listed
 
 PACKAGE = Path(__file__).parents[1]
@@ -50,7 +50,8 @@ def import_named(request: Request) -> None:
     import_own(request.imports)
     if any(re.match(r"-h$|--([\w.]+\.)?help\b", argument) for argument in request.args):
         return import_all()
-    texts = _texts([*request.args, *(config.text for config in request.configs)], set(request.paths))
+    given = [*(("", argument) for argument in request.args), *((file.path, file.text) for file in request.configs)]
+    texts = _texts(given, set(request.paths))
     words = {word for text in texts for word in re.findall(r"\b[A-Z]\w*", text)}
     return _import(known()[word][1] for word in sorted(words & known().keys()))
 
@@ -75,11 +76,12 @@ def _import(modules: Iterable[str]) -> None:
             import_module(module)
 
 
-def _texts(texts: Iterable[str], seen: set[str]) -> Iterator[str]:
-    """The texts, and those of the files of YAML that they name."""
-    for text in texts:
+def _texts(texts: Iterable[tuple[str, str]], seen: set[str]) -> Iterator[str]:
+    """The texts, each given with its file, and those of the files of YAML that they name, which must be readable."""
+    for place, text in texts:
         yield text
         words = [word for word in re.findall(r"[^\s'\"=,\[\]{}]+", text) if word.endswith((".yaml", ".yml"))]
-        files = [Path(word) for word in dict.fromkeys(words) if word not in seen]
-        seen.update(words)
-        yield from _texts((file.read_text("utf-8", "replace") for file in files if file.is_file()), seen)
+        files = [file for word in words for file in (Path(word), Path(place).parent / word) if file.is_file()]
+        new = [str(file) for file in dict.fromkeys(files) if str(file) not in seen]
+        seen.update(new)
+        yield from _texts(((file, YamlFile.read(file, file).text) for file in new), seen)

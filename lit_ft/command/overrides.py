@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.yaml_text import read_yaml
 
 FLAG = "--trainer.callbacks."
 Override = tuple[str, str, str]  # class, key and value
@@ -51,5 +52,8 @@ def override_callbacks(callbacks: Any, overrides: Sequence[Override]) -> list[di
         place = named[0].setdefault("init_args", {})
         for part in path:
             place = place.setdefault(part, {})
-        place[last] = yaml.safe_load(value)
+        try:
+            place[last] = read_yaml(value)
+        except yaml.YAMLError:  # a text, as for the parser
+            place[last] = value
     return listed

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_ft.command.overrides import Override, split_overrides
+from lit_ft.command.shape import check_shape
 from lit_ft.core.errors import ConfigError, existing, nearest
+from lit_ft.core.yaml_text import read_yaml
 
 OPTIONS = {
     "ckpt_path": "last, best, or a file; fit goes on from it.",
@@ -47,9 +46,7 @@ class YamlFile:
             path: The file.
         """
         text = existing(argument, path).read_text(encoding="utf-8")
-        stream = StringIO(text)
-        stream.name = str(path)
-        return cls(str(path), text, yaml.safe_load(stream))
+        return cls(str(path), text, read_yaml(text, str(path)))
 
 
 def read_config(path: str) -> YamlFile:
@@ -61,6 +58,7 @@ def read_config(path: str) -> YamlFile:
         if section not in SECTIONS:
             allowed = f"{', '.join(SECTIONS)}{nearest(str(section), SECTIONS)}"
             raise ConfigError("--config", f"the key {section}", allowed)
+    check_shape(file.tree or {})
     return file
 
 

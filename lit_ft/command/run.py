@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-import yaml
 from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
@@ -19,6 +18,7 @@ from lit_ft.core.archive import read
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.core.facts import FACTS
 from lit_ft.core.hyperparameters import differences, is_plain
+from lit_ft.core.yaml_text import write_yaml
 from lit_ft.running.files import write_text
 from lit_ft.running.json_rows import json_rows
 from lit_ft.running.report import read_report
@@ -121,7 +121,7 @@ def execute(stage: str, args: Sequence[str] | Request) -> Run:
     torch.set_float32_matmul_precision("high")
     built = Build(request)
     plain = built.plain()
-    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    text = write_yaml(plain)
     checkpoint, folder = place(request, text)
     if checkpoint is not None:
         warn_differences(checkpoint, plain["model"])

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.plain import from_mapping
 
 
@@ -46,9 +46,13 @@ class Network:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a description with neither or both of ``path`` and ``config``."""
+        """Refuse neither or both of ``path`` and ``config``, and keys of ``peft`` that nothing reads."""
         if (self.path is None) == (self.config is None):
             raise ConfigError("network", {"path": self.path, "config": self.config}, "exactly one of path and config")
+        keys = ("class_path", "init_args")
+        for key, value in (self.peft or {}).items():
+            if key not in keys:
+                raise ConfigError(f"network.peft.{key}", value, f"the keys {' and '.join(keys)}{nearest(key, keys)}")
 
     @classmethod
     def of(cls, spec: "Network | Mapping[str, Any]") -> "Network":

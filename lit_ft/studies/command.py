@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_ft.command.request import YamlFile, folder_name
 from lit_ft.core.errors import ConfigError, existing
+from lit_ft.core.yaml_text import write_yaml
 from lit_ft.running.files import write_text
 from lit_ft.running.processes import warm_up
 from lit_ft.studies.code import late_imports
@@ -76,7 +75,7 @@ def compare_command(argv: Sequence[str]) -> int:
     content |= {"expect": options.expect, "test": not options.no_test}
     file = Path(options.runs) / "studies" / f"{folder_name(options.name)}.yaml"
     study = Study.of(options.name, content)
-    write_text(file, f"# a comparison\n{yaml.safe_dump(content, sort_keys=False)}")
+    write_text(file, f"# a comparison\n{write_yaml(content)}")
     print(f"study: {file}")
     options.only, options.quick, options.record, options.confirm = None, False, False, False
     warm_up([EVERYTHING, *late_imports(study.class_names())])

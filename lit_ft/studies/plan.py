@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.yaml_text import write_yaml
 from lit_ft.running.files import sha256, write_text
 from lit_ft.studies.code import class_paths, code_digest
 from lit_ft.studies.study import Study
@@ -109,7 +108,7 @@ def runs_of(arms: Collection[str], planned: Sequence[Planned]) -> list[Planned]:
 def _overlay(study: Study, arm: str, stage: str, folder: Path) -> Path:
     """What an arm changes in a stage, as a config."""
     file = folder / f"{arm}{f'-{stage}' if stage in study.stage_names[:-1] else ''}.yaml"
-    content = yaml.safe_dump(study.overrides(arm, stage), sort_keys=False)
+    content = write_yaml(study.overrides(arm, stage))
     write_text(file, f"# arm {arm} of {study.name}\n{content}")
     return file
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lit_ft.core.yaml_text import read_yaml
 from lit_ft.studies.code import file_of, tree_digest
 
 
@@ -35,9 +36,7 @@ def study_digest(content: Mapping[str, Any], root: Path = Path()) -> str:
 
 
 def _content(file: Path) -> Any:
-    import yaml
-
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+    return read_yaml(file.read_text(encoding="utf-8"), str(file)) if file.exists() else None
 
 
 def stale(result: Mapping[str, Any], content: Mapping[str, Any], root: Path = Path()) -> list[str]:

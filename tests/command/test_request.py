@@ -99,3 +99,29 @@ def test_a_wrong_file_is_refused_before_anything_heavy_is_imported() -> None:
     )
     assert done.stdout.strip() == "2 []"
     assert "did you mean 'trainer'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainer: [1]", r"trainer: given \[1\]; allowed: a mapping of arguments"),
+        ("trainer:", "trainer: given None; allowed: a mapping"),
+        ("model: [Toy]", "model: given .*; allowed: a class"),
+        ("data: 3", "data: given 3; allowed: a class"),
+        ("model: {class_path: Toy, init_arg: {width: 3}}", r"model\.init_arg: given .* \(did you mean 'init_args'\?\)"),
+        ("model: {class_path: Toy, width: 3}", r"model\.width: given 3; .*init_args, below which arguments stand"),
+        ("model: {init_args: {optimizer: {clas_path: SGD}}}", r"model\.init_args\.optimizer\.clas_path: .*'class_path'"),
+        ("trainer: {callbacks: [{class_path: SAM, initargs: {rho: 1}}]}", r"trainer\.callbacks\[0\]\.initargs: given"),
+        ("model: {init_args: {network: {peft: {class_path: LoraConfig, init_arg: {r: 2}}}}}", r"network\.peft\.init_arg"),
+        ("trainer: {max_steps: 1}\ntrainer: {}", "the key 'trainer' stands here and in line 1"),
+    ],
+)  # fmt: skip
+def test_what_nothing_would_read_is_refused_with_its_place(text: str, message: str) -> None:
+    Path("wrong.yaml").write_text(text)
+    with pytest.raises((ConfigError, yaml.YAMLError), match=message):
+        Request.of(["-c", "wrong.yaml"])
+
+
+def test_keys_of_plain_data_are_its_own() -> None:
+    Path("c.yaml").write_text("model: {init_args: {network: {config: {class_path: a, init_arg: 1, x: 2}}}}")
+    assert Request.of(["-c", "c.yaml"]).configs[0].tree["model"]["init_args"]["network"]["config"]["x"] == 2
