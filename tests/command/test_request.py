@@ -110,9 +110,9 @@ def test_a_wrong_file_is_refused_before_anything_heavy_is_imported() -> None:
         ("data: 3", "data: given 3; allowed: a class"),
         ("model: {class_path: Toy, init_arg: {width: 3}}", r"model\.init_arg: given .* \(did you mean 'init_args'\?\)"),
         ("model: {class_path: Toy, width: 3}", r"model\.width: given 3; .*init_args, below which arguments stand"),
-        ("model: {init_args: {optimizer: {clas_path: SGD}}}", r"model\.init_args\.optimizer\.clas_path: .*'class_path'"),
+        ("model: {init_args: {optimizer: {clas_path: SGD}}}", r"\.optimizer\.clas_path: .*'class_path'"),
         ("trainer: {callbacks: [{class_path: SAM, initargs: {rho: 1}}]}", r"trainer\.callbacks\[0\]\.initargs: given"),
-        ("model: {init_args: {network: {peft: {class_path: LoraConfig, init_arg: {r: 2}}}}}", r"network\.peft\.init_arg"),
+        ("model: {init_args: {network: {peft: {class_path: Lora, init_arg: {r: 2}}}}}", r"network\.peft\.init_arg"),
         ("trainer: {max_steps: 1}\ntrainer: {}", "the key 'trainer' stands here and in line 1"),
     ],
 )  # fmt: skip
