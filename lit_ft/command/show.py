@@ -7,11 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_ft.command.row_names import class_line, row_names
+
 _GREY, _GREEN, _YELLOW, _RED, _END = "\033[90m", "\033[32m", "\033[33m", "\033[31m", "\033[0m"
 _ROWS = 4
 
 
-def render_batch(batch: Mapping[str, Tensor], tokenizer: Any, colour: bool = True, rows: int = _ROWS) -> str:
+def render_batch(
+    batch: Mapping[str, Tensor], tokenizer: Any, colour: bool = True, rows: int = _ROWS, data: Any = None
+) -> str:
     """The first rows of a batch, tokens that are learned in colour, and what share of the batch they are.
 
     Grey is read and not learned, green has weight 1, yellow another positive weight, red a negative one. ``⏎`` ends a
@@ -26,6 +30,7 @@ def render_batch(batch: Mapping[str, Tensor], tokenizer: Any, colour: bool = Tru
         tokenizer: Turns ids into text.
         colour: Whether to colour; else learned tokens stand in brackets.
         rows: How many rows to show.
+        data: The data module that the batch is from, for the names of classes and the numbers of rows.
     """
     used = "learned" if "pool_mask" not in batch else "pooled"
     ids, weights = batch["input_ids"], batch.get("weights", batch.get("pool_mask"))
@@ -35,23 +40,24 @@ def render_batch(batch: Mapping[str, Tensor], tokenizer: Any, colour: bool = Tru
         ids, weights = ids[weights.any(-1)], weights[weights.any(-1)]
         real = (weights != 0).flip(1).cumsum(1).flip(1) > 0
     else:
-        names, real = [f"row {number}" for number in range(len(ids))], _real(batch, ids)
+        names, real = row_names(batch, data), _real(batch, ids)
     learned, total = int((weights != 0).sum()), int(real.sum())
-    share = f"{learned} of {total} tokens are {used}, {1 - total / max(1, ids.numel()):.0%} of the batch is padding"
-    lines = [f"{next(iter(ids.shape))} rows of {ids.shape[1]} tokens; {share}"]
-    for number in range(min(rows, len(ids))):
+    what = "the label is learned" if not learned and "labels" in batch else f"{learned} of {total} tokens are {used}"
+    share = f"{what}, {1 - total / max(1, ids.numel()):.0%} of the batch is padding"
+    lines = [f"{next(iter(ids.shape))} rows of {ids.shape[1]} tokens; {share}", *class_line(data)]
+    for number, name in names[:rows]:
         starts = batch["position_ids"][number] == 0 if "position_ids" in batch else None
-        lines.append(f"--- {names[number]}")
+        lines.append(f"--- {name}")
         lines.append(_row(ids[number], weights[number], real[number], starts, tokenizer, colour))
     if len(ids) > rows:
         lines.append(f"... and {len(ids) - rows} more rows")
     return "\n".join(lines)
 
 
-def _options(labels: Tensor, weights: Tensor) -> list[str]:
+def _options(labels: Tensor, weights: Tensor) -> list[tuple[int, str]]:
     return [
-        f"question {question}, option {option}{' (right)' * (option == labels[question].item())}"
-        for question, option in weights.any(-1).nonzero().tolist()
+        (row, f"question {question}, option {option}{' (right)' * (option == labels[question].item())}")
+        for row, (question, option) in enumerate(weights.any(-1).nonzero().tolist())
     ]
 
 

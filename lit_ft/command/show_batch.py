@@ -8,6 +8,8 @@ from torch import Tensor
 from lit_ft.command.first_batch import first_batch
 from lit_ft.command.request import Request
 
+_LABELS = 20
+
 
 def show_batch_command(request: Request) -> int:
     """Print the first training batch: tokens coloured by target and weight, or shapes where there is no text."""
@@ -19,10 +21,21 @@ def show_batch_command(request: Request) -> int:
     if isinstance(batch, Mapping) and "input_ids" in batch and tokenizer is not None:
         from lit_ft.command.show import render_batch
 
-        print(render_batch(batch, tokenizer))
+        print(render_batch(batch, tokenizer, data=built.datamodule))
     else:
-        print("\n".join(describe("batch", batch)))
+        print("\n".join([*describe("batch", batch), *labels(batch, built.datamodule)]))
     return 0
+
+
+def labels(batch: Any, data: Any) -> list[str]:
+    """The classes, and those of the first rows, of a batch with labels."""
+    from lit_ft.command.row_names import class_line, label_name
+
+    found = batch.get("labels") if isinstance(batch, Mapping) else None
+    if not isinstance(found, Tensor) or found.dim() != 1:
+        return []
+    first = ", ".join(label_name(label, data) for label in found[:_LABELS].tolist())
+    return [*class_line(data), f"labels: {first}{', ...' * (len(found) > _LABELS)}"]
 
 
 def describe(name: str, value: Any) -> list[str]:

@@ -1,8 +1,11 @@
 """What ``lit-ft show-batch`` prints."""
 
+from types import SimpleNamespace
+
 import torch
 
 from lit_ft.command.show import render_batch
+from lit_ft.command.show_batch import labels
 from lit_ft.embedding.text_pairs import ECHO, encode_texts, padded
 from lit_ft.language.answer_options import collate_options
 from lit_ft.models.byte_tokenizer import byte_tokenizer
@@ -46,3 +49,35 @@ def test_each_option_is_a_row() -> None:
     assert shown.startswith("5 rows of 5 tokens; 7 of 17 tokens are scored")
     assert "--- question 0, option 0\nq:[a]\n--- question 0, option 1 (right)\nq:[bcd]\n--- question 1, opt" in shown
     assert shown.endswith("... and 1 more rows")
+
+
+def test_sides_and_labels_are_named() -> None:
+    """Which answer is preferred or wanted, which text is the negative, which class a row has and where it stands."""
+    tokenizer = byte_tokenizer()
+    texts = padded(encode_texts(tokenizer, ["ab", "c", "d", "e", "f", "g"], None, 8), 0)
+    weights = texts["attention_mask"].float()
+    pairs = {**texts, "weights": weights, "pair_weights": torch.ones(3), "rows": torch.tensor([2, 0, 1] * 2)}
+    data = SimpleNamespace(class_names=["ham", "spam"], numbers={"train": [7, 8, 9]})
+    shown = render_batch(pairs, tokenizer, colour=False, data=data)
+    assert "--- row 0 (9 of the table), chosen\n[ab]\n--- row 0 (9 of the table), rejected\n[e]" in shown
+    assert "--- row 1 (7 of the table), chosen\n[c]" in shown
+    answers = {**texts, "weights": weights, "desirable": torch.tensor([True, False, True])}
+    shown = render_batch(answers, tokenizer, colour=False, rows=6)
+    assert "--- row 1, unwanted\n[c]\n--- row 1, with the answer of another row\n[f]" in shown
+    triplets = {**texts, "keys": torch.arange(6).reshape(2, 3)}
+    shown = render_batch(triplets, tokenizer, colour=False)
+    assert "--- row 0, anchor\n[ab]\n--- row 0, positive\n[d]\n--- row 0, negative 1\n[f]" in shown
+    classes = {**{key: texts[key] for key in ("input_ids", "attention_mask")}, "labels": torch.tensor([1, 0] * 3)}
+    shown = render_batch(classes, tokenizer, colour=False, data=data)
+    assert shown.startswith(
+        "6 rows of 2 tokens; the label is learned, 42% of the batch is padding\nclasses: 0 ham, 1 s"
+    )
+    assert "--- row 0, label spam\nab" in shown
+    assert "--- row 0, label 2.5\n" in render_batch(classes | {"labels": torch.full((6,), 2.5)}, tokenizer, data=data)
+
+
+def test_classes_of_pictures_are_named() -> None:
+    data = SimpleNamespace(class_names=["cat", "dog"])
+    batch = {"images": torch.zeros(3, 1, 2, 2), "labels": torch.tensor([1, 0, 1])}
+    assert labels(batch, data) == ["classes: 0 cat, 1 dog", "labels: dog, cat, dog"]
+    assert labels({"images": batch["images"]}, data) == []
