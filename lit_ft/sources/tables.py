@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.sources.assets import PREFIX, packaged
 from lit_ft.sources.places import absence, begins_here, may_be_id, silent_hub
+from lit_ft.sources.table_files import Row, absent, kind_of, reader_of, tidied
+from lit_ft.sources.table_format import TableFormat, listed, only
 
-Row = dict[str, Any]
-
-_ROWS_AT_ONCE = 256  # of Parquet, whose columns are decoded in pieces
+AS_IT_IS = TableFormat()
 
 
 def read_rows(
-    path: str, required: Sequence[str] = (), split: str = "train", max_rows: int | None = None, plain: bool = False
+    path: str,
+    required: Sequence[str] = (),
+    split: str = "train",
+    max_rows: int | None = None,
+    plain: bool = False,
+    form: TableFormat = AS_IT_IS,
 ) -> list[Row]:
     r"""All rows of a table, as dicts.
+
+    A null inside of a nested value is as if its key was absent: Parquet knows no difference. The word ``nan`` alone in
+    a cell of CSV or TSV is no value, as NaN in JSON and Parquet.
 
     Args:
         path: A file (``.jsonl``, ``.ndjson``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``; text formats
@@ -33,6 +37,7 @@ def read_rows(
         split: The split of a ``datasets`` source.
         max_rows: Most rows, from the first; None reads all.
         plain: Whether the required columns hold texts or numbers, never lists or objects.
+        form: How the file is written.
 
     Raises:
         ConfigError: No such file, no row, a broken line (with its number), a missing column (with the nearest existing
@@ -45,11 +50,12 @@ def read_rows(
         >>> read_rows("rows.csv", required=["lable"])
         Traceback (most recent call last):
             ...
-        lit_ft.core.errors.ConfigError: path: given 'rows.csv'; ... (did you mean 'label'?)
+        lit_ft.core.errors.ConfigError: path: given 'rows.csv'; ... (did you mean 'label'?); ...
     """
     file = packaged(path) if path.startswith(PREFIX) else Path(path).expanduser()
-    reader = _reader(path, file)
-    rows = (list(reader(file)) if reader else _first_of(_from_datasets(path, split), max_rows))[:max_rows]
+    reader = _reader(path, file, form)
+    found = list(reader(file, form)) if reader else _first_of(_from_datasets(path, split), max_rows)
+    rows = [tidied(row, form.encoding) for row in found[:max_rows]]
     if not rows:
         raise ConfigError("path", path, "a source with at least one row")
     for number, row in enumerate(rows, start=1):
@@ -61,7 +67,9 @@ def read_rows(
     return rows
 
 
-def stream_rows(path: str, required: Sequence[str] = (), split: str = "train") -> Iterator[Row]:
+def stream_rows(
+    path: str, required: Sequence[str] = (), split: str = "train", form: TableFormat = AS_IT_IS
+) -> Iterator[Row]:
     r"""The rows of a table one after another, as they are read; the table is never held in memory as a whole.
 
     Args:
@@ -69,6 +77,7 @@ def stream_rows(path: str, required: Sequence[str] = (), split: str = "train") -
             their names. A ``.json`` file is refused: a list can only be read as a whole.
         required: Columns that every row must have, with a value.
         split: The split of a ``datasets`` source, which is opened with ``streaming=True``.
+        form: How the files are written.
 
     Raises:
         ConfigError: As for :func:`read_rows`; a fault in a row is found when that row is reached.
@@ -82,14 +91,15 @@ def stream_rows(path: str, required: Sequence[str] = (), split: str = "train") -
         ['a1', 'a2', 'b1', 'b2']
     """
     number = 0
-    for number, row in enumerate(_streamed(path, split), start=1):
+    for number, found in enumerate(_streamed(path, split, form), start=1):
+        row = tidied(found, form.encoding)
         _check_columns(path, number, row, required)
         yield row
     if not number:
         raise ConfigError("path", path, "a source with at least one row")
 
 
-def _streamed(path: str, split: str) -> Iterator[Row]:
+def _streamed(path: str, split: str, form: TableFormat) -> Iterator[Row]:
     if path.startswith(PREFIX):
         files = [packaged(path)]
     else:
@@ -97,126 +107,32 @@ def _streamed(path: str, split: str) -> Iterator[Row]:
         files = [Path(found) for found in sorted(glob(str(name)))] if not name.exists() else [name]
         files = files or [name]
     for file in files:
-        if _kind(file) == ".json":
+        if kind_of(file) == ".json":
             raise ConfigError(
                 "path", path, "a file that is read row by row (.jsonl, .csv, .tsv, .parquet), unlike .json"
             )
-        reader = _reader(path, file)
-        yield from reader(file) if reader else _from_datasets(path, split, streaming=True)
+        reader = _reader(path, file, form)
+        yield from reader(file, form) if reader else _from_datasets(path, split, streaming=True)
 
 
-def _kind(file: Path) -> str:
-    """The ending that decides how a file is read; for ``.gz`` the ending before it."""
-    name = file.name.lower()
-    return Path(name.removesuffix(".gz")).suffix if name.endswith(".gz") else file.suffix.lower()
-
-
-def _reader(path: str, file: Path) -> Any:
-    """The function that reads a file; None for a source of ``datasets``."""
-    reader = _READERS.get(_kind(file))
-    if file.is_file() and (reader is None or (reader is _parquet and file.suffix.lower() == ".gz")):
-        raise ConfigError("path", path, f"a file that ends in {', '.join(_READERS)}; or in .gz behind one of text")
-    if reader and not file.is_file():
-        raise ConfigError("path", path, f"a file that exists; nothing is at {file.absolute()}")
+def _reader(path: str, file: Path, form: TableFormat) -> Any:
+    reader = reader_of(path, file)
+    if reader is None or path.startswith(PREFIX):
+        only(form, (), path)
     return reader
-
-
-@contextmanager
-def _text(file: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """An open text file, decompressed if necessary."""
-    opened: Any = gzip.open if file.suffix.lower() == ".gz" else open
-    try:
-        with opened(file, "rt", encoding="utf-8-sig", newline=newline) as lines:
-            yield lines
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise ConfigError("path", str(file), f"a whole file, compressed by gzip: {error}") from error
-    except UnicodeDecodeError as error:
-        with opened(file, "rb") as content:
-            number = next((n for n, line in enumerate(content, start=1) if not _decodes(line)), 1)
-        allowed = f"text in UTF-8: line {number} has {error.reason} (files of Excel and Windows are saved otherwise)"
-        raise ConfigError("path", str(file), allowed) from error
-
-
-def _decodes(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _check_columns(path: str, number: int, row: Row, required: Sequence[str]) -> None:
     for column in required:
-        if row.get(column) is None:
-            state = "is empty" if column in row else f"is missing; there are {', '.join(map(str, row))}"
-            hint = "" if column in row else nearest(column, map(str, row))
+        value = row.get(column)
+        if absent(value) or isinstance(value, bytes):
+            state, hint = f"is missing; there are {listed(row)}", nearest(column, map(str, row))
+            if column not in row and kind_of(Path(path)) in (".csv", ".tsv"):
+                hint += "; where the file has no header, columns names them"
+            elif column in row:
+                state, hint = "is empty" if value is None else f"is {value!r:.40}", ""
+                hint = ", which is no text" if isinstance(value, bytes) else hint
             raise ConfigError("path", path, f"rows with a column {column!r}: in row {number} it {state}{hint}")
-
-
-def _json_lines(file: Path) -> Iterator[Row]:
-    with _text(file) as lines:
-        # a file ends lines at \n, \r\n and \r alone: strings may hold U+2028, at which splitlines() splits
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigError("path", str(file), f"JSON in every line: line {number} has {error.msg}") from error
-            if not isinstance(row, dict):
-                allowed = f"an object in every line: line {number} is a {type(row).__name__}"
-                raise ConfigError("path", str(file), allowed)
-            text = json.dumps(row, ensure_ascii=False) if "\\ud" in line.lower() else ""
-            if not _decodes(text.encode("utf-8", "surrogatepass")):
-                allowed = f"whole characters: line {number} has half of one (\\ud800 to \\udfff alone)"
-                raise ConfigError("path", str(file), allowed)
-            yield row
-
-
-def _json(file: Path) -> Iterable[Row]:
-    try:
-        with _text(file) as content:
-            rows = json.loads(content.read())
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
-            return _json_lines(file)  # JSONL under another name
-        raise ConfigError("path", str(file), f"valid JSON: line {error.lineno} has {error.msg}") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        keys = f", unlike an object with {', '.join(map(str, rows))}" if isinstance(rows, dict) else ""
-        raise ConfigError("path", str(file), f"a list of objects{keys}")
-    return rows
-
-
-def _csv(file: Path) -> Iterator[Row]:
-    csv.field_size_limit(2**31 - 1)
-    with _text(file, newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="\t" if _kind(file) == ".tsv" else ",")
-        for row in reader:
-            if None in row or None in row.values():
-                columns = len(reader.fieldnames or [])
-                raise ConfigError("path", str(file), f"{columns} cells in every row: line {reader.line_num} has not")
-            yield dict(row)
-
-
-def _parquet(file: Path) -> Iterator[Row]:
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            for rows in table.iter_batches(batch_size=_ROWS_AT_ONCE):
-                yield from rows.to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise ConfigError("path", str(file), f"a Parquet file: {error}") from error
-
-
-_READERS = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".json": _json,
-    ".csv": _csv,
-    ".tsv": _csv,
-    ".parquet": _parquet,
-}
 
 
 def _from_datasets(path: str, split: str, streaming: bool = False) -> Any:

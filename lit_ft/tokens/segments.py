@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.sources.table_files import absent
+from lit_ft.sources.table_format import listed
 
 Truncation = Literal["right", "left", "prompt"]
 
@@ -209,11 +211,11 @@ def fill(template: Sequence[Segment], row: Mapping[str, Any], specials: Specials
                 continue
             if form or conversion:
                 raise ConfigError("template", segment.text, f"{{{name}}} alone, without a format")
-            if values.get(name) is None:
-                known = [str(column) for column in values if row.get(column) is not None or fields.get(column)]
-                place = f"columns that row {number} has: {', '.join(known)}{nearest(name, known)}"
+            if absent(values.get(name)):
+                known = [str(column) for column in values if not absent(row.get(column)) or fields.get(column)]
+                place = f"columns that row {number} has: {listed(known)}{nearest(name, known)}"
                 raise ConfigError("template", f"{{{name}}}", place)
-            if isinstance(values[name], (list, dict)):
+            if isinstance(values[name], (list, dict, bytes)):
                 raise ConfigError(
                     "path", values[name], f"a text in {name!r}, not a list or an object; see row {number}"
                 )

@@ -11,12 +11,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
-import lit_ft.language.streamed_instructions as streamed
 from lit_ft.core.errors import ConfigError
 from lit_ft.language.instructions import Instructions
 from lit_ft.language.streamed_instructions import StreamedInstructions
 from lit_ft.language.supervised_fine_tuning import SupervisedFineTuning
 from lit_ft.sources.loader import PlannedSampler
+from lit_ft.sources.tables import stream_rows
 from lit_ft.testing import assert_resumes
 from lit_ft.tokens.segments import Encoded, Segment
 from lit_ft.tokens.token_stream import TokenStream
@@ -200,7 +200,7 @@ def test_all_kinds_of_files_give_the_same_rows(path: str, tmp_path: Path, kind: 
 def test_a_folder_is_streamed_by_datasets(path: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     Path(path).rename(tmp_path / "folder" / "train.jsonl")
-    rows = list(streamed.stream_rows(str(tmp_path / "folder"), ["prompt"]))
+    rows = list(stream_rows(str(tmp_path / "folder"), ["prompt"]))
     assert rows == ROWS
 
 

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.sources.table_format import TableFormat
 from lit_ft.sources.tables import read_rows, stream_rows
 
 ROWS = [{"text": "one\u2028line", "label": 0}, {"text": 'quoted "comma", and\nnewline', "label": 1}]
@@ -34,7 +35,8 @@ def test_every_format_gives_the_same_rows(tmp_path):
             writer = csv.DictWriter(file, ["text", "label"], delimiter=delimiter)
             writer.writeheader()
             writer.writerows(ROWS)
-        assert read_rows(str(tmp_path / name)) == [{**row, "label": str(row["label"])} for row in ROWS]
+        quoted = TableFormat(quoting=True)  # in a TSV they are marks where that is said
+        assert read_rows(str(tmp_path / name), form=quoted) == [{**row, "label": str(row["label"])} for row in ROWS]
 
 
 @pytest.mark.parametrize(
