@@ -39,7 +39,7 @@ class Segment:
     Example:
         >>> template = [Segment("{question}"), Segment(" {answer}{eos}", weight=1.0)]
         >>> row = {"question": "2 + 2?", "answer": 4}
-        >>> [segment.text for segment in fill(template, row, {"eos": "</s>"}, number=1)]
+        >>> [segment.text for segment in fill(template, row, Specials(eos="</s>"), number=1)]
         ['2 + 2?', ' 4</s>']
     """
 
