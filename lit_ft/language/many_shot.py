@@ -132,6 +132,6 @@ class ManyShot(TokenData):
             start += 1
         joined = Encoded()
         for shot in shots[start:]:
-            for name, values in vars(joined).items():
-                values.extend(getattr(shot, name))
+            for name in ("input_ids", "weights", "tags", "embed"):
+                getattr(joined, name).extend(getattr(shot, name))
         return joined.take(slice(self.max_length))

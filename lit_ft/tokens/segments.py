@@ -67,6 +67,7 @@ class Encoded:
         weights: Weight of each token as a target. The first is 0: nothing predicts it.
         tags: Tag of the segment that each token comes from.
         embed: Whether each token is pooled.
+        cut: Tokens that it lost to a limit.
 
     Example:
         >>> example = Encoded()
@@ -74,13 +75,14 @@ class Encoded:
         >>> example.weights
         [0.0, 1.0]
         >>> example.take(slice(1, None))
-        Encoded(input_ids=[6], weights=[0.0], tags=[''], embed=[False])
+        Encoded(input_ids=[6], weights=[0.0], tags=[''], embed=[False], cut=1)
     """
 
     input_ids: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
     embed: list[bool] = field(default_factory=list)
+    cut: int = 0
 
     def add(self, ids: Iterable[int], segment: Segment) -> None:
         """Append the tokens of a segment."""
@@ -101,7 +103,8 @@ class Encoded:
     def take(self, keep: slice | Sequence[int]) -> Encoded:
         """A part of the tokens; the first of them is not a target."""
         numbers = range(len(self))[keep] if isinstance(keep, slice) else keep
-        taken = Encoded(*([values[i] for i in numbers] for values in vars(self).values()))
+        lists = self.input_ids, self.weights, self.tags, self.embed
+        taken = Encoded(*([values[i] for i in numbers] for values in lists), cut=self.cut + len(self) - len(numbers))
         taken.weights[:1] = [0.0] if taken.weights else []
         return taken
 

@@ -20,7 +20,7 @@ from lit_ft.tokens.bins import best_fit
 from lit_ft.tokens.segments import Encoded
 
 _AT_ONCE = 5_000
-_FORMAT = 5  # raised when the same rows would give other tokens than before
+_FORMAT = 6  # raised when the same rows would give other tokens than before
 
 
 class TokenTable:
@@ -109,15 +109,15 @@ def token_table(
         named = list(dict.fromkeys(str(numbers[place]) for place in left_out))
         some = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
         if len(left_out) == len(rows):
+            longest = int(saved["whole"].max())
             allowed = f"rows with a target; those of {split} rows {some} are all cut off by it, or weigh 0"
+            allowed += f" ({longest} keeps all whole)" if longest > max_length else ""
             raise ConfigError("max_length", max_length, allowed)
         rank_zero_warn(
             f"{len(left_out)} of {len(rows)} {split} examples have no target and are left out (cut off by max_length,"
             f" or all weights are 0): rows {some}"
         )
-    full = int((saved["starts"].diff() >= max_length).sum())
-    if full:
-        rank_zero_warn(f"{full} of {len(rows)} {split} examples fill max_length = {max_length}; what is longer is cut")
+    warn_of_cuts(saved["whole"].tolist(), max_length, split)
     chosen = None if tasks is None else torch.tensor(tasks)[saved["rows"]]
     return TokenTable(saved["ids"], saved["weights"], saved["starts"], saved["rows"], chosen)
 
@@ -136,7 +136,35 @@ def _encode(
         examples += checked_weights(make(rows[start : start + _AT_ONCE], some), some)
     kept = [number for number, example in enumerate(examples) if example.has_targets]
     table = TokenTable.of([examples[number] for number in kept], kept)
-    torch.save({n: getattr(table, n) for n in ("ids", "weights", "starts", "rows")}, folder / "examples.pt")
+    saved = {name: getattr(table, name) for name in ("ids", "weights", "starts", "rows")}
+    saved["whole"] = torch.tensor([len(example) + example.cut for example in examples])
+    torch.save(saved, folder / "examples.pt")
+
+
+def warn_of_cuts(lengths: Sequence[int], max_length: int, split: str) -> None:
+    """Warn how many examples are cut, and which limits would keep most and all of them.
+
+    Args:
+        lengths: Tokens of each example before it is cut.
+        max_length: The limit.
+        split: Name of the split, for the message.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as found:
+        ...     warnings.simplefilter("always")
+        ...     warn_of_cuts([3, 9, 4, 12], max_length=4, split="train")
+        >>> str(found[0].message)
+        '2 of 4 train examples are longer than max_length = 4 and are cut: 12 keeps all'
+    """
+    long = sum(length > max_length for length in lengths)
+    if long:
+        most = sorted(lengths)[math.ceil(0.95 * len(lengths)) - 1]
+        longest = max(lengths)
+        enough = f"{most} keeps 95 % whole, {longest} all" if max_length < most < longest else f"{longest} keeps all"
+        rank_zero_warn(
+            f"{long} of {len(lengths)} {split} examples are longer than max_length = {max_length} and are cut: {enough}"
+        )
 
 
 def checked_weights(examples: list[Encoded], numbers: Sequence[int]) -> list[Encoded]:
