@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lit_ft.core.adapters import fixed_norms
 from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.core.passes.means import sum_over_ranks
 
@@ -19,7 +20,8 @@ def update_batch_norm(
 ) -> None:
     """Set batch-norm statistics to their plain mean over batches, at the present weights.
 
-    In a process group all ranks call it, each with its own batches; the mean is over the batches of all.
+    Statistics of a base that is frozen beside an adapter stay. In a process group all ranks call it, each with its own
+    batches; the mean is over the batches of all.
 
     Args:
         module: A module with or without batch norm.
@@ -32,7 +34,12 @@ def update_batch_norm(
         >>> norm.running_mean, norm.running_var  # means over two batches
         (tensor([3.]), tensor([2.]))
     """
-    norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and child.track_running_stats]
+    fixed = fixed_norms(module)
+    norms = [
+        child
+        for child in module.modules()
+        if isinstance(child, _BatchNorm) and child.track_running_stats and child not in fixed
+    ]
     batches = list(batches)
     if not norms or not batches:
         return

@@ -1,13 +1,16 @@
 """Checkpoints of adapters and other small trainable sets, stored without the frozen base."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lit_ft.core.adapters import adapter_settings, refuse_other_adapter
 from lit_ft.core.errors import ConfigError
+
+_BUILT = "lit_ft_built"  # an attribute of a parameter, kept where its values are converted or moved
 
 
 def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -25,13 +28,33 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
+def mark_built(parameter: nn.Parameter) -> None:
+    """Note that the values of a parameter were made while the network was built, and do not come from its path.
+
+    See also: :func:`is_built`.
+
+    Example:
+        >>> head = nn.Linear(2, 1)
+        >>> mark_built(head.weight)
+        >>> is_built(head.weight), is_built(head.bias)
+        (True, False)
+    """
+    setattr(parameter, _BUILT, True)
+
+
+def is_built(parameter: nn.Parameter) -> bool:
+    """Whether building made the values of a parameter, so that the network's path does not give them back."""
+    return getattr(parameter, _BUILT, False)
+
+
 class FrozenBase:
-    """Keeps weights that are still as they were built out of checkpoints.
+    """Keeps weights that are still as the network's path gives them out of checkpoints.
 
-    A weight is left out when it does not require a gradient and was not written to since ``remember``. A fingerprint of
-    the weights that were left out is stored instead; a checkpoint with another one is refused.
+    A weight is left out when it does not require a gradient, was not made by building (a new head, a base that an
+    adapter's start changed) and was not written to since ``remember``. Fingerprints of the weights that were left out
+    are stored instead, and the settings of adapters, which stand in no weight; a checkpoint with others is refused.
 
-    See also: :func:`fingerprint`.
+    See also: :func:`fingerprint`, :func:`mark_built`.
 
     Example:
         >>> network, base = nn.Linear(2, 1), FrozenBase()
@@ -43,16 +66,18 @@ class FrozenBase:
         (['bias'], ['weight'])
     """
 
-    KEY = "frozen_base"
+    KEY, ADAPTERS = "frozen_base", "adapters"
 
     def __init__(self) -> None:
         self._versions: dict[str, int] = {}
         self._left_out: set[str] = set()
-        self._known: tuple[tuple[str, ...], str] | None = None
+        self._known: dict[str, str] = {}
 
     def remember(self, network: nn.Module) -> None:
         """Note the state of every parameter just after the network was built."""
-        self._versions = {name: p._version for name, p in network.named_parameters(remove_duplicate=False)}
+        self._versions = {
+            name: p._version for name, p in network.named_parameters(remove_duplicate=False) if not is_built(p)
+        }
 
     def _untouched(self, network: nn.Module) -> dict[str, nn.Parameter]:
         return {
@@ -61,38 +86,56 @@ class FrozenBase:
             if not parameter.requires_grad and self._versions.get(name) == parameter._version
         }
 
-    def _fingerprint(self, base: dict[str, nn.Parameter]) -> str:
-        names = tuple(base)
-        if self._known is None or self._known[0] != names:
-            self._known = names, fingerprint(base.items())
-        return self._known[1]
+    def _fingerprints(self, tensors: dict[str, nn.Parameter], names: Sequence[str]) -> list[str]:
+        for name in names:
+            if name not in self._known:
+                self._known[name] = fingerprint([("", tensors[name])])
+        return [self._known[name] for name in names]
 
     def leave_out(self, network: nn.Module, prefix: str, checkpoint: dict[str, Any]) -> None:
-        """Take the untouched frozen weights out of ``checkpoint["state_dict"]``."""
+        """Take the untouched frozen weights out of ``checkpoint["state_dict"]``, and note what is not in the others."""
+        settings = adapter_settings(network)
+        if settings:
+            checkpoint[self.ADAPTERS] = settings
         base = self._untouched(network)
         names = [name for name in base if prefix + name in checkpoint["state_dict"]]
         if not names:
             return
         for name in names:
             del checkpoint["state_dict"][prefix + name]
-        checkpoint[self.KEY] = {"names": names, "fingerprint": self._fingerprint({n: base[n] for n in names})}
+        checkpoint[self.KEY] = {"names": names, "fingerprints": self._fingerprints(base, names)}
 
-    def check(self, network: nn.Module, prefix: str, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint whose frozen base differs from that of ``network``."""
+    def check(self, network: nn.Module, prefix: str, checkpoint: Mapping[str, Any], whole: bool = True) -> None:
+        """Refuse a checkpoint whose frozen base or adapter settings differ from those of ``network``.
+
+        Args:
+            network: The network that takes the weights.
+            prefix: Of its names in the checkpoint.
+            checkpoint: The whole checkpoint.
+            whole: Whether the network must have all of that base; else what both have is compared.
+        """
+        refuse_other_adapter(network, checkpoint.get(self.ADAPTERS, {}), whole)
         note = checkpoint.get(self.KEY)
         if note is None:
             return
         present = dict(network.named_parameters(remove_duplicate=False))
-        absent = [name for name in note["names"] if name not in present]
-        if absent:
-            raise ConfigError(
-                "network", f"a network without {absent[0]}", "the base that the checkpoint was trained on"
-            )
-        if self._fingerprint({name: present[name] for name in note["names"]}) != note["fingerprint"]:
-            raise ConfigError(
-                "network", "a base with other weights", "the base that the checkpoint was trained on (see network.path)"
-            )
-        self._left_out = {prefix + name for name in note["names"]}
+        names = [name for name in note["names"] if name in present]
+        if whole and len(names) < len(note["names"]):
+            absent = next(name for name in note["names"] if name not in present)
+            raise ConfigError("network", f"a network without {absent}", "the base that the checkpoint was trained on")
+        if "fingerprints" in note:
+            saved = dict(zip(note["names"], note["fingerprints"], strict=True))
+            pairs = zip(names, self._fingerprints(present, names), strict=True)
+            other = next((name for name, found in pairs if found != saved[name]), None)
+        else:  # as written before there was one for each weight
+            comparable = len(names) == len(note["names"])
+            same = not comparable or fingerprint((n, present[n]) for n in names) == note["fingerprint"]
+            other = None if same else "one of its weights"
+        if other is not None:
+            allowed = f"the base that the checkpoint was trained on (see network.path); {other} differs"
+            raise ConfigError("network", "a base with other weights", allowed)
+        if whole:
+            self._left_out = {prefix + name for name in names}
 
     def take_left_out(self) -> set[str]:
         """The keys that may be missing in the next ``load_state_dict``; a second call returns none."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from typing_extensions import override
 
+from lit_ft.core.adapters import begun, fixed_norms, refuse_untrained
 from lit_ft.core.batches import kind_of
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import FACTS, data_of
@@ -114,7 +115,7 @@ class Method(pl.LightningModule):
                 raise ConfigError("metrics", name, "a name without a dot, other than loss")
         self.optimizer, self.schedule, self._metrics = optimizer, schedule, metrics
         self._tokenizer: Any = None
-        self._base = FrozenBase()
+        self._base, self._scales, self._reached = FrozenBase(), list[nn.Parameter](), False
         self._window, self._means, self._newest = WeightedMeans(), WeightedMeans(), NewestMeans()
         self._scale: Tensor | float | None = None  # None is exactly 1, not 1 to rounding
         self._rescale: Tensor | None = None
@@ -201,13 +202,14 @@ class Method(pl.LightningModule):
         self.stage_metrics = nn.ModuleDict(metrics)
         if self.spec is not None and self.spec.path is not None:
             self._base.remember(self.network)
+        self._scales = begun(self.network)
         self.after_build(self.network)
 
     @override
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if self.network is not None:
-            for part in self.frozen_parts():
+            for part in (*self.frozen_parts(), *fixed_norms(self.network)):
                 part.eval()
         return self
 
@@ -251,6 +253,9 @@ class Method(pl.LightningModule):
 
     def on_after_backward(self) -> None:
         """Turn the sum over the window into its mean, before any callback reads the gradient."""
+        if not self._reached:
+            self._reached = True
+            refuse_untrained(self.network)
         if self._rescale is None:
             return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -328,9 +333,10 @@ class Method(pl.LightningModule):
         if not parameters:
             raise ConfigError("network", "no parameter that requires a gradient", "at least one trainable parameter")
         optimizer = self.optimizer(parameters)
-        flat = [parameter for parameter in parameters if parameter.ndim < 2]
-        if optimizer.defaults.get("weight_decay") and flat and len(flat) < len(parameters):
-            decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
+        kept = {id(parameter) for parameter in self._scales}
+        flat = [parameter for parameter in parameters if parameter.ndim < 2 or id(parameter) in kept]
+        if optimizer.defaults.get("weight_decay") and flat and (len(flat) < len(parameters) or kept):
+            decayed = [parameter for parameter in parameters if parameter.ndim >= 2 and id(parameter) not in kept]
             optimizer = self.optimizer([{"params": decayed}, {"params": flat, "weight_decay": 0.0}])
         if self.schedule is None:
             return optimizer
@@ -352,7 +358,16 @@ class Method(pl.LightningModule):
             if getattr(self, name) is None:
                 setattr(self, name, checkpoint["hyper_parameters"].get(name))
         self.configure_model()
-        self._base.check(self.network, "network.", checkpoint)
+        self.check_origin(checkpoint)
+
+    def check_origin(self, checkpoint: Mapping[str, Any], whole: bool = True) -> None:
+        """Refuse weights of a checkpoint that were trained on another base, or with other settings of the adapter.
+
+        Args:
+            checkpoint: The whole checkpoint.
+            whole: Whether it is this run's; else its weights are only where this one begins.
+        """
+        self._base.check(self.network, "network.", checkpoint, whole)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As in torch, but weights of the frozen base may be missing where the checkpoint leaves them out."""

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.frozen_base import is_built, mark_built
 from lit_ft.core.network import Network
+from lit_ft.models.adapter_config import adapter_config
+from lit_ft.models.adapter_names import matches
 
 
-def with_adapter(network: nn.Module, spec: Network, task: str | None = None) -> nn.Module:
+def with_adapter(network: nn.Module, spec: Network, task: str | None = None, absent: Iterable[str] = ()) -> nn.Module:
     """The network with the adapter that ``spec.peft`` describes and a frozen base; unchanged without ``spec.peft``.
+
+    Parts without weights of their own (a new head) are trained whole beside the adapter, and saved with it.
 
     Args:
         network: The base.
         spec: ``peft`` is ``{class_path: peft.LoraConfig, init_args: {...}}``; ``peft.`` may be left out.
         task: PEFT's task type, if ``spec.peft`` has none; it keeps new classification heads trainable.
+        absent: Parameters of the base that start at random.
 
     Example:
         >>> peft = {"class_path": "LoraConfig", "init_args": {"r": 2, "target_modules": ["0"]}}
@@ -25,45 +32,64 @@ def with_adapter(network: nn.Module, spec: Network, task: str | None = None) -> 
         >>> [tuple(p.shape) for p in network.parameters() if p.requires_grad]
         [(2, 4), (3, 2)]
     """
+    absent = [name for name in absent if name in dict(network.named_parameters())]
+    base = dict(network.named_parameters())
+    for name in absent:
+        mark_built(base[name])
     if spec.peft is None:
         return network
     import peft
 
-    kind = _config_class(spec.peft.get("class_path"))
-    arguments = dict(spec.peft.get("init_args") or {})
-    if task is not None and issubclass(kind, peft.PeftConfig):
-        arguments.setdefault("task_type", task)
+    config = adapter_config(spec.peft, task)
+    found = matches(network, config)
+    if hasattr(config, "modules_to_save"):
+        new = _unfilled_modules(network, absent)
+        if new:
+            known = list(config.modules_to_save or ())
+            config.modules_to_save = known + [name for name in new if not any(name.endswith(one) for one in known)]
+    before = {id(parameter): _sum(parameter) for parameter in base.values()}
     try:
-        config = kind(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            "network.peft.init_args", spec.peft.get("init_args"), f"what {kind.__name__} takes: {error}"
-        ) from error
-    try:
-        return peft.get_peft_model(network, config)
-    except ValueError as error:
-        raise ConfigError(
-            "network.peft", spec.peft, f"an adapter that fits {type(network).__name__}: {error}"
-        ) from error
+        adapted: Any = peft.get_peft_model(network, config)
+    except Exception as error:  # whatever PEFT raises on the way, it says what does not fit
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        allowed = f"an adapter that fits {type(network).__name__}; PEFT says {text}"
+        raise ConfigError("network.peft", spec.peft, allowed) from error
+    for parameter in adapted.parameters():
+        if id(parameter) not in before or not torch.equal(before[id(parameter)], _sum(parameter)):
+            mark_built(parameter)
+    _refuse_unfilled(adapted, {id(base[name]): name for name in absent})
+    adapted.adapter_matches = found
+    return adapted
 
 
-def _config_class(path: Any) -> type:
-    import peft
+def changed_base(network: nn.Module) -> list[str]:
+    """The weights of the base that the start of an adapter changed, such as PiSSA's residual."""
+    return [name for name, p in network.named_parameters() if ".base_layer." in name and is_built(p)]
 
-    known = [name for name, value in vars(peft).items() if _is_config(value)]
-    if not isinstance(path, str):
-        raise ConfigError("network.peft.class_path", path, f"the path of a class, such as peft.{known[0]}")
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module or "peft"), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError("network.peft.class_path", path, f"a PeftConfig{nearest(name, known)}") from error
-    if not _is_config(found):
-        raise ConfigError("network.peft.class_path", path, f"a PeftConfig{nearest(name, known)}")
+
+def _sum(parameter: Tensor) -> Tensor:
+    """A sum over the bits, by which a changed weight is found in one pass."""
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[parameter.element_size()]
+    return parameter.detach().contiguous().view(whole).sum()
+
+
+def _unfilled_modules(network: nn.Module, absent: Iterable[str]) -> list[str]:
+    """The outermost modules of which every parameter is absent."""
+    gone, found = set(absent), []  # type: set[str], list[str]
+    if not gone:
+        return found
+    for path, module in network.named_modules(remove_duplicate=False):
+        if not path or isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            continue
+        inside = [f"{path}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)]
+        if inside and gone.issuperset(inside) and not any(path.startswith(f"{outer}.") for outer in found):
+            found.append(path)
     return found
 
 
-def _is_config(value: object) -> bool:
-    import peft
-
-    return isinstance(value, type) and issubclass(value, peft.PeftConfig)
+def _refuse_unfilled(network: nn.Module, absent: dict[int, str]) -> None:
+    """Refuse weights that stay random, frozen and outside of what the adapter saves."""
+    for name, parameter in network.named_parameters():
+        if id(parameter) in absent and not parameter.requires_grad and ".original_module." not in name:
+            allowed = f"a base that has {absent[id(parameter)]}: it is random and would neither train nor be saved"
+            raise ConfigError("network.path", "weights without it", f"{allowed} beside this adapter")

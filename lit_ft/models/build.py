@@ -57,12 +57,12 @@ def sequence_classifier(spec: Network, num_labels: int) -> nn.Module:
     """
     from transformers import AutoModelForSequenceClassification as Auto
 
-    network = _network(spec, Auto, new=("classifier", "score", "pooler", "head"), num_labels=num_labels)
+    network, absent = _network(spec, Auto, new=("classifier", "score", "pooler", "head"), num_labels=num_labels)
     if network.config.get_text_config().pad_token_id is None:
         network.config.get_text_config().pad_token_id = tokenizer(
             spec
         ).pad_token_id  # decoders find the last token by it
-    return _finished(network, spec, "SEQ_CLS")
+    return _finished(network, spec, "SEQ_CLS", absent)
 
 
 def causal_lm(spec: Network) -> nn.Module:
@@ -75,7 +75,8 @@ def causal_lm(spec: Network) -> nn.Module:
     """
     from transformers import AutoModelForCausalLM as Auto
 
-    return _finished(_network(spec, Auto), spec, "CAUSAL_LM")
+    network, absent = _network(spec, Auto)
+    return _finished(network, spec, "CAUSAL_LM", absent)
 
 
 def masked_lm(spec: Network) -> nn.Module:
@@ -88,7 +89,8 @@ def masked_lm(spec: Network) -> nn.Module:
     """
     from transformers import AutoModelForMaskedLM as Auto
 
-    return _finished(_network(spec, Auto), spec, None)
+    network, absent = _network(spec, Auto)
+    return _finished(network, spec, None, absent)
 
 
 def bare_encoder(spec: Network) -> nn.Module:
@@ -101,7 +103,10 @@ def bare_encoder(spec: Network) -> nn.Module:
     """
     from transformers import AutoModel as Auto
 
-    return _finished(_network(spec, Auto, new=("pooler",)), spec, "FEATURE_EXTRACTION")
+    network, absent = _network(spec, Auto, new=("pooler",))
+    if spec.peft is not None and absent and all(name.startswith("pooler.") for name in absent):
+        network.pooler, absent = None, []  # no hidden state needs it, and beside an adapter it would be trained in vain
+    return _finished(network, spec, "FEATURE_EXTRACTION", absent)
 
 
 def pretrained_image_classifier(spec: Network, num_labels: int, image_shape: tuple[int, int, int]) -> nn.Module:
@@ -112,13 +117,20 @@ def pretrained_image_classifier(spec: Network, num_labels: int, image_shape: tup
     from transformers import AutoModelForImageClassification as Auto
 
     defaults = {"num_channels": image_shape[0], "image_size": image_shape[-1]}
-    return _finished(_network(spec, Auto, new=("classifier",), defaults=defaults, num_labels=num_labels), spec, None)
+    network, absent = _network(spec, Auto, new=("classifier",), defaults=defaults, num_labels=num_labels)
+    if spec.path is None:  # all of it is random; the head is that of these classes
+        body = f"{network.base_model_prefix}."
+        absent = [name for name, _ in network.named_parameters() if not name.startswith(body)]
+    return _finished(network, spec, None, absent)
 
 
 def _network(
     spec: Network, auto: Any, new: tuple[str, ...] = (), defaults: dict[str, Any] | None = None, **head: Any
-) -> Any:
-    """Weights from a path, or random ones from a config; ``new`` are the parts that may start at random."""
+) -> tuple[Any, list[str]]:
+    """Weights from a path, or random ones from a config, and the parameters that the path did not fill.
+
+    ``new`` are the parts that may start at random.
+    """
     from transformers import AutoConfig
 
     dtype = spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
@@ -129,7 +141,7 @@ def _network(
         config = _config(spec, defaults or {}, head)
         settings["dtype"] = torch.float32 if dtype == "auto" else dtype
         with _attention_error(spec):
-            return auto.from_config(config, **settings)
+            return auto.from_config(config, **settings), []
     place = locate(spec.path)
     with explained(spec, place, "network"), _attention_error(spec), _quiet():
         config = AutoConfig.from_pretrained(place, trust_remote_code=spec.trust_remote_code, **head)
@@ -141,7 +153,7 @@ def _network(
     if surprising:
         shown = ", ".join(surprising[:4]) + (" ..." if len(surprising) > 4 else "")
         rank_zero_warn(f"{spec.path} has no weights for {len(surprising)} tensors, which start at random: {shown}")
-    return network
+    return network, absent
 
 
 def _config(spec: Network, defaults: dict[str, Any], head: dict[str, Any]) -> Any:
@@ -165,7 +177,7 @@ def _config(spec: Network, defaults: dict[str, Any], head: dict[str, Any]) -> An
     return AutoConfig.for_model(model_type, **settings)
 
 
-def _finished(network: Any, spec: Network, task: str | None) -> nn.Module:
+def _finished(network: Any, spec: Network, task: str | None, absent: list[str]) -> nn.Module:
     if spec.attention_bias:
         add_attention_bias(network)
     if spec.gradient_checkpointing:
@@ -177,7 +189,7 @@ def _finished(network: Any, spec: Network, task: str | None) -> nn.Module:
         enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     # from_pretrained leaves the network in eval mode, and Lightning keeps the mode it finds: no dropout in training
-    return with_adapter(network, spec, task).train()
+    return with_adapter(network, spec, task, absent).train()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lit_ft.sources.assets import packaged
 
 ASSET = "efficientnet-lite0"
+CLASSES = 1000  # of ImageNet
 
 _STAGES = (  # expansion, channels, blocks, stride, kernel
     (1, 16, 1, 1, 3),
@@ -134,7 +135,7 @@ def packaged_efficientnet(num_labels: int) -> EfficientNetLite0:
             name = re.sub(pattern, ours, name)
         state[name] = tensor
     network = EfficientNetLite0(num_labels)
-    if num_labels != len(state["head.bias"]):
+    if num_labels != CLASSES:
         state |= {f"head.{name}": tensor for name, tensor in network.head.state_dict().items()}
     network.load_state_dict(state)
     return network

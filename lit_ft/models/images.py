@@ -9,7 +9,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
 from lit_ft.models.adapter import with_adapter
 from lit_ft.models.build import pretrained_image_classifier
-from lit_ft.models.efficientnet import ASSET, packaged_efficientnet
+from lit_ft.models.efficientnet import ASSET, CLASSES, packaged_efficientnet
 from lit_ft.models.small import SMALL, small_network
 from lit_ft.sources.assets import PREFIX
 
@@ -38,7 +38,9 @@ def image_classifier(spec: Network, num_labels: int, input_shape: tuple[int, ...
     if spec.path == PREFIX + ASSET:
         if input_shape[0] != 3:
             raise ConfigError("network.path", spec.path, f"images with 3 channels, not {input_shape[0]}")
-        return with_adapter(packaged_efficientnet(num_labels).to(_dtype(spec)), spec)
+        network = packaged_efficientnet(num_labels).to(_dtype(spec))
+        new = [f"head.{name}" for name, _ in network.head.named_parameters()] if num_labels != CLASSES else []
+        return with_adapter(network, spec, absent=new)
     return pretrained_image_classifier(spec, num_labels, (input_shape[0], input_shape[1], input_shape[2]))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.frozen_base import fingerprint
 from lit_ft.core.passes.evaluating import evaluating
+from lit_ft.models.adapter import changed_base
 from lit_ft.running.cache import cache_folder
 from lit_ft.tokens.network import readout
 
@@ -107,6 +108,11 @@ class AdapterOff(Reference):
             raise ConfigError(
                 "reference", "AdapterOff", f"no trainable parameter beside the adapter, as {others[0]} is"
             )
+
+        changed = changed_base(network)
+        if changed:
+            allowed = f"FrozenCopy: the start of this adapter changed the base ({changed[0]}), which is none without it"
+            raise ConfigError("reference", "AdapterOff", allowed)
 
     def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:
         """Warn of an adapter that already changes the network."""

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.errors import ConfigError, existing, nearest
 from lit_ft.core.lifecycle import from_its_start
+from lit_ft.core.method import Method
 from lit_ft.core.weights import tensors_in
 
 
@@ -52,6 +54,9 @@ class WarmStart(FitCallback):
             if own[name].shape != tensor.shape:
                 shapes = f"{tuple(tensor.shape)} for {name}"
                 raise ConfigError("checkpoint", f"{self.checkpoint} with {shapes}", f"shape {tuple(own[name].shape)}")
+        if isinstance(pl_module, Method) and not self.checkpoint.endswith(".safetensors"):
+            notes = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            pl_module.check_origin(notes, whole=False)
         pl_module.load_state_dict(fitting, strict=False)
         self._counts = {"loaded": len(fitting), "kept": len(own) - len(fitting), "unused": len(saved) - len(fitting)}
 

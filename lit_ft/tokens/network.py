@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
+from lit_ft.core.adapters import perturbed
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.tokens.readout import Readout
@@ -55,11 +56,14 @@ def readout(network: nn.Module, batch: Mapping[str, Tensor]) -> Readout:
 
 @torch.no_grad()
 def check_causal(network: nn.Module, input_ids: Tensor) -> None:
-    """Refuse a network in which the last token changes the logits before it, such as an encoder."""
+    """Refuse a network in which the last token changes the logits before it, such as an encoder.
+
+    An adapter is asked as it will be once it is trained: at its start it changes nothing.
+    """
     some = input_ids[:1, :8]
     if some.shape[1] < 2:
         return
-    with evaluating(network):
+    with evaluating(network), perturbed(network):
         whole = network(input_ids=some, use_cache=False).logits[:, :-1].float()
         without = network(input_ids=some[:, :-1], use_cache=False).logits.float()
     single = next(network.parameters()).dtype == torch.float32 and not torch.is_autocast_enabled(some.device.type)
@@ -91,7 +95,7 @@ def _can_split(network: nn.Module, input_ids: Tensor) -> bool:
         return False
     body, head = parts
     some = input_ids[:1, :8]
-    with evaluating(network):
+    with evaluating(network), perturbed(network):  # some adapters act outside of the body
         logits = network(input_ids=some, use_cache=False).logits
         ours = head(body(input_ids=some, use_cache=False).last_hidden_state)
     same = ours.shape == logits.shape and torch.allclose(ours.float(), logits.float(), rtol=1e-2, atol=1e-3)
