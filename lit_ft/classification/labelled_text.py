@@ -13,6 +13,7 @@ from lit_ft.classification.batches import LabelledTextBatch
 from lit_ft.core.checks import PositiveInt
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan
+from lit_ft.sources.class_names import labelled
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.splits import Share
 from lit_ft.sources.table_data import TableData
@@ -27,10 +28,10 @@ class LabelledText(TableData):
 
     A batch is ``{input_ids, attention_mask, labels}`` of shapes (rows, tokens), (rows, tokens), (rows,), padded on the
     right to its longest row, see :class:`~lit_ft.classification.batches.LabelledTextBatch`. A batch has rows of similar
-    length. The tokenizer is that of the method, without a Trainer ``data.tokenizer``. Labels of any kind become class
-    numbers in sorted order.
+    length. The tokenizer is that of the method, without a Trainer ``data.tokenizer``. A class is called as
+    :func:`~lit_ft.sources.class_names.class_name` says; classes are numbered in order, numbers by size, then texts.
 
-    Warns, with counts, of rows that were cut and of texts that occur in two splits.
+    Warns, with counts, of rows that were cut, of texts that occur in two splits, and of labels that look alike.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
@@ -75,6 +76,7 @@ class LabelledText(TableData):
         self.text, self.label = text, label
         self.class_names: list[str] = []
         self.rows: dict[str, list[TextRow]] = {}
+        self.numbers: dict[str, list[int]] = {}  # of rows in their table, from 1
 
     @property
     def num_classes(self) -> int:
@@ -86,21 +88,20 @@ class LabelledText(TableData):
         if self.rows:
             return
         self.tokenizer = tokenizer = tokenizer_of(self)
-        tables = self.source.limited(self.source.read((self.text, self.label), plain=True)[0])
-        names = sorted({row[self.label] for table in tables.values() for row in table}, key=_label_order)
+        found, self.numbers = self.source.read((self.text, self.label), plain=True)
+        tables = self.source.limited(found)
+        names, classes = labelled(tables, self.numbers, self.label)
         if len(names) < 2:
             raise ConfigError("label", self.label, f"a column with at least two different labels; all are {names[0]!r}")
-        numbers = {name: number for number, name in enumerate(names)}
-        unseen = set(names) - {row[self.label] for row in tables["train"]}
+        unseen = [name for number, name in enumerate(names) if number not in classes["train"]]
         if unseen:
-            rank_zero_warn(f"labels without a training row: {', '.join(map(repr, sorted(unseen, key=_label_order)))}")
+            rank_zero_warn(f"labels without a training row: {', '.join(map(repr, unseen))}")
         _warn_of_copies(tables, self.text)
-        self.class_names = [str(name) for name in names]
+        self.class_names = names
         for split, table in tables.items():
             texts = [str(row[self.text]) for row in table]
             tokens = _cut(tokenized(texts, tokenizer), tokenizer, self.max_length, split) if texts else []
-            labels = [numbers[row[self.label]] for row in table]
-            self.rows[split] = list(zip(tokens, labels, strict=True))
+            self.rows[split] = list(zip(tokens, classes[split], strict=True))
         self.padding = tokenizer.pad_token_id
 
     def train_dataloader(self) -> ResumableLoader:
@@ -140,14 +141,6 @@ def collate_labelled(rows: list[TextRow], padding: int) -> dict[str, Tensor]:
     lengths = torch.tensor([len(ids) for ids, _ in rows])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
     return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([label for _, label in rows])}
-
-
-def _label_order(label: Any) -> tuple[int, Any]:
-    """Numbers by size, also if a CSV file gave them as text; then texts."""
-    try:
-        return 0, float(label)
-    except (TypeError, ValueError):
-        return 1, str(label)
 
 
 def _cut(tokens: TokenRows, tokenizer: Any, max_length: int, split: str) -> list[Tensor]:

@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lit_ft.classification.batches import LabelledTextBatch
 from lit_ft.core.checks import checked
+from lit_ft.core.classes import NamesClasses
 from lit_ft.core.facts import NumClasses, data_fact
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
@@ -18,7 +19,7 @@ from lit_ft.tokens.language_method import LanguageMethod
 from lit_ft.tokens.pooling import pool
 
 
-class TextClassifier(LanguageMethod):
+class TextClassifier(NamesClasses, LanguageMethod):
     r"""Cross-entropy fine-tuning of an encoder or decoder with a classification head.
 
     The loss is :math:`-\frac{1}{n}\sum_i \log p(y_i \mid x_i)` over the rows of the window, in float32.

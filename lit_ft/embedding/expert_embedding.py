@@ -9,19 +9,20 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lit_ft.core.checks import Range, checked
+from lit_ft.core.classes import NamesClasses
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
 from lit_ft.embedding.experts import RoutedEncoder
 from lit_ft.embedding.sentence_embedding import SentenceEmbedding
 
 
-class ExpertEmbedding(SentenceEmbedding):
+class ExpertEmbedding(NamesClasses, SentenceEmbedding):
     r"""One encoder for several domains: shared attention, separate feed-forward layers.
 
     Every feed-forward layer is copied ``experts`` times; a text goes through the copy of its domain, which the data
-    give (``label`` of ``TextPairs``; expert i is the i-th of its values in alphabetical order). No router is learned.
-    With ``homogeneous`` batches a step trains one expert, and negatives come from the same domain; in mixed batches
-    every row uses the expert of its domain. The export writes one folder for each expert.
+    give (``label`` of ``TextPairs``; expert i is the i-th of its values: numbers by size, then texts). No router is
+    learned. With ``homogeneous`` batches a step trains one expert, and negatives come from the same domain; in mixed
+    batches every row uses the expert of its domain. The export writes one folder for each expert.
 
     Under DDP the strategy must be ``ddp_find_unused_parameters_true``, as ranks may use different experts.
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.embedding.text_pairs import TextPairs
+from lit_ft.sources.class_names import class_name, labelled
 from lit_ft.sources.splits import SPLITS
 from lit_ft.sources.tables import Row
 
@@ -58,11 +59,12 @@ class LabelTriplets(TextPairs):
 
     def _tables(self) -> dict[str, list[Row]]:
         self.columns = ["anchor", "positive", "negative"]
-        tables, _ = self.source.read([self.text, self.target, *([self.near] if self.near else [])], plain=True)
-        return {split: self._triplets(tables[split], number) for number, split in enumerate(SPLITS)}
+        tables, numbers = self.source.read([self.text, self.target, *([self.near] if self.near else [])], plain=True)
+        _, classes = labelled(tables, numbers, self.target, "target")
+        return {split: self._triplets(tables[split], classes[split], number) for number, split in enumerate(SPLITS)}
 
-    def _triplets(self, rows: Sequence[Row], split: int) -> list[Row]:
-        classes, topics = [str(row[self.target]) for row in rows], [self._topic(row) for row in rows]
+    def _triplets(self, rows: Sequence[Row], classes: Sequence[int], split: int) -> list[Row]:
+        topics = [self._topic(row) for row in rows]
         draw, found = np.random.default_rng((self.seed, split)), []
         by_class, by_topic = _members(classes), _members(topics)
         for i, row in enumerate(rows):
@@ -81,7 +83,7 @@ class LabelTriplets(TextPairs):
         return found
 
     def _topic(self, row: Row) -> Any:
-        return None if self.near is None else str(row[self.near])
+        return None if self.near is None else class_name(row[self.near])
 
 
 def _members(values: Sequence[Any]) -> dict[Any, list[int]]:

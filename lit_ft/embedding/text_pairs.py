@@ -15,6 +15,7 @@ from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.embedding.batch import PairsBatch
 from lit_ft.sources.batching import homogeneous_batches, shuffled_batches
+from lit_ft.sources.class_names import labelled
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.table_data import TableData
 from lit_ft.sources.tables import Row
@@ -97,6 +98,7 @@ class TextPairs(TableData):
         self.columns: list[str] = []
         self.template = checked_template(template)
         self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.class_names: list[str] = []  # of the label, where there is one
         self.numbers: dict[str, list[int]] = {}  # of rows in their table, from 1
 
     def setup(self, stage: str) -> None:
@@ -106,10 +108,12 @@ class TextPairs(TableData):
         tokenizer = tokenizer_of(self)
         self.tokenizer, self.padding = tokenizer, tokenizer.pad_token_id or 0
         tables = self._tables()
-        names = sorted({str(row[self.label]) for rows in tables.values() for row in rows}) if self.label else []
+        labels: dict[str, list[int]] = {}
+        if self.label:
+            self.class_names, labels = labelled(tables, self.numbers, self.label)
         for split in ("train", "val"):
             rows = tables[split][: self.source.splits.limit(split)]
-            self.rows[split] = self._encoded(rows, tokenizer, names, split)
+            self.rows[split] = self._encoded(rows, tokenizer, labels.get(split), split)
 
     def _tables(self) -> dict[str, list[Row]]:
         """Rows of each split; sets ``columns``."""
@@ -120,7 +124,9 @@ class TextPairs(TableData):
         tables, self.numbers = self.source.read([*self.columns, *([self.label] if self.label else [])], plain=True)
         return tables
 
-    def _encoded(self, rows: Sequence[Row], tokenizer: Any, names: list[str], split: str) -> list[dict[str, Any]]:
+    def _encoded(
+        self, rows: Sequence[Row], tokenizer: Any, labels: list[int] | None, split: str
+    ) -> list[dict[str, Any]]:
         texts = [str(row[column]) for row in rows for column in self.columns]
         encoded = encode_texts(tokenizer, texts, self.template, self.max_length)
         width = len(self.columns)
@@ -133,7 +139,7 @@ class TextPairs(TableData):
             {
                 "texts": encoded[i * width : (i + 1) * width],
                 "keys": [text_key(str(row[column])) for column in self.columns],
-                "label": names.index(str(row[self.label])) if self.label else None,
+                "label": None if labels is None else labels[i],
             }
             for i, row in enumerate(rows)
         ]

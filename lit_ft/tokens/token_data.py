@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lit_ft.core.checks import Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan
+from lit_ft.sources.class_names import class_name, class_names
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.table_data import TableData
 from lit_ft.sources.tables import Row
@@ -100,7 +101,8 @@ class TokenData(TableData):
         self.tokenizer = self._tokenizer()
         tables = self._tables()
         if self.task_column is not None:
-            self.task_names = sorted({str(row[self.task_column]) for table in tables.values() for row in table})
+            tasks = (class_name(row[self.task_column]) for table in tables.values() for row in table)
+            self.task_names = class_names(tasks)
         self.examples = self._encoded(tables)
         if "train" not in self.examples:
             raise ConfigError("path", self.source.path, "at least one row for training")
@@ -119,7 +121,7 @@ class TokenData(TableData):
     def _tasks(self, rows: Sequence[Row]) -> list[int] | None:
         if self.task_column is None:
             return None
-        return [self.task_names.index(str(row[self.task_column])) for row in rows]
+        return [self.task_names.index(class_name(row[self.task_column])) for row in rows]
 
     def _encode(self, rows: Sequence[Row], numbers: Sequence[int]) -> list[Encoded]:
         return self.encode_rows(rows, numbers, self.tokenizer)

@@ -10,13 +10,14 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_ft.core.checks import checked
+from lit_ft.core.classes import NamesClasses
 from lit_ft.core.facts import NumClasses, data_fact
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
 from lit_ft.vision.batch import ImagesBatch
 
 
-class ImageClassifier(Method):
+class ImageClassifier(NamesClasses, Method):
     r"""Cross-entropy, or squared error against one-hot targets.
 
     ``cross_entropy`` is :math:`-\frac{1}{n}\sum_i \log p(y_i \mid x_i)`; ``squared_error`` is

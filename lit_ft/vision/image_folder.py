@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError, existing
+from lit_ft.sources.class_names import labelled
+from lit_ft.vision.image_files import SUFFIXES, ImageFiles
 from lit_ft.vision.image_rows import ImageRow, ImageRows
-
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
 class ImageFolder(ImageRows):
-    """Images from ``path/CLASS/**/NAME.png`` (or jpg, bmp, gif, webp, tif), read with Pillow when they are used.
+    """Images from ``path/CLASS/**/NAME.png`` (or jpg, bmp, gif, webp, avif, tif, pgm, ppm), read when they are used.
 
-    Each is put on white where it is transparent, resized to a square, and scaled to [-1, 1].
+    Each is turned upright as its EXIF data say, put on white where it is transparent, resized to a square, and scaled
+    to [-1, 1]; of an animation, the first picture is taken. Classes are called as their folders, see
+    :func:`~lit_ft.sources.class_names.class_name`, and numbered in order, numbers by size, then texts. Hidden files and
+    folders are no data, and a folder without images is no class; other files are left out with a warning that counts
+    them.
 
     Args:
         path: Folder with one folder for each class.
@@ -55,55 +57,25 @@ class ImageFolder(ImageRows):
     def read(self) -> tuple[Sequence[ImageRow], list[str]]:
         """List the files; the images are read when they are used."""
         folder = existing("path", self.path)
-        names = sorted(place.name for place in folder.iterdir() if place.is_dir())
-        files = [
-            (file, number)
-            for number, name in enumerate(names)
-            for file in sorted((folder / name).rglob("*"))
-            if file.suffix.lower() in _SUFFIXES
-        ]
-        if len({number for _, number in files}) < 2:
+        if not folder.is_dir():
+            raise ConfigError("path", self.path, "a folder, with one folder for each class in it")
+        files = [file for file in _visible(folder) if file.suffix.lower() in SUFFIXES and file.parent != folder]
+        others = sum(1 for _ in _visible(folder)) - len(files)
+        if others:
+            rank_zero_warn(f"{others} of {others + len(files)} files have no class or are no images, and are left out")
+        rows = [{"folder": file.relative_to(folder).parts[0]} for file in files]
+        names, classes = labelled({"": rows}, {"": range(1, len(rows) + 1)}, "folder", "path")
+        if len(names) < 2:
             raise ConfigError("path", self.path, "a folder with images in at least two folders, one for each class")
-        return ImageFiles(files, self.image_size, self.channels), names
+        return ImageFiles(list(zip(files, classes[""], strict=True)), self.image_size, self.channels), names
 
 
-class ImageFiles(Sequence[Any]):
-    """Image files as tensors (channels, size, size) in [-1, 1], with their class.
-
-    Args:
-        files: Path and class of each.
-        size: Height and width in pixels.
-        channels: 3 or 1.
-
-    Example:
-        >>> from PIL import Image
-        >>> Image.new("L", (40, 30), "white").save("1.png")
-        >>> image, label = ImageFiles([(Path("1.png"), 3)], size=2, channels=1)[0]
-        >>> image, label
-        (tensor([[[1., 1.],
-                 [1., 1.]]]), 3)
-    """
-
-    def __init__(self, files: list[tuple[Path, int]], size: int, channels: int) -> None:
-        self.files, self.size, self.channels = files, size, channels
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, number: Any) -> Any:
-        file, label = self.files[number]
-        return self._image(file), label
-
-    def _image(self, file: Path) -> Tensor:
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            with Image.open(file) as opened:
-                whole = opened.convert("RGBA")
-        except UnidentifiedImageError as error:
-            raise ConfigError("path", str(file), "an image that Pillow can read") from error
-        white = Image.new("RGBA", whole.size, "white")
-        flat = Image.alpha_composite(white, whole).convert("RGB" if self.channels == 3 else "L")
-        pixels = np.asarray(flat.resize((self.size, self.size), Image.Resampling.BILINEAR), dtype=np.float32)
-        image = torch.from_numpy(pixels.copy()).reshape(self.size, self.size, self.channels)
-        return image.permute(2, 0, 1).contiguous() / 127.5 - 1
+def _visible(folder: Path) -> Iterator[Path]:
+    """Every file in a folder and below, in the order of their names; hidden ones and folders left out."""
+    for place in sorted(folder.iterdir()):
+        if place.name.startswith("."):
+            continue
+        if place.is_dir():
+            yield from _visible(place)
+        else:
+            yield place

@@ -102,7 +102,7 @@ def test_long_rows_are_cut_counted_and_keep_their_closing_token(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "arguments", "complaint"),
     [
-        ([{"text": "a", "label": 1}] * 9, {}, "at least two different labels; all are 1"),
+        ([{"text": "a", "label": 1}] * 9, {}, "at least two different labels; all are '1'"),
         (ROWS, {"label": "labels"}, "did you mean 'label'"),
         (ROWS, {"val_fraction": 0.6, "test_fraction": 0.4}, "val_fraction"),
         (ROWS, {"batch_size": 0}, "batch_size"),

@@ -1,0 +1,92 @@
+"""What the classes of a classifier are called: known from the data, kept in the checkpoint, held against other data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+
+from lit_ft.core.errors import ConfigError
+from lit_ft.core.facts import data_of
+
+CLASSES = "class_names"
+
+
+class NamesClasses(pl.LightningModule):
+    """Mixed into a method whose outputs stand for classes: it knows what they are called.
+
+    The names come from the data module of a fit and stay in the checkpoint. Data with other classes, or with the same
+    ones in another order, are refused by later stages: their numbers would mean something else.
+
+    See also: :func:`agreed`.
+
+    Example:
+        >>> from lit_ft.data import GaussianClusters
+        >>> from lit_ft.methods import ImageClassifier
+        >>> model = ImageClassifier({"config": {"model_type": "mlp"}})
+        >>> trainer = pl.Trainer(fast_dev_run=1, enable_progress_bar=False, enable_model_summary=False)
+        >>> trainer.fit(model, GaussianClusters(classes=3))
+        >>> model.class_names
+        ['0', '1', '2']
+        >>> trainer.test(model, GaussianClusters(classes=2), verbose=False)
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: data: given ...0, 1 of GaussianClusters...; allowed: ...0, 1, 2 (without: 2)
+    """
+
+    class_names: list[str] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Take the names of a fit from its data; hold those of other stages against them."""
+        super().setup(stage)
+        data = data_of(self)
+        theirs: list[str] = [str(name) for name in getattr(data, "class_names", None) or ()]
+        outputs = getattr(self, "num_classes", None)
+        if outputs is not None and outputs < len(theirs):
+            raise ConfigError("num_classes", outputs, f"{len(theirs)} or more, the classes {_some(theirs)} of the data")
+        known = self.class_names if stage != "fit" or not theirs else None
+        self.class_names = agreed(theirs, known, type(data).__name__)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the names."""
+        super().on_save_checkpoint(checkpoint)
+        if self.class_names is not None:
+            checkpoint[CLASSES] = list(self.class_names)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the names, or refuse those of the data that were set up before."""
+        self.class_names = agreed(self.class_names, checkpoint.get(CLASSES), "the data")
+        super().on_load_checkpoint(checkpoint)
+
+
+def agreed(names: Sequence[str] | None, others: Sequence[str] | None, place: str) -> list[str] | None:
+    """The names that both sides give; a side that knows none agrees with the other.
+
+    Args:
+        names: Names of the classes by number.
+        others: The same of the other side.
+        place: Whose the first names are, for the error.
+
+    Raises:
+        ConfigError: The names differ, or their order does.
+
+    Example:
+        >>> agreed(["no", "yes"], None, "the data")
+        ['no', 'yes']
+        >>> agreed(["no", "yes"], ["maybe", "no", "yes"], "the data")
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: data: given ...no, yes...; allowed: ...maybe, no, yes (without: maybe)
+    """
+    if not names or not others or list(names) == list(others):
+        return list(names or others or ()) or None
+    new, gone = [n for n in names if n not in others], [n for n in others if n not in names]
+    parts = [f"{word}: {_some(part)}" for word, part in (("new", new), ("without", gone)) if part]
+    difference = "; ".join(parts) or "in another order"
+    allowed = f"the classes that were trained: {_some(others)} ({difference})"
+    raise ConfigError("data", f"classes {_some(names)} of {place}", allowed)
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

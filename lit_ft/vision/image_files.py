@@ -1,0 +1,103 @@
+"""Image files as tensors, whatever their numbers, their orientation and their kind of colour."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_ft.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".pgm", ".ppm", ".jfif"}
+
+
+class ImageFiles(Sequence[Any]):
+    """Image files as tensors (channels, size, size) in [-1, 1], with their class.
+
+    Args:
+        files: Path and class of each.
+        size: Height and width in pixels.
+        channels: 3 or 1.
+
+    Example:
+        >>> from PIL import Image
+        >>> Image.new("L", (40, 30), "white").save("1.png")
+        >>> image, label = ImageFiles([(Path("1.png"), 3)], size=2, channels=1)[0]
+        >>> image, label
+        (tensor([[[1., 1.],
+                 [1., 1.]]]), 3)
+    """
+
+    def __init__(self, files: list[tuple[Path, int]], size: int, channels: int) -> None:
+        self.files, self.size, self.channels = files, size, channels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: Any) -> Any:
+        file, label = self.files[number]
+        return self._image(file), label
+
+    def _image(self, file: Path) -> Tensor:
+        from PIL import Image
+
+        whole = opened(file)
+        white = Image.new("RGBA", whole.size, "white")
+        flat = Image.alpha_composite(white, whole).convert("RGB" if self.channels == 3 else "L")
+        pixels = np.asarray(flat.resize((self.size, self.size), Image.Resampling.BILINEAR), dtype=np.float32)
+        image = torch.from_numpy(pixels.copy()).reshape(self.size, self.size, self.channels)
+        return image.permute(2, 0, 1).contiguous() / 127.5 - 1
+
+
+def opened(file: Path) -> Image.Image:
+    """The picture in a file, upright, in red, green, blue and alpha of 8 bits.
+
+    Grey of 16 bits is scaled to 8, and so are fractions in [0, 1].
+
+    Args:
+        file: Any image that Pillow can read.
+
+    Raises:
+        ConfigError: It cannot be read to its end, or the range of its numbers cannot be known.
+
+    Example:
+        >>> from PIL import Image
+        >>> Image.fromarray(np.full((4, 4), 65535 // 2, dtype=np.uint16)).save("grey.png")
+        >>> opened(Path("grey.png")).getpixel((0, 0))
+        (127, 127, 127, 255)
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as found:
+            upright = ImageOps.exif_transpose(found)
+            return _in_bytes(file, upright).convert("RGBA")
+    except ConfigError:
+        raise
+    # what Pillow raises depends on the format and on where a file ends
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise ConfigError("path", str(file), f"a whole image that Pillow can read: {error}") from error
+
+
+def _in_bytes(file: Path, picture: Image.Image) -> Image.Image:
+    """A picture of one channel of more than 8 bits as one of 8; others as they are."""
+    from PIL import Image
+
+    wide = picture.mode.startswith("I;16") or (picture.mode == "I" and file.suffix.lower() == ".png")
+    if not wide and picture.mode not in ("I", "F"):
+        return picture
+    numbers = np.asarray(picture).astype(np.float64)
+    least, most = float(numbers.min()), float(numbers.max())
+    full = 65535.0 if wide else 1.0
+    if not (least >= 0 and most <= full) or (picture.mode == "I" and not wide):
+        given = f"{file}, whose numbers go from {least:g} to {most:g}"
+        raise ConfigError("path", given, "images of 8 or 16 bits, or of fractions in [0, 1]")
+    return Image.fromarray((numbers * (255 / full)).round().astype(np.uint8), "L")
