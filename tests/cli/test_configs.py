@@ -137,3 +137,11 @@ def test_runs_on_its_own_weights(path: Path, tmp_path: Path, monkeypatch: pytest
 def test_studies_are_well_formed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(config_folder().parent)
     assert Study.load(path).expect
+
+
+@pytest.mark.parametrize("path", [named(path) for path in config_files() if "val_check_interval" in path.read_text()])
+def test_a_config_serves_tables_of_any_size(path: Path) -> None:
+    """Batches until a validation are counted across epochs: a small table of one's own has fewer in an epoch."""
+    trainer = yaml.safe_load(path.read_text()).get("trainer", {})
+    if isinstance(trainer.get("val_check_interval"), int) and trainer["val_check_interval"] > 1:
+        assert trainer.get("check_val_every_n_epoch", 1) is None
