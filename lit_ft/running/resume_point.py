@@ -86,6 +86,7 @@ def settle(trainer: pl.Trainer, loader_states: list[dict[str, Any]]) -> None:
     loop = trainer.fit_loop
     total = loop.epoch_loop.batch_progress.total
     total.ready = total.completed
+    loop._restarting = False  # else it leaves ReduceLROnPlateau as it is at the end of this epoch
     if loader_states and loop._combined_loader is not None and loop._data_fetcher is not None:
         loop._combined_loader._load_state_dicts(loader_states)
         iter(loop._data_fetcher)

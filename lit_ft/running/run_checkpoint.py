@@ -13,12 +13,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.archive import classes_in, shown, verify
-from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.passes.randomness import Randomness
 from lit_ft.core.passes.window import window_starts
+from lit_ft.running.as_written import AsWritten
 from lit_ft.running.files import commit, digest_file, is_whole
 from lit_ft.running.metrics_file import MetricsFile
 from lit_ft.running.resume_point import mark, settle
@@ -26,7 +26,7 @@ from lit_ft.running.resume_point import mark, settle
 OLD = 10.0  # seconds: what a save at the start of an epoch may cost is little beside it
 
 
-class RunCheckpoint(FitCallback):
+class RunCheckpoint(AsWritten):
     """Saves a run between two batches, durably, with every rank's randomness; resuming is bit-exact.
 
     Beside Lightning's own content, a checkpoint holds the state of all global random generators of all ranks, the
@@ -59,7 +59,7 @@ class RunCheckpoint(FitCallback):
 
     first = True  # a checkpoint is taken before any other callback has touched the next batch
     remembers = ("best",)
-    forgets = ("_saved_step", "_loader_states", "_resumed", "_looked")
+    forgets = (*AsWritten.forgets, "_saved_step", "_loader_states", "_resumed", "_looked")
 
     def __init__(
         self,
@@ -198,6 +198,7 @@ class RunCheckpoint(FitCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add randomness, the rows logged, and the progress counters of the point between two batches."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if not self._between_batches:
             return
         states: list[Any] = [Randomness().plain()]
@@ -216,6 +217,7 @@ class RunCheckpoint(FitCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Keep the state that is needed once training starts."""
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
         if "run_checkpoint" not in checkpoint or trainer.state.fn != "fit":
             return
         loop = checkpoint["loops"]["fit_loop"]
