@@ -19,6 +19,7 @@ from lit_ft.sources.class_names import labelled
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.table_data import TableData
 from lit_ft.sources.tables import Row
+from lit_ft.sources.truth import check_verdicts
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
 from lit_ft.tokens.tokenizer_of import tokenizer_of
 
@@ -122,6 +123,9 @@ class TextPairs(TableData):
         second = self.positive or next((name for name in POSITIVES if name in known), POSITIVES[0])
         self.columns = [first, second, *self.negatives]
         tables, self.numbers = self.source.read([*self.columns, *([self.label] if self.label else [])], plain=True)
+        read = {*self.columns, self.label, self.source.only}
+        for split, rows in tables.items():
+            check_verdicts(rows, self.numbers[split], read, self.source.path)
         return tables
 
     def _encoded(

@@ -13,6 +13,7 @@ from lit_ft.sources.loader import Batching
 from lit_ft.sources.splits import SPLITS, Share, Splits
 from lit_ft.sources.table_format import TableFormat, table_format
 from lit_ft.sources.tables import AS_IT_IS, Row, read_rows, stream_rows
+from lit_ft.sources.truth import only_true, true_ones
 
 
 @dataclass
@@ -24,6 +25,7 @@ class TableRows:
         splits: How its rows are split.
         others: Separate tables for ``val`` and ``test``; None takes a share of ``path``.
         form: How these files are written.
+        only: Column of truths; rows in which it is false are left out.
 
     Example:
         >>> from pathlib import Path
@@ -38,6 +40,7 @@ class TableRows:
     splits: Splits
     others: Mapping[str, str | None]
     form: TableFormat = AS_IT_IS
+    only: str | None = None
 
     def fetch(self) -> None:
         """Fetch packaged tables."""
@@ -53,7 +56,8 @@ class TableRows:
 
     def stream(self, required: Sequence[str] = ()) -> Iterator[Row]:
         """The rows of ``path`` one after another."""
-        return stream_rows(self.path, required, form=self.form)
+        rows = stream_rows(self.path, self._with_only(required), form=self.form)
+        return rows if self.only is None else true_ones(rows, self.only)
 
     def read(
         self, required: Sequence[str] = (), plain: bool = False
@@ -64,13 +68,19 @@ class TableRows:
             required: Columns that every row must have, with a value.
             plain: Whether these columns hold texts or numbers, never lists or objects.
         """
+        required = self._with_only(required)
         tables = {split: self.table(path, required, plain=plain) for split, path in self.others.items() if path}
         numbers = {split: list(range(1, len(rows) + 1)) for split, rows in tables.items()}
         rows = self.table(self.path, required, plain=plain)
         for split, drawn in self.splits.draw(len(rows), val="val" not in tables, test="test" not in tables).items():
             if split not in tables:
                 tables[split], numbers[split] = [rows[i] for i in drawn], [i + 1 for i in drawn]
+        for split in tables if self.only is not None else ():
+            tables[split], numbers[split] = only_true(tables[split], numbers[split], self.only, split)
         return tables, numbers
+
+    def _with_only(self, required: Sequence[str]) -> list[str]:
+        return [*required, *([self.only] if self.only is not None else [])]
 
     def limited(self, tables: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
         """The rows of each split up to its limit."""
@@ -99,6 +109,7 @@ class TableData(pl.LightningDataModule):
         delimiter: What stands between two cells; None is a tab in ``.tsv``, and in ``.csv`` a comma, or the semicolon
             or tab that alone divides the first line.
         quoting: Whether quotation marks stand around cells; None is true in ``.csv`` and false in ``.tsv``.
+        only: Column of truths (true or false, 1 or 0); rows in which it is false are left out.
 
     See also: :class:`~lit_ft.tokens.token_data.TokenData`, :class:`~lit_ft.data.LabelledText`.
 
@@ -130,12 +141,13 @@ class TableData(pl.LightningDataModule):
         columns: list[str] | None = None,
         delimiter: str | None = None,
         quoting: bool | None = None,
+        only: str | None = None,
     ) -> None:
         super().__init__()
         checked(locals())
         splits = Splits(val_fraction, test_fraction, max_rows, max_eval_rows, seed)
         form = table_format(encoding, columns, delimiter, quoting)
-        self.source = TableRows(path, splits, {"val": val_path, "test": test_path}, form)
+        self.source = TableRows(path, splits, {"val": val_path, "test": test_path}, form, only)
         self.batching = Batching(batch_size, tokens_per_batch, seed, num_workers)
         self.max_length, self.seed = max_length, seed
 
