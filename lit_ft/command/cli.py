@@ -1,9 +1,12 @@
 """The command ``lit-ft``: decides what was asked for before it imports anything heavy."""
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,10 +55,11 @@ TOOLS = {
 }
 OF_A_CONFIG = ("show-batch", "estimate")  # tools that take what a stage takes
 OF_A_RUN = ("export", "overlap")  # tools that build what a run was made of
+TERMINATED = 143  # exit status, as shells have it
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command and exit with its status: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    """Run a command and exit with its status: 0 done, 1 failed, 2 wrong input, 130 and 143 stopped by a signal."""
     sys.exit(command(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -86,12 +90,18 @@ def guarded(name: str, args: list[str]) -> int:
         from lit_ft.command.request import Request
 
         request = Request.of(args, name)
-        status = perform(request)
+        with sigterm_unwinds():
+            status = perform(request)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         print("lit-ft: interrupted", file=sys.stderr)
         return 130
+    except SystemExit as ended:
+        if ended.code != TERMINATED:
+            raise
+        print("lit-ft: terminated", file=sys.stderr)
+        return TERMINATED
     except BrokenPipeError:  # the reader, such as head, has seen enough; nothing is left to be flushed at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
@@ -103,6 +113,24 @@ def guarded(name: str, args: list[str]) -> int:
             raise
         print(f"lit-ft: {message}", file=sys.stderr)
         return 2
+
+
+@contextmanager
+def sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, so that it tidies up; a fit saves first, and takes both signals over."""
+    if current_thread() is not main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end), signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:  # Lightning leaves SIGINT ignored after a Ctrl-C before the first step
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
 
 
 def perform(request: "Request") -> int:

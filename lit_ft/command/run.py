@@ -24,6 +24,7 @@ from lit_ft.running.json_rows import json_rows
 from lit_ft.running.report import read_report
 from lit_ft.running.run_checkpoint import RunCheckpoint
 from lit_ft.running.run_report import RunReport
+from lit_ft.running.stop_signals import as_signal
 from lit_ft.running.warm_start import WarmStart
 
 STAGES = ("fit", "validate", "test", "predict")
@@ -132,7 +133,10 @@ def execute(stage: str, args: Sequence[str] | Request) -> Run:
         kwargs["weights_only"] = True
     elif stage != "fit":
         rank_zero_warn(f"{stage} without --ckpt_path: the network is used as it was built")
-    outputs = getattr(trainer, stage)(built.model, **kwargs)
+    try:
+        outputs = getattr(trainer, stage)(built.model, **kwargs)
+    except SystemExit as ended:
+        raise as_signal(ended) from None
     if stage in ("validate", "test") and not trainer.callback_metrics:
         allowed = f"a data module with rows to {stage}; this one has none (see its {stage} path or fraction)"
         raise ConfigError("data", type(built.datamodule).__name__, allowed)

@@ -9,6 +9,7 @@ form of a batch that was fetched and not begun. ``settle`` corrects the state th
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer import call
 
 
 def mark(checkpoint: dict[str, Any], batches_per_epoch: float, accumulate: int) -> None:
@@ -90,3 +91,30 @@ def settle(trainer: pl.Trainer, loader_states: list[dict[str, Any]]) -> None:
     if loader_states and loop._combined_loader is not None and loop._data_fetcher is not None:
         loop._combined_loader._load_state_dicts(loader_states)
         iter(loop._data_fetcher)
+
+
+def end_again(trainer: pl.Trainer) -> None:
+    """Do what the end of a training does, in a resumed run that has no step left to make.
+
+    Such a run was killed between its last checkpoint and its end. Lightning skips all hooks of its training, and with
+    them the files that callbacks write in ``on_train_end``. For ``on_fit_end``.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> from lit_ft.callbacks import RunCheckpoint
+        >>> class Ends(pl.Callback):
+        ...     def on_train_end(self, trainer, module):
+        ...         print("the end of step", trainer.global_step, "in epoch", trainer.current_epoch)
+        ...     def on_fit_end(self, trainer, module):
+        ...         end_again(trainer)
+        >>> _ = fit_foreign([RunCheckpoint(folder="saved")], max_steps=3)
+        >>> _ = fit_foreign([RunCheckpoint(folder="saved"), Ends()], resume="saved/step=00000003.ckpt", max_steps=3)
+        the end of step 3 in epoch 1
+    """
+    loop = trainer.fit_loop
+    if loop.epoch_loop.batch_progress.current.completed:  # an epoch that ends early is complete, as in ``mark``
+        loop.epoch_progress.current.processed += 1
+        loop.epoch_progress.current.completed += 1
+    for hook in ("on_train_start", "on_train_end"):
+        call._call_callback_hooks(trainer, hook)
+        call._call_lightning_module_hook(trainer, hook)

@@ -2,14 +2,13 @@
 
 import math
 import signal
+import sys
 import time
 from pathlib import Path
-from threading import current_thread, main_thread
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.archive import classes_in, shown, verify
@@ -22,6 +21,7 @@ from lit_ft.running.as_written import AsWritten
 from lit_ft.running.files import commit, digest_file, is_whole
 from lit_ft.running.metrics_file import MetricsFile
 from lit_ft.running.resume_point import mark, settle
+from lit_ft.running.stop_signals import StopSignals, ended_by
 
 OLD = 10.0  # seconds: what a save at the start of an epoch may cost is little beside it
 
@@ -33,8 +33,8 @@ class RunCheckpoint(AsWritten):
     number of rows in ``metrics.csv`` (which is cut back to them on resume), and the position of every stateful loader
     before the batch that is already fetched. It is written to a temporary file, synced, read back and compared with its
     checksums, and renamed; only then is the previous one deleted. Where hyper-parameters hold classes, it says once how
-    such a file is resumed. On SIGTERM the run saves once more before it ends: at the end of the accumulation
-    window, and after a validation in progress; with several ranks only if the signal comes between two windows.
+    such a file is resumed. On Ctrl-C and SIGTERM the run saves once more and says where, before it ends as Lightning
+    ends it: at the end of the accumulation window, after a validation in progress; a second Ctrl-C ends it at once.
 
     Exact for modules whose state is in checkpoints and for loaders with ``state_dict``; a loader without it starts its
     epoch again (Lightning warns), and wall-clock values differ. It makes itself the first callback of the trainer.
@@ -73,8 +73,8 @@ class RunCheckpoint(AsWritten):
         checked(locals())
         self.every_n_steps, self.keep, self.monitor, self.mode, self.folder = every_n_steps, keep, monitor, mode, folder
         self._saved_at = time.monotonic()
-        self._between_batches = self._sigterm = False
-        self._handler: Any = None
+        self._between_batches = False
+        self._signals = StopSignals()
         self.best: float | None = None
         self._saved_step = 0
         self._looked = False
@@ -96,10 +96,11 @@ class RunCheckpoint(AsWritten):
         step = trainer.global_step
         if not window_starts(trainer, batch_idx):
             return
-        if self._sigterm:
+        if (number := self._asked_to_stop(trainer)) is not None:
             if step != self._saved_step:
                 self._save_between(trainer)
-            raise SIGTERMException
+            self._say(trainer, number)
+            raise ended_by(number)
         if step == self._saved_step:
             return
         due = self.every_n_steps is not None and step % self.every_n_steps == 0
@@ -117,27 +118,35 @@ class RunCheckpoint(AsWritten):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end of the run."""
-        self._heed_sigterm(False)
+        self._signals.restore()
         if trainer.global_step != self._saved_step:
             self._save_between(trainer)
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End as asked, also where the wish came too late to cut the training short."""
+        if self._signals.received is not None:
+            number, self._signals.received = self._signals.received, None
+            self._say(trainer, number)
+            raise ended_by(number)
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save on SIGTERM with several ranks, which Lightning raises between two batches."""
-        self._heed_sigterm(False)
-        closes_window = window_starts(trainer, trainer.fit_loop.epoch_loop.batch_progress.current.completed)
-        if isinstance(exception, SIGTERMException) and not self._sigterm and trainer.training and closes_window:
-            self._save_between(trainer)
+        """Give the signals back."""
+        self._signals.restore()
 
-    def _heed_sigterm(self, heed: bool) -> None:
-        """Handle SIGTERM once a checkpoint can be taken; Lightning would stop inside a window."""
-        if heed and current_thread() is main_thread():
-            self._sigterm, self._handler = False, signal.signal(signal.SIGTERM, self._note_sigterm)
-        elif not heed and self._handler is not None:
-            signal.signal(signal.SIGTERM, self._handler)
-            self._handler = None
+    def _asked_to_stop(self, trainer: pl.Trainer) -> signal.Signals | None:
+        """The signal that any rank received, so that all of them stop at the same batch."""
+        if trainer.world_size == 1:
+            return self._signals.received
+        anyone = trainer.strategy.reduce_boolean_decision
+        if not anyone(self._signals.received is not None, all=False):
+            return None
+        return signal.SIGINT if anyone(self._signals.received == signal.SIGINT, all=False) else signal.SIGTERM
 
-    def _note_sigterm(self, *_: Any) -> None:
-        self._sigterm = True
+    def _say(self, trainer: pl.Trainer, number: signal.Signals) -> None:
+        if trainer.is_global_zero:
+            place = self.directory(trainer) / f"step={self._saved_step:08d}.ckpt"
+            said = f"saved: {place}" if place.exists() else "nothing is saved, as no step was made"
+            print(f"{number.name}: {said}", file=sys.stderr, flush=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights when the monitored value is the best so far."""
@@ -234,7 +243,9 @@ class RunCheckpoint(AsWritten):
         if from_its_start(trainer) and any(directory.glob("*.ckpt")):
             raise ConfigError("folder", str(directory), "one without checkpoints, or ckpt_path to go on from them")
         self._saved_at = time.monotonic()
-        self._heed_sigterm(trainer.world_size == 1)
+        self._signals.listen()
+        if trainer.received_sigterm:  # before anybody could save
+            self._signals.note(signal.SIGTERM)
         if self._resumed is None:
             return
         settle(trainer, self._resumed["loaders"])

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.data import extract_batch_size
 
 from lit_ft.core.callback import FitCallback
+from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.method import Method
 from lit_ft.running.files import write_text
 from lit_ft.running.metrics_file import read_history
@@ -29,6 +30,8 @@ from lit_ft.running.report import (
     versions,
     write_report,
 )
+from lit_ft.running.resume_point import end_again
+from lit_ft.running.stop_signals import Interrupted
 
 
 class RunReport(FitCallback):
@@ -60,23 +63,26 @@ class RunReport(FitCallback):
     ) -> None:
         super().__init__()
         self.folder, self.name, self.config, self.command, self.seed = Path(folder), name, config, command, seed
-        self._wall = self._cpu = 0.0
+        self._wall: float | None = None  # what the clocks showed at the start; None before it and after the end
+        self._cpu = 0.0
         self._samples = 0
         self._tokens: Any = 0
         self._before: dict[str, Any] = {}
         self._git: dict[str, Any] | None = None
         self._started = ""
+        self._ended = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Reset the clock and the counters."""
         super().setup(trainer, pl_module, stage)
-        self._wall, self._samples, self._tokens = 0.0, 0, 0
+        self._wall, self._samples, self._tokens, self._ended = None, 0, 0, False
 
     def _begin(self, trainer: pl.Trainer) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         if not trainer.is_global_zero:
             return
-        self._before, self._git = read_report(self.folder), git_state()
+        anew = trainer.state.fn == "fit" and from_its_start(trainer)
+        self._before, self._git = {} if anew else read_report(self.folder), git_state()
         self._started = self._before.get("started") or datetime.now().astimezone().isoformat(timespec="seconds")
         if not (self.folder / "config.yaml").exists() and self.config:
             write_text(self.folder / "config.yaml", self.config)
@@ -99,15 +105,33 @@ class RunReport(FitCallback):
         else:
             self._samples += extract_batch_size(batch)
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note steps and times so far: what a run that is killed leaves of them."""
+        if trainer.is_global_zero and self._wall is not None and trainer.state.fn == "fit":
+            self._save(trainer, "running")
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report of a finished fit."""
         if trainer.is_global_zero:
             self._save(trainer, "finished")
+        self._wall = None
+        self._ended = True
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the report of a run that was killed after its last step."""
+        if not self._ended and trainer.ckpt_path is not None:
+            before = read_report(self.folder)
+            if (before.get("status"), before.get("steps")) != ("finished", trainer.global_step):
+                end_again(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Write the report of an unfinished fit."""
-        if trainer.is_global_zero and self._wall and trainer.state.fn == "fit":
-            self._save(trainer, "interrupted" if isinstance(exception, (KeyboardInterrupt, SystemExit)) else "failed")
+        """Write the report of an unfinished fit; who cannot wait gets no drawings."""
+        if trainer.is_global_zero and self._wall is not None and trainer.state.fn == "fit":
+            stopped = isinstance(exception, (KeyboardInterrupt, SystemExit))
+            at_once = isinstance(exception, KeyboardInterrupt) and not isinstance(exception, Interrupted)
+            self._save(trainer, "interrupted" if stopped else "failed", draw=not at_once)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clocks."""
@@ -137,11 +161,16 @@ class RunReport(FitCallback):
                 summaries[name if seen[name] == 1 else f"{name} {seen[name]}"] = callback.report()
         return summaries
 
-    def _save(self, trainer: pl.Trainer, status: str) -> None:
-        spent_wall, spent_cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
-        before = self._before
+    def _save(self, trainer: pl.Trainer, status: str, draw: bool = True) -> None:
+        assert self._wall is not None
+        running, before = status == "running", self._before
+        wall = before.get("wall_seconds", 0.0) + time.perf_counter() - self._wall
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         parameters = dict(trainer.lightning_module.named_parameters())
+
+        def rate(key: str, count: float) -> float:
+            return (before.get(key, 0.0) * before.get("wall_seconds", 0.0) + count) / wall
+
         report = {
             "name": self.name,
             "status": status,
@@ -150,20 +179,20 @@ class RunReport(FitCallback):
             "seed": self.seed,
             "steps": trainer.global_step,
             "epochs": trainer.current_epoch,
-            "wall_seconds": before.get("wall_seconds", 0.0) + spent_wall,
-            "cpu_seconds": before.get("cpu_seconds", 0.0) + spent_cpu,
+            "wall_seconds": wall,
+            "cpu_seconds": before.get("cpu_seconds", 0.0) + time.process_time() - self._cpu,
             "peak_memory_bytes": max(before.get("peak_memory_bytes", 0), peak),
-            "samples_per_second": self._samples / spent_wall,
-            "tokens_per_second": float(self._tokens) / spent_wall,
+            "samples_per_second": rate("samples_per_second", self._samples),
+            "tokens_per_second": rate("tokens_per_second", float(self._tokens)),
             "parameters": sum(p.numel() for p in parameters.values()),
             "trainable_parameters": sum(p.numel() for p in parameters.values() if p.requires_grad),
-            "metrics": final_values(read_history(self.folder / "metrics.csv")),
-            "callbacks": self._callbacks(trainer),
+            "metrics": {} if running else final_values(read_history(self.folder / "metrics.csv")),
+            "callbacks": {} if running else self._callbacks(trainer),
             "versions": versions(),
             "machine": machine(trainer),
             "git": self._git,
         }
-        if status == "running":  # nothing to draw yet
+        if running or not draw:
             write_report(self.folder, report)
         else:
             self._publish(trainer, report)
@@ -195,8 +224,8 @@ class RunReport(FitCallback):
         drawings = [(plots / f"{file}.svg").read_text(encoding="utf-8") for file in report["figures"].values()]
         config = self.folder / "config.yaml"
         text = config.read_text(encoding="utf-8") if config.exists() else self.config
-        write_report(self.folder, report)
         write_text(self.folder / "report.html", page(report, drawings, text))
+        write_report(self.folder, report)  # the last of all: what it says is there
 
 
 def machine(trainer: pl.Trainer) -> dict[str, Any]:
