@@ -1,41 +1,91 @@
 """Where a command begins and what it writes to: run folders and the checkpoints in them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.command.request import Request
 from lit_ft.core.errors import ConfigError, existing
-from lit_ft.running.files import write_text
+from lit_ft.running.files import digest_file, write_text
 from lit_ft.running.report import read_report
 from lit_ft.running.run_checkpoint import newest_whole
+from lit_ft.running.run_folder import START, by_start, checkpoints, held, in_use, is_begun, take_number
+
+RUN_DIR = "LIT_FT_RUN_DIR"  # tells the ranks that Lightning starts where the first one writes
 
 
-def place(request: Request, text: str) -> tuple[Path | None, Path]:
-    """The checkpoint that a stage begins from, if any, and the folder that it writes to, made ready for it.
+@dataclass(frozen=True)
+class Place:
+    """Where a stage begins, and where it writes to.
+
+    Args:
+        folder: The folder that it writes to; None is a new one.
+        checkpoint: The checkpoint that it begins from, if any.
+        anew: Whether it begins a run again that left no checkpoint.
+    """
+
+    folder: Path | None
+    checkpoint: Path | None = None
+    anew: bool = False
+
+
+@contextmanager
+def placed(request: Request) -> Iterator[tuple[Path, Path | None, bool]]:
+    """The folder that a stage writes to, the checkpoint that it begins from, and whether it begins a run again.
+
+    The first rank has the folder to itself: it is made before anything else, so that of two starts in one second each
+    gets its own, and is removed again when nothing came of it.
 
     Args:
         request: What is to be run.
-        text: The resolved configuration, as it is written into a run folder.
     """
-    checkpoint, folder = chosen(request)
-    if "LOCAL_RANK" in os.environ and "LIT_FT_RUN_DIR" in os.environ:  # a rank that Lightning started
-        folder = Path(os.environ["LIT_FT_RUN_DIR"])
-    folder = folder or new_folder(Path(request.runs), request.run_name)
-    if "LOCAL_RANK" not in os.environ:
-        if request.command == "fit" and checkpoint is None:
-            check_unused(folder)
-            clear_dead(folder, text)
-        os.environ["LIT_FT_RUN_DIR"] = str(folder)
-    return checkpoint, folder
+    if _rank() > 0:
+        folder = Path(os.environ[RUN_DIR]) if RUN_DIR in os.environ else None
+        place = chosen(request, folder)
+        yield place.folder or Path(request.runs) / request.run_name, place.checkpoint, place.anew
+        return
+    place = chosen(request)
+    folder, made = (place.folder, made_folders(place.folder)) if place.folder else new_folder(request)
+    before = {path.name for path in folder.iterdir()}
+    try:
+        with held(folder):
+            if request.command == "fit" and (place.folder is None or place.checkpoint is None or not is_begun(folder)):
+                take_number(folder)
+            say(request.command, place)
+            os.environ[RUN_DIR] = str(folder)
+            yield folder, place.checkpoint, place.anew
+    finally:
+        if {path.name for path in folder.iterdir()} <= {*before, START} and START not in before:
+            (folder / START).unlink(missing_ok=True)
+        for path in made:
+            if any(path.iterdir()):
+                break
+            path.rmdir()
 
 
-def chosen(request: Request) -> tuple[Path | None, Path | None]:
-    """What ``--ckpt_path``, ``--run`` and ``--run_dir`` mean together: a checkpoint and a folder; None is new."""
+def _rank() -> int:
+    """The rank of this process, as launchers say it."""
+    return int(next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0))
+
+
+def chosen(request: Request, here: Path | None = None) -> Place:
+    """What ``--ckpt_path``, ``--run`` and ``--run_dir`` mean together; nothing is written.
+
+    Args:
+        request: What is to be run.
+        here: The folder that another rank has chosen.
+    """
     stage, which, run = request.command, request.ckpt_path, request.run
-    folder = Path(request.run_dir) if request.run_dir else None
+    folder = here or (Path(request.run_dir) if request.run_dir else None)
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise ConfigError("--run_dir", str(folder), "a folder, there already or not; this is a file")
     if which is None and run:
         if stage == "fit":
             allowed = "together with --ckpt_path last, to go on with that run; --from RUN takes its weights alone"
@@ -44,54 +94,119 @@ def chosen(request: Request) -> tuple[Path | None, Path | None]:
     if which is None:
         if stage != "fit" and request.start:
             raise ConfigError("--from", request.start, f"what fit starts from; {stage} takes a run with --run RUN")
-        return None, folder
+        return Place(folder if stage != "fit" or here else unused(folder))
+    if which == "best" and stage == "fit":
+        allowed = "last or a file, to go on from; best holds weights alone, which --from checkpoints/best.ckpt takes"
+        raise ConfigError("--ckpt_path", which, allowed)
     if which in ("last", "best"):
-        if run:
-            source = existing("--run", run)
-        else:
-            source = folder or find_run(Path(request.runs), request.run_name, finished=stage != "fit")
-        return find_checkpoint(which, source), folder or source
+        name, runs = request.run_name, Path(request.runs)
+        source = existing("--run", run) if run else folder or find_run(runs, name, finished=stage != "fit")
+        to = folder or source
+        if stage != "fit" or here:
+            return Place(to, find_checkpoint(which, source))
+        if not _same(to, source):
+            return Place(unused(to), find_checkpoint(which, source))
+        if not checkpoints(source) or [path.name for path in checkpoints(source)] == ["best.ckpt"]:
+            if not is_begun(source):
+                raise ConfigError("--ckpt_path", "last", f"a folder in which a run has begun; {source} is none")
+            return Place(source, anew=True)
+        return Place(source, find_checkpoint(which, source))
     checkpoint = existing("--ckpt_path", which)
     if checkpoint.is_dir():
         raise ConfigError("--ckpt_path", str(checkpoint), "last, best or a file; of another run with --run")
-    if stage != "fit" and checkpoint.parent.name == "checkpoints":
-        folder = folder or checkpoint.parent.parent
-    return checkpoint, folder
+    own = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
+    if stage != "fit":
+        return Place(folder or own, checkpoint)
+    going_back = folder is not None and own is not None and _same(folder, own)
+    return Place(folder if going_back or here else unused(folder), checkpoint)
 
 
-def new_folder(runs: Path, name: str) -> Path:
-    """A folder that does not exist yet: ``runs/<name>/<time>``, with a suffix for starts in the same second."""
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, number = runs / name / stamp, 2
-    while folder.exists():
-        folder, number = runs / name / f"{stamp}_{number}", number + 1
+def _same(a: Path, b: Path) -> bool:
+    return a.resolve() == b.resolve()
+
+
+def unused(folder: Path | None) -> Path | None:
+    """The folder, unless a run or an evaluation has left its files in it: neither would be whole afterwards."""
+    if folder is not None and in_use(folder):
+        allowed = "a folder without files of another run; --ckpt_path last goes on with the run that is there"
+        raise ConfigError("--run_dir", str(folder), allowed)
     return folder
 
 
-def check_unused(folder: Path) -> None:
-    """Refuse to begin a run where another one has left its checkpoints: ``last`` would mean either."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError("--run_dir", str(folder), "a folder, there already or not; this is a file")
-    if any((folder / "checkpoints").glob("*.ckpt")):
-        allowed = "a folder without checkpoints; --ckpt_path last goes on with the run that is there"
-        raise ConfigError("--run_dir", str(folder), allowed)
+def made_folders(folder: Path) -> list[Path]:
+    """Make a folder; those that were not there before, the innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
 
 
-def clear_dead(folder: Path, text: str) -> None:
-    """Remove what a run left that ended before its first checkpoint; its config becomes that of the run to come."""
-    if (folder / "report.json").exists():
-        write_text(folder / "config.yaml", text)
-    for left in ("metrics.csv", "report.json"):
-        (folder / left).unlink(missing_ok=True)
+def new_folder(request: Request) -> tuple[Path, list[Path]]:
+    """Make ``runs/<name>/<time>``, with a suffix for starts in the same second; also what was made for it."""
+    parent = Path(request.runs) / request.run_name
+    made = made_folders(parent)
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = parent / stamp, 2
+    while True:
+        try:
+            folder.mkdir()
+            return folder, [folder, *made]
+        except FileExistsError:
+            folder, number = parent / f"{stamp}_{number}", number + 1
+
+
+def say(stage: str, place: Place) -> None:
+    """Which run and step was taken."""
+    if place.anew:
+        print(f"{stage}: {place.folder} has no checkpoint; it begins anew", flush=True)
+    elif place.checkpoint is not None:
+        verb = "goes on" if stage == "fit" else "takes the weights"
+        print(f"{stage}: {verb} from step {step_of(place.checkpoint)}, {place.checkpoint}", flush=True)
+
+
+def step_of(checkpoint: Path) -> int | str:
+    """The step at which a checkpoint was taken."""
+    number = checkpoint.name.removeprefix("step=").removesuffix(".ckpt")
+    if number.isdecimal():
+        return int(number)
+    import torch
+
+    try:
+        return torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True).get("global_step", "unknown")
+    except Exception:  # whoever loads it will say what is wrong with it
+        return "unknown"
+
+
+class ClearDead(Callback):
+    """Removes, once training is about to begin, what a run left that ended before its first checkpoint.
+
+    Args:
+        folder: The run folder.
+        config: The resolved configuration of the run to come; it replaces that of the dead one.
+    """
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self.folder, self.config = folder, config
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Clear the folder; until now, the command could have been refused."""
+        if trainer.is_global_zero:
+            if (self.folder / "report.json").exists():
+                write_text(self.folder / "config.yaml", self.config)
+            for left in (*checkpoints(self.folder), self.folder / "metrics.csv", self.folder / "report.json"):
+                left.unlink(missing_ok=True)
+                digest_file(left).unlink(missing_ok=True)
+        trainer.strategy.barrier("cleared")
 
 
 def find_run(runs: Path, name: str, finished: bool) -> Path:
-    """The newest run of a name that has checkpoints (and has finished)."""
-    found = sorted((runs / name).glob("*/checkpoints"), key=lambda p: p.parent.name, reverse=True)
-    for checkpoints in found:
-        if not finished or read_report(checkpoints.parent).get("status") == "finished":
-            return checkpoints.parent
-    kind = "finished run" if finished else "run with a checkpoint"
+    """The newest run of a name (that has finished and has checkpoints)."""
+    found = sorted((path for path in (runs / name).glob("*") if is_begun(path)), key=by_start, reverse=True)
+    for number, folder in enumerate(found):
+        if not finished or (read_report(folder).get("status") == "finished" and checkpoints(folder)):
+            for newer in found[:number]:
+                rank_zero_warn(f"{newer} is newer, but not finished; --run takes it nevertheless")
+            return folder
+    kind = "finished run" if finished else "run"
     raise ConfigError(
         "--ckpt_path", "last or best", f"a {kind} of the name {name!r} in {runs}/ (or --run DIR); there is none"
     )

@@ -1,0 +1,136 @@
+"""A run folder among others: who works in it, which start of its name it was, and what is left of a run."""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lit_ft.core.errors import ConfigError
+
+START = ".start"  # holds the number of the start, and is locked by the process that works in the folder
+_held: set[int] = set()
+
+
+def _leave_to_parent() -> None:
+    """A lock is that of the process that took it: workers that outlive it must not hold it."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Work in a folder alone; the lock ends with the process, however that ends.
+
+    Args:
+        folder: It is there already.
+
+    Raises:
+        ConfigError: Another process works in it, or nothing can be written to it.
+
+    Example:
+        >>> Path("run").mkdir()
+        >>> with held(Path("run")), held(Path("run")):
+        ...     pass
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: --run_dir: given 'run'; allowed: a folder in which no other process works
+    """
+    file = _locked(folder)
+    _held.add(file)
+    try:
+        yield
+    finally:
+        _held.discard(file)
+        os.close(file)
+
+
+def _locked(folder: Path) -> int:
+    path = folder / START
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            allowed = f"a folder to write to; this one is not ({os.strerror(error.errno)}); --run_dir names another one"
+            raise ConfigError("--run_dir", str(folder), allowed) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(file)
+            raise ConfigError("--run_dir", str(folder), "a folder in which no other process works") from error
+        except OSError:  # a file system that cannot lock
+            return file
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            return file
+        os.close(file)  # whoever had it has removed it
+
+
+def number_of(folder: Path) -> int | None:
+    """The number that a run took when it began; None for an evaluation, and for runs of versions without numbers.
+
+    Example:
+        >>> Path("run").mkdir()
+        >>> take_number(Path("run"))
+        >>> number_of(Path("run")), number_of(Path("elsewhere"))
+        (1, None)
+    """
+    try:
+        text = (folder / START).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def take_number(folder: Path) -> None:
+    """Give a run one number more than the highest beside it, unless it has one.
+
+    See also: :func:`number_of`.
+    """
+    if number_of(folder) is None:
+        known = [number_of(other) for other in folder.absolute().parent.iterdir() if other.is_dir()]
+        (folder / START).write_text(f"{max((number or 0 for number in known), default=0) + 1}\n", encoding="utf-8")
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a fit has begun in a folder, however far it came."""
+    from lit_ft.running.report import read_report
+
+    return number_of(folder) is not None or any(checkpoints(folder)) or "status" in read_report(folder)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a folder has files of a run or of an evaluation, which another one would mix with its own."""
+    return any(checkpoints(folder)) or any((folder / name).exists() for name in ("metrics.csv", "report.json"))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints of a run, those of other callbacks too."""
+    return sorted((folder / "checkpoints").glob("*.ckpt"))
+
+
+def by_start(folder: Path) -> tuple[Any, ...]:
+    """A key that sorts runs of one name by their start.
+
+    Runs have numbers, which a clock cannot mix up. Those of versions without came before, as far as their reports and
+    names tell: by time, and ``_11`` after ``_9``.
+
+    Example:
+        >>> sorted(map(Path, ("2026-01-02_9", "2026-01-02_11", "2026-01-02")), key=by_start)
+        [PosixPath('2026-01-02'), PosixPath('2026-01-02_9'), PosixPath('2026-01-02_11')]
+    """
+    from lit_ft.running.report import read_report
+
+    number, name = number_of(folder), [int(part) for part in re.findall(r"\d+", folder.name)]
+    began = 0.0
+    if number is None:
+        try:
+            began = datetime.fromisoformat(read_report(folder)["started"]).timestamp()
+        except (KeyError, TypeError, ValueError):
+            pass
+    return number or 0, began, name, folder.name
