@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lit_ft.command.build import Build, Resolved
 from lit_ft.command.names import public
 from lit_ft.command.request import Request
-from lit_ft.command.run_folders import find_checkpoint, place
+from lit_ft.command.run_folders import ClearDead, find_checkpoint, placed
 from lit_ft.core.archive import read
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.core.facts import FACTS
@@ -119,15 +119,18 @@ def execute(stage: str, args: Sequence[str] | Request) -> Run:
     if stage not in STAGES:
         raise ConfigError("stage", stage, ", ".join(STAGES))
     request = Request.of(args, stage)
+    with placed(request) as (folder, checkpoint, anew):
+        return _executed(Build(request), folder, checkpoint, anew)
+
+
+def _executed(built: Build, folder: Path, checkpoint: Path | None, anew: bool) -> Run:
+    stage, plain = built.request.command, built.plain()
     torch.set_float32_matmul_precision("high")
-    built = Build(request)
-    plain = built.plain()
     text = write_yaml(plain)
-    checkpoint, folder = place(request, text)
     if checkpoint is not None:
         warn_differences(checkpoint, plain["model"])
     callbacks = default_callbacks(built, folder, text)
-    trainer = built.make_trainer(callbacks, folder if stage == "fit" else None)
+    trainer = built.make_trainer([ClearDead(folder, text)] * anew + callbacks, folder if stage == "fit" else None)
     kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint}
     if checkpoint is not None:
         kwargs["weights_only"] = True

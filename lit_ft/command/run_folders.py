@@ -14,9 +14,18 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lit_ft.command.request import Request
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.running.files import digest_file, write_text
-from lit_ft.running.report import read_report
 from lit_ft.running.run_checkpoint import newest_whole
-from lit_ft.running.run_folder import START, by_start, checkpoints, held, in_use, is_begun, take_number
+from lit_ft.running.run_folder import (
+    START,
+    by_start,
+    checkpoints,
+    held,
+    in_use,
+    is_begun,
+    number_of,
+    report_of,
+    take_number,
+)
 
 RUN_DIR = "LIT_FT_RUN_DIR"  # tells the ranks that Lightning starts where the first one writes
 
@@ -53,21 +62,22 @@ def placed(request: Request) -> Iterator[tuple[Path, Path | None, bool]]:
         return
     place = chosen(request)
     folder, made = (place.folder, made_folders(place.folder)) if place.folder else new_folder(request)
-    before = {path.name for path in folder.iterdir()}
+    found = (folder / START).exists()
     try:
         with held(folder):
-            if request.command == "fit" and (place.folder is None or place.checkpoint is None or not is_begun(folder)):
-                take_number(folder)
-            say(request.command, place)
-            os.environ[RUN_DIR] = str(folder)
-            yield folder, place.checkpoint, place.anew
+            try:
+                if request.command == "fit" and (place.checkpoint is None or not is_begun(folder)):
+                    take_number(folder)
+                say(request.command, place)
+                os.environ[RUN_DIR] = str(folder)
+                yield folder, place.checkpoint, place.anew
+            finally:
+                if not found or number_of(folder) == report_of(folder).get("number"):
+                    (folder / START).unlink(missing_ok=True)
     finally:
-        if {path.name for path in folder.iterdir()} <= {*before, START} and START not in before:
-            (folder / START).unlink(missing_ok=True)
         for path in made:
-            if any(path.iterdir()):
-                break
-            path.rmdir()
+            if path.exists() and not any(path.iterdir()):
+                path.rmdir()
 
 
 def _rank() -> int:
@@ -107,8 +117,9 @@ def chosen(request: Request, here: Path | None = None) -> Place:
         if not _same(to, source):
             return Place(unused(to), find_checkpoint(which, source))
         if not checkpoints(source) or [path.name for path in checkpoints(source)] == ["best.ckpt"]:
-            if not is_begun(source):
-                raise ConfigError("--ckpt_path", "last", f"a folder in which a run has begun; {source} is none")
+            if not is_begun(source) or report_of(source).get("status") == "finished":
+                allowed = f"a run with a checkpoint, or one that ended before its first; {source} is neither"
+                raise ConfigError("--ckpt_path", "last", allowed)
             return Place(source, anew=True)
         return Place(source, find_checkpoint(which, source))
     checkpoint = existing("--ckpt_path", which)
@@ -128,7 +139,8 @@ def _same(a: Path, b: Path) -> bool:
 def unused(folder: Path | None) -> Path | None:
     """The folder, unless a run or an evaluation has left its files in it: neither would be whole afterwards."""
     if folder is not None and in_use(folder):
-        allowed = "a folder without files of another run; --ckpt_path last goes on with the run that is there"
+        without = "checkpoints" if checkpoints(folder) else "files of another run"
+        allowed = f"a folder without {without}; --ckpt_path last goes on with the run that is there"
         raise ConfigError("--run_dir", str(folder), allowed)
     return folder
 
@@ -202,9 +214,9 @@ def find_run(runs: Path, name: str, finished: bool) -> Path:
     """The newest run of a name (that has finished and has checkpoints)."""
     found = sorted((path for path in (runs / name).glob("*") if is_begun(path)), key=by_start, reverse=True)
     for number, folder in enumerate(found):
-        if not finished or (read_report(folder).get("status") == "finished" and checkpoints(folder)):
+        if not finished or (report_of(folder).get("status") == "finished" and checkpoints(folder)):
             for newer in found[:number]:
-                rank_zero_warn(f"{newer} is newer, but not finished; --run takes it nevertheless")
+                print(f"not finished, and passed over: {newer} (--run takes it nevertheless)")
             return folder
     kind = "finished run" if finished else "run"
     raise ConfigError(

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lit_ft.core.errors import ConfigError
 from lit_ft.running.files import write_text
 from lit_ft.running.metrics_file import History
 
@@ -66,6 +67,9 @@ def git_state() -> dict[str, Any] | None:
 def read_report(folder: Path) -> dict[str, Any]:
     """The numbers of a run so far; empty if there is no report.
 
+    Raises:
+        ConfigError: The file is no report.
+
     Example:
         >>> read_report(Path("run"))
         {}
@@ -74,7 +78,12 @@ def read_report(folder: Path) -> dict[str, Any]:
         {'val/loss': 2.25}
     """
     path = folder / "report.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            "report.json", str(path), "a report as a run writes it; without the file it is none"
+        ) from error
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:

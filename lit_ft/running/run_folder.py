@@ -4,14 +4,15 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.running.report import read_report
 
-START = ".start"  # holds the number of the start, and is locked by the process that works in the folder
+START = ".start"  # locked by the process that works in the folder; holds the number of the run until its report does
 _held: set[int] = set()
 
 
@@ -75,16 +76,22 @@ def number_of(folder: Path) -> int | None:
     """The number that a run took when it began; None for an evaluation, and for runs of versions without numbers.
 
     Example:
-        >>> Path("run").mkdir()
-        >>> take_number(Path("run"))
-        >>> number_of(Path("run")), number_of(Path("elsewhere"))
+        >>> Path("started").mkdir()
+        >>> take_number(Path("started"))
+        >>> number_of(Path("started")), number_of(Path("elsewhere"))
         (1, None)
     """
+    start = folder / START
+    text = start.read_text(encoding="utf-8").strip() if start.exists() else ""
+    return int(text) if text else report_of(folder).get("number")
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    """The report of one run among others; of a report that cannot be read, nothing."""
     try:
-        text = (folder / START).read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None
+        return read_report(folder)
+    except ConfigError:
+        return {}
 
 
 def take_number(folder: Path) -> None:
@@ -99,9 +106,7 @@ def take_number(folder: Path) -> None:
 
 def is_begun(folder: Path) -> bool:
     """Whether a fit has begun in a folder, however far it came."""
-    from lit_ft.running.report import read_report
-
-    return number_of(folder) is not None or any(checkpoints(folder)) or "status" in read_report(folder)
+    return number_of(folder) is not None or any(checkpoints(folder)) or "status" in report_of(folder)
 
 
 def in_use(folder: Path) -> bool:
@@ -124,13 +129,9 @@ def by_start(folder: Path) -> tuple[Any, ...]:
         >>> sorted(map(Path, ("2026-01-02_9", "2026-01-02_11", "2026-01-02")), key=by_start)
         [PosixPath('2026-01-02'), PosixPath('2026-01-02_9'), PosixPath('2026-01-02_11')]
     """
-    from lit_ft.running.report import read_report
-
     number, name = number_of(folder), [int(part) for part in re.findall(r"\d+", folder.name)]
     began = 0.0
     if number is None:
-        try:
-            began = datetime.fromisoformat(read_report(folder)["started"]).timestamp()
-        except (KeyError, TypeError, ValueError):
-            pass
+        with suppress(KeyError, TypeError, ValueError):
+            began = datetime.fromisoformat(report_of(folder)["started"]).timestamp()
     return number or 0, began, name, folder.name

@@ -31,6 +31,7 @@ from lit_ft.running.report import (
     write_report,
 )
 from lit_ft.running.resume_point import end_again
+from lit_ft.running.run_folder import number_of
 from lit_ft.running.stop_signals import Interrupted
 
 
@@ -174,6 +175,7 @@ class RunReport(FitCallback):
         report = {
             "name": self.name,
             "status": status,
+            "number": number_of(self.folder),
             "command": self.command,
             "started": self._started,
             "seed": self.seed,

@@ -66,7 +66,7 @@ class Measure:
         """The value in a run folder.
 
         Raises:
-            ConfigError: The run did not report it; the message lists what it did.
+            ConfigError: The run did not report it; the message lists what it did. Or it did not come to its end.
         """
         from lit_ft.running.metrics_file import read_history
         from lit_ft.running.report import read_report

@@ -14,6 +14,7 @@ from lit_ft.running.processes import ProcessFailed, start
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.plan import Planned
 
+ENDED = ("finished",)  # what a report says of a run that a study may measure
 WAITING, RUNNING, DONE, REUSED, FAILED = "waiting", "running", "done", "reused", "failed"
 GRACE = 20.0  # seconds in which an interrupted run may save
 
@@ -78,23 +79,25 @@ def make_run(job: Job) -> None:
     from lit_ft.command.preload import quiet
     from lit_ft.command.request import Request
     from lit_ft.command.run import execute
-    from lit_ft.running.report import read_report
 
     quiet()
+    folder = Path(job.folder)
     for module in job.modules:
         import_module(module)
     request = None
     try:
         request = Request.of(job.fit, "fit")
-        if read_report(Path(job.folder)).get("status") != "finished":
+        if status_of(folder) not in ENDED:
             execute("fit", request)
+        if status_of(folder) not in ENDED:
+            raise RuntimeError(f"{folder}: the fit came to no end; its report says {status_of(folder)}")
         if job.test is not None:
             execute("test", job.test)
     except Exception as error:
         if (message := complaint(error, request)) is None:
             raise
         raise WrongInput(message) from error
-    write_text(Path(job.folder) / "complete", "")
+    write_text(folder / "complete", "")
 
 
 def launch_here(job: Job, threads: int) -> Running:
@@ -105,16 +108,24 @@ def launch_here(job: Job, threads: int) -> Running:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the run of a folder was fitted and tested."""
-    return (folder / "complete").exists()
+    """Whether the run of a folder came to its end and was tested; earlier versions took some for it that did not."""
+    return (folder / "complete").exists() and status_of(folder) in ENDED
+
+
+def status_of(folder: Path) -> str | None:
+    """What the report of a run says of its end; None without a report."""
+    from lit_ft.running.report import read_report
+
+    return read_report(folder).get("status")
 
 
 def job_of(planned: Planned, test: bool) -> Job:
-    """The commands of a run; fit goes on from a checkpoint when there is one."""
+    """The commands of a run; fit goes on with what there is of it."""
+    from lit_ft.running.run_folder import checkpoints, is_begun
+
     place = [f"--run_dir={planned.folder}", f"--name={planned.arm}"]
-    interrupted = any((planned.folder / "checkpoints").glob("step=*.ckpt"))
-    resume = ["--ckpt_path=last"] if interrupted else []
-    begin = [f"--from={planned.after}"] if planned.after is not None and not interrupted else []
+    resume = ["--ckpt_path=last"] if is_begun(planned.folder) else []
+    begin = [f"--from={planned.after}"] if planned.after is not None and not checkpoints(planned.folder) else []
     return Job(
         fit=[*planned.args, *place, *resume, *begin],
         test=[*planned.args, *place, "--ckpt_path=last"] if test else None,

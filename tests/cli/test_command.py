@@ -302,19 +302,6 @@ def test_report_over_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "val/loss" in capsys.readouterr().err
 
 
-def test_a_run_does_not_begin_in_the_folder_of_another(capsys: pytest.CaptureFixture[str]) -> None:
-    """``last`` would be the checkpoint with more steps, whichever run it is of."""
-    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "here") == 0
-    before = {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()}
-    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "here", "--trainer.max_steps=4", "--seed_everything=7") == 2
-    assert "--run_dir: given 'here'; allowed: a folder without checkpoints; --ckpt_path last" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in Path("here").rglob("*") if path.is_file()} == before
-    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "here", "--ckpt_path=last", "--trainer.max_steps=16") == 0
-    Path("a_file").write_text("")
-    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "a_file") == 2
-    assert "this is a file" in capsys.readouterr().err
-
-
 def test_a_run_that_goes_on_keeps_its_name() -> None:
     assert lit_ft("fit", "-c", "toy.yaml") == 0
     run, steps = the_run(), 12
@@ -323,28 +310,6 @@ def test_a_run_that_goes_on_keeps_its_name() -> None:
         assert lit_ft("fit", *given, "--run", str(run), "--ckpt_path=last", f"--trainer.max_steps={steps}") == 0
         report = json.loads((run / "report.json").read_text())
         assert (report["name"], report["steps"]) == (name, steps)
-
-
-def test_what_a_run_without_a_checkpoint_left_is_not_gone_on_with() -> None:
-    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "whole") == 0
-    Path("dead").mkdir()
-    rows = Path("whole/metrics.csv").read_text()
-    Path("dead/metrics.csv").write_text("".join(rows.splitlines(keepends=True)[:6]))
-    Path("dead/report.json").write_text(json.dumps({"status": "running", "wall_seconds": 1e6}))
-    Path("dead/config.yaml").write_text("of: the dead one")
-    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "dead") == 0
-    assert Path("dead/config.yaml").read_text() == Path("whole/config.yaml").read_text()
-    assert Path("dead/metrics.csv").read_text() == rows
-    assert json.loads(Path("dead/report.json").read_text())["wall_seconds"] < 1e6
-    for left in Path("dead/checkpoints").iterdir():
-        left.unlink()
-    assert lit_ft("fit", "-c", "dead/config.yaml", "--run_dir", "dead", "--trainer.max_steps=2") == 0
-    assert "max_steps: 2" in Path("dead/config.yaml").read_text(), "also where it is what was read"
-    Path("mine").mkdir()
-    own = "# my words\n" + Path("toy.yaml").read_text()
-    Path("mine/config.yaml").write_text(own)
-    assert lit_ft("fit", "-c", "mine/config.yaml", "--run_dir", "mine") == 0
-    assert Path("mine/config.yaml").read_text() == own
 
 
 class Clock(datetime):

@@ -1,0 +1,152 @@
+"""Which folder a run gets, which run is the last one, and who may write where."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lit_ft.command.cli import command
+from lit_ft.command.request import Request
+from lit_ft.command.run_folders import find_run, placed
+from lit_ft.running.run_folder import START, held
+
+CONFIG: dict[str, Any] = {
+    "model": {"class_path": "Toy", "init_args": {"network": {"path": "here"}, "width": 5}},
+    "data": {"class_path": "ToyData"},
+    "trainer": {
+        "max_steps": 12,
+        "log_every_n_steps": 1,
+        "accelerator": "cpu",
+        "enable_model_summary": False,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    Path("toy.yaml").write_text("# a config\n" + yaml.safe_dump(CONFIG))
+
+
+def lit_ft(*arguments: str) -> int:
+    return command([*arguments, "--import", "toy_package"])
+
+
+def the_run(name: str = "toy") -> Path:
+    return find_run(Path("runs"), name, finished=False)
+
+
+def contents(folder: str) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_run_does_not_begin_in_the_folder_of_another(capsys: pytest.CaptureFixture[str]) -> None:
+    """``last`` would be the checkpoint with more steps, whichever run it is of."""
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "here") == 0
+    before = contents("here")
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "here", "--trainer.max_steps=4", "--seed_everything=7") == 2
+    assert "--run_dir: given 'here'; allowed: a folder without checkpoints; --ckpt_path last" in capsys.readouterr().err
+    assert contents("here") == before
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "here", "--ckpt_path=last", "--trainer.max_steps=16") == 0
+    Path("a_file").write_text("")
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "a_file") == 2
+    assert "this is a file" in capsys.readouterr().err
+
+
+def test_a_run_without_a_checkpoint_begins_anew_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    """When it is asked to go on; its files are not touched before training begins, nor by a fit of another run."""
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "whole") == 0
+    Path("dead/checkpoints").mkdir(parents=True)
+    rows = Path("whole/metrics.csv").read_text()
+    Path("dead/metrics.csv").write_text("".join(rows.splitlines(keepends=True)[:6]))
+    Path("dead/report.json").write_text(json.dumps({"status": "running", "wall_seconds": 1e6}))
+    Path("dead/config.yaml").write_text("of: the dead one")
+    Path("dead/checkpoints/best.ckpt").write_text("weights alone")
+    before = contents("dead")
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "dead") == 2
+    assert "--run_dir: given 'dead'" in capsys.readouterr().err
+    last = ("fit", "-c", "toy.yaml", "--run_dir", "dead", "--ckpt_path=last")
+    assert lit_ft(*last, "--trainer.devices=0") == 2
+    assert contents("dead") == before
+    assert lit_ft(*last) == 0
+    assert "fit: dead has no checkpoint; it begins anew" in capsys.readouterr().out
+    assert Path("dead/config.yaml").read_text() == Path("whole/config.yaml").read_text()
+    assert Path("dead/metrics.csv").read_text() == rows
+    assert json.loads(Path("dead/report.json").read_text())["wall_seconds"] < 1e6
+    assert [path.name for path in Path("dead/checkpoints").iterdir() if path.suffix == ".ckpt"] == [
+        "step=00000012.ckpt"
+    ]
+    for left in Path("dead/checkpoints").iterdir():
+        left.unlink()
+    before = contents("dead")
+    assert lit_ft("fit", "-c", "dead/config.yaml", "--run_dir", "dead", "--ckpt_path=last") == 2, "it has finished"
+    assert contents("dead") == before
+    Path("mine").mkdir()
+    own = "# my words\n" + Path("toy.yaml").read_text()
+    Path("mine/config.yaml").write_text(own)
+    assert lit_ft("fit", "-c", "mine/config.yaml", "--run_dir", "mine") == 0
+    assert Path("mine/config.yaml").read_text() == own
+
+
+def test_the_newest_run_is_the_last_that_was_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its number, whatever the clock says; the second of two starts in one second has a folder of its own."""
+    days = iter((3, 1, 1, 2))
+
+    class Steps(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2030, 1, next(days))
+
+    monkeypatch.setattr("lit_ft.command.run_folders.datetime", Steps)
+    for steps in (4, 5, 6):
+        assert lit_ft("fit", "-c", "toy.yaml", f"--trainer.max_steps={steps}") == 0
+    runs = [Path("runs/toy") / name for name in ("2030-01-03_00-00-00", "2030-01-01_00-00-00", "2030-01-01_00-00-00_2")]
+    assert [json.loads((run / "report.json").read_text())["number"] for run in runs] == [1, 2, 3]
+    with placed(Request.of(["-c", "toy.yaml", "--import", "toy_package"], "fit")) as (folder, checkpoint, _):
+        killed = contents(str(folder)), folder
+        assert checkpoint is None
+    assert not folder.exists(), "nothing came of it"
+    folder.mkdir()
+    for path, content in killed[0].items():
+        path.write_bytes(content)
+    assert the_run() == folder, "what was killed before its first step is the newest"
+    assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", "last") == 0
+    assert f"takes the weights from step 6, {runs[2]}" in capsys.readouterr().out, "the newest that has finished"
+    before = contents("runs/toy")
+    assert lit_ft("fit", "-c", "toy.yaml", "--ckpt_path", "last") == 0
+    assert f"fit: {folder} has no checkpoint; it begins anew" in capsys.readouterr().out
+    assert before.items() - contents("runs/toy").items() == set(killed[0].items()), "and no other is changed"
+    assert json.loads((folder / "report.json").read_text())["number"] == 4
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", "here", "--trainer.max_steps=4") == 0
+    before = contents("here")
+    with held(Path("here")):
+        for arguments in (("fit", "--ckpt_path=last"), ("test", "--ckpt_path=last"), ("predict", "--ckpt_path=last")):
+            assert lit_ft(*arguments, "-c", "toy.yaml", "--run_dir", "here") == 2
+            assert "a folder in which no other process works" in capsys.readouterr().err
+        assert lit_ft("test", "-c", "toy.yaml", "--run", "here", "--run_dir", "elsewhere") == 0
+    (Path("here") / START).unlink()
+    assert contents("here") == before
+
+
+@pytest.mark.parametrize("given", ["another run", "its own earlier checkpoint"])
+def test_going_on_from_a_file_spares_other_runs(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    every = '--trainer.callbacks=[{"class_path": "RunCheckpoint", "init_args": {"every_n_steps": 2}}]'
+    for folder in ("a", "b"):
+        assert lit_ft("fit", "-c", "toy.yaml", "--run_dir", folder, every, "--trainer.max_steps=4") == 0
+    before = contents("b")
+    file = f"{'a' if given == 'another run' else 'b'}/checkpoints/step=00000002.ckpt"
+    status = lit_ft("fit", "-c", "toy.yaml", "--ckpt_path", file, "--run_dir", "b", every, "--trainer.max_steps=3")
+    if given == "another run":
+        assert (status, contents("b")) == (2, before)
+        assert "--run_dir: given 'b'; allowed: a folder without checkpoints" in capsys.readouterr().err
+    else:
+        assert (status, json.loads(Path("b/report.json").read_text())["steps"]) == (0, 3)
