@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lit_ft.core.checks import PositiveInt, Range, checked
@@ -153,7 +155,13 @@ class TextPairs(TableData):
         rows = self.rows["train"]
         if self.homogeneous:
             domains = [row["label"] for row in rows]
-            size = min(self.batch_size, *(domains.count(domain) for domain in set(domains)))
+            name, size = min(Counter(domains).items(), key=lambda item: item[1])
+            if size < self.batch_size:
+                rank_zero_warn(
+                    f"batches have {size} rows in place of batch_size = {self.batch_size}: as many as {self.label} ="
+                    f" {self.class_names[name]!r} has"
+                )
+            size = min(size, self.batch_size)
             return self._loader(rows, homogeneous_batches(domains, size, self.seed, drop_last=True), True)
         size = min(self.batch_size, len(rows))
         return self._loader(rows, shuffled_batches(len(rows), size, self.seed, drop_last=True), True)

@@ -124,7 +124,9 @@ class AnswerOptions(TokenData):
         if not rows or (self.seen_path is None and self.seen is None):
             return rows
         trained_on = [] if self.seen_path is None else read_rows(self.seen_path)
-        trained_on += [] if self.seen is None else self.seen._tables()["train"]
+        if self.seen is not None:
+            self.seen.trainer, self.seen.tokenizer = self.trainer, self.tokenizer
+            trained_on += self.seen._tables()["train"]
         corpus = [" ".join(str(value) for value in row.values()) for row in trained_on]
         # without the words of the template, which are in no corpus and would break every shared run of words
         columns = [name for _, name, _, _ in Formatter().parse(self.prompt) if name]

@@ -12,6 +12,7 @@ from lit_ft.core.checks import NonNegativeInt, PositiveFloat, PositiveInt, Range
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.sources.batching import Plan, length_buckets
 from lit_ft.sources.splits import SPLITS
+from lit_ft.sources.tables import Row
 from lit_ft.tokens.token_data import TokenData
 from lit_ft.tokens.token_table import TokenTable
 
@@ -140,7 +141,7 @@ class Mixture(TokenData):
         >>> _ = Path("texts.csv").write_text("text\nOne.\nTwo.\n")
         >>> sources = {name: Instructions(f"{name}.csv", val_fraction=0.0) for name in ("sums", "texts")}
         >>> data = Mixture(sources, weights={"texts": 2.0})
-        >>> data.tokenizer = sources["sums"].tokenizer = sources["texts"].tokenizer = byte_tokenizer()
+        >>> data.tokenizer = byte_tokenizer()
         >>> data.setup("fit")
         >>> data.counts(), next(iter(data.train_dataloader()))["tasks"]
         ({'sums': 3, 'texts': 3}, tensor([1, 0, 0, 0, 1, 1]))
@@ -182,14 +183,25 @@ class Mixture(TokenData):
         if self.examples:
             return
         self.tokenizer, self.task_names = self._tokenizer(), list(self.sources)
+        self._attach()
         for source in self.sources.values():
-            source.trainer = self.trainer
             source.setup(stage)
         for split in SPLITS:
             found = {name: s.examples[split] for name, s in self.sources.items() if split in s.examples}
             if found:
                 self.examples[split] = joined(found, self.task_names)
         self._checked = False
+
+    def _attach(self) -> None:
+        """Hand the trainer on, or the tokenizer where there is none."""
+        for source in self.sources.values():
+            source.trainer, source.tokenizer = self.trainer, self.tokenizer
+
+    def _tables(self) -> dict[str, list[Row]]:
+        """The rows of all sources."""
+        self._attach()
+        found = [source._tables() for source in self.sources.values()]
+        return {split: [row for tables in found for row in tables.get(split, [])] for split in SPLITS}
 
     def counts(self) -> dict[str, int]:
         """Rows of each source in an epoch."""

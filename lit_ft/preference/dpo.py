@@ -20,6 +20,8 @@ from lit_ft.preference.policy import Policy
 from lit_ft.preference.reference import sequence_log_probs
 from lit_ft.tokens.network import readout
 
+BETA = 0.1
+
 
 class DPO(Policy):
     r"""Learns which of two answers is preferred, from log-probabilities of both.
@@ -43,7 +45,8 @@ class DPO(Policy):
         network: A causal language model.
         loss: A loss over pairs (``LogSigmoidPreference``, ``RobustPreference``, ``IPO``, ``HingePreference``,
             ``SimPO``, ``ORPO``, ``BCO``, ``NCA``, ``APO``, ``SPPO``); None is DPO itself, with ``beta``.
-        beta: Strength of the tie to the reference where ``loss`` is None, above 0. Paper: 0.1.
+        beta: Strength of the tie to the reference where ``loss`` is None, above 0; a loss has a strength of its own.
+            Paper: 0.1.
         sft_weight: :math:`\lambda`, weight of the supervised loss on the chosen answer, 0 or more.
         **kwargs: As in :class:`Policy`.
 
@@ -70,12 +73,14 @@ class DPO(Policy):
         self,
         network: Network,
         loss: PreferenceLoss | None = None,
-        beta: float = 0.1,
+        beta: float = BETA,
         sft_weight: NonNegativeFloat = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(network=network, **kwargs)
         checked(locals())
+        if loss is not None and beta != BETA:
+            raise ConfigError("beta", beta, f"nothing beside loss: {type(loss).__name__} has arguments of its own")
         self.loss, self.sft_weight = LogSigmoidPreference(beta) if loss is None else loss, sft_weight
         self.needs_reference = self.loss.needs_reference
 

@@ -124,6 +124,11 @@ def test_homogeneous_batches(tmp_path: Path) -> None:
     assert sum(map(len, homogeneous_batches(groups, 2, drop_last=True)(0))) == 10
     with pytest.raises(ConfigError, match="homogeneous"):
         TextPairs("x", homogeneous=True)
+    made = data(tmp_path, homogeneous=True, batch_size=500)
+    made.tokenizer = method().tokenizer
+    made.setup("fit")
+    with pytest.warns(UserWarning, match=r"batches have \d+ rows in place of batch_size = 500: as many as domain = "):
+        made.train_dataloader()
 
 
 def test_what_has_no_expert_is_refused(tmp_path: Path) -> None:

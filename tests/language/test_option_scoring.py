@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional as F
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.data import AnswerOptions, Instructions, PermutedQuestions
+from lit_ft.data import AnswerOptions, Instructions, ManyShot, Mixture, PermutedQuestions
 from lit_ft.language.options import contaminated, option_scores
 from lit_ft.methods import OptionScoring
+from lit_ft.tokens.segments import Segment
 
 LLAMA = {
     "model_type": "llama", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -174,6 +175,27 @@ def test_rows_that_were_seen_are_left_out(tmp_path: Path) -> None:
     seen.write_text("\n".join(json.dumps({"text": row["prompt"]}) for row in rows))
     with pytest.raises(ConfigError, match="every one of 4 val rows was seen"):
         data(tmp_path, owner, seen_path=str(seen))
+
+
+@pytest.mark.parametrize("kind", ["mixture", "shots"])
+def test_rows_that_a_mixture_or_sequences_train_on_are_left_out(kind: str, tmp_path: Path) -> None:
+    """Also without a Trainer: the tokenizer is handed on."""
+    owner, seen = method(), tmp_path / "seen.jsonl"
+    first = data(tmp_path, owner)._tables()["val"][0]["prompt"]
+    seen.write_text("\n".join(json.dumps({"prompt": f"{first} {i}", "completion": "yes"}) for i in range(4)))
+    sources: dict[str, Any] = {
+        "mixture": lambda: Mixture({"own": Instructions(str(seen), val_fraction=0.0)}),
+        "shots": lambda: ManyShot(
+            str(seen), shots=2, val_fraction=0.0, template=[Segment("{prompt}"), Segment("{completion}", weight=1)]
+        ),
+    }
+    made = AnswerOptions(
+        str(tmp_path / "rows.jsonl"), options_column="choices", val_fraction=0.25, seen=sources[kind](), seen_words=3
+    )
+    made.tokenizer = owner.tokenizer
+    with pytest.warns(UserWarning, match="val rows are left out: they were seen before"):
+        made.setup("fit")
+    assert len(made.questions["val"]) == 3
 
 
 def test_rows_that_another_data_module_trains_on_are_left_out(tmp_path: Path) -> None:

@@ -31,6 +31,13 @@ LORA = {"class_path": "peft.LoraConfig", "init_args": {"r": 2, "target_modules":
 ROWS = [{"prompt": f"q{i} ", "chosen": "yes" * (1 + i % 3), "rejected": "no" * (1 + i % 4)} for i in range(8)]
 
 
+def test_beta_beside_a_loss_that_has_its_own_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"beta: given 0.5; allowed: nothing beside loss: IPO has arguments of its own"
+    ):
+        DPO({"config": CONFIG}, loss=IPO(), beta=0.5)
+
+
 def table(folder: Path, rows: list[dict[str, Any]] = ROWS) -> str:
     path = folder / "pairs.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))
