@@ -83,6 +83,11 @@ class LabelledText(TableData):
         """Number of different labels; known after ``setup``."""
         return len(self.class_names)
 
+    @property
+    def longest_text(self) -> int:
+        """Tokens of the longest text; known after ``setup``."""
+        return max((len(ids) for rows in self.rows.values() for ids, _ in rows), default=0)
+
     def setup(self, stage: str) -> None:
         """Read, split and tokenise; once, whatever the stage."""
         if self.rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
@@ -70,7 +71,7 @@ class TextClassifier(NamesClasses, LanguageMethod):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits of shape (rows, classes)."""
-        return self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+        return class_logits(self.network, input_ids, attention_mask)
 
     def compute(self, batch: LabelledTextBatch) -> Output:
         """Mean cross-entropy over the rows."""
@@ -86,3 +87,35 @@ class TextClassifier(NamesClasses, LanguageMethod):
         mask = batch["attention_mask"]
         output = self.network(input_ids=batch["input_ids"], attention_mask=mask, output_hidden_states=True)
         return pool(output.hidden_states[-1], mask, "mean")
+
+
+def class_logits(network: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Logits of a sequence classifier, shape (rows, classes); the head of a decoder reads the last token of the mask.
+
+    ``transformers`` takes the last token other than ``pad_token_id``, which is an earlier one where a text ends with a
+    token that also pads.
+
+    Args:
+        network: A sequence classifier, with or without an adapter.
+        input_ids: Token ids, shape (rows, tokens).
+        attention_mask: 1 on tokens, 0 on padding on their right, shape (rows, tokens).
+
+    Example:
+        >>> from lit_ft.core.network import Network
+        >>> from lit_ft.models import sequence_classifier
+        >>> config = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "vocab_size": 9, "pad_token_id": 3}
+        >>> network = sequence_classifier(Network(config={**config, "tokenizer": "bytes"}), num_labels=2).eval()
+        >>> text, longer = torch.tensor([[5, 6, 3]]), torch.tensor([[5, 6, 3, 3]])  # the text ends with what pads
+        >>> one = class_logits(network, text, torch.ones_like(text))
+        >>> torch.allclose(one, class_logits(network, longer, torch.tensor([[1, 1, 1, 0]])))
+        True
+    """
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    adapters: Any = getattr(network, "peft_config", {})
+    inner: Any = network.get_base_model() if adapters else network  # type: ignore[operator]
+    in_front = any(one.is_prompt_learning for one in adapters.values())
+    if in_front or not hasattr(inner, "score") or not hasattr(inner, inner.base_model_prefix):
+        return network(**inputs).logits
+    hidden = getattr(inner, inner.base_model_prefix)(**inputs, use_cache=False).last_hidden_state
+    last = attention_mask.sum(1) - 1
+    return inner.score(hidden)[torch.arange(len(last), device=last.device), last]

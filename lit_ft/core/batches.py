@@ -1,7 +1,10 @@
 """Kinds of batches: a method and a data module fit together when both name the same ``TypedDict`` as ``batch``."""
 
 import re
-from typing import is_typeddict
+from collections.abc import Iterator, Mapping
+from typing import Any, is_typeddict
+
+from torch import Tensor
 
 
 def kind_of(owner: object) -> str:
@@ -28,3 +31,27 @@ def kind_name(name: str) -> str:
         'scored_text'
     """
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Batch")).lower()
+
+
+def rows_of(batch: Any) -> int | None:
+    """How many rows a batch has: the length that all its tensors share; None where they do not tell.
+
+    Args:
+        batch: A tensor, or a list, tuple or mapping with tensors, nested in any way.
+
+    Example:
+        >>> rows_of([torch.zeros(3, 5), {"labels": torch.zeros(3), "temperature": torch.tensor(1.0)}])
+        3
+        >>> rows_of([torch.zeros(3, 5), torch.zeros(2)]) is None
+        True
+    """
+    lengths = {len(tensor) for tensor in _tensors(batch) if tensor.ndim}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(part)

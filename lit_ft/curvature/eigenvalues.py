@@ -110,7 +110,7 @@ def hessian_eigenvalues(
 
     Args:
         module: A LightningModule (the loss of its ``training_step``), or any module with ``loss`` given.
-        batches: Batches over which the loss is averaged, with weights ``module.loss_weight(batch)``, or 1.
+        batches: Batches over which the loss is averaged, with weights ``module.loss_weight(batch)``, or their rows.
         k: Number of eigenvalues.
         tol: Error of the values relative to the leading one.
         loss: ``loss(module, batch)`` for a module without ``training_step``.

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lit_ft.core.batches import rows_of
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method
 from lit_ft.core.parameters import unwrapped
@@ -47,8 +48,9 @@ def step_loss(module: nn.Module, batch: Any) -> Tensor:
 class Objective:
     r"""The loss :math:`L(w) = \sum_i w_i \ell_i(w) / \sum_i w_i` over batches, as a function of trainable parameters.
 
-    The weights are those of training (``loss_weight(batch)`` if the module has it, else 1). In a process group every
-    rank brings its own batches and calls the same functions; sums go over all ranks.
+    The weights are ``loss_weight(batch)`` if the module has it, else the rows of each batch, so that a short last batch
+    counts for as much as it holds; 1 where a batch does not tell its rows. In a process group every rank brings its own
+    batches and calls the same functions; sums go over all ranks.
 
     Args:
         module: A LightningModule, or any module when ``loss`` is given. Wrappers of DDP and ``torch.compile`` are
@@ -150,11 +152,19 @@ class Objective:
 
     def shares(self) -> list[float]:
         """The share of each batch in the mean over all batches of all ranks."""
-        weights = [float(micro_batch_weight(self.module, batch)) for batch in self.batches]  # type: ignore[arg-type]
+        weights = self._weights()
         total = float(self.sum_over_ranks(torch.tensor(sum(weights), dtype=torch.float64, device=self.device)))
         if not math.isfinite(total) or total <= 0:
             raise ConfigError("batches", f"total weight {total}", "batches with a positive total weight")
         return [weight / total for weight in weights]
+
+    def _weights(self) -> list[float]:
+        """What each batch of this rank weighs; the same rule on all ranks."""
+        if callable(getattr(self.module, "loss_weight", None)):
+            return [float(micro_batch_weight(self.module, batch)) for batch in self.batches]  # type: ignore[arg-type]
+        rows = [rows_of(batch) for batch in self.batches]
+        untold = self.sum_over_ranks(torch.tensor(rows.count(None), device=self.device))
+        return [1.0 if untold or n is None else float(n) for n in rows]
 
     def _batch_loss(self, index: int, batch: Any) -> Tensor:
         if self.training:  # the same function in every evaluation

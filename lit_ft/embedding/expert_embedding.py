@@ -87,11 +87,11 @@ class ExpertEmbedding(NamesClasses, SentenceEmbedding):
         domains = labels.repeat(len(batch["input_ids"]) // len(labels))
         return super()._all({**batch, "domains": domains})
 
-    def encode_domain(self, texts: Sequence[str], domain: int, max_length: int = 256) -> Tensor:
-        """Vectors of texts of one domain, shape (texts, width).
+    def encode_domain(self, texts: str | Sequence[str], domain: int, max_length: int = 256) -> Tensor:
+        """Vectors of texts of one domain, shape (texts, width); of one text, one vector (width,).
 
         Args:
-            texts: Any number of texts.
+            texts: A text, or any number of texts.
             domain: Number of the expert.
             max_length: Longest text in tokens.
         """

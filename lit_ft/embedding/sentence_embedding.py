@@ -20,6 +20,7 @@ from lit_ft.embedding.contrastive import EmbeddingLoss, InBatchContrastive, Vect
 from lit_ft.embedding.text_pairs import encode_texts, padded
 from lit_ft.tokens.language_method import LanguageMethod
 from lit_ft.tokens.pooling import Pooling, pool
+from lit_ft.tokens.positions import check_positions
 from lit_ft.tokens.segments import Segment
 
 
@@ -134,21 +135,27 @@ class SentenceEmbedding(LanguageMethod):
     @torch.no_grad()
     def encode(
         self,
-        texts: Sequence[str],
+        texts: str | Sequence[str],
         template: Sequence[Segment] | None = None,
         max_length: int = 256,
         tokens_per_batch: int = 2048,
     ) -> Tensor:
-        """Vectors of texts, shape (texts, width), in the order of the texts.
+        """Vectors of texts, shape (texts, width), in the order of the texts; of one text, one vector (width,).
 
         Args:
-            texts: Any number of texts.
+            texts: A text, or any number of texts.
             template: As in ``TextPairs``.
             max_length: Longest text in tokens.
             tokens_per_batch: Most tokens in a batch, padding included; at least one text.
         """
+        if isinstance(texts, str):
+            return self.encode([texts], template, max_length, tokens_per_batch)[0]
+        texts = list(texts)
+        if not all(isinstance(text, str) for text in texts):
+            raise ConfigError("texts", texts[:3], "a text, or a list of texts")
         self.configure_model()
         encoded = encode_texts(self.tokenizer, texts, template, max_length)
+        check_positions("max_length", max(map(len, encoded), default=0), self.network.encoder)
         empty = next((number for number, text in enumerate(encoded, start=1) if not any(text.embed)), None)
         if empty is not None:
             raise ConfigError("texts", f"number {empty}", "texts with at least one token that is pooled")

@@ -150,6 +150,11 @@ class TextPairs(TableData):
             for i, row in enumerate(rows)
         ]
 
+    @property
+    def longest_text(self) -> int:
+        """Tokens of the longest text, the template included; known after ``setup``."""
+        return max((len(text) for rows in self.rows.values() for row in rows for text in row["texts"]), default=0)
+
     def train_dataloader(self) -> ResumableLoader:
         """Freshly shuffled in every epoch, whole batches only, so that all have the same number of negatives."""
         rows = self.rows["train"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from string import Formatter
 from typing import Any, ClassVar
 
@@ -15,10 +16,12 @@ from torch import Tensor
 from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.language.batches import OptionsBatch
-from lit_ft.language.options import contaminated
+from lit_ft.language.options import AnswerForm, contaminated, option_texts, right_option
 from lit_ft.sources.batching import Plan
+from lit_ft.sources.class_names import class_name
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.splits import SPLITS
+from lit_ft.sources.table_files import kind_of
 from lit_ft.sources.tables import Row, read_rows
 from lit_ft.tokens.segments import Encoded, Segment, Specials, encode_all, fill, special_fields
 from lit_ft.tokens.token_data import TokenData
@@ -40,9 +43,13 @@ class AnswerOptions(TokenData):
         path: Table with the rows.
         prompt: The question, with ``{column}`` in place of columns.
         options: Text of the option for each value of the ``answer`` column, the same for all rows.
-        options_column: Column with the list of options of each row, instead of ``options``; ``answer`` is then the
-            right text, or its number from 0.
+        options_column: Column with the list of options of each row, instead of ``options``; in a CSV or TSV file it is
+            written as in JSON. ``answer`` is then the right text, or its number from 0, see
+            :func:`~lit_ft.language.options.right_option`.
         answer: Column with the right answer.
+        answer_is: Whether ``answer`` is the ``text`` of an option of ``options_column`` or its ``number``; None takes
+            what the file says: a number is a number, a text is a text. A CSV or TSV file says neither; a cell of it
+            that could be either is refused.
         prefix: Text before every option; the space between prompt and option belongs here.
         shots: Answered examples before each question.
         separator: Text between examples.
@@ -80,6 +87,7 @@ class AnswerOptions(TokenData):
         options: dict[str, str] | None = None,
         options_column: str | None = None,
         answer: str = "answer",
+        answer_is: AnswerForm | None = None,
         prefix: str = " ",
         shots: NonNegativeInt = 0,
         separator: str = "\n\n",
@@ -95,11 +103,14 @@ class AnswerOptions(TokenData):
         checked(locals())
         if (options is None) == (options_column is None):
             raise ConfigError("options", options, "exactly one of options and options_column")
+        if options is not None and answer_is is not None:
+            raise ConfigError("answer_is", answer_is, "null: options says what each answer means")
         if options is not None and len(options) < 2:
             raise ConfigError("options", options, "at least two")
         if options is not None and len(set(options.values())) < len(options):
             raise ConfigError("options", options, "different texts: equal ones are equally likely")
         self.prompt, self.options, self.options_column, self.answer = prompt, options, options_column, answer
+        self.answer_is = answer_is
         self.prefix, self.shots, self.separator, self.answer_context = prefix, shots, separator, answer_context
         self.shot_seed, self.seen_path, self.seen, self.seen_words = shot_seed, seen_path, seen, seen_words
         self.questions: dict[str, Questions] = {}
@@ -148,10 +159,10 @@ class AnswerOptions(TokenData):
         counts, labels = [], []
         numbers, of_train = self._numbers(split, rows), self._numbers("train", train)
         for n, row in enumerate(rows):
-            options, right = self._options_of(row, numbers[n])
+            options, right = self._options_of(row, numbers[n], split)
             before = [Segment(specials.start)] if specials.start else []
             for place in self._drawn(train, row, numbers[n], (self.shot_seed, number, n)):
-                texts, own = self._options_of(train[place], of_train[place])
+                texts, own = self._options_of(train[place], of_train[place], "train")
                 shot = self._prompt_of(train[place], of_train[place]) + texts[own] + self.separator
                 before.append(Segment(shot, tag=f"shot {place}"))
             question = Segment(self._prompt_of(row, numbers[n]))
@@ -178,31 +189,26 @@ class AnswerOptions(TokenData):
         if not self.shots:
             return []
         task = self.task_column
-        others = [i for i, one in enumerate(train) if one is not row and (task is None or one[task] == row[task])]
+        own = None if task is None else class_name(row[task])
+        others = [i for i, one in enumerate(train) if one is not row and (task is None or class_name(one[task]) == own)]
         if len(others) < self.shots:
             allowed = f"no more than the {len(others)} training rows that can stand before row {number}"
             raise ConfigError("shots", self.shots, allowed)
         return np.random.default_rng(key).permutation(others)[: self.shots].tolist()
 
-    def _options_of(self, row: Row, number: int) -> tuple[list[str], int]:
+    def _options_of(self, row: Row, number: int, split: str) -> tuple[list[str], int]:
         """Texts of the options, and the number of the right one."""
         value = row[self.answer]
         if self.options is not None:
-            if str(value) not in self.options:
+            names = [class_name(name) for name in self.options]
+            if class_name(value) not in names:
                 known = ", ".join(self.options) + nearest(str(value), self.options)
                 raise ConfigError("options", value, f"an option for every answer (row {number}); there are {known}")
-            return [self.prefix + text for text in self.options.values()], list(self.options).index(str(value))
-        own = row[str(self.options_column)]
-        if not isinstance(own, list) or len(own) < 2:
-            raise ConfigError("options_column", own, f"a list of at least two texts in row {number}")
-        texts = [str(text) for text in own]
-        if len(set(texts)) < len(texts):
-            raise ConfigError("options_column", own, f"different texts in row {number}: equal ones are equally likely")
-        if str(value) in texts:
-            return [self.prefix + text for text in texts], texts.index(str(value))
-        if isinstance(value, int) and 0 <= value < len(texts):
-            return [self.prefix + text for text in texts], value
-        raise ConfigError("answer", value, f"one of the options of row {number}, or its number from 0")
+            return [self.prefix + text for text in self.options.values()], names.index(class_name(value))
+        path = self.source.others.get(split) or self.source.path
+        typed = kind_of(Path(path)) not in (".csv", ".tsv")
+        texts = option_texts(row[str(self.options_column)], number, typed)
+        return [self.prefix + text for text in texts], right_option(value, texts, number, typed, self.answer_is)
 
     def _buckets(self, split: str) -> Plan:
         return self.batching.by_length(self.questions[split].lengths)

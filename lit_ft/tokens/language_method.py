@@ -7,6 +7,7 @@ from torch import nn
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import data_of
 from lit_ft.core.method import Method
+from lit_ft.tokens.positions import check_positions, longest_texts
 
 
 class LanguageMethod(Method):
@@ -28,8 +29,12 @@ class LanguageMethod(Method):
     """
 
     def setup(self, stage: str) -> None:
-        """Refuse data that an earlier run tokenized with another tokenizer: a data module is set up once."""
+        """Refuse longer texts than the network has positions, and data that another tokenizer made tokens of.
+
+        A data module is set up once, and may have been in an earlier run.
+        """
         super().setup(stage)
+        self._check_length()
         theirs = getattr(data_of(self), "tokenizer", None)
         if theirs is None or theirs is self._tokenizer or self.tokenizer is None:
             return
@@ -38,10 +43,11 @@ class LanguageMethod(Method):
             raise ConfigError("data", "tokens of another tokenizer", allowed)
 
     def after_build(self, network: nn.Module) -> None:
-        """Refuse a network with fewer embeddings than the tokenizer has tokens.
+        """Refuse a network with fewer embeddings than the tokenizer has tokens, or positions than texts are long.
 
         The tokenizer is checked only if it was loaded: data that need it have loaded it by now.
         """
+        self._check_length()
         embedding = getattr(network, "get_input_embeddings", lambda: None)()
         known = getattr(embedding, "num_embeddings", None)
         if self.spec is None or known is None or self._tokenizer is None:
@@ -49,6 +55,10 @@ class LanguageMethod(Method):
         if len(self._tokenizer) > known:
             allowed = f"a tokenizer of at most {known} tokens, the network's; this one has {len(self._tokenizer)}"
             raise ConfigError("network", self.spec.path or self.spec.config, allowed)
+
+    def _check_length(self) -> None:
+        for name, tokens in longest_texts(data_of(self)).items():
+            check_positions(name, tokens, self.network)
 
     def build_network(self) -> nn.Module:
         """The causal language model."""

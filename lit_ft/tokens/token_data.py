@@ -139,6 +139,11 @@ class TokenData(TableData):
         return self.source.limited(tables)
 
     @property
+    def longest_text(self) -> int:
+        """Tokens of the longest example; known after ``setup``."""
+        return max((max(table.lengths, default=0) for table in self.examples.values()), default=0)
+
+    @property
     def padding(self) -> int:
         """The padding token; any token will do, as weights mark the targets."""
         return self.tokenizer.pad_token_id or 0

@@ -154,3 +154,25 @@ def test_a_run_is_tested_and_loaded_without_a_false_alarm(tmp_path, recwarn):
     loaded = load_run(run.folder).model
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), run.module.parameters(), strict=True))
     assert not [warning for warning in recwarn if "differs from the checkpoint" in str(warning.message)]
+
+
+@pytest.mark.parametrize("peft", [None, {"class_path": "LoraConfig", "init_args": {"target_modules": "all-linear"}}])
+def test_a_decoder_reads_the_last_token_also_where_it_is_the_one_that_pads(tmp_path, peft):
+    """Texts that end with the token that pads: as alone, so in a batch, and with another head behind each token."""
+    config = {"model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "intermediate_size": 16, "tokenizer": "bytes"}  # fmt: skip
+    method = TextClassifier({"config": config, "peft": peft}, num_classes=3)
+    method.configure_model()
+    method.eval()
+    inner = method.network.get_base_model() if peft else method.network
+    end = inner.config.pad_token_id
+    ids = torch.tensor([[20, 21, end, end], [20, end, 0, 0], [20, 21, 22, 23]])
+    ids[1, 2:] = end
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]])
+    found = method(ids, mask)
+    for row, length in enumerate(mask.sum(1)):
+        hidden = inner.model(ids[row : row + 1, :length]).last_hidden_state[0, -1]
+        torch.testing.assert_close(found[row], inner.score(hidden))
+    plain = torch.tensor([[20, 21, 22, 23], [20, 21, 22, 24]])
+    theirs = method.network(input_ids=plain, attention_mask=torch.ones_like(plain)).logits
+    assert torch.equal(method(plain, torch.ones_like(plain)), theirs), "bit by bit where nothing was wrong"

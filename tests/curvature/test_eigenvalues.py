@@ -1,5 +1,7 @@
 """Eigenvalues against dense Hessians, closed forms, and each other."""
 
+from typing import Any
+
 import lightning.pytorch as pl
 import numpy as np
 import pytest
@@ -431,3 +433,36 @@ def test_sparse_gradients_are_measured_by_differences():
     found = hessian_eigenvalues(sparse, [rows], 3, 1e-3, loss, product="finite_difference").values
     assert found.tolist() == pytest.approx([2.0, 2.0, 1.0], rel=1e-2)
     assert hessian_eigenvalues(dense, [rows], 3, 1e-4, loss).values.tolist() == pytest.approx([2.0, 2.0, 1.0], rel=1e-3)
+
+
+class _Foreign(pl.LightningModule):
+    """A LightningModule of somebody else, with batches of any kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1, bias=False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        x = batch["x"] if isinstance(batch, dict) else batch[0] if isinstance(batch, (list, tuple)) else batch
+        return self.layer(x).square().mean() / 2
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x: x,
+        lambda x: [x, x[:, 0]],
+        lambda x: (x, {"y": x[:, 0]}),
+        lambda x: {"x": x, "scale": torch.tensor(2.0)},
+    ],
+    ids=["tensor", "list", "nested", "mapping"],
+)
+def test_a_short_batch_of_a_foreign_module_weighs_its_rows(form: Any) -> None:
+    """The Hessian of the mean over all rows is the mean of their squares, however they are cut into batches."""
+    rows = torch.arange(1.0, 8.0)[:, None]
+    for cuts in ([7], [3, 3, 1], [6, 1]):
+        found = hessian_eigenvalues(_Foreign(), [form(part) for part in rows.split(cuts)], k=1)
+        assert found.values.item() == pytest.approx(rows.square().mean().item(), rel=1e-5)
+    untold = [[rows[:6], torch.zeros(2)], [rows[6:], torch.zeros(1)]]
+    mean = (rows[:6].square().mean() + rows[6:].square().mean()) / 2
+    assert hessian_eigenvalues(_Foreign(), untold, k=1).values.item() == pytest.approx(mean.item(), rel=1e-5)

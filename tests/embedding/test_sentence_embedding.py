@@ -144,3 +144,14 @@ def test_a_list_is_no_text_and_a_number_is_one(column: str, wrong: Any, tmp_path
         else:
             with pytest.raises(ConfigError, match=f"a text in '{column}', not a list or an object; see row 3 of"):
                 made.setup("fit")
+
+
+def test_one_text_is_one_vector() -> None:
+    model = method()
+    vector = model.encode("hello world")
+    assert vector.shape == (16,)
+    torch.testing.assert_close(vector, model.encode(["hello world"])[0])
+    assert model.encode(iter(["a", "b"])).shape == model.encode(("a", "b")).shape == (2, 16)  # type: ignore[arg-type]
+    for wrong in (["a", None], [1], [["a", "b"]], [b"a"]):
+        with pytest.raises(ConfigError, match="a text, or a list of texts"):
+            model.encode(wrong)  # type: ignore[arg-type]

@@ -1,9 +1,12 @@
 """Answers scored by likelihood: against plain forwards one by one; examples, cuts and what was seen before."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from torch.nn import functional as F
@@ -135,7 +138,7 @@ def test_options_of_all_rows(tmp_path: Path) -> None:
     [
         ({"choices": ["yes"]}, "at least two texts in row 6"),
         ({"choices": ["yes", "no", "yes"]}, "different texts in row 6: equal ones"),
-        ({"answer": "maybe"}, "one of the options of row 6,"),
+        ({"answer": "maybe"}, "the text of an option of row 6: "),
         ({"choices": ["yes" * 50, "no"], "answer": 0}, "options of row 6 do not fit"),
     ],
 )
@@ -229,3 +232,78 @@ def test_examples_are_of_the_task_of_the_question() -> None:
     made.trainer = type("T", (), {"lightning_module": owner})()  # type: ignore[assignment]
     with pytest.raises(ConfigError, match="no more than the 19 training rows"):
         made.setup("test")
+
+
+SUMS = [(["3", "4", "5"], 2), (["0", "1", "2"], 1), (["2", "1", "0"], 0)]  # "1 + 4?", options and the right one
+
+
+def table(path: Path, answers: list[Any], options: list[Any] = SUMS) -> str:
+    rows = [{"prompt": "?", "choices": texts, "answer": answer}
+            for (texts, _), answer in zip(options, answers, strict=True)]  # fmt: skip
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+    else:
+        with path.open("w", newline="") as file:
+            form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
+            writer = csv.DictWriter(file, list(rows[0]), **form if path.suffix == ".tsv" else {})
+            writer.writeheader()
+            writer.writerows({**row, "choices": json.dumps(row["choices"])} for row in rows)
+    return str(path)
+
+
+def right(path: str, **arguments: Any) -> list[int]:
+    made = AnswerOptions(path, options_column="choices", val_fraction=0.0, max_length=64, **arguments)
+    made.trainer = type("T", (), {"lightning_module": method()})()  # type: ignore[assignment]
+    made.setup("fit")
+    numbered = zip(made.numbers["train"], made.questions["train"].labels, strict=True)
+    return [label for _, label in sorted(numbered)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_number_is_the_number_of_an_option_and_a_text_its_text(kind: str, tmp_path: Path) -> None:
+    expected = [number for _, number in SUMS]
+    assert right(table(tmp_path / f"a.{kind}", expected)) == expected
+    assert right(table(tmp_path / f"b.{kind}", [float(number) for number in expected])) == expected
+    texts = [options[number] for options, number in SUMS]
+    assert right(table(tmp_path / f"c.{kind}", texts)) == expected
+    assert right(table(tmp_path / f"d.{kind}", list(map(str, expected))), answer_is="number") == expected
+    for answers in ([2, 1, 3], [2, 1, -1], ["3", "1", "7"], [2.5, 1.0, 0.0]):
+        with pytest.raises(ConfigError, match=r"an option of row [13]"):
+            right(table(tmp_path / f"e.{kind}", answers))
+    numbers: Any = [([3, 4, 5], 2), ([0, 1, 2], 1), ([2, 1, 0], 0)]
+    assert right(table(tmp_path / f"f.{kind}", expected, numbers)) == expected
+    assert right(table(tmp_path / f"g.{kind}", texts, numbers)) == expected
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_where_a_table_has_no_types_the_answer_that_could_be_either_is_refused(kind: str, tmp_path: Path) -> None:
+    words: Any = [(["ja", "nein"], 1), (["1", "0"], 0), (["x", "y", "z"], 2)]
+    assert right(table(tmp_path / f"a.{kind}", ["1", "ja", "z"], [words[0]] * 2 + [words[2]])) == [1, 0, 2]
+    path = table(tmp_path / f"b.{kind}", [1, 1, 2], words)
+    with pytest.raises(ConfigError, match=r"answer_is: given None; allowed: text or number: in row 2 the answer '1' is"
+                       " the text of option 0 and the number of option 1"):  # fmt: skip
+        right(path)
+    assert right(path, answer_is="number") == [1, 1, 2]
+    assert right(table(tmp_path / f"c.{kind}", ["nein", "1", "z"], words), answer_is="text") == [1, 0, 2]
+    assert right(table(tmp_path / f"d.{kind}", [1, 1, 1], [(["0", "1"], 1)] * 3)) == [1, 1, 1], "both mean the same"
+
+
+def test_options_are_texts(tmp_path: Path) -> None:
+    for options in (["a", None], ["a", ""], ["a", {"b": 1}], "['a', 'b']"):
+        with pytest.raises(ConfigError, match=r"row 1|a text or a number"):
+            right(table(tmp_path / "rows.jsonl", ["a"], [(options, 0)]))  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match="written as in JSON"):
+        right(table(tmp_path / "rows.csv", ["a"], [("['a', 'b']", 0)]))  # type: ignore[list-item]
+
+
+def test_names_of_options_are_numbers_in_their_shortest_form(tmp_path: Path) -> None:
+    rows = [{"prompt": "?", "answer": value} for value in (0, 1.0, "0.0", "1")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    made = AnswerOptions(str(tmp_path / "rows.jsonl"), options={"0": "no", "1": "yes"}, val_fraction=0.0)
+    made.trainer = type("T", (), {"lightning_module": method()})()  # type: ignore[assignment]
+    made.setup("fit")
+    assert sorted(made.questions["train"].labels) == [0, 0, 1, 1]
+    with pytest.raises(ConfigError, match="answer_is"):
+        AnswerOptions("x", options={"0": "no", "1": "yes"}, answer_is="text")
