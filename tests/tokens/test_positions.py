@@ -34,7 +34,7 @@ LEARNED = {"config": {"model_type": "bert", "tokenizer": "bytes", "max_position_
 def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    rows = [{"text": f"{i} " + "a" * 60, "label": i % 2, "prompt": f"{i}?", "completion": "a" * 60, "answer": i % 2,
+    rows = [{"text": f"{i} " + "a" * 60, "kind": i % 2, "prompt": f"{i}?", "completion": "a" * 60, "answer": i % 2,
              "chosen": "a" * 60, "rejected": "b" * 60, "anchor": f"{i}", "positive": "c" * 60}
             for i in range(8)]  # fmt: skip
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -46,9 +46,12 @@ def fit(module: Any, data: Any) -> None:
 
 
 PAIRS = {
-    "labelled": (partial(TextClassifier, num_classes=2), lambda n: LabelledText("rows.jsonl", max_length=n)),
+    "labelled": (
+        partial(TextClassifier, num_classes=2),
+        lambda n: LabelledText("rows.jsonl", label="kind", max_length=n),
+    ),
     "pairs": (SentenceEmbedding, lambda n: TextPairs("rows.jsonl", max_length=n, batch_size=2)),
-    "triplets": (SentenceEmbedding, lambda n: LabelTriplets("rows.jsonl", max_length=n, batch_size=2)),
+    "triplets": (SentenceEmbedding, lambda n: LabelTriplets("rows.jsonl", target="kind", max_length=n, batch_size=2)),
     "instructions": (SupervisedFineTuning, lambda n: Instructions("rows.jsonl", max_length=n)),
     "packed": (SupervisedFineTuning, lambda n: Instructions("rows.jsonl", max_length=n, packing=True)),
     "streamed": (SupervisedFineTuning, lambda n: StreamedInstructions("rows.jsonl", 1, max_length=n)),
