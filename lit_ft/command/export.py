@@ -17,6 +17,7 @@ def export_command(argv: Sequence[str]) -> int:
     if target.exists() and any(target.iterdir()):
         raise ConfigError("--to", options.to, "a folder that does not exist yet or is empty")
     from lit_ft.command.run import load_run
+    from lit_ft.models.adapter_export import name_base
 
     build = load_run(options.run)
     module = build.model
@@ -28,6 +29,7 @@ def export_command(argv: Sequence[str]) -> int:
     aside = target.with_name(f".{target.name}.tmp")
     aside.mkdir(parents=True, exist_ok=True)
     network.save_pretrained(aside)
+    name_base(network, getattr(module, "spec", None), aside, target)
     if getattr(module, "tokenizer", None) is not None:
         module.tokenizer.save_pretrained(aside)
     if target.exists():

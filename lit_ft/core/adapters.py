@@ -15,6 +15,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from lit_ft.core.errors import ConfigError
 
+MATCHES = "adapter_matches"  # an attribute of a model of PEFT that lit_ft.models built
+
 # settings that change no output of trained weights, or that stand in the names of the tensors
 _ELSEWHERE = {
     "inference_mode", "base_model_name_or_path", "revision", "peft_version", "auto_mapping", "task_type",
@@ -35,6 +37,21 @@ def adapted(network: nn.Module) -> list[tuple[str, Any]]:
         if not inside and hasattr(type(module), "disable_adapter") and hasattr(module, "peft_config"):
             found.append((path, module))
     return found
+
+
+def has_prompt(network: nn.Module) -> bool:
+    """Whether an adapter puts tokens of its own in front of the batch."""
+    return any(config.is_prompt_learning for _, model in adapted(network) for config in model.peft_config.values())
+
+
+def adapter_matches(network: nn.Module) -> dict[str, dict[str, int]]:
+    """How many parts of the network each name in the settings of its adapter meant when it was built.
+
+    Example:
+        >>> adapter_matches(nn.Linear(1, 1))
+        {}
+    """
+    return {key: names for _, model in adapted(network) for key, names in getattr(model, MATCHES, {}).items()}
 
 
 def adapter_settings(network: nn.Module) -> dict[str, dict[str, Any]]:

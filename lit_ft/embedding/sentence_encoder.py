@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lit_ft.core.adapters import has_prompt
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
 from lit_ft.models.build import bare_encoder
@@ -82,8 +83,13 @@ def sentence_encoder(spec: Network, pooling: str | None = None, normalize: bool 
         ('cls', True)
     """
     place = Path(locate(spec.path)) if spec.path is not None else Path("-")
+    encoder = bare_encoder(spec)
+    if has_prompt(encoder):
+        raise ConfigError(
+            "network.peft", "prompt learning", "an adapter inside the network: its tokens would be pooled"
+        )
     return SentenceEncoder(
-        bare_encoder(spec),
+        encoder,
         pooling if pooling is not None else _pooling_of(place),
         normalize if normalize is not None else _normalizes(place),
     )

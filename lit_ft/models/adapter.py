@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_ft.core.adapters import MATCHES
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.frozen_base import is_built, mark_built
 from lit_ft.core.network import Network
@@ -58,7 +59,7 @@ def with_adapter(network: nn.Module, spec: Network, task: str | None = None, abs
         if id(parameter) not in before or not torch.equal(before[id(parameter)], _sum(parameter)):
             mark_built(parameter)
     _refuse_unfilled(adapted, {id(base[name]): name for name in absent})
-    adapted.adapter_matches = found
+    setattr(adapted, MATCHES, found)
     return adapted
 
 
@@ -91,5 +92,8 @@ def _refuse_unfilled(network: nn.Module, absent: dict[int, str]) -> None:
     """Refuse weights that stay random, frozen and outside of what the adapter saves."""
     for name, parameter in network.named_parameters():
         if id(parameter) in absent and not parameter.requires_grad and ".original_module." not in name:
-            allowed = f"a base that has {absent[id(parameter)]}: it is random and would neither train nor be saved"
-            raise ConfigError("network.path", "weights without it", f"{allowed} beside this adapter")
+            allowed = (
+                "a base that has weights for it, or an adapter with modules_to_save that take it in: it is random, and"
+                " would be neither trained nor saved"
+            )
+            raise ConfigError("network.peft", f"{type(network).__name__} beside {absent[id(parameter)]}", allowed)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from lit_ft.core.adapters import has_prompt
 from lit_ft.core.checks import NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Output
@@ -103,8 +104,7 @@ class RewardModel(LanguageMethod):
     def after_build(self, network: nn.Module) -> None:
         """Refuse a network whose rewards cannot be read."""
         super().after_build(network)
-        adapters: Any = getattr(network, "peft_config", {})
-        if any(config.is_prompt_learning for config in adapters.values()):
+        if has_prompt(network):
             raise ConfigError("network.peft", "prompt learning", "an adapter inside the network, such as LoRA")
 
     def compute(self, batch: Mapping[str, Tensor]) -> Output:

@@ -241,6 +241,8 @@ def page(report: Mapping[str, Any], drawings: Sequence[str], config: str) -> str
         parts.append(f'<h2>Curves</h2><div class="plots">{"".join(f"<div>{text}</div>" for text in drawings)}</div>')
     for name, summary in report.get("callbacks", {}).items():
         parts.append(f"<h2>{escape(name)}</h2>{table(summary)}")
+    if report.get("adapter"):
+        parts.append(f"<h2>Modules that the adapter's names mean</h2>{table(report['adapter'])}")
     parts.append(f"<h2>Run</h2>{table(facts)}")
     environment = {**report.get("versions", {}), **report.get("machine", {}), "git": report.get("git")}
     parts.append(f"<details><summary>Environment</summary>{table(environment)}</details>")

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.data import extract_batch_size
 
+from lit_ft.core.adapters import adapter_matches
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.method import Method
@@ -188,12 +189,15 @@ class RunReport(FitCallback):
             "tokens_per_second": rate("tokens_per_second", float(self._tokens)),
             "parameters": sum(p.numel() for p in parameters.values()),
             "trainable_parameters": sum(p.numel() for p in parameters.values() if p.requires_grad),
+            "adapter": adapter_matches(trainer.lightning_module),
             "metrics": {} if running else final_values(read_history(self.folder / "metrics.csv")),
             "callbacks": {} if running else self._callbacks(trainer),
             "versions": versions(),
             "machine": machine(trainer),
             "git": self._git,
         }
+        if not report["adapter"]:
+            del report["adapter"]
         if running or not draw:
             write_report(self.folder, report)
         else:

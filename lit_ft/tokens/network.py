@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor, nn
 
-from lit_ft.core.adapters import perturbed
+from lit_ft.core.adapters import has_prompt, perturbed
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.tokens.readout import Readout
@@ -76,7 +76,7 @@ def _body_and_head(network: nn.Module) -> tuple[nn.Module, nn.Linear] | None:
     """The network without its head, and its head; None if they cannot be separated."""
     inner: Any = network
     if hasattr(network, "peft_config"):
-        if any(config.is_prompt_learning for config in network.peft_config.values()):  # type: ignore[operator]
+        if has_prompt(network):
             return None  # the adapter puts tokens in front of the batch
         inner = network.get_base_model()  # type: ignore[operator]
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import nn
 
+from lit_ft.core.adapters import has_prompt, perturbed
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.sources.batching import Plan
@@ -67,11 +68,13 @@ def check_packing(network: nn.Module, vocabulary: int, tolerance: float = 1e-3) 
         >>> check_packing(network, vocabulary=100) < 1e-5
         True
     """
+    if has_prompt(network):
+        raise ConfigError("packing", True, "false with an adapter that puts tokens in front of each row (network.peft)")
     parameter = next(network.parameters())
     generator = torch.Generator().manual_seed(0)
     documents = [torch.randint(0, vocabulary, (1, n), generator=generator).to(parameter.device) for n in (5, 7)]
     positions = pack_positions([5, 7])[None].to(parameter.device)
-    with evaluating(network):
+    with evaluating(network), perturbed(network):
         alone = torch.cat([network(input_ids=ids, use_cache=False).logits for ids in documents], 1).float()
         packed = network(input_ids=torch.cat(documents, 1), position_ids=positions, use_cache=False).logits.float()
     difference = (alone - packed).abs().max().item()

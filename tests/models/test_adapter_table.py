@@ -2,6 +2,7 @@
 
 import copy
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.method import Method
 from lit_ft.core.network import Network
-from lit_ft.methods import SupervisedFineTuning
-from lit_ft.models import causal_lm, tokenizer
+from lit_ft.methods import ImageClassifier, SupervisedFineTuning, TextClassifier
+from lit_ft.models import causal_lm, masked_lm, tokenizer
+from lit_ft.models.adapter_export import name_base
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # what PEFT says of its own settings
@@ -128,10 +130,13 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def built(kind: type[Method], place: Path, adapter: tuple[str, dict[str, Any]], seed: int, **facts: Any) -> Any:
+def built(
+    kind: type[Method], base: Path | dict[str, Any], adapter: tuple[str, dict[str, Any]], seed: int, **facts: Any
+) -> Any:
     torch.manual_seed(seed)
     described = {"class_path": f"peft.{adapter[0]}", "init_args": copy.deepcopy(adapter[1])}
-    made = kind({"path": str(place), "peft": described}, **facts)  # type: ignore[arg-type]
+    place = {"path": str(base)} if isinstance(base, Path) else {"config": base}
+    made = kind({**place, "peft": described}, **facts)  # type: ignore[arg-type]
     made.configure_model()
     return made
 
@@ -174,7 +179,7 @@ def text_batch() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_decoder_with_it_is_trained_and_comes_back(bases: Path, name: str) -> None:
+def test_a_decoder_with_it_is_trained_and_comes_back(bases: Path, name: str, tmp_path: Path) -> None:
     made = built(SupervisedFineTuning, bases / "llama", TRAINED[name], seed=1)
     a_step(made, text_batch())
     wanted = said(made.network, input_ids=IDS, use_cache=False)
@@ -187,6 +192,29 @@ def test_a_decoder_with_it_is_trained_and_comes_back(bases: Path, name: str) -> 
     assert torch.equal(said(again.network, input_ids=IDS, use_cache=False), wanted)
     size = sum(tensor.numel() for tensor in checkpoint["state_dict"].values())
     assert size < sum(p.numel() for p in made.network.parameters()) or name in ("head too", "osf")
+    made.network.save_pretrained(tmp_path)
+    name_base(made.network, made.spec, tmp_path, tmp_path)
+    other = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(said(other, input_ids=IDS, use_cache=False), wanted)
+
+
+def mostly_slow(names: Iterable[str], quick: str) -> list[Any]:
+    """Those of ``quick`` in every run of the tests, the others in the slow ones."""
+    chosen = quick.split(", ")
+    return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize(
+    "name", mostly_slow(TRAINED, "lora pissa_niter, dora, embeddings, replicated, adaption prompt, osf, prompt, tokens")
+)
+def test_its_random_base_goes_along(name: str, tmp_path: Path) -> None:
+    made = built(SupervisedFineTuning, LLAMA, TRAINED[name], seed=1)
+    a_step(made, text_batch())
+    wanted = said(made.network, input_ids=IDS, use_cache=False)
+    made.network.save_pretrained(tmp_path)
+    name_base(made.network, made.spec, tmp_path, tmp_path)
+    other = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(said(other, input_ids=IDS, use_cache=False), wanted)
 
 
 @pytest.mark.parametrize(("kind", "settings", "reason"), REFUSED)
@@ -204,3 +232,102 @@ def test_no_adapter_of_the_installed_library_is_left_out() -> None:
         name for name, value in vars(peft).items() if isinstance(value, type) and issubclass(value, peft.PeftConfig)
     }
     assert installed - bases == known
+
+
+IN_BERT = {
+    "q_proj": "query", "v_proj": "value", "k_proj": "key", "down_proj": "output.dense", "lm_head": "classifier",
+    "input_layernorm": "attention.output.LayerNorm", "embed_tokens": "word_embeddings",
+    "mlp.gate_proj.weight": "intermediate.dense.weight",
+}  # fmt: skip
+DECODERS_ONLY = {
+    "tokens",
+    "adaption prompt",
+    "cartridge",
+    "head too",
+    "replicated",
+    "vera without projection",
+    "prefix projection",
+}
+
+
+def named_as(settings: Any, names: dict[str, str]) -> Any:
+    if isinstance(settings, dict):
+        return {names.get(key, key): named_as(value, names) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [named_as(value, names) for value in settings]
+    return names.get(settings, settings) if isinstance(settings, str) else settings
+
+
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(
+        [name for name in TRAINED if name not in DECODERS_ONLY],
+        "lora pissa_niter, dora, tokens too, ia3, ln tuning, prefix, prompt, vera",
+    ),
+)
+def test_an_encoder_without_head_and_pooler_learns_both_beside_it(bases: Path, name: str, tmp_path: Path) -> None:
+    kind, settings = TRAINED[name]
+    adapter = kind, named_as(settings, IN_BERT)
+    made = built(TextClassifier, bases / "bert", adapter, seed=1, num_classes=3)
+    batch = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": torch.tensor([0, 2])}
+    a_step(made, batch)
+    wanted = said(made.network, input_ids=IDS)
+    torch.testing.assert_close(said(made.network, input_ids=IDS[:1]), wanted[:1])
+    again = built(TextClassifier, bases / "bert", adapter, seed=2, num_classes=3)
+    brought_back(made, again)
+    assert torch.equal(said(again.network, input_ids=IDS), wanted)
+    made.network.save_pretrained(tmp_path)
+    name_base(made.network, made.spec, tmp_path, tmp_path)
+    torch.manual_seed(3)
+    base = transformers.BertForSequenceClassification.from_pretrained(bases / "bert", num_labels=3)
+    if (tmp_path / "base").exists():
+        base = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "base")
+    other = peft.PeftModel.from_pretrained(base, tmp_path)
+    torch.testing.assert_close(said(other, input_ids=IDS), wanted)
+
+
+def test_what_an_adapter_cannot_train_beside_it_is_refused(bases: Path) -> None:
+    with pytest.raises(ConfigError, match=r"classifier\.weight|pooler\.dense\.weight"):
+        built(TextClassifier, bases / "bert", TRAINED["tokens"], seed=1, num_classes=3)
+    spec = {"class_path": "LoraConfig", "init_args": {"target_modules": ["query"]}}
+    with pytest.raises(ConfigError, match=r"cls\.predictions\.bias"):
+        masked_lm(Network(path=str(bases / "bert"), peft=spec))
+
+
+PICTURES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize(
+    "name", mostly_slow(["lora", "dora", "ia3", "loha", "lokr", "boft", "oft", "ln tuning", "hra"], "lora, dora")
+)
+@pytest.mark.parametrize("folder", ["vit", "resnet"])
+def test_a_picture_classifier_learns_its_head_and_keeps_the_statistics_of_its_base(
+    bases: Path, name: str, folder: str, tmp_path: Path
+) -> None:
+    kind, settings = TRAINED[name]
+    if folder == "resnet":
+        names = {"q_proj": "layer.0.convolution", "v_proj": "layer.1.convolution", "k_proj": "layer.0.convolution",
+                 "down_proj": "layer.1.convolution", "input_layernorm": "layer.0.normalization"}  # fmt: skip
+        if name == "ln tuning" or name == "hra":
+            return
+    else:
+        names = {"down_proj": "fc2", "input_layernorm": "layernorm_before"}
+    adapter = kind, named_as(settings, names)
+    pixels = PICTURES if folder == "resnet" else PICTURES[..., :8, :8]
+    shape = tuple(pixels.shape[1:])
+    made = built(ImageClassifier, bases / folder, adapter, seed=1, num_classes=5, input_shape=shape)
+    statistics = {n: b.clone() for n, b in made.network.named_buffers() if "running" in n}
+    made.train()
+    a_step(made, {"images": pixels, "labels": torch.tensor([0, 1, 2, 4])})
+    assert all(torch.equal(b, statistics[n]) for n, b in made.network.named_buffers() if n in statistics)
+    wanted = said(made.network, pixel_values=pixels)
+    torch.testing.assert_close(said(made.network, pixel_values=pixels[:1]), wanted[:1])
+    again = built(ImageClassifier, bases / folder, adapter, seed=2, num_classes=5, input_shape=shape)
+    brought_back(made, again)
+    assert torch.equal(said(again.network, pixel_values=pixels), wanted)
+    made.network.save_pretrained(tmp_path)
+    name_base(made.network, made.spec, tmp_path, tmp_path)
+    torch.manual_seed(3)
+    base = transformers.AutoModelForImageClassification.from_pretrained(bases / folder, num_labels=5)
+    other = peft.PeftModel.from_pretrained(base, tmp_path)
+    torch.testing.assert_close(said(other, pixel_values=pixels), wanted)

@@ -1,0 +1,77 @@
+"""The base of an exported adapter: named where others find it, else saved beside the adapter."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lit_ft.core.adapters import adapted
+from lit_ft.core.network import Network
+from lit_ft.models.adapter import changed_base
+from lit_ft.sources.assets import PREFIX
+
+FOLDER = "base"
+
+
+def name_base(network: nn.Module, spec: Network | None, written: Path, final: Path) -> None:
+    """Name the base in the ``adapter_config.json`` of an exported adapter; without an adapter nothing happens.
+
+    A base from a folder or the hub is named as such. Any other one (random weights of a ``config``, an expanded file of
+    the cache, one that the start of the adapter changed) is written into the folder ``base`` of the export; the
+    adapter is removed from ``network`` for that.
+
+    Args:
+        network: The network that was exported.
+        spec: Its description.
+        written: The folder that the adapter was written into.
+        final: Where that folder will be.
+    """
+    models = adapted(network)
+    file = written / "adapter_config.json"
+    if not models or not file.exists():
+        return
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    _, model = models[0]
+    place = _findable(spec) if not changed_base(network) else None
+    if place is None:
+        place = str((final / FOLDER).resolve())
+        # the base is saved as it is: nothing is to be computed from it, or laid out, a second time
+        settings |= {key: True for key in ("init_lora_weights",) if changed_base(network) and key in settings}
+        again = bool(settings.get("layer_replication"))
+        settings |= {key: None for key in ("layer_replication",) if key in settings}
+        _save(_without_adapter(model), written / FOLDER, shared=again)
+    settings["base_model_name_or_path"] = place
+    file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _findable(spec: Network | None) -> str | None:
+    """The absolute folder or the hub id of a base that ``from_pretrained`` gives as it was."""
+    if spec is None or spec.path is None or spec.attention_bias or spec.path.startswith(PREFIX):
+        return None
+    folder = Path(spec.path).expanduser()
+    if folder.suffix == ".gguf":
+        return None
+    return str(folder.resolve()) if folder.exists() else spec.path
+
+
+def _without_adapter(model: Any) -> nn.Module:
+    if model.active_peft_config.is_prompt_learning:
+        return model.get_base_model()
+    if hasattr(type(model.base_model), "unload"):
+        return model.base_model.unload()
+    model.base_model.disable_adapter_layers()  # puts the layers of the base back
+    return model.get_base_model()
+
+
+def _save(base: Any, folder: Path, shared: bool) -> None:
+    if hasattr(base, "save_pretrained"):
+        state = {name: tensor.clone() for name, tensor in base.state_dict().items()} if shared else None
+        base.save_pretrained(folder, state_dict=state)
+        return
+    from safetensors.torch import save_model
+
+    folder.mkdir()
+    save_model(base, str(folder / "model.safetensors"))
