@@ -2,23 +2,27 @@
 
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import yaml
-from jsonargparse import set_dumper, set_loader
+from jsonargparse import set_dumper, set_loader, set_parsing_settings
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import lit_ft.core.schedules  # noqa: F401  importing a class is what makes its short name known in YAML
-from lit_ft.command.names import import_named, public
+from lit_ft.command.names import import_named, named_by_user, public
 from lit_ft.command.overrides import override_callbacks
+from lit_ft.command.remote_code import refuse_unsaid
 from lit_ft.command.request import OPTIONS, RUN_KEYS, Request
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.trust import reading
 from lit_ft.core.yaml_text import read_yaml, write_yaml
 from lit_ft.running.metrics_file import MetricsFile
 
+set_parsing_settings(config_read_mode_fsspec_enabled=False)  # no value is an address to fetch from
 YAML = "yaml of lit_ft"  # a mode of the parser
 
 
@@ -56,21 +60,28 @@ class Build(LightningCLI):
         import_named(request)
         argv, sys.argv = sys.argv, sys.argv[:1]  # Lightning warns when both are there
         try:
-            super().__init__(
-                pl.LightningModule,
-                pl.LightningDataModule,
-                save_config_callback=None,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                seed_everything_default=0,
-                auto_configure_optimizers=False,
-                trainer_defaults={"log_every_n_steps": 10},
-                parser_kwargs={"exit_on_error": False, "prog": "lit-ft", "parser_mode": YAML},
-                args=list(request.arguments),
-                run=False,
-            )
+            with self._reading():
+                super().__init__(
+                    pl.LightningModule,
+                    pl.LightningDataModule,
+                    save_config_callback=None,
+                    subclass_mode_model=True,
+                    subclass_mode_data=True,
+                    seed_everything_default=0,
+                    auto_configure_optimizers=False,
+                    trainer_defaults={"log_every_n_steps": 10},
+                    parser_kwargs={"exit_on_error": False, "prog": "lit-ft", "parser_mode": YAML},
+                    args=list(request.arguments),
+                    run=False,
+                )
         finally:
             sys.argv = argv
+
+    def _reading(self) -> AbstractContextManager[None]:
+        """While the parser reads and writes values: what they may name depends on where they come from."""
+        request, stored = self.request, any(file.is_stored for file in self.request.configs)
+        named = named_by_user(request) if stored else request.imports
+        return reading(stored, named, imported=not request.command)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Where a run is, was, and is to be."""
@@ -85,6 +96,7 @@ class Build(LightningCLI):
             plain = read_yaml(parser.dump(self.config, skip_none=False))["trainer"]["callbacks"]
             changed = write_yaml(override_callbacks(plain, self.request.overrides))
             super().parse_arguments(parser, [*args, f"--trainer.callbacks={changed}"])
+        refuse_unsaid(self.config, self.request.args)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer is made later, when the run folder is known."""
@@ -115,7 +127,8 @@ class Build(LightningCLI):
 
     def plain(self) -> dict[str, Any]:
         """The resolved configuration as plain data, without what belongs to one command only."""
-        text = self.parser.dump(self.config, skip_none=False)
+        with self._reading():
+            text = self.parser.dump(self.config, skip_none=False)
         return public({key: value for key, value in read_yaml(text).items() if key not in RUN_KEYS})
 
 

@@ -150,7 +150,8 @@ def perform(request: "Request") -> int:
         return 0
     import_own(request.imports)
     module, function = TOOLS[request.command]
-    return getattr(import_module(module), function)(request if request.command in OF_A_CONFIG else request.args)
+    args = [*request.args, *(f"--import={name}" for name in request.imports if request.command in OF_A_RUN)]
+    return getattr(import_module(module), function)(request if request.command in OF_A_CONFIG else args)
 
 
 def summary(run: "Run") -> None:

@@ -12,14 +12,14 @@ def export_command(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("lit-ft export", description="The network of a run, for other libraries.")
     parser.add_argument("run", metavar="RUN", help="run folder")
     parser.add_argument("--to", required=True, metavar="DIR", help="folder to write; must not exist or be empty")
-    options = parser.parse_args(list(argv))
+    options, further = parser.parse_known_args(list(argv))
     target = Path(options.to)
     if target.exists() and any(target.iterdir()):
         raise ConfigError("--to", options.to, "a folder that does not exist yet or is empty")
     from lit_ft.command.run import load_run
     from lit_ft.models.adapter_export import name_base
 
-    build = load_run(options.run)
+    build = load_run(options.run, further, "export")
     module = build.model
     network = getattr(module, "network", None)
     if network is None or not hasattr(network, "save_pretrained"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ft.command.preload import quick_imports
-from lit_ft.command.request import Request, YamlFile
+from lit_ft.command.request import Request, YamlFile, read_flags
 from lit_ft.core.lazy import listed
 
 PACKAGE = Path(__file__).parents[1]
@@ -54,6 +54,15 @@ def import_named(request: Request) -> None:
     texts = _texts(given, set(request.paths))
     words = {word for text in texts for word in re.findall(r"\b[A-Z]\w*", text)}
     return _import(known()[word][1] for word in sorted(words & known().keys()))
+
+
+def named_by_user(request: Request) -> list[str]:
+    """What stands with a dot in the arguments, or in files that are no stored configuration, and modules to import."""
+    arguments = [part for key, _, written in read_flags(request.args) if not key for part in written]
+    files = [(file.path, file.text) for file in request.configs if not file.is_stored]
+    texts = _texts([*(("", argument) for argument in arguments), *files], set(request.paths))
+    dotted = re.compile(r"(?<![\w./-])[A-Za-z_]\w*(?:\.\w+)+(?![\w/])")
+    return [*request.imports, *(word for text in texts for word in dotted.findall(text))]
 
 
 def import_own(modules: Iterable[str]) -> None:

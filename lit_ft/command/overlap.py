@@ -21,10 +21,11 @@ def overlap_command(argv: Sequence[str]) -> int:
         "lit-ft overlap", description="Shares of entries that saved selections have in common."
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="selections in run folders, such as graft.safetensors")
-    files = [existing("FILE", file) for file in parser.parse_args(list(argv)).files]
+    options, further = parser.parse_known_args(list(argv))
+    files = [existing("FILE", file) for file in options.files]
     if len(set(files)) < 2:
         raise ConfigError("FILE", ", ".join(map(str, files)), "at least two selections")
-    module = load_run(files[0].parent).model
+    module = load_run(files[0].parent, further, "overlap").model
     regions = {
         label: SavedSelection(str(file)).select(module) for label, file in zip(labels(files), files, strict=True)
     }

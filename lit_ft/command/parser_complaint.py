@@ -2,9 +2,9 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Any
 
 from lit_ft.command.names import import_all, known
@@ -90,9 +90,9 @@ def _keys(class_path: str, group: str) -> list[str]:
     """Arguments of a class, or of the dataclass that is the type of its argument ``group``."""
     module, _, name = class_path.rpartition(".")
     try:
-        owner = getattr(import_module(module), name)
+        owner = getattr(sys.modules[module], name)
         parameters = _parameters(owner)
-    except (ImportError, AttributeError, ValueError, TypeError):
+    except (KeyError, AttributeError, ValueError, TypeError):
         return []
     if group and group in parameters:
         owner = parameters[group].annotation
@@ -119,8 +119,8 @@ def _is_function(class_path: str, argument: str) -> bool:
     """Whether the default of a constructor's argument is a function, which has no arguments that YAML could set."""
     module, _, name = class_path.rpartition(".")
     try:
-        default = _parameters(getattr(import_module(module), name))[argument].default
-    except (ImportError, AttributeError, ValueError, TypeError, KeyError):
+        default = _parameters(getattr(sys.modules[module], name))[argument].default
+    except (AttributeError, ValueError, TypeError, KeyError):
         return False
     return inspect.isfunction(default)
 
@@ -140,15 +140,12 @@ def _unknown_class(name: str, path: str, text: str) -> str:
     import_all()
     for base in bases[-2:]:
         module, _, cls = base.rpartition(".")
-        names |= {
-            c.__name__ for c in _subclasses(getattr(import_module(module), cls)) if not c.__name__.startswith("_")
-        }
+        names |= {c.__name__ for c in _subclasses(getattr(sys.modules.get(module), cls, None)) if c.__name__[0] != "_"}
     hint = nearest(name.rpartition(".")[2], names)
     return f"{path}: given class {name!r}; allowed: a known short name or an import path{hint}; see lit-ft methods"
 
 
 def _subclasses(base: Any) -> Iterator[type]:
-    child: type
-    for child in base.__subclasses__():
+    for child in base.__subclasses__() if isinstance(base, type) else ():
         yield child
         yield from _subclasses(child)

@@ -1,5 +1,6 @@
 """What a command line asks for: read once, before anything heavy is imported, and handed on."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,13 @@ class YamlFile:
     path: str
     text: str
     tree: Any
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it may be the configuration of a run, written by somebody else: by its name, or by what is beside."""
+        files = Path(self.path), Path(self.path).resolve()
+        named = any(re.fullmatch(r"config(_until_step_\d+)?\.ya?ml", file.name.lower()) for file in files)
+        return named or any((file.parent / "report.json").exists() for file in files)
 
     @classmethod
     def read(cls, argument: str, path: str | Path) -> "YamlFile":

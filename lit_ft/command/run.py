@@ -96,10 +96,18 @@ def resolve(args: Sequence[str]) -> dict[str, Any]:
     return Resolved(Request.of(args)).plain()
 
 
-def load_run(run_dir: str | Path) -> Build:
-    """What a run was made of, with the weights of its newest checkpoint in the model."""
+def load_run(run_dir: str | Path, args: Sequence[str] = (), command: str = "") -> Build:
+    """What a run was made of, with the weights of its newest checkpoint in the model.
+
+    Classes of other packages than lit_ft and its dependencies must have been imported before.
+
+    Args:
+        run_dir: The run folder.
+        args: Further arguments, as on the command line.
+        command: The tool that asks; empty where Python does.
+    """
     folder = existing("run_dir", run_dir)
-    built = build(["-c", str(existing("run_dir", folder / "config.yaml"))])
+    built = Build(Request.of(["-c", str(existing("run_dir", folder / "config.yaml")), *args], command))
     checkpoint = read("run_dir", find_checkpoint("last", folder), map_location="cpu")
     built.model.on_load_checkpoint(checkpoint)
     built.model.load_state_dict(checkpoint["state_dict"])

@@ -28,6 +28,7 @@ from lit_ft.core.optimizers import adamw
 from lit_ft.core.passes.means import NewestMeans, WeightedMeans
 from lit_ft.core.passes.window import window_ends, window_starts
 from lit_ft.core.schedules import Schedule
+from lit_ft.core.trust import reading
 
 
 @dataclass
@@ -344,6 +345,14 @@ class Method(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     # checkpoints without the frozen base
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+        """As in Lightning; what is stored names classes that have been imported, see ``lit_ft.core.trust``."""
+        if isinstance(kwargs.get("network"), Mapping):
+            kwargs["network"] = Network.of(kwargs["network"])
+        with reading(stored=True, imported=True):
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out frozen weights that the network's path gives back, and note their fingerprint."""

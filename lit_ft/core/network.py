@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.errors import ConfigError
 from lit_ft.core.plain import from_mapping
+from lit_ft.core.trust import refuse_remote_code
 
 
 @dataclass
@@ -25,7 +26,8 @@ class Network:
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         peft: An adapter, ``{class_path: peft.LoraConfig, init_args: {r: 8, target_modules: all-linear}}``. The base is
             frozen, and checkpoints hold the adapter alone.
-        trust_remote_code: Run Python code that comes with the model. Off; switch it on only for code you have read.
+        trust_remote_code: Run Python code that comes with the model. Off; switch it on only for code you have read. It
+            counts in Python and on the command line of a run, and is refused in files.
 
     Example:
         >>> Network.of({"config": {"model_type": "mlp", "width": 32}, "dtype": "bfloat16"}).dtype
@@ -46,13 +48,15 @@ class Network:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse neither or both of ``path`` and ``config``, and keys of ``peft`` that nothing reads."""
+        """Refuse neither or both of ``path`` and ``config``, and code from elsewhere that nobody said to trust."""
         if (self.path is None) == (self.config is None):
             raise ConfigError("network", {"path": self.path, "config": self.config}, "exactly one of path and config")
-        keys = ("class_path", "init_args")
-        for key, value in (self.peft or {}).items():
-            if key not in keys:
-                raise ConfigError(f"network.peft.{key}", value, f"the keys {' and '.join(keys)}{nearest(key, keys)}")
+        if self.trust_remote_code:
+            refuse_remote_code("network.trust_remote_code")
+        if "/" in (self.attention or "") and not self.trust_remote_code:
+            raise ConfigError(
+                "network.attention", self.attention, "a kernel of transformers; one of the hub is remote code"
+            )
 
     @classmethod
     def of(cls, spec: "Network | Mapping[str, Any]") -> "Network":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -107,10 +107,10 @@ def _config_class(path: Any) -> type:
     if not isinstance(path, str):
         raise ConfigError("network.peft.class_path", path, f"the path of a class, such as peft.{known[0]}")
     module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module or "peft"), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError("network.peft.class_path", path, f"a PeftConfig{nearest(name, known)}") from error
+    found = getattr(sys.modules.get(module or "peft"), name, None)  # nothing is imported because data name it
+    if not _is_config(found) and module.split(".")[0] not in ("", "peft"):
+        allowed = f"a PeftConfig; of a module of yours, which --import {module} (in Python, import) makes known"
+        raise ConfigError("network.peft.class_path", path, allowed)
     if not _is_config(found):
         raise ConfigError("network.peft.class_path", path, f"a PeftConfig{nearest(name, known)}")
     return found

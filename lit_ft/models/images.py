@@ -29,7 +29,7 @@ def image_classifier(spec: Network, num_labels: int, input_shape: tuple[int, ...
         >>> network(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([5, 10])
     """
-    if spec.config is not None and spec.config.get("model_type") in SMALL:
+    if spec.config is not None and spec.config.get("model_type") in list(SMALL):
         if spec.gradient_checkpointing:
             raise ConfigError("network.gradient_checkpointing", True, "false for mlp and cnn")
         return with_adapter(small_network(spec.config, input_shape, num_labels, _dtype(spec)), spec)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 from itertools import pairwise
 from math import prod
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lit_ft.core.checks import NonNegativeInt, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError, nearest
 
+Activation = Literal["relu", "tanh", "gelu", "silu", "elu", "identity"]
+Share = Annotated[float, Range(low=0, below=1)]
 ACTIVATIONS = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -66,13 +69,13 @@ class MLP(nn.Module):
         self,
         input_shape: tuple[int, ...],
         num_outputs: int,
-        width: int = 64,
-        depth: int = 2,
-        activation: str = "relu",
-        dropout: float = 0.0,
+        width: PositiveInt = 64,
+        depth: NonNegativeInt = 2,
+        activation: Activation = "relu",
+        dropout: Share = 0.0,
     ) -> None:
         super().__init__()
-        _check(width=width, depth=depth, activation=activation, dropout=dropout)
+        checked(locals())
         sizes = [prod(input_shape)] + [width] * depth
         self.blocks = nn.ModuleList(MLPBlock(a, b, activation, dropout) for a, b in pairwise(sizes))
         self.head = nn.Linear(sizes[-1], num_outputs)
@@ -127,14 +130,14 @@ class ConvNet(nn.Module):
         self,
         input_shape: tuple[int, ...],
         num_outputs: int,
-        width: int = 32,
-        depth: int = 2,
-        activation: str = "relu",
-        batch_norm: bool = False,
-        dropout: float = 0.0,
+        width: PositiveInt = 32,
+        depth: NonNegativeInt = 2,
+        activation: Activation = "relu",
+        batch_norm: Literal[True, False] = False,
+        dropout: Share = 0.0,
     ) -> None:
         super().__init__()
-        _check(width=width, depth=depth, activation=activation, dropout=dropout)
+        checked(locals())
         if len(input_shape) != 3:
             raise ConfigError(
                 "network.config.model_type", "cnn", f"images, not vectors of shape {tuple(input_shape)}; use mlp"
@@ -179,17 +182,10 @@ def small_network(
     for key in arguments:
         if key not in known:
             raise ConfigError(f"network.config.{key}", arguments[key], f"{', '.join(known)}{nearest(key, known)}")
-    return kind(input_shape, num_outputs, **arguments).to(dtype)
-
-
-def _check(width: int, depth: int, activation: str, dropout: float) -> None:
-    if width < 1:
-        raise ConfigError("network.config.width", width, "at least 1")
-    if depth < 0:
-        raise ConfigError("network.config.depth", depth, "0 or more")
-    if activation not in ACTIVATIONS:
-        raise ConfigError(
-            "network.config.activation", activation, ", ".join(ACTIVATIONS) + nearest(activation, ACTIVATIONS)
-        )
-    if not 0 <= dropout < 1:
-        raise ConfigError("network.config.dropout", dropout, "a share in [0, 1)")
+    try:
+        return kind(input_shape, num_outputs, **arguments).to(dtype)
+    except ConfigError as error:
+        if error.owner != kind.__name__:
+            raise
+        close = nearest(str(error.given), ACTIVATIONS) if error.argument == "activation" else ""
+        raise ConfigError(f"network.config.{error.argument}", error.given, error.allowed + close) from None

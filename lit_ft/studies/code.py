@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import importlib.util
 import re
 import sys
 import sysconfig
@@ -97,10 +96,8 @@ def file_of(name: str) -> Path | None:
 
 def _own_file(path: str) -> list[Path]:
     """The file of a class that is neither of this package nor installed."""
-    try:
-        spec = importlib.util.find_spec(path.rpartition(".")[0])
-    except (ImportError, ValueError):
-        return []
+    module = sys.modules.get(path.rpartition(".")[0])  # not imported: it is a name in plain data
+    spec = getattr(module, "__spec__", None)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return []
     file = Path(spec.origin)
