@@ -349,9 +349,10 @@ class Method(pl.LightningModule):
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
         """As in Lightning; what is stored names classes that have been imported, see ``lit_ft.core.trust``."""
-        if isinstance(kwargs.get("network"), Mapping):
-            kwargs["network"] = Network.of(kwargs["network"])
-        with reading(stored=True, imported=True):
+        said = [Network.of(kwargs["network"])] if isinstance(kwargs.get("network"), (Network, Mapping)) else []
+        if said:
+            kwargs["network"] = said[0].plain()
+        with reading(stored=True, imported=True, networks=said):
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ class Network:
         if (self.path is None) == (self.config is None):
             raise ConfigError("network", {"path": self.path, "config": self.config}, "exactly one of path and config")
         if self.trust_remote_code:
-            refuse_remote_code("network.trust_remote_code")
+            refuse_remote_code("network.trust_remote_code", self)
         if "/" in (self.attention or "") and not self.trust_remote_code:
             raise ConfigError(
                 "network.attention", self.attention, "a kernel of transformers; one of the hub is remote code"

@@ -29,17 +29,20 @@ PACKAGES = (
 )  # fmt: skip
 """This package and those that it depends on."""
 
-_stored: ContextVar[bool] = ContextVar("stored", default=False)
+_trusted: ContextVar[list[Any] | None] = ContextVar("trusted", default=None)  # networks; None: nothing is stored
 
 
 @contextmanager
-def reading(stored: bool, named: Iterable[str] = (), imported: bool = False) -> Iterator[None]:
+def reading(
+    stored: bool, named: Iterable[str] = (), imported: bool = False, networks: Iterable[Any] = ()
+) -> Iterator[None]:
     """While values of a configuration are parsed, and objects made of them.
 
     Args:
         stored: Whether it is that of a run folder or checkpoint.
         named: Modules and classes that the user has named, which a stored configuration may name, too.
         imported: Whether it may also name whatever has been imported, as where Python asks.
+        networks: Descriptions that the caller gave, whose code may be trusted.
 
     Raises:
         ConfigError: A stored configuration names something else; it was not imported.
@@ -65,33 +68,45 @@ def reading(stored: bool, named: Iterable[str] = (), imported: bool = False) -> 
         parts["import_object"] = partial(_object, set(allowed) - set(PACKAGES))
     original = {name: getattr(typehints, name) for name in parts}
     vars(typehints).update(parts)
-    token = _stored.set(stored)
+    token = _trusted.set(list(networks) if stored else None)
     try:
         yield
     except Exception as error:
+        if (cause := _cause(error)) is not None:  # the parser takes it for one of several types that do not fit
+            raise cause from None
         refused = re.search(r"Importing '([\w.]+)' is not allowed", str(error))
         if refused is None:
             raise
         place = ".init_args.".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', str(error)))) or "class_path"
         raise ConfigError(place, refused[1], _allowed(refused[1], stored)) from error
     finally:
-        _stored.reset(token)
+        _trusted.reset(token)
         settings.parsing_settings.update(before)
         vars(typehints).update(original)
 
 
-def refuse_remote_code(argument: str) -> None:
-    """Refuse to run Python code that comes with a model because a stored configuration says so."""
-    if _stored.get():
+def refuse_remote_code(argument: str, network: Any) -> None:
+    """Refuse to run Python code that comes with a network because a stored configuration says so."""
+    trusted = _trusted.get()
+    if trusted is not None and network not in trusted:
         raise ConfigError(argument, True, "false in what was stored; true where this run or call says so itself")
 
 
+def _cause(error: BaseException) -> ConfigError | None:
+    inner = error.__cause__
+    return inner if isinstance(inner, ConfigError) or inner is None else _cause(inner)
+
+
 def _imported() -> list[str]:
-    return [name for name in list(sys.modules) if name.split(".")[0] not in sys.stdlib_module_names]
+    return [name for name in list(sys.modules) if not _is_here(name)]
+
+
+def _is_here(name: str) -> bool:
+    return name.split(".")[0] in {*sys.stdlib_module_names, *PACKAGES}
 
 
 def _allowed(name: str, stored: bool) -> str:
-    if not stored or name.split(".")[0] in sys.stdlib_module_names:
+    if not stored or _is_here(name):
         return "a class of the kind that belongs there"
     module = name.rpartition(".")[0]
     return (
