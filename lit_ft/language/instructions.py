@@ -9,8 +9,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.checks import checked
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.sources.layouts import holds, read_tables
 from lit_ft.sources.tables import Row
-from lit_ft.tokens.chat import ROLES, checked_messages, encode_chat, message_segments
+from lit_ft.sources.text_layouts import PAIRS, SUPERVISED, answered, chosen_layout
+from lit_ft.tokens.chat import ROLES, encode_chat, message_segments
 from lit_ft.tokens.segments import Encoded, Segment, Specials, Truncation, encode_all, fill, special_fields
 from lit_ft.tokens.token_data import TokenData
 
@@ -22,13 +24,23 @@ TEXT = (Segment("{start}{text}{eos}", "text", 1.0),)
 class Instructions(TokenData):
     r"""Examples for supervised fine-tuning, with a weight for each token.
 
-    A batch is padded or packed, see :class:`~lit_ft.tokens.batch.LanguageBatch`. Without a template the columns decide:
+    A batch is padded or packed, see :class:`~lit_ft.tokens.batch.LanguageBatch`. Without a template the columns decide,
+    and a line says how they were read:
 
-    - ``{"messages": [{"role", "content"}, ...]}``: the tokenizer's chat template; roles in ``train_on`` are learned,
-      with the end of their turn. A message may have a ``weight`` of its own, fractional or negative.
-    - ``{"prompt", "completion"}``: both put together, the end-of-text token added; the completion is learned. Lists of
-      messages in both are a conversation.
-    - ``{"text"}``: all of it is learned, and the end of text.
+    - ``messages``, ``conversations``, ``conversation`` or ``contents``, a list of ``{role, content}`` or ``{from,
+      value}``: the tokenizer's chat template; roles in ``train_on`` are learned, with the end of their turn. A message
+      may have a ``weight`` of its own, fractional or negative; a content may be a list of text parts.
+    - ``instruction`` with an answer (``output``, ``response``, ...), and an ``input`` or ``context`` where it holds
+      something, behind a line break: the chat template as well.
+    - ``prompt``, ``question``, ``query``, ``problem`` or ``input`` with ``completion``, ``response``, ``output``,
+      ``answer`` or ``solution``, also with a ``context``: both put together, the end-of-text token added; the answer is
+      learned. Messages in either are a conversation; so is a row with a ``system`` (or ``system_prompt``) or a
+      ``history``, a list of earlier questions with answers.
+    - ``text``: all of it is learned, and the end of text.
+
+    Of two layouts that fit, the one that uses more columns wins; where neither has all columns of the other one, the
+    row is refused. So are rows with columns that would change what they mean and are not read: a system message, tools,
+    pictures, options, marks of unwanted answers.
 
     Tokens are cached by rows, tokenizer and settings. Rows whose targets are all cut off are left out, with a warning
     that counts and names them; unknown roles, missing columns and chat templates that hide a target are errors that
@@ -44,6 +56,11 @@ class Instructions(TokenData):
         weight_column: Column with the weight of a row, by which its tokens' weights are multiplied.
         truncation: Which part of a longer example is cut: ``right`` the end, ``left`` the beginning, ``prompt`` first
             the tokens before the first target.
+        layout: Columns that are read, ``instruction/output``; None chooses by the columns of the table.
+        prompt: Column of the question, read as ``prompt``, in a table whose columns are called otherwise.
+        completion: Column of the answer beside it.
+        system: Column of the system message beside them; None reads ``system``.
+        context: Column that belongs to the question, behind it; None reads ``input`` and ``context``.
 
     See also: :class:`~lit_ft.methods.SupervisedFineTuning`, :class:`~lit_ft.data.StreamedInstructions`.
 
@@ -70,10 +87,19 @@ class Instructions(TokenData):
         train_on: list[str] = ["assistant"],  # noqa: B006  never changed
         weight_column: str | None = None,
         truncation: Truncation = "right",
+        layout: str | None = None,
+        prompt: str | None = None,
+        completion: str | None = None,
+        system: str | None = None,
+        context: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(path=path, **kwargs)
         checked(locals())
+        named = {"prompt": prompt, "completion": completion, "system": system, "context": context}
+        self.layout = chosen_layout(layout, named, ("system", "context"), SUPERVISED, answered)
+        if template is not None and self.layout is not None:
+            raise ConfigError("template", "a template", "null where columns or a layout are named")
         template = None if template is None else [s if isinstance(s, Segment) else Segment(**s) for s in template]
         for role in train_on:
             if role not in ROLES:
@@ -105,6 +131,11 @@ class Instructions(TokenData):
         chats = [i for i, (_, is_chat) in enumerate(filled) if is_chat]
         plain = [i for i, (_, is_chat) in enumerate(filled) if not is_chat]
         done: dict[int, Encoded] = {}
+        if chats and not tokenizer.chat_template and any("instruction" in row for row in rows):
+            allowed = (
+                "a tokenizer with a chat template; without one, --data.prompt instruction --data.completion COLUMN"
+            )
+            raise ConfigError("path", self.source.path, f"{allowed} read the columns as plain text")
         if chats:
             found = encode_chat(tokenizer, [filled[i][0] for i in chats], self.max_length, self.truncation,
                                 [numbers[i] for i in chats])  # fmt: skip
@@ -115,9 +146,12 @@ class Instructions(TokenData):
 
     def _tables(self) -> dict[str, list[Row]]:
         tables = super()._tables()
+        numbers = {split: self._numbers(split, rows) for split, rows in tables.items()}
+        if self.template is None:
+            tables = read_tables(tables, numbers, self.source.paths(), SUPERVISED, **self._how())
         for split, rows in tables.items():
-            numbered = zip(self._numbers(split, rows), rows, strict=True)
-            blank = sorted(number for number, row in numbered if self._answers_nothing(row, number))
+            numbered = zip(numbers[split], rows, strict=True)
+            blank = sorted(number for number, row in numbered if self._answers_nothing(row))
             if blank:
                 some = ", ".join(map(str, blank[:5])) + (" ..." if len(blank) > 5 else "")
                 rank_zero_warn(
@@ -125,47 +159,54 @@ class Instructions(TokenData):
                 )
         return tables
 
-    def _answers_nothing(self, row: Row, number: int) -> bool:
+    def _how(self) -> dict[str, Any]:
+        return {"chosen": self.layout, "hint": hint}
+
+    def _answers_nothing(self, row: Row) -> bool:
         if self.template is not None:
             return False
-        messages = _messages(row, number)
-        if messages is not None:
-            answers = [m.get("content") for m in messages if m.get("role") in self.train_on]
+        if row["messages"] is not None:
+            answers = [m.get("content") for m in row["messages"] if m.get("role") in self.train_on]
         else:
-            answers = [row.get("completion", row.get("text"))]
+            answers = [row["text"] if row["completion"] is None else row["completion"]]
         return any(isinstance(answer, str) and not answer.strip() for answer in answers)
 
     def _segments(self, row: Row, number: int, specials: Specials) -> tuple[list[Segment], bool]:
         """The segments of a row, and whether they are messages."""
         scale = 1.0 if self.weight_column is None else _number(row, self.weight_column, number)
-        messages = _messages(row, number)
-        if self.template is None and messages is not None:
-            return message_segments(messages, self.train_on, number, scale), True
-        template: Sequence[Segment] = self.template or ()
-        if self.template is None:
-            if row.get("completion") is not None:
-                template = CHAT_ANSWER if self.chat else ANSWER
-            elif row.get("text") is not None:
-                template = TEXT
-            else:
-                known = ", ".join(f"{name}{' (empty)' * (row[name] is None)}" for name in row) or "no column"
-                allowed = "rows with messages, with prompt and completion, or with text; or a template"
-                raise ConfigError("path", f"{self.source.path} (row {number} has {known})", allowed)
+        if self.template is None and row["messages"] is not None:
+            return message_segments(row["messages"], self.train_on, number, scale), True
+        template: Sequence[Segment] = self.template or TEXT
+        if self.template is None and row["completion"] is not None:
+            template = CHAT_ANSWER if self.chat else ANSWER
         segments = fill(template, row, specials, number)
         if scale != 1.0:
             segments = [Segment(**{**vars(s), "weight": s.weight * scale}) for s in segments]
         return segments, self.chat and template is not TEXT
 
 
-def _messages(row: Row, number: int) -> list[dict[str, Any]] | None:
-    """The conversation of a row; None for other rows."""
-    if row.get("messages") is not None:
-        return checked_messages(row["messages"], number)
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if isinstance(prompt, list) and isinstance(completion, list):
-        asked = [{**message, "weight": message.get("weight", 0.0)} for message in checked_messages(prompt, number)]
-        return asked + checked_messages(completion, number)
-    return None
+def hint(row: Row) -> str:
+    """What would read a row that no layout fits: other columns, or a template over them.
+
+    Example:
+        >>> print(hint({"id": 3, "ask": "1 + 1?", "reply": "2"}))
+        rows with messages, with a question and an answer (instruction/input/output, prompt/completion, ...), or with
+        text; or --data.prompt ask --data.completion reply; or --data.template '[{text: "{ask}", role: user}, {text:
+        "{reply}{eos}", role: assistant, weight: 1}]'
+    """
+    known = "rows with messages, with a question and an answer (instruction/input/output, prompt/completion, ...), or"
+    known += " with text"
+    if any(set(pair) <= set(row) for pair in PAIRS):
+        known += "; chosen and rejected answers are for Preferences"
+    texts = [name for name, value in row.items() if isinstance(value, str) and holds(value)]
+    if not texts:
+        return f"{known}; or a template over columns of text"
+    first, last = texts[0], texts[-1]
+    answer = f'{{text: "{{{last}}}{{eos}}", role: assistant, weight: 1}}'
+    if first == last:
+        return f"{known}; or --data.template '[{answer}]'"
+    template = f"""--data.template '[{{text: "{{{first}}}", role: user}}, {answer}]'"""
+    return f"{known}; or --data.prompt {first} --data.completion {last}; or {template}"
 
 
 def _number(row: Row, column: str, number: int) -> float:

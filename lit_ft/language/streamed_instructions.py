@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.language.instructions import Instructions
+from lit_ft.sources.layouts import Reading, announce, read_tables
 from lit_ft.sources.loader import ResumableLoader
+from lit_ft.sources.tables import Row
+from lit_ft.sources.text_layouts import SUPERVISED
 from lit_ft.tokens.token_stream import TokenStream
 from lit_ft.tokens.token_table import collate_padded
 
@@ -30,7 +35,8 @@ class StreamedInstructions(Instructions):
     - Tokens are not cached: every pass tokenises anew.
     - Each process of DDP, and each worker, reads and tokenises all rows and holds a block of its own; batches are
       divided among processes. Workers also begin every epoch by skipping to its position, and are forked.
-    - A broken row is an error when its block is read; only the first row is checked before training.
+    - A broken row is an error when its block is read; only the first row is checked before training. The columns that
+      hold something in the first block decide how all rows are read.
     - Rows without a target are left out, with one warning; the batches of their block are smaller.
     - No packing, no token budget, no tasks, no share of ``path`` for validation.
     - A source must give the same rows in the same order in every pass. A ``datasets`` source reads ahead by itself.
@@ -84,12 +90,21 @@ class StreamedInstructions(Instructions):
             return
         self.tokenizer = self._tokenizer()
         rows = partial(self.source.stream, self.required_columns())
-        first = next(rows())
-        self._encode([first], [1])  # a template that does not fit is an error now
+        if self.template is None:
+            first = list(islice(rows(), self.buffer))
+            reading = Reading(self.source.path, SUPERVISED, first, **self._how())
+            rows = partial(_read, rows, reading)
+        self._encode([next(rows())], [1])  # a template that does not fit is an error now
+        if self.template is None:
+            announce(self.source.path, reading)
         self.stream = TokenStream(rows, self._encode, self.buffer, self.batch_size, self.max_length, self.seed)
         read = partial(self.source.table, required=self.required_columns(), max_rows=self.source.splits.max_eval_rows)
         others = self.source.others.items()
-        self.examples = self._encoded({split: read(path) for split, path in others if path is not None})
+        tables = {split: read(path) for split, path in others if path is not None}
+        if self.template is None:
+            numbers = {split: range(1, len(table) + 1) for split, table in tables.items()}
+            tables = read_tables(tables, numbers, self.source.paths(), SUPERVISED, **self._how())
+        self.examples = self._encoded(tables)
 
     def train_dataloader(self) -> ResumableLoader:
         """The batches of an epoch, which begins in the stream where the last one ended."""
@@ -109,3 +124,7 @@ class StreamedInstructions(Instructions):
         if not self.examples:
             raise ConfigError("val_path", None, "a table to predict on, here or in test_path: a stream is for training")
         return super().predict_dataloader()
+
+
+def _read(rows: Callable[[], Iterator[Row]], reading: Reading) -> Iterator[Row]:
+    return (reading.row(row, number) for number, row in enumerate(rows(), start=1))

@@ -20,7 +20,9 @@ from lit_ft.language.tool_calls import (
     weigh_branches,
     weigh_values,
 )
+from lit_ft.sources.layouts import MEANINGFUL, TOOLS, named_layout, read_tables
 from lit_ft.sources.tables import Row
+from lit_ft.sources.text_layouts import TOOL_USE
 from lit_ft.tokens.chat import checked_messages, encode_chat, message_segments
 from lit_ft.tokens.segments import Encoded, Segment, Truncation, truncated
 from lit_ft.tokens.token_data import ExampleLength, TokenData
@@ -41,9 +43,11 @@ class ToolConversations(TokenData):
 
     Messages are those of chat models: an assistant's may have ``tool_calls`` (``{name, arguments}``, or OpenAI's
     ``{"type": "function", "function": {...}}`` with arguments as an object or as JSON), followed by one message of the
-    role ``tool`` for each result. Calls are written into the text of their message,
-    ``<tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>``, and tools, one a line, into the system message, so
-    that any chat template with these roles works. The ``weight`` of a message multiplies those of its tokens.
+    role ``tool`` for each result. They may also stand in ``conversations`` as ``{from, value}`` with ``function_call``
+    and ``observation``; tools may be called ``functions``, and be written as JSON. Calls are written into the text of
+    their message, ``<tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>``, and tools, one a line, into the
+    system message, so that any chat template with these roles works. The ``weight`` of a message multiplies those of
+    its tokens.
 
     Errors name the row: a call of a tool that the row lacks, arguments that are not JSON, unknown roles. Rows whose
     targets are all cut off or failed are left out, with a warning that counts them. Needs a fast tokenizer with a chat
@@ -59,6 +63,7 @@ class ToolConversations(TokenData):
         list_tools: Whether tools are written into the system message; false if it lists them already.
         max_length: Longest conversation in tokens.
         truncation: Which part of a longer conversation is cut: ``right``, ``left`` or ``prompt``.
+        layout: Columns that are read, ``conversations/tools``; None chooses by the columns of the table.
 
     Source: TL-Training: A Task-Feature-Based Framework for Training Large Language Models in Tool Use (E58);
     Junjie-Ye/TL-Training. Deviations: a conversation is one example with all its turns instead of one for each turn,
@@ -90,6 +95,7 @@ class ToolConversations(TokenData):
         list_tools: bool = True,
         max_length: ExampleLength = 1024,
         truncation: Truncation = "right",
+        layout: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(path=path, max_length=max_length, task_column=None, **kwargs)
@@ -101,14 +107,17 @@ class ToolConversations(TokenData):
                 raise ConfigError("error_signs", sign, "texts with a letter or digit: any answer has this one")
         self.max_weight, self.argument_weight, self.error_signs = max_weight, argument_weight, list(error_signs)
         self.list_tools, self.truncation = list_tools, truncation
-
-    def required_columns(self) -> Sequence[str]:
-        """The conversation."""
-        return ["messages"]
+        self.layout = None if layout is None else named_layout(layout, TOOL_USE)
 
     def cache_key(self) -> Sequence[str]:
         """Weights and filter."""
         return [repr((self.max_weight, self.argument_weight, self.error_signs, self.list_tools, self.truncation))]
+
+    def _tables(self) -> dict[str, list[Row]]:
+        tables = super()._tables()
+        numbers = {split: self._numbers(split, rows) for split, rows in tables.items()}
+        how = {"chosen": self.layout, "guarded": frozenset(MEANINGFUL) - frozenset(TOOLS)}
+        return read_tables(tables, numbers, self.source.paths(), TOOL_USE, hint=_hint, **how)
 
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Tokens and weights of each conversation."""
@@ -137,6 +146,10 @@ class ToolConversations(TokenData):
             else:
                 segments.append(segment)
         return segments
+
+
+def _hint(row: Row) -> str:
+    return "rows with messages, or with conversations, and with tools"
 
 
 def with_tools(messages: Sequence[dict[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

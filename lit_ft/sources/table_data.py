@@ -82,6 +82,10 @@ class TableRows:
     def _with_only(self, required: Sequence[str]) -> list[str]:
         return [*required, *([self.only] if self.only is not None else [])]
 
+    def paths(self) -> dict[str, str]:
+        """The table of each split."""
+        return {split: self.others.get(split) or self.path for split in SPLITS}
+
     def limited(self, tables: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
         """The rows of each split up to its limit."""
         return {split: tables[split][: self.splits.limit(split)] for split in SPLITS}
