@@ -12,9 +12,8 @@ from json.scanner import py_make_scanner  # type: ignore[attr-defined]
 from pathlib import Path
 from typing import Any, TextIO
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-
 from lit_ft.core.errors import ConfigError
+from lit_ft.running.saying import say
 from lit_ft.sources.table_format import listed, repeated
 
 Row = dict[str, Any]
@@ -104,7 +103,7 @@ def _rows_of(found: Any, file: Path) -> list[Any]:
         return values
     lists = [name for name, value in found.items() if isinstance(value, list) and value and all(map(_is_object, value))]
     if len(lists) == 1 and not any(name in ("role", "from") for name in chain(*found[lists[0]])):
-        rank_zero_info(f"the rows of {file} are those of its key {lists[0]!r}")
+        say(f"the rows of {file} are those of its key {lists[0]!r}")
         return found[lists[0]]
     raise ConfigError("path", str(file), f"a list of objects, unlike an object with {listed(found)}")
 

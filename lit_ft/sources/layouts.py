@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
-
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.running.saying import say
 from lit_ft.sources.messages import tools_of
 from lit_ft.sources.table_files import Row, absent
 from lit_ft.sources.table_format import listed
@@ -240,7 +239,7 @@ def announce(path: str, reading: Reading) -> None:
         >>> from lit_ft.sources.text_layouts import SUPERVISED
         >>> announce("rows.csv", Reading("rows.csv", SUPERVISED, [{"prompt": "Hi", "response": "Yo"}]))
     """
-    rank_zero_info(f"{path}: read as {reading.name}; --data.layout names another")
+    say(f"{path}: read as {reading.name}; --data.layout names another")
 
 
 def _check_named(layout: Layout, rows: Sequence[Row], path: str) -> None:

@@ -218,7 +218,7 @@ def test_layouts_and_columns_are_named(tmp_path: Path) -> None:
 
 def test_a_line_says_how_a_table_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("lit_ft.sources.layouts.rank_zero_info", said.append)
+    monkeypatch.setattr("lit_ft.sources.layouts.say", said.append)
     ready(FILES / "alpaca.json")
     assert said == [f"{FILES / 'alpaca.json'}: read as instruction/input/output; --data.layout names another"]
 
