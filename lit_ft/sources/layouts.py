@@ -23,7 +23,6 @@ MEANINGFUL = {
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), ""),
     **dict.fromkeys(TOOLS, "ToolConversations"),
     **dict.fromkeys(LABELS, "UnpairedPreferences"),
-    **dict.fromkeys(("choices", "options"), "AnswerOptions"),
 }
 """Columns that change what a row means, with the data module that reads them: they are read, or the row is refused."""
 
@@ -233,13 +232,15 @@ def read_tables(
 
 
 def announce(path: str, reading: Reading) -> None:
-    """Say in a line how a table is read.
+    """Say in a line how a table is read, and which of its columns are not.
 
     Example:
         >>> from lit_ft.sources.text_layouts import SUPERVISED
         >>> announce("rows.csv", Reading("rows.csv", SUPERVISED, [{"prompt": "Hi", "response": "Yo"}]))
     """
-    say(f"{path}: read as {reading.name}; --data.layout names another")
+    unread = [] if reading.main is None else sorted(reading.filled - reading.main.used(reading.filled))
+    rest = f"; not read: {listed(unread)}" if unread else ""
+    say(f"{path}: read as {reading.name}; --data.layout names another{rest}")
 
 
 def _check_named(layout: Layout, rows: Sequence[Row], path: str) -> None:

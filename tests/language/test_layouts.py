@@ -163,7 +163,6 @@ def test_rows_read_by_what_they_are(row: Any, read: str, learned: list[str], tmp
         ({"conversations": [HUMAN, {"from": "function_call", "value": '{"name": "look"}'}]}, "ToolConversations"),
         ({"messages": [ASK, REPLY], "label": True}, "row 1 has label.*UnpairedPreferences"),
         ({"prompt": "a", "completion": "b", "label": 0}, "row 1 has label.*UnpairedPreferences"),
-        ({"question": "a", "choices": ["b", "c"], "answer": "b"}, "row 1 has choices.*AnswerOptions"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "for Preferences"),
         ({"messages": [BRIEF, ASK, REPLY], "system": "Be long."}, "one system message: row 1"),
         ({"messages": [{**ASK, "content": [{"type": "image_url"}]}, REPLY]}, "parts that are texts, in row 1"),
@@ -216,11 +215,13 @@ def test_layouts_and_columns_are_named(tmp_path: Path) -> None:
             words(row, folder=tmp_path, **arguments)
 
 
-def test_a_line_says_how_a_table_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_says_how_a_table_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr("lit_ft.sources.layouts.say", said.append)
     ready(FILES / "alpaca.json")
-    assert said == [f"{FILES / 'alpaca.json'}: read as instruction/input/output; --data.layout names another"]
+    assert said.pop() == f"{FILES / 'alpaca.json'}: read as instruction/input/output; --data.layout names another"
+    ready(written(tmp_path, {"question": "a", "choices": ["b", "c"], "answer": "b", "id": 3}))
+    assert said.pop().endswith("read as question/answer; --data.layout names another; not read: choices, id")
 
 
 def test_a_column_that_is_filled_somewhere_is_read_alike_everywhere(tmp_path: Path) -> None:
