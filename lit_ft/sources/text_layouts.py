@@ -12,7 +12,15 @@ from lit_ft.sources.messages import Message, history_of, is_said, messages_of, s
 from lit_ft.sources.table_files import Row, absent
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "contents")
-QUESTIONS = ("instruction", "prompt", "question", "query", "problem", "inputs", "input")
+QUESTIONS = {  # with the answers that they are known with, before which no other one is read
+    "instruction": ("output", "response"),
+    "prompt": ("completion", "response"),
+    "question": ("answer", "response"),
+    "query": ("response", "answer"),
+    "problem": ("solution",),
+    "inputs": ("targets",),
+    "input": ("output",),
+}
 ANSWERS = ("completion", "response", "output", "answer", "solution", "targets")
 PAIRS = (
     ("chosen", "rejected"),
@@ -165,7 +173,9 @@ def _with_tools(row: Row, columns: frozenset[str], number: int, name: str) -> Ro
 
 def _asking(read: Read, name: str, answers: tuple[str, ...]) -> Layout:
     asks = (name, *(more for more in MORE if more != name))
-    return Layout((name, *answers), partial(read, asks=asks, answers=answers), (*SYSTEMS, "history", *asks[1:]), asks)
+    may = (*SYSTEMS, "history", *asks[1:])
+    without = QUESTIONS[name] if answers[0] in ANSWERS and answers[0] not in QUESTIONS[name] else ()
+    return Layout((name, *answers), partial(read, asks=asks, answers=answers), may, asks, without)
 
 
 SUPERVISED = (
@@ -178,7 +188,9 @@ SUPERVISED = (
 PREFERENCES = (
     *(_asking(compared, name, sides) for name in QUESTIONS for sides in PAIRS),
     *(
-        Layout((name, *sides), partial(compared, asks=(name,), answers=sides), SYSTEMS, (name,), without=QUESTIONS)
+        Layout(
+            (name, *sides), partial(compared, asks=(name,), answers=sides), SYSTEMS, (name,), without=tuple(QUESTIONS)
+        )
         for name in CONVERSATIONS
         for sides in PAIRS
     ),

@@ -140,6 +140,9 @@ def test_calls_of_tools_are_for_tool_conversations() -> None:
         ({"conversation": [{"input": "Hi", "output": "Yo"}]}, "<user\nHi><assistant", ["Yo>"]),
         ({"contents": [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Yo"}]}]},
          "<user\nHi><assistant", ["Yo>"]),
+        ({"problem": "Hi", "solution": "Yo", "answer": "Y"}, "Hi", ["Yo>"]),
+        ({"prompt": "Hi", "completion": "Yo", "answer": 3}, "Hi", ["Yo>"]),
+        ({"prompt": "Hi", "answer": "Yo"}, "Hi", ["Yo>"]),
         ({"text": "Hi", "title": "x"}, "H", ["i>"]),
     ],
 )  # fmt: skip
