@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -12,6 +12,7 @@ from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.sources.layouts import holds, read_tables
 from lit_ft.sources.tables import Row
 from lit_ft.sources.text_layouts import PAIRS, SUPERVISED, answered, chosen_layout
+from lit_ft.sources.truth import check_verdicts
 from lit_ft.tokens.chat import ROLES, encode_chat, message_segments
 from lit_ft.tokens.segments import Encoded, Segment, Specials, Truncation, encode_all, fill, special_fields
 from lit_ft.tokens.token_data import TokenData
@@ -149,6 +150,7 @@ class Instructions(TokenData):
         numbers = {split: self._numbers(split, rows) for split, rows in tables.items()}
         if self.template is None:
             tables = read_tables(tables, numbers, self.source.paths(), SUPERVISED, **self._how())
+            self._check_verdicts(tables, numbers)
         for split, rows in tables.items():
             numbered = zip(numbers[split], rows, strict=True)
             blank = sorted(number for number, row in numbered if self._answers_nothing(row))
@@ -158,6 +160,16 @@ class Instructions(TokenData):
                     f"{len(blank)} of {len(rows)} {split} rows have an empty answer, which is learned: {some}"
                 )
         return tables
+
+    def _check_verdicts(self, tables: Mapping[str, list[Row]], numbers: Mapping[str, Sequence[int]]) -> None:
+        """Refuse answers that a column calls unwanted, unless it has been said that it is not read."""
+        if self.layout is not None and self.layout.is_whole:
+            return
+        read = [self.source.only, self.weight_column, *(self.layout.needs if self.layout is not None else ())]
+        for split, rows in tables.items():
+            answered = [i for i, row in enumerate(rows) if row["messages"] is not None or row["completion"] is not None]
+            some, places = [rows[i] for i in answered], [numbers[split][i] for i in answered]
+            check_verdicts(some, places, [name for name in read if name is not None], self.source.paths()[split])
 
     def _how(self) -> dict[str, Any]:
         return {"chosen": self.layout, "hint": hint}

@@ -96,6 +96,8 @@ class StreamedInstructions(Instructions):
             rows = partial(_read, rows, reading)
         self._encode([next(rows())], [1])  # a template that does not fit is an error now
         if self.template is None:
+            self._check_verdicts({"train": [reading.row(row, n) for n, row in enumerate(first, start=1)]},
+                                 {"train": range(1, len(first) + 1)})  # fmt: skip
             announce(self.source.path, reading)
         self.stream = TokenStream(rows, self._encode, self.buffer, self.batch_size, self.max_length, self.seed)
         read = partial(self.source.table, required=self.required_columns(), max_rows=self.source.splits.max_eval_rows)
@@ -104,6 +106,7 @@ class StreamedInstructions(Instructions):
         if self.template is None:
             numbers = {split: range(1, len(table) + 1) for split, table in tables.items()}
             tables = read_tables(tables, numbers, self.source.paths(), SUPERVISED, **self._how())
+            self._check_verdicts(tables, numbers)
         self.examples = self._encoded(tables)
 
     def train_dataloader(self) -> ResumableLoader:

@@ -17,12 +17,10 @@ from lit_ft.sources.table_files import Row, absent
 from lit_ft.sources.table_format import listed
 
 TOOLS = ("tools", "functions", "tool_calls", "function_call")
-LABELS = ("label", "kto_tag")
 MEANINGFUL = {
     **dict.fromkeys(("system", "system_prompt", "context", "history", "input"), ""),
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), ""),
     **dict.fromkeys(TOOLS, "ToolConversations"),
-    **dict.fromkeys(LABELS, "UnpairedPreferences"),
 }
 """Columns that change what a row means, with the data module that reads them: they are read, or the row is refused."""
 
@@ -54,6 +52,11 @@ class Layout:
     asks: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     named: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether a person has said all columns that are read."""
+        return bool(self.named) and self.named[0][0] == "layout"
 
     def used(self, filled: Iterable[str]) -> frozenset[str]:
         """The columns that it reads of those that hold something."""
@@ -155,13 +158,12 @@ class Reading:
         hint: Callable[[Row], str] = lambda row: "",
     ) -> None:
         self.path, self.layouts, self.hint = path, layouts, hint
-        classes = frozenset(name for name in LABELS if not all(_is_flag(row.get(name)) for row in rows))
-        self.guarded = frozenset(guarded) - classes
+        self.guarded = frozenset(guarded)
         self.present = frozenset(name for row in rows for name, value in row.items() if not absent(value))
         self.filled = frozenset(name for row in rows for name, value in row.items() if holds(value))
         if chosen is not None:
             _check_named(chosen, rows, path)
-        if chosen is not None and chosen.named[0][0] == "layout":  # which columns are read has been said
+        if chosen is not None and chosen.is_whole:
             self.guarded = frozenset()
         found = fitting(layouts, self.present, self.filled) if chosen is None else [chosen]
         self.main = found[0] if len(found) == 1 else None
@@ -284,7 +286,7 @@ def refuse_unread(row: Row, columns: frozenset[str], guarded: frozenset[str], nu
             'image' is not, as text is read alone; --data.layout text reads them without it
     """
     for name in sorted(guarded.intersection(row) - columns):
-        if _changes(name, row[name], columns, number):
+        if _changes(name, row[name], number):
             used = "/".join(sorted(columns))
             module = f", which {MEANINGFUL[name]} reads" if MEANINGFUL[name] else ""
             allowed = f"rows whose meaning is read: {name!r} is not{module}, as {used} is read alone"
@@ -293,14 +295,7 @@ def refuse_unread(row: Row, columns: frozenset[str], guarded: frozenset[str], nu
             )
 
 
-def _changes(name: str, value: Any, columns: frozenset[str], number: int) -> bool:
-    if name in LABELS:
-        return columns != {"text"} and not absent(value)
+def _changes(name: str, value: Any, number: int) -> bool:
     if name in ("tools", "functions"):
         return holds(value) and bool(tools_of(value, number))
     return holds(value)
-
-
-def _is_flag(value: Any) -> bool:
-    """Whether a label is true or false, and so no class."""
-    return absent(value) or str(value).lower().removesuffix(".0") in ("true", "false", "0", "1")

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.sources.layouts import LABELS, Layout, Read, holds, named_layout
+from lit_ft.sources.layouts import Layout, Read, holds, named_layout
 from lit_ft.sources.messages import Message, history_of, is_said, messages_of, said_by, tools_of, transcript, user
 from lit_ft.sources.table_files import Row, absent
 
@@ -28,6 +28,7 @@ PAIRS = (
     ("response_chosen", "response_rejected"),
     ("preferred_output", "non_preferred_output"),
 )
+LABELS = ("label", "kto_tag")
 SYSTEMS = ("system", "system_prompt", "system_instruction", "systemInstruction")
 MORE = ("input", "context")  # of a question, behind it
 CHAT = ("instruction",)  # questions that are messages also where texts are not

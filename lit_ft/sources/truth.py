@@ -11,7 +11,7 @@ from lit_ft.core.errors import ConfigError
 
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 VERDICTS = (
-    "label", "desirable", "accepted", "is_accepted", "correct", "is_correct", "preferred", "thumbs_up",
+    "label", "kto_tag", "desirable", "accepted", "is_accepted", "correct", "is_correct", "preferred", "thumbs_up",
     "is_duplicate", "duplicate", "is_positive", "is_match", "match", "relevant", "is_relevant", "relevance",
 )  # fmt: skip
 
@@ -89,4 +89,5 @@ def check_verdicts(rows: Sequence[Mapping[str, Any]], numbers: Sequence[int], re
             place = said.index(False)
             given = f"{path} (row {numbers[place]} has {column} = {rows[place][column]!r})"
             allowed = f"rows that are all to be learned; `only: {column}` takes those in which it is true"
+            allowed += ", UnpairedPreferences learns from both" if column in ("label", "kto_tag") else ""
             raise ConfigError("path", given, allowed)

@@ -164,7 +164,7 @@ def test_rows_read_by_what_they_are(row: Any, read: str, learned: list[str], tmp
         ({"messages": [ASK, {**REPLY, "content": "", "tool_calls": [{"name": "look"}]}]}, "ToolConversations"),
         ({"messages": [ASK, {**REPLY, "content": "", "function_call": {"name": "look"}}]}, "ToolConversations"),
         ({"conversations": [HUMAN, {"from": "function_call", "value": '{"name": "look"}'}]}, "ToolConversations"),
-        ({"messages": [ASK, REPLY], "label": True}, "row 1 has label.*UnpairedPreferences"),
+        ({"messages": [ASK, REPLY], "label": False}, "row 1 has label.*only: label.*UnpairedPreferences"),
         ({"prompt": "a", "completion": "b", "label": 0}, "row 1 has label.*UnpairedPreferences"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "for Preferences"),
         ({"messages": [BRIEF, ASK, REPLY], "system": "Be long."}, "one system message: row 1"),
