@@ -86,10 +86,13 @@ class RunReport(FitCallback):
         anew = trainer.state.fn == "fit" and from_its_start(trainer)
         self._before, self._git = {} if anew else read_report(self.folder), git_state()
         self._started = self._before.get("started") or datetime.now().astimezone().isoformat(timespec="seconds")
+        if trainer.state.fn == "fit":
+            self._write_config()
+            self._save(trainer, "running")
+
+    def _write_config(self) -> None:
         if not (self.folder / "config.yaml").exists() and self.config:
             write_text(self.folder / "config.yaml", self.config)
-        if trainer.state.fn == "fit":
-            self._save(trainer, "running")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clocks."""
@@ -228,6 +231,7 @@ class RunReport(FitCallback):
                 figures |= source.plots(history)  # type: ignore[operator, union-attr]
         report["figures"] = {**files, **save_figures(figures, plots)}
         drawings = [(plots / f"{file}.svg").read_text(encoding="utf-8") for file in report["figures"].values()]
+        self._write_config()
         config = self.folder / "config.yaml"
         text = config.read_text(encoding="utf-8") if config.exists() else self.config
         write_text(self.folder / "report.html", page(report, drawings, text))

@@ -1,5 +1,7 @@
 """A user's own module and data, outside of the package: named by ``--import toy_package``."""
 
+import time
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -107,6 +109,24 @@ class ToyData(pl.LightningDataModule):
 
     def predict_dataloader(self) -> Any:
         return self._loader(False)
+
+
+class Waits(pl.Callback):
+    """Says that it waits, and does so for a minute.
+
+    Args:
+        at: Name of the hook.
+        step: The step from which on it waits.
+    """
+
+    def __init__(self, at: str, step: int = 0) -> None:
+        setattr(self, at, self._wait)
+        self.step = step
+
+    def _wait(self, trainer: pl.Trainer, *arguments: Any, **named: Any) -> None:
+        if trainer.global_step >= self.step:
+            Path("waits").write_text("")
+            time.sleep(60)
 
 
 class OtherData(ToyData):
