@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lit_ft.language.stop_below_loss import StopBelowLoss as StopBelowLoss
     from lit_ft.language.task_score import TaskScore as TaskScore
     from lit_ft.preference.likelihood_displacement import LikelihoodDisplacement as LikelihoodDisplacement
+    from lit_ft.running.not_finite import NotFinite as NotFinite
     from lit_ft.running.run_checkpoint import RunCheckpoint as RunCheckpoint
     from lit_ft.running.run_report import RunReport as RunReport
     from lit_ft.running.warm_start import WarmStart as WarmStart

@@ -55,6 +55,9 @@ class Build(LightningCLI):
         request: What was asked for.
     """
 
+    checkpoint: Path | None = None
+    """That of which the weights are, where they are of a run."""
+
     def __init__(self, request: Request) -> None:
         self.request = request
         import_named(request)

@@ -59,7 +59,7 @@ TERMINATED = 143  # exit status, as shells have it
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command and exit with its status: 0 done, 1 failed, 2 wrong input, 130 and 143 stopped by a signal."""
+    """Run a command and exit with its status: 0 done, 1 failed or diverged, 2 wrong input, 130 and 143 by a signal."""
     sys.exit(command(list(sys.argv[1:] if argv is None else argv)))
 
 
@@ -107,7 +107,11 @@ def guarded(name: str, args: list[str]) -> int:
         return 0
     except Exception as error:
         from lit_ft.command.complaint import complaint
+        from lit_ft.core.errors import Diverged
 
+        if isinstance(error, Diverged):
+            print(f"lit-ft: {error}", file=sys.stderr)
+            return 1
         message = complaint(error, request)
         if "--debug" in args or message is None:  # reading the request may be what failed
             raise

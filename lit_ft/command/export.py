@@ -1,6 +1,7 @@
 """``lit-ft export RUN --to DIR``: a folder that ``from_pretrained`` loads."""
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,9 @@ def export_command(argv: Sequence[str]) -> int:
     if target.exists() and any(target.iterdir()):
         raise ConfigError("--to", options.to, "a folder that does not exist yet or is empty")
     from lit_ft.command.run import load_run
+    from lit_ft.command.run_folders import Place, say
     from lit_ft.models.adapter_export import name_base
+    from lit_ft.running.run_folder import START, held
 
     build = load_run(options.run, further, "export")
     module = build.model
@@ -26,15 +29,19 @@ def export_command(argv: Sequence[str]) -> int:
         raise ConfigError(
             "RUN", options.run, f"a run whose network has save_pretrained; this is {type(network).__name__}"
         )
+    say("export", Place(None, build.checkpoint))
     aside = target.with_name(f".{target.name}.tmp")
     aside.mkdir(parents=True, exist_ok=True)
-    network.save_pretrained(aside)
-    name_base(network, getattr(module, "spec", None), aside, target)
-    if getattr(module, "tokenizer", None) is not None:
-        module.tokenizer.save_pretrained(aside)
-    if target.exists():
-        target.rmdir()
-    aside.replace(target)
+    with held(aside, "--to"):  # two exports at once would mix their files
+        for left in aside.iterdir():  # of an export that was killed
+            if left.name != START:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        network.save_pretrained(aside)
+        name_base(network, getattr(module, "spec", None), aside, target)
+        if getattr(module, "tokenizer", None) is not None:
+            module.tokenizer.save_pretrained(aside)
+        (aside / START).unlink()
+        aside.replace(target)
     if (target / "modules.json").exists() and getattr(build.datamodule, "template", None) is not None:
         print(
             "note: sentence-transformers embeds bare texts, and this run pooled them within a template (data.template):"

@@ -21,6 +21,7 @@ from lit_ft.core.hyperparameters import differences, is_plain
 from lit_ft.core.yaml_text import write_yaml
 from lit_ft.running.files import write_text
 from lit_ft.running.json_rows import json_rows
+from lit_ft.running.not_finite import NotFinite
 from lit_ft.running.report import read_report
 from lit_ft.running.run_checkpoint import RunCheckpoint
 from lit_ft.running.run_report import RunReport
@@ -108,7 +109,8 @@ def load_run(run_dir: str | Path, args: Sequence[str] = (), command: str = "") -
     """
     folder = existing("run_dir", run_dir)
     built = Build(Request.of(["-c", str(existing("run_dir", folder / "config.yaml")), *args], command))
-    checkpoint = read("run_dir", find_checkpoint("last", folder), map_location="cpu")
+    built.checkpoint = find_checkpoint("last", folder)
+    checkpoint = read("run_dir", built.checkpoint, map_location="cpu")
     built.model.on_load_checkpoint(checkpoint)
     built.model.load_state_dict(checkpoint["state_dict"])
     return built
@@ -169,6 +171,8 @@ def default_callbacks(built: Build, folder: Path, text: str) -> list[Callback]:
     callbacks: list[Callback] = []
     if not any(isinstance(callback, (Checkpoint, RunCheckpoint)) for callback in given):
         callbacks.append(RunCheckpoint())
+    if not any(isinstance(callback, NotFinite) for callback in given):
+        callbacks.append(NotFinite())
     if request.start:
         start = existing("--from", request.start)
         callbacks.append(WarmStart(str(start if start.is_file() else find_checkpoint("last", start))))

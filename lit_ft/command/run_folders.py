@@ -170,9 +170,11 @@ def say(stage: str, place: Place) -> None:
     """Which run and step was taken."""
     if place.anew:
         print(f"{stage}: {place.folder} has no checkpoint; it begins anew", flush=True)
-    elif place.checkpoint is not None:
+    elif (checkpoint := place.checkpoint) is not None:
         verb = "goes on" if stage == "fit" else "takes the weights"
-        print(f"{stage}: {verb} from step {step_of(place.checkpoint)}, {place.checkpoint}", flush=True)
+        status = report_of(checkpoint.parent.parent).get("status", "finished")
+        unfinished = "" if stage == "fit" or status == "finished" else f" (the run is {status})"
+        print(f"{stage}: {verb} from step {step_of(checkpoint)}, {checkpoint}{unfinished}", flush=True)
 
 
 def step_of(checkpoint: Path) -> int | str:
@@ -233,6 +235,20 @@ def find_checkpoint(which: str, run: Path) -> Path:
     newest, damaged = newest_whole(run / "checkpoints")
     for path in damaged:
         rank_zero_warn(f"{path} is damaged (its digest does not match); falling back to the checkpoint before it")
-    if newest is None:
+    theirs = others(run)
+    if newest is None and not theirs:
         raise ConfigError("--ckpt_path", "last", f"a run with a whole checkpoint; {run}/checkpoints has none")
-    return newest
+    if newest is not None and theirs and _number(theirs[-1]) > _number(newest):
+        print(f"newer, of another callback: {theirs[-1]} at step {step_of(theirs[-1])} (--ckpt_path FILE takes it)")
+    return newest or theirs[-1]
+
+
+def others(run: Path) -> list[Path]:
+    """Checkpoints that callbacks of Lightning wrote, ``last.ckpt`` of a ModelCheckpoint among them, by their step."""
+    found = [path for path in checkpoints(run) if not path.name.startswith("step=") and path.name != "best.ckpt"]
+    return sorted(found, key=lambda path: (_number(path), path.name.startswith("last"), path.stat().st_mtime))
+
+
+def _number(checkpoint: Path) -> int:
+    step = step_of(checkpoint)
+    return step if isinstance(step, int) else -1

@@ -35,6 +35,17 @@ class ConfigError(Exception):
         return _rebuild, (type(self), str(self), self.argument, repr(self.given), self.allowed, self.owner)
 
 
+class Diverged(Exception):
+    """A run whose loss or weights are not finite any more, in one line.
+
+    Example:
+        >>> raise Diverged("the loss is not finite since step 12")
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.Diverged: the loss is not finite since step 12
+    """
+
+
 def _rebuild(kind: type, text: str, argument: str, given: str, allowed: str, owner: str | None) -> ConfigError:
     error = kind(argument, given, allowed)
     error.args, error.owner = (text,), owner

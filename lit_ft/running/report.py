@@ -18,6 +18,7 @@ from lit_ft.running.metrics_file import History
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ENDED = ("finished", "diverged")  # what the report says of a run that came to its end
 PACKAGES = ("lit-ft", "lightning", "torch", "transformers", "torchmetrics", "datasets", "peft", "jsonargparse")
 
 STYLE = """

@@ -113,8 +113,8 @@ def end_again(trainer: pl.Trainer) -> None:
     """
     loop = trainer.fit_loop
     if loop.epoch_loop.batch_progress.current.completed:  # an epoch that ends early is complete, as in ``mark``
-        loop.epoch_progress.current.processed += 1
-        loop.epoch_progress.current.completed += 1
+        current: Any = loop.epoch_progress.current
+        current.processed, current.completed = current.processed + 1, current.completed + 1
     for hook in ("on_train_start", "on_train_end"):
         call._call_callback_hooks(trainer, hook)
         call._call_lightning_module_hook(trainer, hook)

@@ -1,6 +1,7 @@
 """Checkpoints from which a run goes on as if it had never stopped."""
 
 import math
+import shutil
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ from lit_ft.core.passes.window import window_starts
 from lit_ft.running.as_written import AsWritten
 from lit_ft.running.files import commit, digest_file, is_whole
 from lit_ft.running.metrics_file import MetricsFile
+from lit_ft.running.not_finite import may_save
 from lit_ft.running.resume_point import mark, settle
 from lit_ft.running.stop_signals import StopSignals, ended_by
 
@@ -38,6 +40,7 @@ class RunCheckpoint(AsWritten):
 
     Exact for modules whose state is in checkpoints and for loaders with ``state_dict``; a loader without it starts its
     epoch again (Lightning warns), and wall-clock values differ. It makes itself the first callback of the trainer.
+    Weights that are not finite end the run, and are not saved either way (see :class:`~lit_ft.callbacks.NotFinite`).
     Refuses to begin a run in a folder with checkpoints; resuming from an earlier checkpoint removes later ones.
 
     Args:
@@ -177,6 +180,8 @@ class RunCheckpoint(AsWritten):
                 digest_file(old).unlink(missing_ok=True)
 
     def _write(self, trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
+        if not may_save(trainer):
+            return
         aside = path.with_name(f".{path.name}.tmp")
         trainer.save_checkpoint(aside, weights_only=weights_only)
         if trainer.is_global_zero:
@@ -201,6 +206,23 @@ class RunCheckpoint(AsWritten):
             return Path(self.folder)
         return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
 
+    def _tidy(self, trainer: pl.Trainer, directory: Path) -> None:
+        """Remove what a kill left half written, and bring the best weights so far into a new folder."""
+        best = directory / "best.ckpt"
+        if trainer.is_global_zero:
+            for left in directory.glob(".*.tmp"):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            if self.best is not None and trainer.ckpt_path is not None and not best.exists():
+                source = Path(trainer.ckpt_path).parent / best.name
+                if is_whole(source):
+                    directory.mkdir(parents=True, exist_ok=True)
+                    aside = best.with_name(f".{best.name}.tmp")
+                    shutil.copyfile(source, aside)
+                    commit(aside, best)
+        if self.best is not None and not trainer.strategy.broadcast(best.exists()):
+            rank_zero_warn(f"there is no whole best.ckpt beside {trainer.ckpt_path}: the best value counts from here")
+            self.best = None
+
     # content of a checkpoint
 
     def on_save_checkpoint(
@@ -215,7 +237,7 @@ class RunCheckpoint(AsWritten):
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, Randomness().plain())
         rows = [logger.rows for logger in trainer.loggers if isinstance(logger, MetricsFile)]
-        checkpoint["run_checkpoint"] = {"randomness": states, "rows": rows}
+        checkpoint["run_checkpoint"] = {"randomness": states, "rows": rows, "stopped": trainer.should_stop}
         mark(checkpoint, trainer.num_training_batches, trainer.accumulate_grad_batches)
         if self._loader_states:
             checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = self._loader_states
@@ -229,6 +251,9 @@ class RunCheckpoint(AsWritten):
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         if "run_checkpoint" not in checkpoint or trainer.state.fn != "fit":
             return
+        trainer.should_stop = checkpoint["run_checkpoint"].get("stopped", False) and not more_patience(
+            trainer, checkpoint["callbacks"]
+        )
         loop = checkpoint["loops"]["fit_loop"]
         self._resumed = {
             **checkpoint["run_checkpoint"],
@@ -243,6 +268,7 @@ class RunCheckpoint(AsWritten):
         if from_its_start(trainer) and any(directory.glob("*.ckpt")):
             raise ConfigError("folder", str(directory), "one without checkpoints, or ckpt_path to go on from them")
         self._saved_at = time.monotonic()
+        self._tidy(trainer, directory)
         self._signals.listen()
         if trainer.received_sigterm:  # before anybody could save
             self._signals.note(signal.SIGTERM)
@@ -253,6 +279,14 @@ class RunCheckpoint(AsWritten):
         if trainer.is_global_zero:
             for file, rows in zip(files, self._resumed["rows"], strict=False):
                 file.cut(rows)
+
+
+def more_patience(trainer: pl.Trainer, states: dict[str, Any]) -> bool:
+    """Whether an ``EarlyStopping`` that may have stopped the run has another patience now, before it is restored."""
+    return any(
+        states.get(one.state_key, {}).get("patience", one.patience) != one.patience
+        for one in trainer.early_stopping_callbacks
+    )
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:

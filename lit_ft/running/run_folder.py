@@ -1,5 +1,6 @@
 """A run folder among others: who works in it, which start of its name it was, and what is left of a run."""
 
+import errno
 import fcntl
 import os
 import re
@@ -26,11 +27,12 @@ os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path, argument: str = "--run_dir") -> Iterator[None]:
     """Work in a folder alone; the lock ends with the process, however that ends.
 
     Args:
         folder: It is there already.
+        argument: What named it, for the error.
 
     Raises:
         ConfigError: Another process works in it, or nothing can be written to it.
@@ -43,7 +45,7 @@ def held(folder: Path) -> Iterator[None]:
             ...
         lit_ft.core.errors.ConfigError: --run_dir: given 'run'; allowed: a folder in which no other process works
     """
-    file = _locked(folder)
+    file = _locked(folder, argument)
     _held.add(file)
     try:
         yield
@@ -52,19 +54,21 @@ def held(folder: Path) -> Iterator[None]:
         os.close(file)
 
 
-def _locked(folder: Path) -> int:
+def _locked(folder: Path, argument: str) -> int:
     path = folder / START
     while True:
         try:
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, "")
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            allowed = f"a folder to write to; this one is not ({os.strerror(error.errno)}); --run_dir names another one"
-            raise ConfigError("--run_dir", str(folder), allowed) from error
+            allowed = f"a folder to write to, which this one is not ({os.strerror(error.errno or 0).lower()})"
+            raise ConfigError(argument, str(folder), allowed) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(file)
-            raise ConfigError("--run_dir", str(folder), "a folder in which no other process works") from error
+            raise ConfigError(argument, str(folder), "a folder in which no other process works") from error
         except OSError:  # a file system that cannot lock
             return file
         if path.exists() and os.path.samestat(os.fstat(file), path.stat()):

@@ -17,11 +17,14 @@ from lightning.pytorch.utilities.data import extract_batch_size
 
 from lit_ft.core.adapters import adapter_matches
 from lit_ft.core.callback import FitCallback
+from lit_ft.core.errors import Diverged
 from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.method import Method
 from lit_ft.running.files import write_text
 from lit_ft.running.metrics_file import read_history
+from lit_ft.running.not_finite import NotFinite
 from lit_ft.running.report import (
+    ENDED,
     curves,
     final_values,
     git_state,
@@ -119,8 +122,10 @@ class RunReport(FitCallback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report of a finished fit."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        diverged = any(isinstance(callback, NotFinite) and callback.diverged for callback in callbacks)
         if trainer.is_global_zero:
-            self._save(trainer, "finished")
+            self._save(trainer, "diverged" if diverged else "finished")
         self._wall = None
         self._ended = True
 
@@ -128,7 +133,7 @@ class RunReport(FitCallback):
         """Write the report of a run that was killed after its last step."""
         if not self._ended and trainer.ckpt_path is not None:
             before = read_report(self.folder)
-            if (before.get("status"), before.get("steps")) != ("finished", trainer.global_step):
+            if before.get("status") not in ENDED or before.get("steps") != trainer.global_step:
                 end_again(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -136,7 +141,8 @@ class RunReport(FitCallback):
         if trainer.is_global_zero and self._wall is not None and trainer.state.fn == "fit":
             stopped = isinstance(exception, (KeyboardInterrupt, SystemExit))
             at_once = isinstance(exception, KeyboardInterrupt) and not isinstance(exception, Interrupted)
-            self._save(trainer, "interrupted" if stopped else "failed", draw=not at_once)
+            status = "interrupted" if stopped else "diverged" if isinstance(exception, Diverged) else "failed"
+            self._save(trainer, status, draw=not at_once)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clocks."""

@@ -1,5 +1,6 @@
 """One number from the files of a run."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -63,15 +64,19 @@ class Measure:
         return from_mapping(cls, spec)
 
     def read(self, folder: Path) -> float:
-        """The value in a run folder.
+        """The value in a run folder; no number for a run that diverged.
 
         Raises:
             ConfigError: The run did not report it; the message lists what it did. Or it did not come to its end.
         """
         from lit_ft.running.metrics_file import read_history
-        from lit_ft.running.report import read_report
+        from lit_ft.running.report import ENDED, read_report
 
         history, report = read_history(folder / "metrics.csv"), read_report(folder)
+        if report.get("status", "finished") not in ENDED:
+            raise ConfigError("key", self.key, f"a run that came to its end; {folder} is {report['status']}")
+        if report.get("status") == "diverged":
+            return math.nan
         if self.key in history:
             return self._from_curve(history)
         if self.key in report.get("metrics", {}):

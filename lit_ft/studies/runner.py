@@ -4,17 +4,18 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from lit_ft.core.errors import Diverged
 from lit_ft.running.files import write_text
 from lit_ft.running.processes import ProcessFailed, start
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.plan import Planned
 
-ENDED = ("finished",)  # what a report says of a run that a study may measure
 WAITING, RUNNING, DONE, REUSED, FAILED = "waiting", "running", "done", "reused", "failed"
 GRACE = 20.0  # seconds in which an interrupted run may save
 
@@ -79,6 +80,7 @@ def make_run(job: Job) -> None:
     from lit_ft.command.preload import quiet
     from lit_ft.command.request import Request
     from lit_ft.command.run import execute
+    from lit_ft.running.report import ENDED
 
     quiet()
     folder = Path(job.folder)
@@ -88,10 +90,11 @@ def make_run(job: Job) -> None:
     try:
         request = Request.of(job.fit, "fit")
         if status_of(folder) not in ENDED:
-            execute("fit", request)
+            with suppress(Diverged):  # such a run has come to its end, and has no numbers
+                execute("fit", request)
         if status_of(folder) not in ENDED:
             raise RuntimeError(f"{folder}: the fit came to no end; its report says {status_of(folder)}")
-        if job.test is not None:
+        if job.test is not None and status_of(folder) == "finished":
             execute("test", job.test)
     except Exception as error:
         if (message := complaint(error, request)) is None:
@@ -109,6 +112,8 @@ def launch_here(job: Job, threads: int) -> Running:
 
 def is_complete(folder: Path) -> bool:
     """Whether the run of a folder came to its end and was tested; earlier versions took some for it that did not."""
+    from lit_ft.running.report import ENDED
+
     return (folder / "complete").exists() and status_of(folder) in ENDED
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from lit_ft.callbacks import WarmStart
+from lit_ft.callbacks import NotFinite, WarmStart
 from lit_ft.testing import ForeignModule
 from tests.example import OfCallback
 
@@ -12,4 +12,4 @@ def warm() -> WarmStart:
     return WarmStart("weights.ckpt")
 
 
-EXAMPLES = {"WarmStart": OfCallback(warm)}
+EXAMPLES = {"NotFinite": OfCallback(NotFinite, no_op=NotFinite), "WarmStart": OfCallback(warm)}

@@ -34,3 +34,32 @@ def test_a_text_is_replaced_as_a_whole(tmp_path: Path) -> None:
         write_text(tmp_path / "deep" / "note", text)
         assert (tmp_path / "deep" / "note").read_text() == text
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["note"]
+
+
+@pytest.mark.parametrize("kill_at", [0, 1])
+def test_a_file_that_is_written_again_is_whole_at_any_moment(
+    kill_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the new file has its name, or before only its digest is left."""
+    best, aside, renames = tmp_path / "best.ckpt", tmp_path / "aside", list[str]()
+    aside.write_text("old")
+    commit(aside, best)
+    plain = Path.replace
+
+    def killed(path: Path, target: Any) -> Path:
+        renames.append(str(target))
+        if len(renames) == 2 + kill_at:
+            raise KeyboardInterrupt
+        return plain(path, target)
+
+    aside.write_text("new")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            commit(aside, best)
+    assert (best.read_text(), is_whole(best)) == (("old", "new")[kill_at], True)
+    aside.write_text("newest")
+    commit(aside, best)
+    assert is_whole(best)
+    best.write_text("new")
+    assert not is_whole(best)
