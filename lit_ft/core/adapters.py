@@ -167,8 +167,8 @@ def begun(network: nn.Module) -> list[nn.Parameter]:
     coarse = {str(p.dtype).removeprefix("torch.") for _, p in own if p.dtype in (torch.bfloat16, torch.float16)}
     if coarse:
         rank_zero_warn(
-            f"the adapter is trained in {min(coarse)}, in which small steps are lost in rounding; under"
-            " trainer.precision bf16-mixed it stays in float32"
+            f"the adapter is trained in {min(coarse)}, in which small steps are lost in rounding; with"
+            " trainer.precision bf16-mixed and network.dtype float32 it is in float32"
         )
     return [
         parameter for name, parameter in own

@@ -13,7 +13,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.frozen_base import is_built, mark_built
 from lit_ft.core.network import Network
 from lit_ft.models.adapter_config import adapter_config
-from lit_ft.models.adapter_names import matches
+from lit_ft.models.adapter_names import laid_on, matches
 
 
 def with_adapter(network: nn.Module, spec: Network, task: str | None = None, absent: Iterable[str] = ()) -> nn.Module:
@@ -59,6 +59,9 @@ def with_adapter(network: nn.Module, spec: Network, task: str | None = None, abs
         if id(parameter) not in before or not torch.equal(before[id(parameter)], _sum(parameter)):
             mark_built(parameter)
     _refuse_unfilled(adapted, {id(base[name]): name for name in absent})
+    if getattr(adapted.base_model, "targeted_module_names", None):
+        given = (spec.peft.get("init_args") or {}).get("target_modules") or config.target_modules
+        found["target_modules"] = laid_on(adapted, config, given)
     setattr(adapted, MATCHES, found)
     return adapted
 

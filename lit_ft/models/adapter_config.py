@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -35,6 +36,13 @@ _REFUSED_SETTINGS: dict[str, tuple[tuple[Any, ...] | None, str]] = {
     "use_asa": ((True,), _ALLOCATES),
     "alora_invocation_tokens": (None, "the adapter would be laid on by text, outside of the network's forward pass"),
     "arrow_config": (None, "it routes between adapters that were trained before"),
+    "generator_seed": (
+        None,
+        "the state of its own random numbers would not be in checkpoints; null draws those of the run",
+    ),
+    "base_model_name_or_path": (None, "network.path names the base"),
+    "revision": (None, "network.path names the base"),
+    "inference_mode": ((True,), "nothing would be trained"),
     "kasa_config": (None, _LOSS),
     "monteclora_config": (None, _LOSS),
 }
@@ -69,13 +77,23 @@ def adapter_config(spec: Mapping[str, Any], task: str | None) -> Any:
             allowed = f"a setting of {kind.__name__}{nearest(str(key), known)}"
             raise ConfigError(f"network.peft.init_args.{key}", value, allowed)
         _check_setting(key, value, hints[key])
-    if task is not None:
-        arguments.setdefault("task_type", task)
+    if task is not None and arguments.setdefault("task_type", task) not in (task, None):
+        allowed = f"{task}, the task of this network; it may be left out"
+        raise ConfigError("network.peft.init_args.task_type", arguments["task_type"], allowed)
+    said: list[warnings.WarningMessage] = []
     try:
-        return kind(**arguments)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            config = kind(**arguments)
     except (TypeError, ValueError, KeyError, ImportError) as error:
         allowed = f"what {kind.__name__} takes: {_line(error)}"
         raise ConfigError("network.peft.init_args", spec.get("init_args"), allowed) from error
+    for warning in said:
+        if "ignored" in str(warning.message):
+            allowed = f"settings that are all used; PEFT says: {_line(warning.message)}"
+            raise ConfigError("network.peft.init_args", spec.get("init_args"), allowed)
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return config
 
 
 def _check_setting(key: str, value: Any, hint: Any) -> None:
@@ -96,7 +114,7 @@ def _words(hint: Any) -> list[str]:
     return [word for part in get_args(hint) for word in _words(part)]
 
 
-def _line(error: BaseException) -> str:
+def _line(error: object) -> str:
     return " ".join(str(error).split())
 
 

@@ -67,6 +67,27 @@ def matches(network: nn.Module, config: Any) -> dict[str, dict[str, int]]:
     return found
 
 
+def laid_on(network: nn.Module, config: Any, given: Any) -> dict[str, int]:
+    """How many adapters each entry of ``target_modules`` laid; one that laid none is refused.
+
+    Args:
+        network: With the adapter.
+        config: Its configuration.
+        given: ``target_modules`` as written.
+    """
+    targets = list(getattr(network.base_model, "targeted_module_names", ()))
+    if isinstance(given, str):
+        return {given: len(targets)}
+    found = {}
+    for entry in sorted(given):
+        found[entry] = sum(_ends(entry, name) for name in targets)
+        if found[entry] == 0:
+            whole = any(_ends(entry, name) or entry.startswith(name) for name in config.modules_to_save or ())
+            reason = "it is trained whole, as modules_to_save or a new head" if whole else "other settings exclude it"
+            raise ConfigError("network.peft.init_args.target_modules", entry, f"a list without it: {reason}")
+    return found
+
+
 def _count_layers(config: Any, targeted: list[str], modules: list[str], count: Callable[..., None]) -> None:
     wanted, patterns = getattr(config, "layers_to_transform", None), getattr(config, "layers_pattern", None)
     patterns = [patterns] if isinstance(patterns, str) else list(patterns or ())

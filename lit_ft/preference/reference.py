@@ -109,10 +109,7 @@ class AdapterOff(Reference):
                 "reference", "AdapterOff", f"no trainable parameter beside the adapter, as {others[0]} is"
             )
 
-        changed = changed_base(network)
-        if changed:
-            allowed = f"FrozenCopy: the start of this adapter changed the base ({changed[0]}), which is none without it"
-            raise ConfigError("reference", "AdapterOff", allowed)
+        _refuse_changed_base(network, "AdapterOff")
 
     def start(self, network: nn.Module, trainer: Any, fresh: bool) -> None:
         """Warn of an adapter that already changes the network."""
@@ -227,7 +224,8 @@ class CachedLogProbs(Reference):
         self._has_base = False
 
     def attach(self, network: nn.Module) -> None:
-        """Take the fingerprint of the network."""
+        """Take the fingerprint of the network; refuse one whose base is none without the adapter."""
+        _refuse_changed_base(network, "CachedLogProbs")
         self.fingerprint, self._has_base = _base_fingerprint(network), hasattr(network, "disable_adapter")
 
     def resume(self, noted: str | None, weights: Mapping[str, Tensor]) -> None:
@@ -293,6 +291,13 @@ def _read(file: Path, wanted: str | None) -> dict[int, float]:
     if known != wanted:
         raise ConfigError("reference.path", str(file), allowed)
     return values
+
+
+def _refuse_changed_base(network: nn.Module, reference: str) -> None:
+    changed = changed_base(network)
+    if changed:
+        allowed = f"FrozenCopy: the start of this adapter changed the base ({changed[0]}), which is none without it"
+        raise ConfigError("reference", reference, allowed)
 
 
 def _warn_of_adapter(network: nn.Module, reference: str) -> None:

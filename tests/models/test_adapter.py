@@ -18,7 +18,7 @@ from lit_ft.core.batch_norm import update_batch_norm
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
 from lit_ft.embedding.sentence_encoder import sentence_encoder
-from lit_ft.methods import DPO, AdapterOff, ImageClassifier, SentenceEmbedding, SupervisedFineTuning
+from lit_ft.methods import DPO, AdapterOff, CachedLogProbs, ImageClassifier, SentenceEmbedding, SupervisedFineTuning
 from lit_ft.models import causal_lm, image_classifier, tokenizer
 from lit_ft.models.adapter_export import name_base
 from lit_ft.tokens.packing import check_packing
@@ -57,6 +57,12 @@ def lora(**settings: Any) -> dict[str, Any]:
         (lora(layers_to_transform=[0, 2]), r"layers_to_transform: given 2; .* from 0: 0, 1"),
         (lora(layers_to_transform=5), r"layers_to_transform: given 5"),
         (lora(layers_to_transform=[0], layers_pattern="layer"), r"layers_pattern: given 'layer'; .*'layers'"),
+        (lora(target_modules=["q_proj", "lm_head"], modules_to_save=["lm_head"]), r"'lm_head'; .* trained whole"),
+        (lora(target_modules=["q_proj", "v_proj"], exclude_modules=["v_proj"]), r"'v_proj'; .* exclude it"),
+        (lora(task_type="SEQ_CLS"), r"task_type: given 'SEQ_CLS'; allowed: CAUSAL_LM"),
+        (lora(inference_mode=True), "nothing would be trained"),
+        (lora(base_model_name_or_path="gpt2"), "network.path names the base"),
+        (lora(eva_config={}), r"settings that are all used; PEFT says: .*eva_config"),
         (lora(rank_pattern={"v_proj": 4}), r"rank_pattern: given 'v_proj'"),
         (lora(alpha_pattern={"q_porj": 4}), r"alpha_pattern: given 'q_porj'; .*did you mean 'q_proj'"),
         (lora(target_parameters=["mlp.gate_porj.weight"]), r"target_parameters: given 'mlp\.gate_porj\.weight'"),
@@ -226,6 +232,9 @@ def test_what_tokens_in_front_cannot_do_is_one_line(base: str) -> None:
 def test_the_reference_without_adapter_is_the_base_or_refused(base: str) -> None:
     for start in ("pissa", "pissa_niter_2", "olora"):
         made = DPO({"path": base, "peft": lora(init_lora_weights=start)}, reference=AdapterOff())
+        with pytest.raises(ConfigError, match=r"FrozenCopy: the start of this adapter changed the base"):
+            made.configure_model()
+        made = DPO({"path": base, "peft": lora(init_lora_weights=start)}, reference=CachedLogProbs())
         with pytest.raises(ConfigError, match=r"FrozenCopy: the start of this adapter changed the base"):
             made.configure_model()
     with pytest.raises(ConfigError, match="no trainable parameter beside the adapter"):
