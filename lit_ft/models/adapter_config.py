@@ -63,6 +63,10 @@ def adapter_config(spec: Mapping[str, Any], task: str | None) -> Any:
             ...
         lit_ft.core.errors.ConfigError: network.peft.init_args.rnk: given 2; allowed: a setting of LoraConfig...
     """
+    for key in spec:
+        if key not in ("class_path", "init_args"):
+            close = nearest(str(key), ("class_path", "init_args"))
+            raise ConfigError(f"network.peft.{key}", spec[key], f"the keys class_path and init_args{close}")
     kind = _config_class(spec.get("class_path"))
     given = spec.get("init_args")
     if given is not None and not isinstance(given, Mapping):
