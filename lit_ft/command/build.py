@@ -128,10 +128,18 @@ class Build(LightningCLI):
             config["callbacks"].append(RichProgressBar())
         return pl.Trainer(**config)
 
+    def _dump_config(self) -> None:
+        """As Lightning has it, for the hyper-parameters; what was parsed a moment ago is not validated again."""
+        if not hasattr(self, "config_dump"):
+            text = self.parser.dump(
+                self.config, skip_link_targets=False, skip_none=False, skip_validation=True, format="yaml"
+            )
+            self.config_dump = yaml.safe_load(text)
+
     def plain(self) -> dict[str, Any]:
         """The resolved configuration as plain data, without what belongs to one command only."""
         with self._reading():
-            text = self.parser.dump(self.config, skip_none=False)
+            text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
         return public({key: value for key, value in read_yaml(text).items() if key not in RUN_KEYS})
 
 
