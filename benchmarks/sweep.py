@@ -25,12 +25,11 @@ from peer import arguments
 from lit_ft.running.processes import start
 
 CONFIG = Path(__file__).parents[1] / "configs" / "vision" / "digits.yaml"
-STUDY = """claim: none
+STUDY = """claims: [{says: none, expect: [fast.accuracy - slow.accuracy > 0]}]
 base: [base.yaml]
 arms: {slow: {model: {init_args: {optimizer: {init_args: {lr: 1.0e-4}}}}}, fast: {}}
 seeds: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 measure: {accuracy: test/accuracy}
-expect: [fast.accuracy - slow.accuracy > 0]
 """
 RUNS = 20
 

@@ -166,12 +166,17 @@ def gallery() -> str:
 def _verdict(name: str, result: dict) -> str:
     from lit_ft.command.request import YamlFile
     from lit_ft.studies.staleness import stale
+    from lit_ft.studies.verdict import ClaimVerdict
 
     folder = config_folder()
     file = folder / "studies" / f"{name}.yaml"
     moved = not file.exists() or stale(result, YamlFile.read("FILE", file).tree, folder.parent)
-    link = f"[{result['verdict']}](configs/studies/results/{name}.json)"
-    return f"{link}: {result['headline']}{' (stale)' if moved else ''}"
+    path, (main, *others) = (
+        f"configs/studies/results/{name}.json",
+        sorted(map(ClaimVerdict.of, result["claims"]), key=lambda claim: not claim.main),
+    )
+    shown = [f"[{main.verdict}]({path}): {main.headline()}", *(f"{c.verdict}: {c.headline()}" for c in others)]
+    return "; ".join(shown) + (" (stale)" if moved else "")
 
 
 def renew_readme(readme: Path) -> bool:

@@ -1,14 +1,14 @@
 """A small, safe language for claims: numbers of arms over seeds, compared.
 
 ```
-gd.ratio.mean in [0.85, 1.15]          an interval
+gd.ratio in [0.85, 1.15]               an interval
 sam.accuracy - adamw.accuracy > 0      paired over seeds
 ratio(sam.seconds, adamw.seconds) < 2
 increasing(small.sharpness, middle.sharpness, large.sharpness)
-a.loss < b.loss and sd(a.loss) < 0.1
+a.loss < b.loss and abs(a.new - b.new) < 0.02
 ```
 ``arm.measure`` is the vector of a measure over seeds; arithmetic between vectors is paired by seed. A vector that is
-compared counts by its mean.
+compared counts by its mean. How such statements are judged: :mod:`lit_ft.studies.atoms`, :mod:`lit_ft.studies.verdict`.
 """
 
 import ast

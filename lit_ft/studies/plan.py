@@ -5,6 +5,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lit_ft.core.errors import ConfigError
@@ -94,6 +95,31 @@ def plan(study: Study, runs: Path) -> list[Planned]:
                 args = [*layers, *study.seeding(seed)]
                 planned.setdefault(folder, Planned(arm, seed, stage["name"], args, folder, key, config, after, last))
     return list(planned.values())
+
+
+def differing(study: Study) -> list[str]:
+    """Lines that say what each arm resolves to in its last stage, where the arms differ."""
+    with TemporaryDirectory() as runs:
+        planned = plan(replace(study, seeds=study.seeds[:1]), Path(runs))
+    arms = {run.arm: dict(_leaves(run.config)) for run in planned if run.final}
+    lines = [f"{study.name}, seed {study.seeds[0]}"]
+    for key in dict.fromkeys(key for leaves in arms.values() for key in leaves):
+        values = {arm: leaves.get(key, "-") for arm, leaves in arms.items()}
+        if len({repr(value) for value in values.values()}) > 1:
+            lines += [key, *(f"  {arm}: {value}" for arm, value in values.items())]
+    return lines
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a configuration with its path."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list) and any(isinstance(part, (Mapping, list)) for part in node):
+        for number, value in enumerate(node):
+            yield from _leaves(value, f"{path}[{number}]")
+    else:
+        yield path, node
 
 
 def runs_of(arms: Collection[str], planned: Sequence[Planned]) -> list[Planned]:

@@ -17,7 +17,7 @@ from lit_ft.studies.measures import placed
 from lit_ft.studies.plan import Planned
 from lit_ft.studies.staleness import study_digest
 from lit_ft.studies.study import Study
-from lit_ft.studies.verdict import Judged, headline, judge, overall, plain
+from lit_ft.studies.verdict import ClaimVerdict, judge_claim, main_of, plain
 
 
 def gather(study: Study, planned: Sequence[Planned]) -> Values:
@@ -38,22 +38,22 @@ def gather(study: Study, planned: Sequence[Planned]) -> Values:
     return values
 
 
-def judge_study(study: Study, values: Values) -> list[Judged]:
-    """Every expectation of a study, judged."""
-    return [judge(text, values, len(study.seeds)) for text in study.expect]
+def judge_study(study: Study, values: Values) -> list[ClaimVerdict]:
+    """Every claim of a study, judged."""
+    return [
+        judge_claim(claim.says, claim.expect, [*study.given, *claim.given], claim.main, values)
+        for claim in study.claims
+    ]
 
 
-def result_of(study: Study, planned: Sequence[Planned], values: Values, judged: Sequence[Judged]) -> dict[str, Any]:
+def result_of(study: Study, planned: Sequence[Planned], values: Values) -> dict[str, Any]:
     """What ``study.json`` and a recorded result hold."""
     from lit_ft.running.report import versions
 
     return {
         "study": study.name,
         "paper": study.paper,
-        "claim": study.claim,
-        "verdict": overall(judged),
-        "headline": headline(judged),
-        "expect": plain(judged),
+        **verdicts(study, values),
         "seeds": study.seeds,
         "values": {arm: {name: list(map(float, v)) for name, v in own.items()} for arm, own in values.items()},
         "note": study.note,
@@ -64,6 +64,13 @@ def result_of(study: Study, planned: Sequence[Planned], values: Values, judged: 
         "config_digest": study_digest(asdict(study)),
         "classes": class_digests(planned),
     }
+
+
+def verdicts(study: Study, values: Values) -> dict[str, Any]:
+    """The part of a result that follows from its values and what the study file expects."""
+    claims = judge_study(study, values)
+    main = main_of(claims)
+    return {"verdict": main.verdict, "headline": main.headline(), "claims": plain(claims)}
 
 
 def hardware() -> str:
@@ -108,6 +115,7 @@ def confirmed(result: Mapping[str, Any], study: Study, planned: Sequence[Planned
                 allowed = f"{before:.8g}, as recorded; another value wants the whole study recorded again"
                 raise ConfigError(f"--confirm {study.name}: {arm}.{name} of seed {seed}", float(value), allowed)
     said = {"note": study.note, "scale": study.scale, "classes": class_digests(planned)}
+    said |= verdicts_again(result, study)
     return {
         **result,
         **said,
@@ -115,7 +123,6 @@ def confirmed(result: Mapping[str, Any], study: Study, planned: Sequence[Planned
     }
 
 
-def verdict_again(result: Mapping[str, Any], study: Study) -> str:
-    """The verdict of the recorded values under the expectations of the study file."""
-    values = {arm: {n: np.array(v) for n, v in own.items()} for arm, own in result["values"].items()}
-    return overall([judge(text, values, len(result["seeds"])) for text in study.expect])
+def verdicts_again(result: Mapping[str, Any], study: Study) -> dict[str, Any]:
+    """The verdicts of the recorded values under what the study file expects now."""
+    return verdicts(study, {arm: {n: np.array(v) for n, v in own.items()} for arm, own in result["values"].items()})

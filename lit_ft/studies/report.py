@@ -8,9 +8,10 @@ import numpy as np
 
 from lit_ft.running.metrics_file import read_history
 from lit_ft.running.report import STYLE, grid, svg, table
+from lit_ft.studies.interval import t_interval
 from lit_ft.studies.plan import Planned
 from lit_ft.studies.study import Study
-from lit_ft.studies.verdict import Judged, interval
+from lit_ft.studies.verdict import FAILS, ClaimVerdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,20 +24,22 @@ def show(result: Mapping[str, Any]) -> None:
 
     console = Console()
     measures = list(next(iter(result["values"].values())))
-    console.print(result["claim"], style="italic", markup=False)
     grid = Table(box=None)
     for column in ("arm", *measures):
         grid.add_column(column, justify="left" if column == "arm" else "right")
     for arm, own in result["values"].items():
         grid.add_row(arm, *(mean_and_sd(own[name]) for name in measures))
     console.print(grid)
-    for one in result["expect"]:
-        share = f"true in {100 * one['share']:.0f} % of resamples"
-        numbers = Judged(**one).numbers()
-        numbers = numbers if numbers == share else f"{numbers}; {share}"
-        console.print(f"  {one['verdict']}: {one['expect']}   ({numbers})", markup=False)
-    if result["expect"]:
-        console.print(f"verdict: {result['verdict']}", style="bold", markup=False)
+    for claim in map(ClaimVerdict.of, result["claims"]):
+        console.print(f"{claim.verdict}{' (main)' if claim.main and len(result['claims']) > 1 else ''}: {claim.says}",
+                      style="bold", markup=False)  # fmt: skip
+        for one in claim.given:
+            met = "met" if one.verdict != FAILS else "not met"
+            console.print(f"  precondition {met}: {one.text}   ({one.numbers()})", markup=False)
+        for one in claim.judged:
+            console.print(f"  {one.verdict}: {one.text}   ({one.numbers()})", markup=False)
+        if claim.diverged:
+            console.print(f"  {claim.headline()}", markup=False)
 
 
 def mean_and_sd(values: Sequence[float]) -> str:
@@ -49,20 +52,29 @@ def page(study: Study, result: Mapping[str, Any], planned: Sequence[Planned]) ->
     """The study as one self-contained page."""
     figures = [curves(study, planned)] if study.plot else [by_arm(result)]
     rows = {arm: {name: mean_and_sd(v) for name, v in own.items()} for arm, own in result["values"].items()}
-    expected = {one["expect"]: f"{one['verdict']}: {Judged(**one).numbers()}" for one in result["expect"]}
+    claims = "".join(_claim(claim) for claim in map(ClaimVerdict.of, result["claims"]))
     facts = {k: result[k] for k in ("seeds", "date", "hardware", "note", "scale") if result[k]}
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(study.name)}</title>'
     return (
         f"{head}<style>{STYLE}</style><h1>{escape(study.name)}: {escape(result['verdict'])}</h1>"
-        f"<p>{escape(study.claim)}</p>{table(expected)}"
+        f"{claims}"
         f'<div class="plots">{"".join(f"<div>{svg(figure)}</div>" for figure in figures)}</div>'
         f"<h2>Measures</h2>{grid(rows)}<h2>Study</h2>{table(facts)}"
         f"<details><summary>Environment</summary>{table(result['versions'])}</details></html>\n"
     )
 
 
+def _claim(claim: ClaimVerdict) -> str:
+    """A claim with its statements, as a part of the page."""
+    rows = {one.text: f"{one.verdict}: {one.numbers()}" for one in claim.judged}
+    given = {f"given {one.text}": f"{'not met' if one.verdict == FAILS else 'met'}: {one.numbers()}"
+             for one in claim.given}  # fmt: skip
+    lost = {f"diverged in {arm}": count for arm, count in claim.diverged.items()}
+    return f"<p>{escape(claim.says)}: <b>{escape(claim.verdict)}</b></p>{table({**given, **rows, **lost})}"
+
+
 def by_arm(result: Mapping[str, Any]) -> "Figure":
-    """One panel a measure: every seed a dot, the mean with its 95 % bootstrap interval, which verdicts go by."""
+    """One panel a measure: every seed a dot, the mean with Student's 95 % interval."""
     from matplotlib.figure import Figure
 
     arms = list(result["values"])
@@ -73,9 +85,12 @@ def by_arm(result: Mapping[str, Any]) -> "Figure":
         for row, arm in enumerate(arms):
             values = np.array(result["values"][arm][name])
             axes.plot(values, np.full(len(values), row), ".", color="0.6")
-            mean = values.mean()
-            low, high = interval(values) or (mean, mean)
-            axes.errorbar(mean, row, xerr=[[max(mean - low, 0)], [max(high - mean, 0)]], fmt="o", color="C0", capsize=3)
+            found = t_interval(values)
+            sides = [
+                [max(side, 0)] if np.isfinite(side) else [0.0]
+                for side in (found.mean - found.low, found.high - found.mean)
+            ]
+            axes.errorbar(found.mean, row, xerr=sides, fmt="o", color="C0", capsize=3)
         axes.set_yticks(range(len(arms)), arms if number == 0 else [""] * len(arms))
         axes.set_title(name, fontsize="medium")
         axes.invert_yaxis()

@@ -11,14 +11,16 @@ from lit_ft.studies.code import file_of, tree_digest
 
 
 def study_digest(content: Mapping[str, Any], root: Path = Path()) -> str:
-    """Digest of what a study and its configs say; comments, layout, prose and places of files do not count.
+    """Digest of what a study and its configs say of its runs; comments, layout, prose and places do not count.
+
+    Nor do claims and expectations, which are judged anew from the recorded values.
 
     Args:
         content: What the study file says.
         root: Folder that its base configs are relative to.
     """
     stages = content.get("stages") or []
-    base, expect = content["base"], content["expect"]
+    base = content["base"]
     files = [*([base] if isinstance(base, str) else base), *(s["config"] for s in stages if s.get("config"))]
     measures = {name: {"key": m} if isinstance(m, str) else m for name, m in content["measure"].items()}
     said = {
@@ -26,7 +28,6 @@ def study_digest(content: Mapping[str, Any], root: Path = Path()) -> str:
         "stages": [{key: value for key, value in stage.items() if key != "config"} for stage in stages],
         **({"seeded": content["seeded"]} if content.get("seeded") else {}),
         "base": [_content(root / file) for file in files],
-        "expect": [expect] if isinstance(expect, str) else expect,
         "measure": {
             name: [m["key"], m.get("take", "last"), *([m["stage"]] if m.get("stage") else [])]
             for name, m in measures.items()

@@ -1,4 +1,4 @@
-"""A study: a claim, its arms, its seeds, its measures, and what is expected of them."""
+"""A study: claims, arms, seeds, measures, and what is expected of them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from lit_ft.command.cards import cards
 from lit_ft.command.request import YamlFile
 from lit_ft.core.errors import ConfigError, existing, nearest
 from lit_ft.core.plain import from_mapping
+from lit_ft.studies.atoms import atoms
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.expression import check
 from lit_ft.studies.measures import Measure, placed
@@ -17,12 +18,30 @@ PARTS = ("model", "data", "trainer", "stages")  # what an arm may override
 
 
 @dataclass
+class Claim:
+    """What a study says, and what of it would be seen.
+
+    Args:
+        says: One sentence, as the paper says it.
+        expect: Expressions over arms and measures; all must hold.
+        main: Whether its verdict is that of the study; exactly one claim is the main one.
+        given: Expressions that must be true, at their means, for the claim to be tested at all, beside those of the
+            study: the baseline forgets, the gap that is to be closed exists.
+    """
+
+    says: str
+    expect: list[str] = field(default_factory=list)
+    main: bool = False
+    given: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Study:
     """What a study file says.
 
     Args:
         name: Stem of the file.
-        claim: One sentence, as the paper says it.
+        claims: ``[{says, expect, main, given}]``, each with a verdict of its own; see :class:`Claim`.
         base: Config files that all arms share, layered as with several ``-c``; relative to the working folder.
         arms: Overrides by arm, in the form of a config; ``{}`` is the base itself, at most once. They apply to the last
             stage; ``stages: {NAME: {...}}`` among them overrides an earlier one for this arm.
@@ -30,7 +49,7 @@ class Study:
         seeded: Keys that take the seed as ``seed_everything`` does, in every stage: with ``data.seed`` each seed splits
             the rows anew, and intervals over seeds are over rows too.
         measure: What is read from each run.
-        expect: Expressions over arms and measures; all must hold.
+        given: Preconditions of all claims, over arms and measures.
         paper: Id of the paper, whose card is ``lit_ft/papers/<id>.yaml``; empty for a comparison of your own.
         stages: ``[{name, config, from}]``: runs after one another; ``from`` names an earlier stage whose weights the
             stage starts from.
@@ -41,12 +60,12 @@ class Study:
     """
 
     name: str
-    claim: str
+    claims: list[Claim]
     base: list[str]
     arms: dict[str, dict[str, Any]]
     seeds: list[int]
     measure: dict[str, Measure]
-    expect: list[str]
+    given: list[str] = field(default_factory=list)
     paper: str = ""
     seeded: list[str] = field(default_factory=list)
     stages: list[dict[str, str]] = field(default_factory=list)
@@ -91,16 +110,22 @@ class Study:
         """Read a study file."""
         content = YamlFile.read("FILE", path).tree
         if not isinstance(content, Mapping):
-            raise ConfigError("FILE", str(path), "a mapping with claim, base, arms, seeds, measure, expect")
+            raise ConfigError("FILE", str(path), "a mapping with claims, base, arms, seeds, measure")
         return cls.of(Path(path).stem, content)
 
     @classmethod
     def of(cls, name: str, content: Mapping[str, Any]) -> "Study":
         """From the mapping in a file."""
         given = dict(content)
-        for key in ("base", "expect"):
-            if isinstance(given.get(key), str):
-                given[key] = [given[key]]
+        if "claim" in given or "expect" in given:
+            allowed = "claims: [{says: ..., expect: [...], main: true}]; each claim has a verdict of its own"
+            raise ConfigError("claim", given.get("claim", given.get("expect")), allowed)
+        for key in ("base", "given"):
+            given |= _listed(given, key)
+        if isinstance(given.get("claims"), list):
+            given["claims"] = [_claim(f"claims[{number}]", claim) for number, claim in enumerate(given["claims"])]
+            if len(given["claims"]) == 1:
+                given["claims"][0].main = True
         if isinstance(given.get("arms"), dict):
             given["arms"] = {arm: overrides or {} for arm, overrides in given["arms"].items()}
         if isinstance(given.get("measure"), dict):
@@ -109,6 +134,20 @@ class Study:
                 with placed(f"measure.{key}"):
                     given["measure"][key] = Measure.of(spec)
         return from_mapping(cls, given, name=name)
+
+
+def _listed(given: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """Single texts as lists of one."""
+    return {key: [given[key]] for key in keys if isinstance(given.get(key), str)}
+
+
+def _claim(place: str, given: Any) -> Claim:
+    if isinstance(given, Claim):
+        return given
+    if not isinstance(given, Mapping):
+        raise ConfigError(place, given, "{says: ..., expect: [...]}")
+    with placed(place):
+        return from_mapping(Claim, {**given, **_listed(given, "expect", "given")})
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -143,8 +182,12 @@ def _check(study: Study) -> None:
     twice = {seed for seed in study.seeds if study.seeds.count(seed) > 1}
     if twice or not study.seeds or min(study.seeds) < 0:
         raise ConfigError("seeds", study.seeds, "different whole numbers from 0, at least one")
-    for text in study.expect:
+    mains = sum(claim.main for claim in study.claims)
+    if mains != 1:
+        raise ConfigError("claims", f"{mains} with main: true", "exactly one, whose verdict is that of the study")
+    for text in (*study.given, *(text for claim in study.claims for text in (*claim.expect, *claim.given))):
         check(text, study.arms, study.measure)
+        atoms(text)
     for file in study.base:
         existing("base", file)
     for number, stage in enumerate(study.stages):

@@ -1,122 +1,175 @@
-"""Whether a claim holds, does not hold, or is not decided by the seeds there are."""
+"""Whether claims hold, do not hold, are not decided by the seeds there are, or cannot be tested in this setting."""
+
+from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from lit_ft.studies.expression import NoNumber, Values, evaluate, parse, scalar
+from lit_ft.studies.atoms import Atom, atoms
+from lit_ft.studies.expression import Values, parse
+from lit_ft.studies.interval import seeds_for, t_interval
 
-HOLDS, FAILS, OPEN, NOTHING = "holds", "does not hold", "not decided", "nothing expected"
-RESAMPLES = 2000
-TAIL = 0.025  # on each side of the interval
+HOLDS, FAILS, OPEN, UNTESTABLE = "holds", "does not hold", "not decided", "not testable here"
+NOTHING = "nothing expected"
+LEVEL = 0.95  # of a claim
+FEWEST = 5  # seeds of a verdict: an interval of fewer says more of luck in its spread than of the claim
 
 
 @dataclass
 class Judged:
-    """One expectation and what the runs say of it.
+    """One statement and what the runs say of it.
 
     Args:
-        expect: The expression.
+        text: The statement.
         verdict: holds, does not hold, or not decided.
-        share: Share of paired bootstrap resamples over seeds in which it is true.
-        sides: What is compared, constants left out: ``{text: [mean over seeds, lower end, upper end]}`` with the ends
-            of the 95 % bootstrap interval; without ends for one seed. Empty where there is no single comparison.
+        mean: Mean over seeds of what is compared; of a ratio the geometric one.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        level: Level of the interval: that of the claim, shared among its statements.
+        seeds: How many seeds there are.
+        wanted: How many seeds might decide it, where it is not decided.
     """
 
-    expect: str
+    text: str
     verdict: str
-    share: float
-    sides: dict[str, list[float]]
+    mean: float | None
+    low: float | None
+    high: float | None
+    level: float
+    seeds: int
+    wanted: int | None = None
 
     def numbers(self) -> str:
-        """The sides with their intervals, in words."""
-        if not self.sides:
-            return f"true in {100 * self.share:.0f} % of resamples"
-        return " against ".join(
-            f"{value:.3g} [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else f"{value:.3g} (one seed)"
-            for value, *ends in self.sides.values()
-        )
+        """The mean with its interval, in words."""
+        if self.mean is None:
+            return "no number"
+        if self.low is None or self.high is None:
+            return f"{self.mean:.3g} (one seed)"
+        level = "" if self.level == LEVEL else f" at {100 * self.level:.3g} %"
+        wanted = f", {self.wanted} seeds might decide" if self.wanted else ""
+        return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]{level}{wanted}"
 
 
-def judge(text: str, values: Values, seeds: int) -> Judged:
-    """Judge one expectation by a paired bootstrap over seeds.
-
-    True at the measured values and in at least 97.5 % of the resamples, so that the 95 % interval lies on one side of
-    the threshold: *holds*. False and true in at most 2.5 %: *does not hold*. Else the interval crosses the threshold:
-    *not decided*. One seed decides by its value alone, and the numbers say so; of three seeds all must agree, as each
-    is drawn thrice in 3.7 % of the resamples. What is said of no number, as the loss of a run that diverged, is not
-    true, whether with a ``not`` or without.
+@dataclass
+class ClaimVerdict:
+    """A claim and its verdict.
 
     Args:
-        text: The expression.
-        values: ``values[arm][measure]``, vectors over the same seeds in the same order.
-        seeds: Their number.
+        says: The claim in a sentence.
+        verdict: holds, does not hold, not decided, or not testable here.
+        main: Whether it is the one that the study is about.
+        judged: Its statements.
+        given: Its preconditions.
+        diverged: Seeds without a number, by arm.
     """
-    node = parse(text)
-    compared = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
-    sides = {
-        ast.unparse(side): side for side in compared if not isinstance(side, (ast.Constant, ast.List, ast.UnaryOp))
-    }
-    truths, samples = [], {name: [] for name in sides}  # type: tuple[list[bool], dict[str, list[float]]]
-    with np.errstate(all="ignore"):
-        for draw in _draws(seeds):
-            resampled = {arm: {name: np.asarray(v)[draw] for name, v in own.items()} for arm, own in values.items()}
-            truths.append(_truth(node, resampled))
-            for name, side in sides.items():
-                samples[name].append(scalar(evaluate(side, resampled)))
-        share, measured = float(np.mean(truths)), _truth(node, values)
-        verdict = OPEN
-        if measured and share >= 1 - TAIL:
-            verdict = HOLDS
-        elif not measured and share <= TAIL:
-            verdict = FAILS
-        shown = {name: [scalar(evaluate(side, values)), *_ends(samples[name])] for name, side in sides.items()}
-    return Judged(text, verdict, share, shown)
+
+    says: str
+    verdict: str
+    main: bool
+    judged: list[Judged]
+    given: list[Judged] = field(default_factory=list)
+    diverged: dict[str, int] = field(default_factory=dict)
+
+    def headline(self) -> str:
+        """What decides, with its numbers."""
+        if self.diverged:
+            return ", ".join(f"{count} diverged in {arm}" for arm, count in self.diverged.items())
+        if self.verdict == UNTESTABLE:
+            return "; ".join(f"`{one.text}`: {one.numbers()}" for one in self.given if one.verdict == FAILS)
+        if not self.judged:
+            return ""
+        worst = min(self.judged, key=lambda one: (FAILS, OPEN, HOLDS).index(one.verdict))
+        return f"`{worst.text}`: {worst.numbers()}"
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> ClaimVerdict:
+        """From a file."""
+        parts = {key: [Judged(**one) for one in content[key]] for key in ("judged", "given")}
+        return cls(**{**content, **parts})
 
 
-def interval(values: Sequence[float] | np.ndarray) -> tuple[float, ...]:
-    """Both ends of the 95 % bootstrap interval of a mean over seeds, as verdicts have it; nothing for one seed."""
-    return _ends(np.asarray(values)[_draws(len(values))].mean(1))
+def judge_claim(says: str, expect: Sequence[str], given: Sequence[str], main: bool, values: Values) -> ClaimVerdict:
+    """Judge a claim by Student's t intervals over seeds.
 
+    Each statement has an interval at the level of the claim shared among them (Bonferroni): 1 - 0.05 / statements. One
+    whose whole interval lies where it is said to be *holds*, one whose interval lies wholly elsewhere *does not hold*,
+    else it is *not decided*, as with fewer than five seeds. The claim holds if all of them do, and does not if one does
+    not. A precondition is judged at its mean; where one fails the claim is *not testable here*. A diverged seed in one
+    of the arms leaves all of it undecided.
 
-def _draws(seeds: int) -> np.ndarray:
-    """Numbers of seeds, one resample a row."""
-    return np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds)) if seeds > 1 else np.zeros((1, 1), int)
-
-
-def _ends(samples: Sequence[float] | np.ndarray) -> tuple[float, ...]:
-    with np.errstate(all="ignore"):  # runs that diverged
-        return tuple(map(float, np.quantile(samples, [TAIL, 1 - TAIL]))) if len(samples) > 1 else ()
-
-
-def _truth(node: ast.expr, values: Values) -> bool:
-    try:
-        return bool(evaluate(node, values))
-    except NoNumber:
-        return False
-
-
-def overall(judged: Sequence[Judged]) -> str:
-    """A claim holds when all its expectations hold, and does not when one of them does not."""
-    if not judged:
-        return NOTHING
+    Args:
+        says: The claim in a sentence.
+        expect: Expectations; all must hold.
+        given: What must be true for the claim to be tested at all.
+        main: Whether it is the main one.
+        values: ``values[arm][measure]``, vectors over the same seeds in the same order.
+    """
+    split = [atom for text in expect for atom in atoms(text)]
+    level = 1 - (1 - LEVEL) / max(1, len(split))
+    diverged = diverged_seeds([*expect, *given], values)
+    judged = [judge(atom, values, level) for atom in split]
+    conditions = [at_its_mean(judge(atom, values, LEVEL), atom, values) for text in given for atom in atoms(text)]
     verdicts = {one.verdict for one in judged}
-    if FAILS in verdicts:
-        return FAILS
-    return OPEN if OPEN in verdicts else HOLDS
+    if not split:
+        verdict = NOTHING
+    elif diverged:
+        verdict = OPEN
+    elif any(one.verdict == FAILS for one in conditions):
+        verdict = UNTESTABLE
+    else:
+        verdict = FAILS if FAILS in verdicts else OPEN if OPEN in verdicts else HOLDS
+    return ClaimVerdict(says, verdict, main, judged, conditions, diverged)
 
 
-def headline(judged: Sequence[Judged]) -> str:
-    """The expectation that decides, with its numbers."""
-    if not judged:
-        return ""
-    worst = min(judged, key=lambda one: (FAILS, OPEN, HOLDS).index(one.verdict))
-    return f"`{worst.expect}`: {worst.numbers()}"
+def judge(atom: Atom, values: Values, level: float = LEVEL) -> Judged:
+    """Judge one statement by its interval at a level."""
+    over_seeds = np.atleast_1d(atom.over_seeds(values))
+    seeds, interval = len(over_seeds), t_interval(over_seeds, level)
+    if not np.isfinite(over_seeds).all():
+        return Judged(atom.text, OPEN, None, None, None, level, seeds)
+    shown = atom.shown(interval)
+    if seeds < 2:
+        return Judged(atom.text, OPEN, shown.mean, None, None, level, seeds, FEWEST)
+    said = atom.says_of(interval) if seeds >= FEWEST else None
+    verdict = OPEN if said is None else HOLDS if said else FAILS
+    wanted = None
+    if verdict == OPEN and (distance := atom.distance(interval.mean)) > 0:
+        needed = seeds_for(distance, float(over_seeds.std(ddof=1)), level)
+        wanted = None if needed is None else max(FEWEST, needed)
+    return Judged(atom.text, verdict, shown.mean, shown.low, shown.high, level, seeds, wanted)
 
 
-def plain(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+def at_its_mean(judged: Judged, atom: Atom, values: Values) -> Judged:
+    """A precondition: it is met or not by its mean, whatever its interval."""
+    mean = float(np.mean(atom.over_seeds(values)))
+    if not math.isfinite(mean):
+        return judged
+    point = t_interval([mean, mean])
+    judged.verdict, judged.wanted = HOLDS if atom.says_of(point) else FAILS, None
+    return judged
+
+
+def diverged_seeds(texts: Sequence[str], values: Values) -> dict[str, int]:
+    """How many seeds of each arm that is named have no number in a measure that is named."""
+    found: dict[str, np.ndarray] = {}
+    for text in texts:
+        for node in ast.walk(parse(text)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                lost = ~np.isfinite(values[node.value.id][node.attr])
+                found[node.value.id] = found.get(node.value.id, np.zeros_like(lost)) | lost
+    return {arm: int(lost.sum()) for arm, lost in found.items() if lost.any()}
+
+
+def plain(claims: Sequence[ClaimVerdict]) -> list[dict[str, Any]]:
     """As it is written into a file."""
-    return [asdict(one) for one in judged]
+    return [asdict(claim) for claim in claims]
+
+
+def main_of(claims: Sequence[ClaimVerdict]) -> ClaimVerdict:
+    """The claim that a study is about."""
+    return next(claim for claim in claims if claim.main)

@@ -51,12 +51,11 @@ def test_a_machine_without_the_disk_of_the_study(tmp_path: Path) -> None:
 def test_the_same_results_on_a_cluster(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'lit-ft[ray]')")
     study = {
-        "claim": "c",
+        "claims": [{"says": "c"}],
         "base": ["base.yaml"],
         "arms": {"a": {}, "broken": {"data": {"init_args": {"max_rows": 0}}}},
         "seeds": [0, 1],
         "measure": {"loss": "train/loss"},
-        "expect": [],
         "test": False,
     }
     Path("s.yaml").write_text(yaml.safe_dump(study))

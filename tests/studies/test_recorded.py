@@ -11,7 +11,7 @@ import yaml
 from lit_ft.command.catalogue import config_folder
 from lit_ft.core.errors import ConfigError
 from lit_ft.studies.code import PACKAGE, closure_of, files_of, late_imports, tree_digest
-from lit_ft.studies.record import verdict_again
+from lit_ft.studies.record import verdicts_again
 from lit_ft.studies.staleness import stale, study_digest
 from lit_ft.studies.study import Study
 
@@ -27,7 +27,7 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_study_can_be_read(path: Path) -> None:
     study = Study.load(path)
-    assert study.claim
+    assert all(claim.says and claim.expect for claim in study.claims)
     assert study.scale, "what would be changed to run it at the paper's size"
 
 
@@ -35,7 +35,9 @@ def test_a_study_can_be_read(path: Path) -> None:
 def test_a_recorded_verdict_is_that_of_its_numbers(path: Path) -> None:
     result = json.loads(path.read_text())
     study = Study.load(config_folder() / "studies" / f"{path.stem}.yaml")
-    assert result["verdict"] == verdict_again(result, study)
+    again = json.loads(json.dumps(verdicts_again(result, study)))
+    assert {key: result[key] for key in ("verdict", "headline")} == {k: again[k] for k in ("verdict", "headline")}
+    assert [claim["verdict"] for claim in result["claims"]] == [claim["verdict"] for claim in again["claims"]]
     assert result["seeds"] == study.seeds
     assert result["paper"] == study.paper
     assert result["versions"]["torch"]
@@ -46,14 +48,14 @@ def test_a_recorded_verdict_is_that_of_its_numbers(path: Path) -> None:
 def content(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "base.yaml").write_text("# a base\ntrainer: {max_steps: 3}\n")
     base = [str(tmp_path / "base.yaml")]
-    return {"claim": "c", "base": base, "arms": {"a": None}, "seeds": [0], "measure": {"x": "k"}, "expect": []}
+    return {"claims": [{"says": "c"}], "base": base, "arms": {"a": None}, "seeds": [0], "measure": {"x": "k"}}
 
 
 def test_a_changed_config_makes_a_result_stale_and_a_comment_does_not(content: dict[str, Any]) -> None:
     result = {"config_digest": study_digest(asdict(Study.of("s", content))), "classes": {}}
     base = Path(content["base"][0])
     base.write_text("# another comment\ntrainer:\n  max_steps: 3\n")
-    assert not stale(result, {**content, "claim": "in other words"})
+    assert not stale(result, {**content, "claims": [{"says": "in other words", "expect": "a.x > 0"}]})
     assert stale(result, {**content, "measure": {"x": {"key": "k", "take": "mean"}}})
     base.write_text("trainer: {max_steps: 4}\n")
     assert stale(result, content) == ["the study or its configs changed"]
