@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,11 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lit_ft.core.batches import rows_of
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.lightning import either
 from lit_ft.core.method import Method
 from lit_ft.core.parameters import unwrapped
 from lit_ft.core.passes.double_backward import differentiable_twice
 from lit_ft.core.passes.means import sum_over_ranks
-from lit_ft.core.passes.second_pass import StateSnapshot, copied, loss_of, without_trace
+from lit_ft.core.passes.second_pass import copied, loss_of, without_trace
+from lit_ft.core.passes.state import State
 from lit_ft.core.passes.window import micro_batch_weight
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -32,7 +34,7 @@ def step_loss(module: nn.Module, batch: Any) -> Tensor:
     """The training loss of a LightningModule on one batch."""
     if isinstance(module, Method):
         return module.compute(batch).loss
-    if not isinstance(module, pl.LightningModule):
+    if not isinstance(module, either(pl.LightningModule)):
         raise ConfigError(
             "loss", None, f"a function loss(module, batch), as {type(module).__name__} has no training_step"
         )
@@ -86,7 +88,8 @@ class Objective:
         given = self.module.parameters() if parameters is None else parameters
         self.parameters = list(dict.fromkeys(p for p in given if p.requires_grad))
         self.training, self.seed = training, seed
-        self._buffers = StateSnapshot()
+        self._state: State | None = None
+        self._watched: set[int] = set()
         if not self.parameters:
             raise ConfigError("module", type(self.module).__name__, "a module with parameters that require a gradient")
         if not self.batches and not self.distributed:
@@ -130,7 +133,8 @@ class Objective:
         """
         trainer = getattr(self.module, "_trainer", None)
         with ExitStack() as stack:
-            stack.enter_context(without_trace(trainer, self.module))
+            self._watched = set()
+            self._state = stack.enter_context(without_trace(trainer, self.module))
             if trainer is not None:
                 stack.enter_context(trainer.precision_plugin.train_step_context())
             stack.enter_context(torch.inference_mode(False))
@@ -140,7 +144,6 @@ class Objective:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(differentiable_twice())
             self.module.train(self.training)
-            self._buffers = StateSnapshot.buffers(self.module)
             yield
 
     def losses(self) -> Iterator[tuple[float, Tensor]]:
@@ -167,9 +170,13 @@ class Objective:
         return [1.0 if untold or n is None else float(n) for n in rows]
 
     def _batch_loss(self, index: int, batch: Any) -> Tensor:
-        if self.training:  # the same function in every evaluation
-            self._buffers.restore()
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        assert self._state is not None
+        self._state.restore(trained=False)  # the same function in every evaluation
+        first = index not in self._watched  # at the weights as they are; later ones may be perturbed
+        self._watched.add(index)
+        with ExitStack() as stack:
+            stack.enter_context(self._state.watching() if first else nullcontext())
+            stack.enter_context(torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []))
             torch.manual_seed(self.seed + index)
             loss = self.loss(self.module, batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:

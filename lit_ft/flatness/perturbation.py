@@ -9,7 +9,9 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_ft.core.passes.second_pass import Randomness, without_trace
+from lit_ft.core.passes.randomness import Randomness
+from lit_ft.core.passes.second_pass import without_trace
+from lit_ft.core.passes.state import State
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -78,7 +80,8 @@ def perturbed(parameters: Sequence[Tensor], step: Sequence[Tensor]) -> Iterator[
     """
     parameters = list(parameters)
     with torch.no_grad():
-        before = [parameter.detach().clone() for parameter in parameters]
+        storages = [parameter.data for parameter in parameters]
+        before = [storage.clone() for storage in storages]
         if parameters:
             torch._foreach_add_(parameters, list(step))
     del step  # not needed while the caller holds memory for the second pass
@@ -87,7 +90,9 @@ def perturbed(parameters: Sequence[Tensor], step: Sequence[Tensor]) -> Iterator[
     finally:
         with torch.no_grad():
             # copied back: subtracting the step would leave its rounding error in the weights
-            for parameter, value in zip(parameters, before, strict=True):
+            for parameter, storage, value in zip(parameters, storages, before, strict=True):
+                if parameter.data_ptr() != storage.data_ptr():  # a step set parameter.data
+                    parameter.data = storage
                 parameter.copy_(value)
 
 
@@ -109,8 +114,8 @@ def sam_step(
 
         sam_step(self, self.optimizers(), closure)
 
-    The second pass repeats the randomness of the first, keeps buffers and metrics as the first pass left them, and does
-    not log. Works under autocast, an fp16 scaler and DDP, as ``manual_backward`` does. Hooks on backward fire twice.
+    The second pass repeats the randomness of the first, starts from the same state of the module (buffers, momentum
+    networks, counters), leaves it as the first pass left it, and does not log. Works under autocast, an fp16 scaler and DDP, as ``manual_backward`` does. Hooks on backward fire twice.
 
     Args:
         module: The module that the closure runs.
@@ -137,13 +142,16 @@ def sam_step(
         tensor([[0.8950]])
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    randomness = Randomness()
+    trainer, randomness = getattr(module, "_trainer", None), Randomness()
+    before = State(module, trainer, statistics=False)
     optimizer.zero_grad()
-    result = closure()
+    with before.watching(trained=False):
+        result = closure()
     moved = [p for p in parameters if p.grad is not None]
     step = perturbation([p.grad for p in moved if p.grad is not None], moved, rho, adaptive)
-    with without_trace(getattr(module, "_trainer", None), module), perturbed(moved, step):
+    with without_trace(trainer, module, before.written()[0]), perturbed(moved, step):
         randomness.restore()
+        before.restore(trained=False)
         for parameter in parameters:
             parameter.grad = None
         closure()

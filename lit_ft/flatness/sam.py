@@ -18,6 +18,7 @@ from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.lifecycle import begins_anew
+from lit_ft.core.lightning import either
 from lit_ft.core.passes.second_pass import Window, without_trace
 from lit_ft.core.passes.window import window_ends
 from lit_ft.flatness.perturbation import perturbation, perturbed, total_norm
@@ -35,9 +36,12 @@ class SAM(FitCallback):
     code it is part of both losses). With adapters, the radius refers to the adapter's parameters alone.
 
     Requires: automatic optimisation with one optimizer (``sam_step`` serves manual optimisation); a ``training_step``
-    that does not write into the batch's tensors. Callbacks that edit gradients in ``on_before_optimizer_step`` must
+    that does not write into the batch's tensors, nor moves generators or files on. All else that it writes (momentum
+    networks, counters, hidden states, schedulers) is for the second pass as it was before the first, and is afterwards
+    as the first left it. Callbacks that edit gradients in ``on_before_optimizer_step`` must
     come later in the list; masks belong in ``register_post_accumulate_grad_hook``, where they act in both passes.
-    ``on_after_backward`` is not called for the second pass: gradients edited there are replaced.
+    The module's own ``on_before_backward`` and ``on_after_backward`` are called for both passes; those of callbacks
+    only for the first, so that gradients edited there are replaced.
 
     Refuses: sharded strategies, LBFGS, fused optimizers under an fp16 scaler, sparse gradients, ``dataloader_iter``.
 
@@ -129,17 +133,19 @@ class SAM(FitCallback):
     ) -> None:
         """Keep the micro-batch; for m-SAM over ranks, do not synchronise gradients."""
         self._unsynced.close()
+        self._window.release()
         if not self._acts(trainer):
             return
-        self._window.record(trainer, batch, batch_idx)
-        alone = not self.sync and self.group_size is None and isinstance(trainer.strategy, ParallelStrategy)
+        self._window.record(trainer, batch_idx)
+        alone = not self.sync and self.group_size is None and isinstance(trainer.strategy, either(ParallelStrategy))
         if alone and window_ends(trainer, batch_idx):
             self._unsynced.enter_context(trainer.strategy.block_backward_sync())  # type: ignore[attr-defined]
 
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Restore gradient synchronisation, and release the batches."""
         self._unsynced.close()
-        self._window.clear()
+        self._window.release()
+        self._window = Window()
 
     # what
 
@@ -189,12 +195,15 @@ class SAM(FitCallback):
         local = not self.sync and self.group_size is None and trainer.world_size > 1
         if not local and not torch.isfinite(norm):  # local gradients may differ in this; then all ranks go on
             return {"gradient_norm": norm}
+        if self._window.lost:
+            self._tell_lost(module)
+            return {"gradient_norm": norm}
         kept: Gradients = []
         if self.alpha != 1 or self.variant.needs_gradient:
             kept = [gradient.clone() for gradient in _gradients(moved)]
             if local:
                 _average_over_ranks(kept)
-        with without_trace(trainer, module):
+        with without_trace(trainer, module, self._window.written):
             if self.group_size is None:
                 loss = self._climb(trainer, module, parameters, rho, slice(None), sync=True, norm=norm)
             else:
@@ -222,10 +231,13 @@ class SAM(FitCallback):
         gradient = _gradients(moved)
         direction = self.variant.direction(gradient)
         norm = norm if direction is gradient else None
-        with perturbed(moved, perturbation(direction, moved, rho, self.adaptive, norm=norm)):
-            del gradient, direction  # their memory is for the second pass
+        step = perturbation(direction, moved, rho, self.adaptive, norm=norm)
+        written = {id(tensor) for tensor in self._window.written}
+        own = {p: e for p, e in zip(moved, step, strict=True) if id(p) in written}
+        with perturbed(moved, step):
+            del gradient, direction, step  # their memory is for the second pass
             _clear(parameters)
-            return self._window.backward(trainer, module, part, sync)
+            return self._window.backward(trainer, module, part, sync, own)
 
     def _climb_in_groups(
         self, trainer: pl.Trainer, module: pl.LightningModule, parameters: list[nn.Parameter], rho: float, size: int
@@ -256,6 +268,13 @@ class SAM(FitCallback):
                 "SAM: the gradient at the perturbed weights is not finite; stepping with the plain gradient."
             )
             self._warned = True
+
+    def _tell_lost(self, module: nn.Module) -> None:
+        names = [name for name, p in module.named_parameters() if any(p is tensor for tensor in self._window.lost)]
+        rank_zero_warn(
+            f"SAM: this step is plain, as training_step wrote {names[0] if names else 'a large tensor'} for the first "
+            "time; from here on it is kept."
+        )
 
     # state
 

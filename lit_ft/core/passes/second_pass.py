@@ -1,8 +1,7 @@
 """Running a module again inside a training step, with no side effect but the gradient."""
 
 import copy
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -10,33 +9,36 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import ParallelStrategy
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.parameter import is_lazy
-from torchmetrics import Metric, MetricCollection
 
+from lit_ft.core.lightning import either
 from lit_ft.core.method import Method
-from lit_ft.core.passes.evaluating import modes_kept, tree
+from lit_ft.core.passes.evaluating import modes_kept
 from lit_ft.core.passes.randomness import Randomness
+from lit_ft.core.passes.silence import silence
+from lit_ft.core.passes.state import State
 from lit_ft.core.passes.window import micro_batch_weight, window_starts
-
-_OF_TORCH = frozenset(vars(nn.Module()))
 
 
 @contextmanager
-def without_trace(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[None]:
+def without_trace(trainer: Any, module: nn.Module, written: Sequence[Tensor] = ()) -> Iterator[State]:
     """Run a module again without side effects: on exit, the state that a run changes is restored.
 
-    Restored are random generators; buffers (batch-norm statistics and ``num_batches_tracked`` included); all
-    torchmetrics; training flags; the lists, dictionaries and sets of a LightningModule (such as collected outputs of
-    its steps), and its attributes that are tensors or floating-point numbers (such as a running mean). Other attributes
-    keep the values that the run gives them. ``self.log``, ``self.log_dict`` and the loggers' ``log_metrics`` do nothing
-    inside. Weights and gradients are not restored.
+    Restored are the global random generators, training flags, and all that :class:`~lit_ft.core.passes.state.State`
+    keeps: buffers (batch-norm statistics and ``num_batches_tracked`` included), torchmetrics, attributes and what they
+    hold, networks without gradient, rates and schedulers. Nothing is logged inside, also not by the loggers and their
+    ``experiment``. Weights that train and gradients are the caller's.
 
     Args:
         trainer: The trainer whose loggers are muted; None outside of training.
         module: The module that is run, and all its children. Unwrapped (no DDP wrapper).
+        written: Large tensors without gradient, and weights, that a step is known to write.
+
+    Yields:
+        The state, which a caller with several passes restores between them.
+
+    Raises:
+        ConfigError: The module was moved on in a way that cannot be taken back, such as a generator.
 
     Example:
         >>> norm = nn.BatchNorm1d(1)
@@ -45,150 +47,124 @@ def without_trace(trainer: pl.Trainer | None, module: nn.Module) -> Iterator[Non
         >>> norm.running_mean
         tensor([0.])
     """
-    children = tree(module)
     with ExitStack() as stack:
         stack.callback(Randomness().restore)
         stack.enter_context(modes_kept(module))
-        kept = StateSnapshot()
-        stack.callback(kept.restore)
-        for child in children:
-            kept.add(child._buffers, child._buffers)
-            if isinstance(child, (Metric, MetricCollection)):
-                kept.add(child.__dict__, vars(child).keys() - _OF_TORCH)
-            if isinstance(child, pl.LightningModule):
-                kept.add_attributes(child)
-                mute = ("log", "log_dict", "_follow_window") if isinstance(child, Method) else ("log", "log_dict")
-                stack.enter_context(_muted(child, mute))
-        for logger in trainer.loggers if trainer is not None else ():
-            stack.enter_context(_muted(logger, ("log_metrics",)))
-        yield
-
-
-class StateSnapshot:
-    """A snapshot of objects in dictionaries; both are restored, as other code may hold the same objects."""
-
-    def __init__(self) -> None:
-        self.values: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = []
-        self.tensors: list[tuple[Tensor, Tensor]] = []
-        self.collections: list[tuple[Any, Any]] = []
-
-    @classmethod
-    def buffers(cls, module: nn.Module) -> "StateSnapshot":
-        """The buffers that a run may read and write; training does not read the statistics of batch norm."""
-        kept = cls()
-        for child in tree(module):
-            if not isinstance(child, (_NormBase, Metric)):
-                kept.add(child._buffers, child._buffers)
-        return kept
-
-    def add(self, owner: MutableMapping[str, Any], names: Iterable[str]) -> None:
-        """Record entries of a dictionary: the objects and their contents."""
-        values = {name: owner[name] for name in names}
-        if values:
-            self.values.append((owner, values))
-        self.tensors += [(t, t.detach().clone()) for t in values.values() if isinstance(t, Tensor) and _writable(t)]
-        self.add_collections(values.values())
-
-    def add_attributes(self, module: nn.Module) -> None:
-        """Record the collections and running means of a module; tensors are recorded by reference."""
-        own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
-        self.values.append((module.__dict__, {n: v for n, v in own.items() if isinstance(v, (Tensor, float))}))
-        self.add_collections(own.values())
-
-    def add_collections(self, values: Iterable[Any]) -> None:
-        """Record lists, dictionaries and sets with their contents, also inside dictionaries."""
-        for value in values:
-            if isinstance(value, (list, dict, set, deque)):
-                self.collections.append((value, value.copy()))
-            if isinstance(value, dict):
-                self.add_collections(value.values())
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Restore everything that was recorded."""
-        for owner, values in self.values:
-            owner.update(values)
-        for tensor, content in self.tensors:
-            tensor.copy_(content)  # always: native batch norm writes its statistics without raising their version
-        for value, items in self.collections:
-            value.clear()
-            value.update(items) if isinstance(value, (dict, set)) else value.extend(items)
-
-
-def _writable(tensor: Tensor) -> bool:
-    """Whether a tensor may have been changed in place; expanded, lazy and inference tensors cannot be."""
-    if is_lazy(tensor) or tensor.is_inference():
-        return False
-    if tensor.layout != torch.strided or tensor.is_contiguous():
-        return True
-    return all(n == 1 or step > 0 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-
-
-@contextmanager
-def _muted(owner: Any, names: Sequence[str]) -> Iterator[None]:
-    before = {name: owner.__dict__[name] for name in names if name in owner.__dict__}
-    owner.__dict__.update(dict.fromkeys(names, _nothing))
-    try:
-        yield
-    finally:
-        for name in names:
-            del owner.__dict__[name]
-        owner.__dict__.update(before)
-
-
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    """Replaces a method that logs."""
+        state = State(module, trainer, written=written)
+        stack.enter_context(silence(trainer, module))
+        whole = False
+        try:
+            yield state
+            whole = True
+        finally:
+            state.restore(check=whole)
 
 
 @dataclass
 class MicroBatch:
-    """One micro-batch of the window, with the state that is needed to run it again exactly."""
+    """One micro-batch of the window, with the state that is needed to run it again exactly.
+
+    Args:
+        batch: The batch that the step was given.
+        batch_idx: Its number in the epoch.
+        arguments: All arguments of the step.
+        randomness: The random generators before the step.
+        state: The state of the module before the step.
+    """
 
     batch: Any
     batch_idx: int
+    arguments: tuple[Any, ...]
     randomness: Randomness
-    buffers: StateSnapshot
+    state: State
 
 
 class Window:
-    """The micro-batches since the last optimizer step, each with the randomness and the buffers it was run with.
+    """The micro-batches since the last optimizer step, each with the randomness and the state it was run with.
 
     A callback calls ``record`` in ``on_train_batch_start`` and may call ``backward`` in ``on_before_optimizer_step``.
     The batches stay on the device until the next window. Their containers are copied, so that a step may pop keys and
-    set attributes; their tensors are not, so that a step that writes into them cannot be repeated. Buffers are kept
-    because a step may read values that it wrote (power iterations of a spectral norm, a queue of keys); batch norm does
-    not read its statistics in training, and costs nothing.
+    set attributes; their tensors are not, so that a step that writes into them cannot be repeated. State is kept
+    because a step may read values that it wrote (a momentum network, a counter, power iterations of a spectral norm);
+    batch norm does not read its statistics in training, and costs nothing.
+
+    The first window of a fit is watched: what its steps write is copied before each later step. ``lost`` are tensors
+    that are too large to be copied in advance and were written in this window for the first time.
     """
 
     def __init__(self) -> None:
         self.micro_batches: list[MicroBatch] = []
+        self.written: list[Tensor] = []
+        self.lost: list[Tensor] = []
+        self._watches = True
+        self._release: Callable[[], None] | None = None
 
-    def record(self, trainer: pl.Trainer, batch: Any, batch_idx: int) -> None:
-        """Record a micro-batch that is about to run; the first one of a window clears the previous window."""
+    def record(self, trainer: pl.Trainer, batch_idx: int) -> None:
+        """Record a micro-batch just before its step; the first one of a window clears the previous window."""
+        self.release()
         if window_starts(trainer, batch_idx):
             self.clear()
-        buffers = StateSnapshot.buffers(trainer.lightning_module)
-        self.micro_batches.append(MicroBatch(copied(batch), batch_idx, Randomness(), buffers))
+        strategy, module = trainer.strategy, trainer.lightning_module
+        own, step = strategy.__dict__.get("training_step"), strategy.training_step
+
+        def recorded(*arguments: Any) -> Any:
+            self.release()
+            like = self.micro_batches[-1].state if self.micro_batches else None
+            state = State(module, trainer, statistics=False, written=self.written, like=like)
+            again = tuple(copied(argument) for argument in arguments)
+            self.micro_batches.append(MicroBatch(again[0], batch_idx, again, Randomness(), state))
+            with state.watching() if self._watches else nullcontext():
+                output = step(*arguments)
+            self._look(state)
+            return output
+
+        def release() -> None:
+            strategy.__dict__.pop("training_step", None)
+            if own is not None:
+                strategy.__dict__["training_step"] = own
+
+        strategy.__dict__["training_step"] = recorded  # all hooks that come before the step have run by then
+        self._release = release
+
+    def _look(self, state: State) -> None:
+        found, lost = state.written()
+        self.lost += lost
+        known = {id(tensor) for tensor in self.written}
+        self.written += [tensor for tensor in found if id(tensor) not in known]
+
+    def release(self) -> None:
+        """Do not record the next step."""
+        if self._release is not None:
+            self._release()
+        self._release = None
 
     def clear(self) -> None:
         """Forget the micro-batches."""
-        self.micro_batches = []
+        self._watches = self._watches and not self.micro_batches
+        self.micro_batches, self.lost = [], []
 
     def backward(
-        self, trainer: pl.Trainer, module: pl.LightningModule, part: slice = slice(None), sync: bool = True
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        part: slice = slice(None),
+        sync: bool = True,
+        moved: Mapping[Tensor, Tensor] | None = None,
     ) -> Tensor:
         r"""Run the window again and add its gradient to ``.grad``, just as Lightning and ``Method`` would have done.
 
         The gradient is that of :math:`\sum_i w_i \ell_i / \sum_i w_i` for a ``Method`` (sums over ranks too), and
         :math:`\frac1N \sum_i \ell_i` with N = ``accumulate_grad_batches`` for a foreign module. It goes through the
-        strategy (autocast, DDP wrapper) and the module's own ``backward``, fires no hooks of Lightning, and is not
-        scaled by an fp16 scaler. Call it inside ``without_trace``, with gradients that are None.
+        strategy (autocast, DDP wrapper) and the module's own ``on_before_backward``, ``backward`` and
+        ``on_after_backward``, fires no hooks of callbacks, and is not scaled by an fp16 scaler. Call it inside
+        ``without_trace``, with gradients that are None.
 
         Args:
             trainer: The trainer in its step.
             module: The LightningModule.
             part: The micro-batches that are run; shares are still those of the whole window.
             sync: Whether gradients are averaged over ranks, with the last micro-batch that is run.
+            moved: Where the weights are perturbed, and the step itself writes weights (``written``): the perturbation.
 
         Returns:
             The loss of this rank, detached and weighted by the same shares.
@@ -198,28 +174,32 @@ class Window:
         parts = trainer.accumulate_grad_batches
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scale = None if scaler is None else scaler.get_scale()
-        takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
         total = torch.zeros((), dtype=torch.float32, device=module.device)
         dtype = torch.float32
         for position, item in enumerate(chosen):
             item.randomness.restore()
-            item.buffers.restore()
-            arguments = (copied(item.batch), item.batch_idx) if takes_index else (copied(item.batch),)
-            with _gradient_sync(trainer, enabled=sync and position == len(chosen) - 1):
-                loss = loss_of(trainer.strategy.training_step(*arguments))
+            item.state.restore(trained=False)
+            item.state.put_weights(moved or {})
+            last = position == len(chosen) - 1
+            whole = weights is not None and parts > 1 and last
+            with _gradient_sync(trainer, enabled=sync and last):
+                loss = loss_of(trainer.strategy.training_step(*(copied(argument) for argument in item.arguments)))
                 if loss is None:
                     continue
                 dtype = loss.dtype
                 # products in the order of the first pass, so that the same weights give the same bits
                 loss = loss / parts
+                module.on_before_backward(loss if scale is None else loss * scale)
                 if weights is not None:
                     weight = weights[item.batch_idx]
                     loss = loss * (weight * rescale.to(dtype) if parts == 1 else weight)
                 total += loss.detach().reshape(())
                 _backward(module, loss if scale is None else loss * scale)
+            if whole:
+                module._rescale = rescale.to(dtype)  # on_after_backward of Method makes a mean of the sum
+            module.on_after_backward()
         if weights is not None and parts > 1:
             total = total * rescale
-            _scale_gradients(module, rescale.to(dtype))
         if scale is not None:
             _scale_gradients(module, 1 / scale)
         return total
@@ -238,7 +218,7 @@ class Window:
 
 
 def _gradient_sync(trainer: pl.Trainer, enabled: bool) -> AbstractContextManager[None]:
-    if enabled or not isinstance(trainer.strategy, ParallelStrategy):
+    if enabled or not isinstance(trainer.strategy, either(ParallelStrategy)):
         return nullcontext()
     return trainer.strategy.block_backward_sync()
 
