@@ -115,7 +115,8 @@ def sam_step(
         sam_step(self, self.optimizers(), closure)
 
     The second pass repeats the randomness of the first, starts from the same state of the module (buffers, momentum
-    networks, counters), leaves it as the first pass left it, and does not log. Works under autocast, an fp16 scaler and DDP, as ``manual_backward`` does. Hooks on backward fire twice.
+    networks, counters), leaves it as the first pass left it, and does not log. Works under autocast, an fp16 scaler and
+    DDP, as ``manual_backward`` does. Hooks on backward fire twice.
 
     Args:
         module: The module that the closure runs.

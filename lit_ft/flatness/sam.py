@@ -233,7 +233,7 @@ class SAM(FitCallback):
         norm = norm if direction is gradient else None
         step = perturbation(direction, moved, rho, self.adaptive, norm=norm)
         written = {id(tensor) for tensor in self._window.written}
-        own = {p: e for p, e in zip(moved, step, strict=True) if id(p) in written}
+        own: dict[Tensor, Tensor] = {p: e for p, e in zip(moved, step, strict=True) if id(p) in written}
         with perturbed(moved, step):
             del gradient, direction, step  # their memory is for the second pass
             _clear(parameters)

@@ -44,8 +44,6 @@ _THREADS = (threading.Thread, threading.Condition, threading.Event, threading.lo
 _LOCKS = frozenset({type(threading.Lock()), type(threading.RLock())})
 _APART = (type, enum.Enum, pathlib.PurePath, logging.Logger, inspect.Signature, weakref.ref)
 _INTERNAL = ("torch._", "torch.fx", "torch.jit")
-_NUMBERS = (bytearray, array.array)
-_SEQUENCES = (list, *_NUMBERS)
 _LARGE = 1 << 24  # bytes of an array, of which a sample is compared
 
 Put = Callable[[Any, Any], None]
@@ -119,9 +117,15 @@ def keep(value: Any) -> Kept | None:
 
 
 def _container(value: Any) -> Kept:
-    content = dict(value) if isinstance(value, dict) else value[:] if isinstance(value, _SEQUENCES) else value.copy()
-    put = _put_mapping if isinstance(value, dict) else _put_sequence if isinstance(value, _SEQUENCES) else _put_items
-    inside = () if isinstance(value, _NUMBERS) else content.values() if isinstance(value, dict) else content
+    put: Put
+    inside: Iterable[Any]
+    content: Any
+    if isinstance(value, dict):
+        put, content, inside = _put_mapping, dict(value), value.values()
+    elif isinstance(value, (list, bytearray, array.array)):
+        put, content, inside = _put_sequence, value[:], value if isinstance(value, list) else ()
+    else:
+        put, content, inside = _put_items, value.copy(), value
     own = _own(value)
     if not own:
         return Kept(put, content, inside)

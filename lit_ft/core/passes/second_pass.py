@@ -220,7 +220,7 @@ class Window:
 def _gradient_sync(trainer: pl.Trainer, enabled: bool) -> AbstractContextManager[None]:
     if enabled or not isinstance(trainer.strategy, either(ParallelStrategy)):
         return nullcontext()
-    return trainer.strategy.block_backward_sync()
+    return trainer.strategy.block_backward_sync()  # type: ignore[attr-defined]
 
 
 def _backward(module: pl.LightningModule, loss: Tensor) -> None:
