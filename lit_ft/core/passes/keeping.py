@@ -57,12 +57,12 @@ class Kept(NamedTuple):
     inside: Iterable[Any]
 
 
-class Place:
+class Standing:
     """Where an object stands that can only move on.
 
     Example:
         >>> numbers = iter(range(3))
-        >>> before = Place(lambda: numbers.__reduce__())
+        >>> before = Standing(lambda: numbers.__reduce__())
         >>> before.moved(), next(numbers), before.moved()
         (False, 0, True)
     """
@@ -161,7 +161,7 @@ def put_attributes(own: dict[str, Any], content: dict[str, Any]) -> None:
     own.update(content)
 
 
-def place_of(value: Any) -> Place | None:
+def place_of(value: Any) -> Standing | None:
     """Where an object stands that moves on and cannot be put back, such as a generator; None for all others.
 
     Example:
@@ -172,15 +172,15 @@ def place_of(value: Any) -> Place | None:
         >>> place_of([1])
     """
     if isinstance(value, types.GeneratorType):
-        return Place(lambda: _of_generator(value))
+        return Standing(lambda: _of_generator(value))
     if isinstance(value, io.IOBase):
-        return Place(lambda: None if value.closed or not value.seekable() else _tell(value))
+        return Standing(lambda: None if value.closed or not value.seekable() else _tell(value))
     if type(value) in (itertools.count, itertools.repeat):
-        return Place(lambda: repr(value))
+        return Standing(lambda: repr(value))
     if isinstance(value, Iterator) and type(value).__module__ == "builtins":
-        return Place(lambda: _of_iterator(value))
+        return Standing(lambda: _of_iterator(value))
     if isinstance(value, np.ndarray) and value.nbytes > _LARGE:
-        return Place(lambda: value.reshape(-1)[:: max(1, value.size >> 14)].tobytes())
+        return Standing(lambda: value.reshape(-1)[:: max(1, value.size >> 14)].tobytes())
     return None
 
 

@@ -13,7 +13,7 @@ from torchmetrics import Metric
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.copy_on_write import CopyOnWrite
-from lit_ft.core.passes.keeping import ATOMS, Place, Put, attributes, keep, not_walked, place_of, put_attributes
+from lit_ft.core.passes.keeping import ATOMS, Put, Standing, attributes, keep, not_walked, place_of, put_attributes
 
 LEAST = 1 << 20  # bytes that may always be copied
 
@@ -104,7 +104,7 @@ class State:
     ) -> None:
         self.module = module
         self._contents: list[tuple[Put, Any, Any]] = []
-        self._places: list[tuple[Any, Place]] = []
+        self._places: list[tuple[Any, Standing]] = []
         self.tensors: dict[int, KeptTensor] = {}
         self._seen: dict[int, Any] = {}
         self._statistics = statistics
