@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.sources.layouts import holds
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.chat import encode_chat, message_segments
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
@@ -77,16 +78,26 @@ def cut_alike(answers: Sequence[Encoded], max_length: int) -> list[Encoded]:
 def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
     """The prompt with the chosen answer, and with the rejected one.
 
+    Conversations that begin with the prompt have it once. Without a prompt, it is what they share at the beginning.
+
     Example:
         >>> pair_sides({"prompt": "Hi", "chosen": "Hello!", "rejected": "Go."}, number=1, split="train")
         ({'prompt': 'Hi', 'answer': 'Hello!'}, {'prompt': 'Hi', 'answer': 'Go.'})
+        >>> whole = [[message("user", "Hi"), message("assistant", text)] for text in ("Hello!", "Go.")]
+        >>> pair_sides({"prompt": "Hi", "chosen": whole[0], "rejected": whole[1]}, number=1, split="train")[0]
+        {'prompt': [{'role': 'user', 'content': 'Hi'}], 'answer': [{'role': 'assistant', 'content': 'Hello!'}]}
     """
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if chosen == rejected:
         raise ConfigError("path", chosen, f"two different answers; those of {split} row {number} are equal")
-    if isinstance(prompt, list):  # messages: a plain answer is the assistant's
+    if isinstance(prompt, (str, list)) and any(isinstance(part, list) for part in (prompt, chosen, rejected)):
+        prompt = prompt if isinstance(prompt, list) else [message("user", prompt)]
         chosen, rejected = (a if isinstance(a, list) else [message("assistant", a)] for a in (chosen, rejected))
-    elif prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
+        repeats = [repeated(prompt, answer, f"{split} row {number}") for answer in (chosen, rejected)]
+        if any(repeats):
+            whole = _whole(prompt, chosen, rejected, repeats)
+            prompt, (chosen, rejected) = None, whole
+    if prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
         shared = 0
         while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
             shared += 1
@@ -95,8 +106,6 @@ def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
                 "path", chosen[:1], f"conversations that begin alike; those of {split} row {number} do not"
             )
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-    elif isinstance(prompt, str) and isinstance(chosen, list) and isinstance(rejected, list):
-        prompt = [message("user", prompt)]
     if prompt is None or type(chosen) is not type(rejected) or not isinstance(chosen, (str, list)):
         raise ConfigError("path", sorted(row), f"texts or messages in prompt, chosen and rejected; see row {number}")
     for side, answer in (("chosen", chosen), ("rejected", rejected)):
@@ -104,6 +113,73 @@ def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
             allowed = f"at least one message behind the prompt in {side!r}; {split} row {number} has none"
             raise ConfigError("path", row[side], allowed)
     return {"prompt": prompt, "answer": chosen}, {"prompt": prompt, "answer": rejected}
+
+
+def pair_hint(row: Row) -> str:
+    """What would read a row without a pair of answers that is known.
+
+    Example:
+        >>> pair_hint({"ask": "Hi", "good": "Yo", "bad": "Go"})
+        'rows with prompt, chosen and rejected; or --data.prompt ask --data.chosen good --data.rejected bad'
+    """
+    texts = [name for name, value in row.items() if holds(value) and not isinstance(value, (int, float))]
+    hint = "rows with prompt, chosen and rejected"
+    if len(texts) < 3:
+        return f"{hint}, or with conversations in chosen and rejected"
+    return f"{hint}; or --data.prompt {texts[0]} --data.chosen {texts[1]} --data.rejected {texts[2]}"
+
+
+def repeated(prompt: Sequence[Mapping[str, Any]], said: Sequence[Mapping[str, Any]], place: str) -> int:
+    """How many messages at the beginning of an answer are those of its prompt, which is then whole in it.
+
+    A system message may stand in one of them alone, and the prompt may be the last question of a longer beginning.
+
+    Args:
+        prompt: Messages of the prompt.
+        said: The answer, or a conversation that has it at the end.
+        place: The row, for errors.
+
+    Example:
+        >>> asked, answer = [message("user", "Hi")], message("assistant", "Yo")
+        >>> repeated(asked, [answer], "row 1"), repeated(asked, [*asked, answer], "row 1")
+        (0, 1)
+        >>> repeated(asked, [message("user", "And?"), answer], "row 1")
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: path: given 'And?'; allowed: an answer, or a conversation with the prompt in it,
+            in row 1
+    """
+    asked, spoken = _keys(prompt), _keys(said)
+    if not spoken or spoken[0][0] not in ("user", *_SYSTEM) or (asked and asked[-1][0] == "assistant"):
+        return len(asked) * (0 < len(asked) < len(spoken) and spoken[: len(asked)] == asked)
+    if spoken[0][0] in _SYSTEM and asked and asked[0][0] not in _SYSTEM:
+        asked = [spoken[0], *asked]
+    elif asked and asked[0][0] in _SYSTEM and spoken[0][0] not in _SYSTEM:
+        asked = asked[1:]
+    if spoken[: len(asked)] == asked:
+        return len(asked)
+    questions = [key for key in asked if key[0] not in _SYSTEM]
+    if len(questions) == 1 and questions[0] in spoken:
+        return len(spoken) - spoken[::-1].index(questions[0])
+    allowed = f"an answer, or a conversation with the prompt in it, in {place}"
+    raise ConfigError("path", str(said[0].get("content"))[:80], allowed)
+
+
+_SYSTEM = ("system", "developer")
+
+
+def _keys(messages: Sequence[Any]) -> list[tuple[Any, str]]:
+    return [(m.get("role"), str(m.get("content")).strip()) for m in messages if isinstance(m, Mapping)]
+
+
+def _whole(prompt: list[Any], chosen: list[Any], rejected: list[Any], repeats: Sequence[int]) -> list[list[Any]]:
+    """Both conversations from their beginning, where at least one of them has the prompt in it."""
+    sides = [chosen, rejected]
+    system = prompt[:1] if prompt[0].get("role") in _SYSTEM else []
+    with_it = next(side for side, count in zip(sides, repeats, strict=True) if count)
+    start = with_it[: max(repeats)]
+    lead = system if start[0].get("role") not in _SYSTEM else []
+    return [[*lead, *(side if count else [*start, *side])] for side, count in zip(sides, repeats, strict=True)]
 
 
 def warn_of_empty_answers(sides: Sequence[Row], numbers: Sequence[int], split: str) -> None:

@@ -13,26 +13,41 @@ from torch import Tensor
 
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.preference.answers import CHAT, PLAIN, cut_alike, encode_answers, pair_sides, warn_of_empty_answers
+from lit_ft.preference.answers import (
+    CHAT,
+    PLAIN,
+    cut_alike,
+    encode_answers,
+    pair_hint,
+    pair_sides,
+    warn_of_empty_answers,
+)
 from lit_ft.preference.batches import PreferencesBatch
 from lit_ft.preference.ches_filter import ChesFilter
 from lit_ft.sources.batching import Plan
+from lit_ft.sources.layouts import read_tables
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.splits import SPLITS, Share
 from lit_ft.sources.tables import Row
+from lit_ft.sources.text_layouts import PREFERENCES, chosen_layout, compared
 from lit_ft.tokens.segments import Encoded
 from lit_ft.tokens.token_data import TokenData
 from lit_ft.tokens.token_table import TokenTable, collate_padded
 
 
 class Preferences(TokenData):
-    r"""Rows ``{"prompt", "chosen", "rejected"}``: texts, or lists of messages.
+    r"""Rows ``{"prompt", "chosen", "rejected"}``: texts, messages, or lists of messages.
+
+    The prompt may also be a ``question``, an ``instruction`` (with its ``input``), ``conversations`` or ``messages``,
+    with a ``system``, and the answers ``chosen_response`` and ``rejected_response`` or ``preferred_output`` and
+    ``non_preferred_output``; a line says which columns were read. ``chosen`` and ``rejected`` may be whole
+    conversations, also as texts with ``Human:`` and ``Assistant:``: then what they share at the beginning is the
+    prompt, and a prompt beside them that stands in them is not read twice.
 
     Both answers follow the same prompt: if the longer one makes a pair too long, the oldest tokens of the prompt are
     cut from both alike, down to half of ``max_length``, then the ends of the answers. Equal answers are an error that
     names the row; pairs that lose an answer, or keep twice the same tokens, are left out, with a warning that counts
-    them. An empty answer is kept, as ending at once may be intended, with a warning. ``chosen`` and ``rejected`` may
-    also be whole conversations without ``prompt``; the messages that they share at the beginning are the prompt.
+    them. An empty answer is kept, as ending at once may be intended, with a warning.
 
     A batch is ``{input_ids, attention_mask, weights, rows}`` with the chosen answers in the first half of the rows and
     the rejected ones, in the same order, in the second, so that one forward serves both; ``pair_weights`` has shape
@@ -48,6 +63,11 @@ class Preferences(TokenData):
         drop_highest: Share of the training rows with the highest scores that is left out, in [0, 1).
         ches_filter: Leaves out training pairs by their CHES under the network before the first step.
         batch_size: Pairs of a batch. A batch has pairs of similar length.
+        layout: Columns that are read, ``question/chosen/rejected``; None chooses by the columns of the table.
+        prompt: Column of the prompt, in a table whose columns are called otherwise.
+        chosen: Column of the answer that is preferred, beside it.
+        rejected: Column of the other answer, beside them.
+        system: Column of the system message beside them; None reads ``system``.
 
     See also: :class:`~lit_ft.methods.DPO`, :class:`~lit_ft.data.UnpairedPreferences`.
 
@@ -74,10 +94,17 @@ class Preferences(TokenData):
         drop_highest: Share = 0.0,
         ches_filter: ChesFilter | None = None,
         batch_size: PositiveInt = 4,
+        layout: str | None = None,
+        prompt: str | None = None,
+        chosen: str | None = None,
+        rejected: str | None = None,
+        system: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(path=path, batch_size=batch_size, packing=False, task_column=None, **kwargs)
         checked(locals())
+        named = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "system": system}
+        self.layout = chosen_layout(layout, named, ("system",), PREFERENCES, compared)
         if (drop_highest > 0) != (filter_column is not None):
             raise ConfigError("drop_highest", drop_highest, "above 0 together with filter_column, else 0")
         self.chat, self.weight_column = chat, weight_column
@@ -87,8 +114,8 @@ class Preferences(TokenData):
         self.pairs: dict[str, PairTable] = {}
 
     def required_columns(self) -> Sequence[str]:
-        """Both answers, and the columns of weight and score."""
-        return ["chosen", "rejected", *(c for c in (self.weight_column, self.filter_column) if c is not None)]
+        """The columns of weight and score."""
+        return [column for column in (self.weight_column, self.filter_column) if column is not None]
 
     def cache_key(self) -> Sequence[str]:
         """The form of the prompt."""
@@ -123,7 +150,9 @@ class Preferences(TokenData):
         return sides
 
     def _pair_rows(self) -> dict[str, list[Row]]:
-        return super()._tables()
+        tables = super()._tables()
+        numbers = {split: super(Preferences, self)._numbers(split, rows) for split, rows in tables.items()}
+        return read_tables(tables, numbers, self.source.paths(), PREFERENCES, chosen=self.layout, hint=pair_hint)
 
     def _filtered(self, rows: list[Row]) -> list[Row]:
         if self.filter_column is None:

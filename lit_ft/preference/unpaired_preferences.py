@@ -14,8 +14,10 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.preference.answers import CHAT, PLAIN, cut_alike, encode_answers, message, pair_sides, warn_of_empty_answers
 from lit_ft.preference.batches import UnpairedPreferencesBatch
 from lit_ft.sources.batching import Plan
+from lit_ft.sources.layouts import read_tables
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.tables import Row
+from lit_ft.sources.text_layouts import UNPAIRED, chosen_layout, marked
 from lit_ft.tokens.segments import Encoded
 from lit_ft.tokens.token_data import TokenData
 from lit_ft.tokens.token_table import TokenTable, collate_padded
@@ -24,7 +26,10 @@ from lit_ft.tokens.token_table import TokenTable, collate_padded
 class UnpairedPreferences(TokenData):
     r"""Rows ``{"prompt", "completion", "label"}``: texts, or lists of messages; the label is true or false, 1 or 0.
 
-    Rows ``{"prompt", "chosen", "rejected"}`` are split into a desirable answer and one that is not.
+    The prompt and the answer may be called otherwise, as for :class:`~lit_ft.data.Instructions`; in rows ``{"messages",
+    "label"}`` the last turn is the answer. Rows ``{"prompt", "chosen", "rejected"}``, in all layouts of
+    :class:`~lit_ft.data.Preferences`, are split into a desirable answer and one that is not. A line says which columns
+    were read.
 
     A batch is ``{input_ids, attention_mask, weights, rows, desirable}``, see
     :class:`~lit_ft.preference.batches.UnpairedPreferencesBatch`. Answers are the first half of its rows; the second
@@ -39,6 +44,11 @@ class UnpairedPreferences(TokenData):
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
         chat: Whether texts are put into the tokenizer's chat template; None if it has one. Messages always are.
+        layout: Columns that are read, ``messages/label``; None chooses by the columns of the table.
+        prompt: Column of the prompt, in a table whose columns are called otherwise.
+        completion: Column of the answer beside it.
+        label: Column that says whether the answer is desirable, beside them.
+        system: Column of the system message beside them; None reads ``system``.
 
     See also: :class:`~lit_ft.methods.KTO`, :class:`~lit_ft.data.Preferences`.
 
@@ -60,9 +70,16 @@ class UnpairedPreferences(TokenData):
         self,
         path: str,
         chat: bool | None = False,
+        layout: str | None = None,
+        prompt: str | None = None,
+        completion: str | None = None,
+        label: str | None = None,
+        system: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(path=path, packing=False, task_column=None, **kwargs)
+        named = {"prompt": prompt, "completion": completion, "label": label, "system": system}
+        self.layout = chosen_layout(layout, named, ("system",), UNPAIRED, marked)
         self.chat = chat
         self.labels: dict[str, list[bool]] = {}
         self.answers: dict[str, AnswerTable] = {}
@@ -85,9 +102,11 @@ class UnpairedPreferences(TokenData):
         rank_zero_info(f"{wanted} of {every} training answers are desirable")
 
     def _tables(self) -> dict[str, list[Row]]:
-        tables = {}
-        for split, rows in super()._tables().items():
-            numbers = self._numbers(split, rows)
+        tables = super()._tables()
+        places = {split: self._numbers(split, rows) for split, rows in tables.items()}
+        tables = read_tables(tables, places, self.source.paths(), UNPAIRED, chosen=self.layout, hint=_hint)
+        for split, rows in tables.items():
+            numbers = places[split]
             parts = [(side, n) for row, n in zip(rows, numbers, strict=True) for side in _answers(row, n, split)]
             tables[split], self.numbers[split] = [side for side, _ in parts], [n for _, n in parts]
             warn_of_empty_answers(tables[split], self.numbers[split], split)
@@ -180,10 +199,14 @@ def collate_answers(answers: Sequence[tuple[Any, Any, bool]], padding: int) -> d
     return {**batch, "desirable": torch.tensor([answer[2] for answer in answers])}
 
 
+def _hint(row: Row) -> str:
+    return "rows with prompt, completion and label, with messages and label, or with prompt, chosen and rejected"
+
+
 def _answers(row: Row, number: int, split: str) -> list[Row]:
     """Prompt, answer and label of a row; two of each for a pair."""
     place = f"{split} row {number}"
-    if "chosen" in row and "rejected" in row:
+    if row.get("chosen") is not None:
         return [{**side, "label": i == 0} for i, side in enumerate(pair_sides(row, number, split))]
     prompt, answer = row.get("prompt"), row.get("completion")
     if isinstance(prompt, list) and isinstance(answer, str):
