@@ -174,12 +174,11 @@ def _keys(messages: Sequence[Any]) -> list[tuple[Any, str]]:
 
 def _whole(prompt: list[Any], chosen: list[Any], rejected: list[Any], repeats: Sequence[int]) -> list[list[Any]]:
     """Both conversations from their beginning, where at least one of them has the prompt in it."""
+    system = [message(m["role"], m["content"]) for m in prompt[:1] if m.get("role") in _SYSTEM]
     sides = [chosen, rejected]
-    system = prompt[:1] if prompt[0].get("role") in _SYSTEM else []
-    with_it = next(side for side, count in zip(sides, repeats, strict=True) if count)
-    start = with_it[: max(repeats)]
-    lead = system if start[0].get("role") not in _SYSTEM else []
-    return [[*lead, *(side if count else [*start, *side])] for side, count in zip(sides, repeats, strict=True)]
+    start = next(side[:count] for side, count in zip(sides, repeats, strict=True) if count)
+    whole = [side if count else [*start, *side] for side, count in zip(sides, repeats, strict=True)]
+    return [side if side[0].get("role") in _SYSTEM else [*system, *side] for side in whole]
 
 
 def warn_of_empty_answers(sides: Sequence[Row], numbers: Sequence[int], split: str) -> None:

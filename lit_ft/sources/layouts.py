@@ -74,22 +74,23 @@ class Layout:
         return answers and any(not absent(row.get(name)) for name in asks)
 
 
-def fitting(layouts: Sequence[Layout], present: Iterable[str], filled: Iterable[str]) -> list[Layout]:
-    """The layouts that fit, but for those of which another one uses more columns.
+def fitting(layouts: Sequence[Layout], columns: Iterable[str], filled: Iterable[str] = ()) -> list[Layout]:
+    """The layouts that fit columns, but for those of which another one uses more of them.
 
     Args:
         layouts: Those to choose from.
-        present: Columns with a value, which may be an empty text.
-        filled: Columns that hold something.
+        columns: Columns with a value, which may be an empty text.
+        filled: Those that hold something; layouts with an answer there go before others.
 
     Example:
         >>> layouts = [Layout(needs, read=lambda row, columns, number: row) for needs in (("a",), ("a", "b"), ("c",))]
-        >>> [layout.needs for layout in fitting(layouts, "ab", "ab")], [x.needs for x in fitting(layouts, "ac", "ac")]
+        >>> [layout.needs for layout in fitting(layouts, "ab")], [layout.needs for layout in fitting(layouts, "ac")]
         ([('a', 'b')], [('a',), ('c',)])
     """
-    there, filled = frozenset(present), frozenset(filled)
+    there, held = frozenset(columns), frozenset(filled)
     fits = [each for each in layouts if there.issuperset(each.needs) and there.isdisjoint(each.without)]
-    return [each for each in fits if not any(each.used(filled) < other.used(filled) for other in fits)]
+    fits = [each for each in fits if held.issuperset(set(each.needs) - set(each.asks))] or fits
+    return [each for each in fits if not any(each.used(there) < other.used(there) for other in fits)]
 
 
 def holds(value: Any) -> bool:
@@ -187,7 +188,7 @@ class Reading:
         if present not in self.kinds:
             if self.chosen is not None:
                 raise no_layout(row, number, self.path, f"rows with {', '.join(self.chosen.needs)}")
-            found = fitting(self.layouts, present, [name for name in present if holds(row[name])])
+            found = fitting(self.layouts, present)
             if not found:
                 raise no_layout(row, number, self.path, self.hint(row))
             if len(found) > 1:
