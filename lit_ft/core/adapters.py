@@ -154,8 +154,8 @@ def begun(network: nn.Module) -> list[nn.Parameter]:
     small steps are lost.
 
     Returns:
-        Trainable weights that decay would pull away from the base: scales, which begin at a constant other than 0, and
-        the magnitudes of DoRA, which begin at those of the base.
+        Trainable weights that decay would pull away from the base: all of one dimension, further scales, which begin at
+        a constant other than 0, and the magnitudes of DoRA, which begin at those of the base.
 
     Example:
         >>> begun(nn.Linear(1, 1))  # no adapter
@@ -172,7 +172,8 @@ def begun(network: nn.Module) -> list[nn.Parameter]:
         )
     return [
         parameter for name, parameter in own
-        if "modules_to_save" not in name and ("magnitude_vector" in name or _is_constant(parameter))
+        if "modules_to_save" not in name
+        and (parameter.ndim < 2 or "magnitude_vector" in name or _is_constant(parameter))
     ]  # fmt: skip
 
 

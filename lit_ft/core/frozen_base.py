@@ -114,7 +114,11 @@ class FrozenBase:
             checkpoint: The whole checkpoint.
             whole: Whether the network must have all of that base; else what both have is compared.
         """
-        refuse_other_adapter(network, checkpoint.get(self.ADAPTERS, {}), whole)
+        saved = checkpoint.get(self.ADAPTERS, {})
+        refuse_other_adapter(network, saved, whole)
+        own = [f"{prefix}{name}" for name, p in network.named_parameters() if p.requires_grad]
+        if whole and not saved and adapter_settings(network) and not any(n in checkpoint["state_dict"] for n in own):
+            raise ConfigError("network.peft", "an adapter", "null: the checkpoint was trained without one")
         note = checkpoint.get(self.KEY)
         if note is None:
             return

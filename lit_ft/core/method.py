@@ -338,7 +338,8 @@ class Method(pl.LightningModule):
         flat = [parameter for parameter in parameters if parameter.ndim < 2 or id(parameter) in kept]
         if optimizer.defaults.get("weight_decay") and flat and (len(flat) < len(parameters) or kept):
             decayed = [parameter for parameter in parameters if parameter.ndim >= 2 and id(parameter) not in kept]
-            optimizer = self.optimizer([{"params": decayed}, {"params": flat, "weight_decay": 0.0}])
+            groups = [{"params": decayed}] if decayed else []
+            optimizer = self.optimizer([*groups, {"params": flat, "weight_decay": 0.0}])
         if self.schedule is None:
             return optimizer
         schedule = self.schedule.configure(optimizer, self.trainer.estimated_stepping_batches)

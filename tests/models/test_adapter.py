@@ -190,6 +190,8 @@ def test_decay_leaves_scales_at_their_neutral_value(base: str) -> None:
         },
         {"class_path": "BOFTConfig", "init_args": {"target_modules": ["k_proj"], "boft_block_size": 4}},
         lora(use_dora=True),
+        {"class_path": "FrodConfig", "init_args": {"target_modules": ["k_proj"], "progressbar": False}},
+        {"class_path": "LNTuningConfig", "init_args": {"target_modules": ["input_layernorm"]}},
     ):
         decay = lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.5)  # noqa: E731
         made = SupervisedFineTuning({"path": base, "peft": adapter}, optimizer=decay)
@@ -202,6 +204,19 @@ def test_decay_leaves_scales_at_their_neutral_value(base: str) -> None:
         optimizer.step()
         with torch.no_grad():
             torch.testing.assert_close(made.network(input_ids=IDS).logits, before)
+
+
+def test_a_checkpoint_and_a_network_agree_on_whether_there_is_an_adapter(base: str) -> None:
+    made = [SupervisedFineTuning({"path": base, "peft": adapter}) for adapter in (None, lora())]
+    checkpoints: list[dict[str, Any]] = []
+    for one in made:
+        one.configure_model()
+        checkpoints.append({"state_dict": one.state_dict(), "hyper_parameters": {}})
+        one.on_save_checkpoint(checkpoints[-1])
+    with pytest.raises(ConfigError, match=r"network\.peft: given None; allowed: the adapter .* LORA"):
+        made[0].on_load_checkpoint(checkpoints[1])
+    with pytest.raises(ConfigError, match=r"network\.peft: given 'an adapter'; allowed: null"):
+        made[1].on_load_checkpoint(checkpoints[0])
 
 
 def test_the_magnitudes_of_convolutions_do_not_decay() -> None:
