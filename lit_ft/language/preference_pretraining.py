@@ -51,6 +51,14 @@ def exponential_weights(advantages: Tensor, beta: float, most: float = 1000.0) -
     return (advantages.detach() / beta).exp().clamp(max=most)
 
 
+READ: dict[str, tuple[str, ...]] = {  # which arguments an objective reads
+    "likelihood": (),
+    "unlikelihood": ("alpha", "threshold"),
+    "reward_weighted": ("beta",),
+    "advantage_weighted": ("alpha", "beta"),
+}
+
+
 class PreferencePretraining(LanguageMethod):
     r"""Trains on all tokens; those of bad parts with less weight, without any, or by unlikelihood.
 
@@ -75,8 +83,10 @@ class PreferencePretraining(LanguageMethod):
         network: A causal language model, in general from ``config``.
         objective: One of the four in the table.
         alpha: :math:`\alpha` of unlikelihood, 0 or more (paper: 1; 0.01 for code style), and of advantage weighting, in
-            [0, 1] (paper: 0.5; 0.05 for code style).
-        beta: Temperature of the weights, above 0. Paper: 10 for rewards; 10, 0.1 and 1 for advantages.
+            [0, 1] (paper: 0.5; 0.05 for code style). None is the paper's first value for the objective; a number is
+            refused for an objective without it.
+        beta: Temperature of the weights, above 0, of both weighted objectives, which give it no common value. Paper: 10
+            for rewards; 10, 0.1 and 1 for advantages.
         threshold: t of unlikelihood; None mixes both terms by the score. 0 is a threshold. (The reference treated 0 as
             None, so that two of its published runs mixed both terms.)
         **kwargs: As in :class:`~lit_ft.core.method.Method`. Paper: rate 5e-4, decay 0.1.
@@ -102,16 +112,24 @@ class PreferencePretraining(LanguageMethod):
         self,
         network: Network,
         objective: Objective = "likelihood",
-        alpha: NonNegativeFloat = 1.0,
-        beta: PositiveFloat = 10.0,
+        alpha: NonNegativeFloat | None = None,
+        beta: PositiveFloat | None = None,
         threshold: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(network=network, **kwargs)
         checked(locals())
-        if objective == "advantage_weighted" and alpha > 1:
+        read = READ[objective]
+        for name, value in (("alpha", alpha), ("beta", beta), ("threshold", threshold)):
+            if value is not None and name not in read:
+                raise ConfigError(name, value, f"null: {objective} reads {' and '.join(read) or 'none of the three'}")
+        if objective == "advantage_weighted" and alpha is not None and alpha > 1:
             raise ConfigError("alpha", alpha, "0 or more; for advantages in [0, 1]")
-        self.objective, self.alpha, self.beta, self.threshold = objective, alpha, beta, threshold
+        if "beta" in read and beta is None:
+            raise ConfigError("beta", beta, f"a temperature for {objective}; the paper's are 10, 1 and 0.1")
+        self.objective, self.threshold = objective, threshold
+        self.alpha = (0.5 if objective == "advantage_weighted" else 1.0) if alpha is None else alpha
+        self.beta = 1.0 if beta is None else beta
 
     def after_build(self, network: Any) -> None:
         """For ``advantage_weighted``, add the linear map V of hidden states, which starts at 0."""

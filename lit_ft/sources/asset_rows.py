@@ -33,14 +33,25 @@ def sarcasm(content: bytes) -> list[Row]:
 def sms_spam(content: bytes) -> list[Row]:
     r"""Rows ``{text, label}`` with label 0 or 1 (spam).
 
+    The file was made by a reader for which a quotation mark at the beginning of a message opened a cell: eight of its
+    rows hold all messages up to the next one that ends with a mark, 737 further ones with their own labels. They are
+    taken apart again, and the two marks put back, so that the messages are the 5,574 (747 spam) that were published.
+
     Example:
-        >>> sms_spam(b"spam,text\n1,You won!\n0,See you at 8\n")
-        [{'text': 'You won!', 'label': 1}, {'text': 'See you at 8', 'label': 0}]
+        >>> sms_spam(b'spam,text\n1,You won!\n0,"A ""yes"" is\nspam\tCall now\nham\tno"\n')[1:]
+        [{'text': '"A "yes" is', 'label': 0}, {'text': 'Call now', 'label': 1}, {'text': 'no"', 'label': 0}]
     """
-    return [
-        {"text": row["text"], "label": int(row["spam"])}
-        for row in csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""))
-    ]
+    found = []
+    for row in csv.DictReader(io.StringIO(content.decode("utf-8"), newline="")):
+        first, *others = row["text"].split("\n")
+        labelled = [(row["spam"], f'"{first}' if others else first)]
+        for line in others:
+            label, _, text = line.partition("\t")
+            labelled.append((str(("ham", "spam").index(label)), text))
+        if others:
+            labelled[-1] = (labelled[-1][0], f'{labelled[-1][1]}"')
+        found += [{"text": text, "label": int(label)} for label, text in labelled]
+    return found
 
 
 def trec(content: bytes) -> list[Row]:

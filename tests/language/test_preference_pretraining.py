@@ -87,7 +87,7 @@ def test_advantages_are_none_where_the_value_is_the_reward(tmp_path: Path) -> No
 
 def test_a_value_is_read_one_place_before_its_token(tmp_path: Path) -> None:
     batch = next(iter(prepared(tmp_path).train_dataloader()))
-    made, seen = method(objective="advantage_weighted", beta=0.1), []
+    made, seen = method(objective="advantage_weighted", alpha=1.0, beta=0.1), []
     made.value.weight.data.normal_()
     made.value.register_forward_hook(lambda module, inputs, output: seen.append(output[:, :, 0].detach()))
     found = made._terms(torch.zeros_like(batch["scores"]), batch["scores"], torch.randn(*batch["scores"].shape, 16))
@@ -150,9 +150,29 @@ def test_share_of_a_pattern() -> None:
     assert matched_share(re.compile("X"), [""]) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"objective": "advantage_weighted"}, "beta: given None; allowed: a temperature for advantage_weighted"),
+        (
+            {"objective": "reward_weighted", "beta": 1.0, "alpha": 0.5},
+            "alpha: given 0.5; allowed: null: reward_weighted",
+        ),
+        ({"objective": "likelihood", "threshold": 0.0}, "threshold: given 0.0; allowed: null: likelihood reads none"),
+        ({"objective": "unlikelihood", "beta": 1.0}, "unlikelihood reads alpha and threshold"),
+    ],
+)
+def test_numbers_that_an_objective_does_not_read_are_refused(arguments: dict[str, Any], message: str) -> None:
+    """With alpha 1 as a common default, advantages were weighted without learning their baseline."""
+    with pytest.raises(ConfigError, match=message):
+        method(**arguments)
+    assert method(objective="advantage_weighted", beta=1.0).alpha == 0.5
+    assert method(objective="unlikelihood").alpha == 1.0
+
+
 @pytest.mark.parametrize("objective", ["advantage_weighted", "unlikelihood"])
 def test_trains_in_bf16(tmp_path: Path, objective: Any) -> None:
-    made = method(objective=objective, alpha=0.5)
+    made = method(objective=objective, alpha=0.5, beta=10.0 if objective == "advantage_weighted" else None)
     start = made.network.lm_head.weight.clone()  # type: ignore[union-attr]
     pl.Trainer(
         max_steps=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
