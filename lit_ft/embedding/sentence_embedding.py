@@ -17,7 +17,7 @@ from lit_ft.core.network import Network
 from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.embedding.batch import PairsBatch
 from lit_ft.embedding.contrastive import EmbeddingLoss, InBatchContrastive, Vectors, comparisons, triplet_accuracy
-from lit_ft.embedding.text_pairs import encode_texts, padded
+from lit_ft.embedding.text_pairs import checked_template, encode_texts, padded
 from lit_ft.tokens.language_method import LanguageMethod
 from lit_ft.tokens.pooling import Pooling, pool
 from lit_ft.tokens.positions import check_positions
@@ -136,7 +136,7 @@ class SentenceEmbedding(LanguageMethod):
     def encode(
         self,
         texts: str | Sequence[str],
-        template: Sequence[Segment] | None = None,
+        template: str | Sequence[Segment] | None = None,
         max_length: int = 256,
         tokens_per_batch: int = 2048,
     ) -> Tensor:
@@ -144,7 +144,7 @@ class SentenceEmbedding(LanguageMethod):
 
         Args:
             texts: A text, or any number of texts.
-            template: As in ``TextPairs``.
+            template: As in ``TextPairs``: ``echo``, segments, or None.
             max_length: Longest text in tokens.
             tokens_per_batch: Most tokens in a batch, padding included; at least one text.
         """
@@ -154,7 +154,7 @@ class SentenceEmbedding(LanguageMethod):
         if not all(isinstance(text, str) for text in texts):
             raise ConfigError("texts", texts[:3], "a text, or a list of texts")
         self.configure_model()
-        encoded = encode_texts(self.tokenizer, texts, template, max_length)
+        encoded = encode_texts(self.tokenizer, texts, checked_template(template), max_length)
         check_positions("max_length", max(map(len, encoded), default=0), self.network.encoder)
         empty = next((number for number, text in enumerate(encoded, start=1) if not any(text.embed)), None)
         if empty is not None:

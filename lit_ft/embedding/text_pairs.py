@@ -52,7 +52,7 @@ class TextPairs(TableData):
             is the text with the tokenizer's own special tokens, all pooled. ``echo`` repeats the text and pools the
             second occurrence, which has seen the whole text even where attention is causal (A2).
         max_length: Longest text in tokens; each copy of an echo is cut alike.
-        homogeneous: Whether all rows of a batch, and so all negatives, have the same ``label``.
+        homogeneous: Whether all rows of a batch, and so all negatives, have the same ``label``, in validation too.
         batch_size: Rows of a batch. The other rows of the batch are the negatives: larger is better, see
             ``chunk_size`` of ``SentenceEmbedding``; accumulation does not help.
 
@@ -172,9 +172,14 @@ class TextPairs(TableData):
         return self._loader(rows, shuffled_batches(len(rows), size, self.seed, drop_last=True), True)
 
     def val_dataloader(self) -> ResumableLoader | list[Any]:
-        """Rows in order; an empty list without rows."""
+        """Rows in order, or where batches are homogeneous one label after another; an empty list without rows."""
         rows = self.rows["val"]
-        return self._loader(rows, self.batching.in_order(len(rows)), False) if rows else []
+        if not rows:
+            return []
+        if not self.homogeneous:
+            return self._loader(rows, self.batching.in_order(len(rows)), False)
+        plan = homogeneous_batches([row["label"] for row in rows], self.batch_size, self.seed)
+        return self._loader(rows, lambda epoch: plan(0), False)
 
     def predict_dataloader(self) -> ResumableLoader:
         """The training rows in order."""

@@ -124,6 +124,12 @@ def test_homogeneous_batches(tmp_path: Path) -> None:
     assert sum(map(len, homogeneous_batches(groups, 2, drop_last=True)(0))) == 10
     with pytest.raises(ConfigError, match="homogeneous"):
         TextPairs("x", homogeneous=True)
+    made = data(tmp_path, homogeneous=True, batch_size=2, val_fraction=0.5)
+    made.tokenizer = method().tokenizer
+    made.setup("fit")
+    validated = [batch["labels"].tolist() for batch in made.val_dataloader()]
+    assert {len(set(labels)) for labels in validated} == {1}, "an expert is judged on its own domain"
+    assert sum(map(len, validated)) == len(made.rows["val"])
     made = data(tmp_path, homogeneous=True, batch_size=500)
     made.tokenizer = method().tokenizer
     made.setup("fit")

@@ -95,6 +95,9 @@ def test_encode_equals_one_by_one() -> None:
     torch.testing.assert_close(found, single, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
     assert owner.encode([]).shape == (0, 16)
+    assert torch.equal(owner.encode(texts, "echo", tokens_per_batch=150), found)
+    with pytest.raises(ConfigError, match="template: given 'ecko'"):
+        owner.encode(texts, "ecko")
     for none in ([""], ["a", ""]):  # no token at all, beside others or not
         with pytest.raises(ConfigError, match=f"number {len(none)}"):
             owner.encode(none)
