@@ -1,9 +1,12 @@
-"""Where a fit stands: whether it begins anew or goes on, and whether an epoch is its last one."""
+"""Where a fit stands: whether it begins anew or goes on, how many steps it made, whether an epoch is its last one."""
 
 import copy
+import math
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping
+
+from lit_ft.core.errors import ConfigError
 
 
 def begins_anew(trainer: pl.Trainer, stage: str) -> bool:
@@ -34,6 +37,64 @@ def from_its_start(trainer: pl.Trainer) -> bool:
         False
     """
     return trainer.ckpt_path is None and trainer.global_step == 0
+
+
+class StepCounter:
+    """Says whether the optimizer steps of a fit have passed a multiple of a number since it was asked last.
+
+    A step of training is one optimizer step, or several where a module optimises by hand: with two optimizers they are
+    counted 2, 4, 6, and 5 is passed at 6.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> class EveryThird(pl.Callback):
+        ...     steps = StepCounter()
+        ...     def on_train_start(self, trainer, module):
+        ...         self.steps.begin(trainer)
+        ...     def on_train_batch_end(self, trainer, *_):
+        ...         if self.steps.passed(trainer, every=3):
+        ...             print(trainer.global_step)
+        >>> _ = fit_foreign([EveryThird()], max_steps=7)
+        3
+        6
+    """
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def begin(self, trainer: pl.Trainer) -> None:
+        """Count from here; for ``on_train_start``, where a resumed run has its steps again."""
+        self._asked = trainer.global_step
+
+    def passed(self, trainer: pl.Trainer, every: int | None) -> bool:
+        """Whether a multiple of ``every`` was passed; None has none."""
+        before, self._asked = self._asked, trainer.global_step
+        return every is not None and trainer.global_step // every > before // every
+
+
+def share_of_steps(trainer: pl.Trainer, argument: str, share: float) -> float:
+    """The number of optimizer steps that is a share of all steps of a fit.
+
+    Args:
+        trainer: The trainer of the fit.
+        argument: Name of the argument that holds the share, for errors.
+        share: From 0 to 1.
+
+    Raises:
+        ConfigError: The length of the fit is not known, in steps.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> _, trainer = fit_foreign([], max_steps=8)
+        >>> share_of_steps(trainer, "start", 0.75)
+        6.0
+    """
+    if share and not trainer.lightning_module.automatic_optimization:
+        allowed = "a number of steps, as one batch of a module that optimises by hand may be several"
+        raise ConfigError(argument, share, allowed)
+    if share < 1 and math.isinf(trainer.estimated_stepping_batches):
+        raise ConfigError(argument, share, "a number of steps, as the length of the run is not known")
+    return share * trainer.estimated_stepping_batches
 
 
 def training_ends(trainer: pl.Trainer) -> bool:

@@ -10,8 +10,9 @@ import torch
 from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
-from lit_ft.core.lifecycle import training_ends
+from lit_ft.core.lifecycle import StepCounter, training_ends
 from lit_ft.core.observing import TransferredBatches, own_loader
+from lit_ft.core.parameters import refuse_lazy
 from lit_ft.core.passes.second_pass import without_trace
 
 When = Literal["start", "validation", "end"]
@@ -108,6 +109,7 @@ class Measurement(FitCallback):
         self.history: dict[str, Any] = {}
         self._last: dict[str, float] = {}
         self._measured_at = -1
+        self._count = StepCounter()
 
     def measure(self, run: MeasuredRun) -> Mapping[str, Any]:
         """Numbers by name, or by group and name."""
@@ -118,6 +120,7 @@ class Measurement(FitCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prepare, and measure the start, unless the run was resumed."""
+        self._count.begin(trainer)
         with measuring(trainer, pl_module) as run:
             self.prepare(run)
         if "start" in self.when and not self.steps:
@@ -130,7 +133,7 @@ class Measurement(FitCallback):
         """Measure after every n-th optimizer step, and log the newest values in every row."""
         if self.every_n_steps is None:
             return
-        if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._measured_at:
+        if self._count.passed(trainer, self.every_n_steps) and trainer.global_step != self._measured_at:
             self.take(trainer, pl_module)
         pl_module.log_dict(self.named(), on_step=True, on_epoch=False, batch_size=1)
 
@@ -154,6 +157,7 @@ class Measurement(FitCallback):
 
     def take(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Measure now; of a measurement that raises an error nothing is kept."""
+        refuse_lazy(module)  # a measurement would make their weights, with other random numbers than training
         with measuring(trainer, module) as run:
             values = self.measure(run)
         self._measured_at = trainer.global_step

@@ -1,16 +1,23 @@
-"""Observing a network in any run: batches of a new loader, the output of a submodule, the labels."""
+"""Observing a network in any run: batches of a new loader, the outputs of its submodules."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DataLoader
 
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.forms import output_in
+from lit_ft.core.method import Method
 
 
 @dataclass
@@ -36,7 +43,9 @@ class TransferredBatches:
     data: pl.LightningDataModule | None
 
     def __iter__(self) -> Iterator[Any]:
+        together = isinstance(self.loader, CombinedLoader)
         for batch in () if self.loader is None else self.loader:
+            batch = batch[0] if together else batch
             batch = self.trainer.precision_plugin.convert_input(batch)
             batch = self._hook("on_before_batch_transfer")(batch, 0)
             batch = self._hook("transfer_batch_to_device")(batch, self.trainer.strategy.root_device, 0)
@@ -71,7 +80,8 @@ def own_loader(
 ) -> TransferredBatches:
     """The batches of a new loader: the position of the trainer's own loaders is part of the run.
 
-    Of several loaders it takes the first; there are no batches if neither module nor data module has such a loader.
+    Of several loaders to evaluate with it takes the first; several to train with are read together, as Lightning does.
+    There are no batches if neither module nor data module has such a loader.
 
     Args:
         trainer: The trainer of the run.
@@ -90,16 +100,99 @@ def own_loader(
     if data is not None or used is None:
         owner = module if data is None else data
         found = getattr(owner, source)() if is_overridden(source, owner) else None
-        return TransferredBatches(trainer, next(iter(found), None) if isinstance(found, list) else found, data)
-    own = copy.copy(used[0] if isinstance(used, list) else used)
+        return TransferredBatches(trainer, _one(found, source), data)
+    return TransferredBatches(trainer, _one(tree_map(_anew, used), source), None)
+
+
+def loaders_in(found: Any) -> list[Any]:
+    """The loaders that a data module gives to evaluate with: one, or several in a list or mapping.
+
+    A list of batches is one loader.
+
+    Example:
+        >>> from lit_ft.testing import ForeignData
+        >>> loader = ForeignData().val_dataloader()
+        >>> len(loaders_in({"near": loader, "far": loader})), len(loaders_in([torch.zeros(2), torch.zeros(2)]))
+        (2, 1)
+    """
+    own = found.flattened if isinstance(found, CombinedLoader) else found
+    own = list(own.values()) if isinstance(own, Mapping) else own
+    several = isinstance(own, (list, tuple)) and all(_is_loader(one) for one in own)
+    return list(own) if several else [] if own is None else [own]
+
+
+def _is_loader(value: Any) -> bool:
+    batch = isinstance(value, (Tensor, str, Mapping, list, tuple)) or hasattr(value, "keys")
+    return isinstance(value, DataLoader) or (hasattr(value, "__iter__") and not batch)
+
+
+def _one(found: Any, source: str) -> Any:
+    """Of several loaders the first, or all of them together to train with."""
+    several = isinstance(found, (list, tuple, Mapping))
+    if several and source == "train_dataloader":
+        return CombinedLoader(found, "max_size_cycle")
+    if isinstance(found, CombinedLoader) and source != "train_dataloader":
+        return next(iter(found.flattened), None)
+    return next(iter(tree_leaves(found)), None) if several else found
+
+
+def _anew(loader: Any) -> Any:
+    own = copy.copy(loader)
     if getattr(own, "_iterator", None) is not None:
         own._iterator = None
-    return TransferredBatches(trainer, own, None)
+    return own
+
+
+def arguments(step: Callable[..., Any], batch: Any, number: int = 0, loader: int = 0) -> tuple[Any, ...]:
+    """What Lightning hands to a ``validation_step``: the numbers of batch and loader only where it takes them.
+
+    Example:
+        >>> arguments(lambda batch, batch_idx: None, "rows", 3), arguments(lambda batch: None, "rows", 3)
+        (('rows', 3), ('rows',))
+        >>> arguments(lambda batch, i, dataloader_idx: None, "rows", 3)
+        ('rows', 3, 0)
+    """
+    if not is_param_in_hook_signature(step, "batch_idx", min_args=2):
+        return (batch,)
+    places = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in signature(step).parameters.values() if p.kind in places and p.default is Parameter.empty]
+    return (batch, number, loader) if loader or len(needed) > 2 else (batch, number)
+
+
+def outputs_on(module: pl.LightningModule, names: Sequence[str], batch: Any) -> dict[str, list[Tensor]]:
+    """What submodules give where the module validates a batch, by name, one tensor for each call.
+
+    Raises:
+        ConfigError: A submodule is not called there, or gives what holds no tensor, or the validation does not read it.
+
+    Example:
+        >>> from lit_ft.testing import ForeignData, ForeignModule
+        >>> module = ForeignModule().eval()
+        >>> module.log = print
+        >>> found = outputs_on(module, ["model.0"], next(iter(ForeignData().val_dataloader())))  # doctest: +ELLIPSIS
+        val/loss tensor(...
+        >>> [output.shape for output in found["model.0"]]
+        [torch.Size([4, 12])]
+    """
+    with ExitStack() as stack:
+        found = {name: stack.enter_context(output_of(module, name)) for name in names}
+        try:
+            if isinstance(module, Method):
+                module.compute(batch)
+            else:
+                module.validation_step(*arguments(module.validation_step, batch))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            given = f"{type(batch).__name__}, which ends in a {said}"
+            raise ConfigError("data", given, f"batches that {type(module).__name__} validates") from error
+    if silent := next((name for name, outputs in found.items() if not outputs), None):
+        raise ConfigError("module", silent, f"a submodule that gives tensors where {type(module).__name__} validates")
+    return found
 
 
 @contextmanager
 def output_of(module: pl.LightningModule, name: str) -> Iterator[list[Tensor]]:
-    """A context with a list that collects the outputs of a submodule, one tensor for each call.
+    """A context with a list that collects the outputs of a submodule, one tensor for each call that gives one.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
@@ -114,25 +207,11 @@ def output_of(module: pl.LightningModule, name: str) -> Iterator[list[Tensor]]:
     outputs: list[Tensor] = []
 
     def keep(_: Any, __: Any, output: Any) -> None:
-        outputs.append(output if isinstance(output, Tensor) else output[0])
+        if (found := output_in(output)) is not None:
+            outputs.append(found)
 
     handle = names[name].register_forward_hook(keep)
     try:
         yield outputs
     finally:
         handle.remove()
-
-
-def labels_of(batch: Any) -> Tensor:
-    """The classes in a batch: under a key such as ``labels``, or the second of a pair.
-
-    Example:
-        >>> labels_of({"images": torch.zeros(2, 3), "labels": torch.tensor([1, 0])})
-        tensor([1, 0])
-    """
-    if isinstance(batch, dict):
-        for key in ("labels", "targets", "label", "target", "y"):
-            if key in batch:
-                return batch[key]
-        raise ConfigError("data", sorted(batch), "batches with a key labels")
-    return batch[1]

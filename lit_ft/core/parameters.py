@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 import lightning.pytorch as pl
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.roles import Part, module_role, parts_of
@@ -84,6 +85,7 @@ class ParameterIndex:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module = unwrapped(module)
+        refuse_lazy(module)
         self.network = network_of(module)
         inner = next((f"{key}." for key, child in module.named_children() if child is self.network), "")
         owners = {f"{path}." if path else "": child for path, child in module.named_modules(remove_duplicate=False)}
@@ -172,6 +174,20 @@ class ParameterIndex:
         close = get_close_matches(bare, list(self.entries), n=3, cutoff=0.3) or list(self.entries)[:3]
         wider = [name for name in self.entries if bare.strip(".") and bare.strip(".") in name][:3]
         return f"; nearest names: {', '.join(wider or close)}"
+
+
+def refuse_lazy(module: nn.Module) -> None:
+    """Refuse a module with a lazy layer that has not seen a batch: its weights have no shape yet.
+
+    Example:
+        >>> refuse_lazy(nn.LazyLinear(2))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: model: given 'LazyLinear with lazy weight'; allowed: one that has seen a...
+    """
+    if lazy := next((name for name, parameter in module.named_parameters() if is_lazy(parameter)), None):
+        allowed = "one that has seen a batch: run it once before the fit, or give its layers their sizes"
+        raise ConfigError("model", f"{type(module).__name__} with lazy {lazy}", allowed)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

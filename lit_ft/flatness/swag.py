@@ -14,6 +14,7 @@ from lit_ft.core.batch_norm import update_batch_norm
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.lifecycle import StepCounter, share_of_steps
 
 
 class WeightGaussian:
@@ -121,18 +122,19 @@ class SWAG(FitCallback):
         self.weights = WeightGaussian(self.rank)
         self.names: list[str] = []
         self._last_step = 0
+        self._count = StepCounter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a fraction of a run of unknown length."""
-        if self.start < 1 and math.isinf(trainer.estimated_stepping_batches):
-            raise ConfigError("start", self.start, "a number of steps, as the length of the run is not known")
+        self._count.begin(trainer)
+        if self.start < 1:
+            share_of_steps(trainer, "start", self.start)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Collect after every n-th step."""
-        step = trainer.global_step
-        if self.every_n_steps is not None and step != self._last_step and step % self.every_n_steps == 0:
+        if self._count.passed(trainer, self.every_n_steps):
             self._collect(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -142,7 +144,7 @@ class SWAG(FitCallback):
 
     def _collect(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._last_step = trainer.global_step
-        start = self.start if self.start >= 1 else self.start * trainer.estimated_stepping_batches
+        start = self.start if self.start >= 1 else share_of_steps(trainer, "start", self.start)
         if trainer.global_step < start:
             return
         if not self.names:

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchmetrics.classification import MulticlassCalibrationError
 from typing_extensions import override
@@ -11,7 +12,8 @@ from typing_extensions import override
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.observing import labels_of, output_of
+from lit_ft.core.forms import classes, labels_of
+from lit_ft.core.observing import output_of
 
 
 class Calibration(FitCallback):
@@ -23,7 +25,8 @@ class Calibration(FitCallback):
     the logits of the module's own forward passes: there is no further pass, and training does not change.
 
     Logs ``val/calibration_error`` and ``test/calibration_error``. Needs batches with labels (a key such as ``labels``,
-    or the second of a pair) and a submodule whose output is logits of shape (rows, classes).
+    or the second of a pair) and a submodule whose output is logits of shape (rows, classes); a fit without them has no
+    value, and is told so once.
 
     Source: the measure of A. Panigrahi et al., "Task-Specific Skill Localization in Fine-tuned Language Models", 2023,
     arXiv 2302.06600, for grafted against fine-tuned networks.
@@ -40,6 +43,7 @@ class Calibration(FitCallback):
     """
 
     needs = ("one of its class",)
+    forgets = ("_unread",)
 
     def __init__(self, output: str = "network", bins: PositiveInt = 15) -> None:
         super().__init__()
@@ -48,6 +52,12 @@ class Calibration(FitCallback):
         self._observed: ExitStack | None = None
         self._outputs: list[Tensor] = []
         self._error: MulticlassCalibrationError | None = None
+        self._unread = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse a name that no submodule has, before the first step."""
+        with output_of(pl_module, self.output):
+            pass
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start to record the output of the submodule."""
@@ -69,9 +79,20 @@ class Calibration(FitCallback):
         dataloader_idx: int = 0,
     ) -> None:
         """Add a batch; the first output since its start is that of the module's step."""
-        labels = labels_of(batch)
+        if self._unread:
+            return
+        try:
+            self._add(batch)
+        except ConfigError as error:
+            if trainer.state.fn != "fit" or trainer.sanity_checking:
+                raise
+            self._unread, self._error = True, None  # a run that trains does not end for a measure that has no value
+            rank_zero_warn(f"Calibration: no value in this fit: {error}")
+
+    def _add(self, batch: Any) -> None:
+        labels = classes(labels_of(batch))
         logits = self._outputs[0].detach().float() if self._outputs else None
-        if logits is None or logits.ndim != 2 or len(logits) != len(labels):
+        if logits is None or logits.ndim != 2 or len(logits) != len(labels) or int(labels.max()) >= logits.shape[1]:
             given = f"{self.output}, which gives {None if logits is None else tuple(logits.shape)}"
             raise ConfigError("output", given, f"a submodule that gives logits of shape ({len(labels)}, classes)")
         if self._error is None:

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.forms import classes, labels_of, vectors
 from lit_ft.core.gathering import gather_rows
 from lit_ft.core.measurement import MeasuredRun, Measurement
-from lit_ft.core.method import Method
-from lit_ft.core.observing import labels_of, output_of, set_up
+from lit_ft.core.observing import outputs_on, set_up
 from lit_ft.inside.linear_probe import fit_linear_probe
 
 
@@ -27,6 +28,9 @@ class FeatureProbe(Measurement):
     At the start of the fit it measures the network before training: the baseline of frozen features, which fine-tuning
     has to beat on the same rows. Features are computed in evaluation mode without gradient; the run does not change: no
     random number is drawn, no buffer or metric changes.
+
+    Labels stand in the batches under a name such as ``labels``, or second; they are class numbers, yes or no, or one of
+    several marked. Of several loaders the first is read.
 
     Logs ``<name>/accuracy`` at each measurement; the report holds the first and the last, and the share of the
     most frequent class. Cost: one forward pass over ``num_rows`` training rows and the validation rows each time.
@@ -106,14 +110,18 @@ class FeatureProbe(Measurement):
         if self.at_validation:
             super().on_validation_epoch_end(trainer, pl_module)
 
+    @override
+    def prepare(self, run: MeasuredRun) -> None:
+        """Read a batch, where the first measurement is yet to come: what is not read is said at the start."""
+        if self.at_validation and not self.at_start:
+            self._both(run, 1, 1)
+
     def measure(self, run: MeasuredRun) -> dict[str, float]:
         """Fit the probe and measure its accuracy."""
-        sources = ("train_dataloader", "val_dataloader", "test_dataloader")[self.fit_on == "val" :]
-        train = self._collect(run, sources[0], self.num_rows)
-        val = self._collect(run, sources[1], self.max_eval_rows)
-        classes = int(max(train[1].max(), val[1].max())) + 1
-        probe = fit_linear_probe(*train, num_classes=classes, penalty=self.penalty)
-        majority = torch.bincount(train[1], minlength=classes).argmax()
+        train, val = self._both(run, self.num_rows, self.max_eval_rows)
+        number = int(max(train[1].max(), val[1].max())) + 1
+        probe = fit_linear_probe(*train, num_classes=number, penalty=self.penalty)
+        majority = torch.bincount(train[1], minlength=number).argmax()
         self.measured.append(
             {
                 "step": run.step,
@@ -125,12 +133,22 @@ class FeatureProbe(Measurement):
         )
         return {"accuracy": self.measured[-1]["accuracy"]}
 
+    def _both(
+        self, run: MeasuredRun, fitted: int | None, measured: int | None
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Features and class numbers of the rows to fit on, and of those to measure on."""
+        sources = ("train_dataloader", "val_dataloader", "test_dataloader")[self.fit_on == "val" :]
+        (train, own), (val, other) = self._collect(run, sources[0], fitted), self._collect(run, sources[1], measured)
+        numbers = classes(torch.cat([own, other]))
+        return (train, numbers[: len(own)]), (val, numbers[len(own) :])
+
     def _collect(self, run: MeasuredRun, source: str, limit: int | None) -> tuple[Tensor, Tensor]:
         """Features and labels of the first rows of a new loader, gathered from all processes."""
         found: list[tuple[Tensor, Tensor]] = []
         rows = 0
         for batch in run.loader(source, self.data):
-            found.append((self._features(run.module, batch).float(), labels_of(batch)))
+            labels = labels_of(batch)
+            found.append((self._features(run.module, batch, len(labels)).float(), labels))
             rows += len(found[-1][1])
             if limit is not None and rows * run.trainer.world_size >= limit:
                 break
@@ -139,16 +157,13 @@ class FeatureProbe(Measurement):
         features, labels = (gather_rows(torch.cat(parts))[0].cpu()[:limit] for parts in zip(*found, strict=True))
         return features, labels
 
-    def _features(self, module: pl.LightningModule, batch: Any) -> Tensor:
-        if self.module is None:
-            own = getattr(module, "features", None)
-            if own is None:
-                raise ConfigError("module", None, f"a module's name: {type(module).__name__} has no features(batch)")
-            return own(batch)
-        with output_of(module, self.module) as outputs:
-            module.compute(batch) if isinstance(module, Method) else module.validation_step(batch, 0)
-        hidden = outputs[-1]
-        return hidden.flatten(1, -2).mean(1) if hidden.ndim > 2 else hidden
+    def _features(self, module: pl.LightningModule, batch: Any, rows: int) -> Tensor:
+        if self.module is not None:
+            return vectors(outputs_on(module, [self.module], batch)[self.module][-1], self.module, rows)
+        own = getattr(module, "features", None)
+        if own is None:
+            raise ConfigError("module", None, f"a module's name: {type(module).__name__} has no features(batch)")
+        return vectors(own(batch), "features(batch)", rows)
 
     @property
     def state_key(self) -> str:

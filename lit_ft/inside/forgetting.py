@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
@@ -14,9 +13,10 @@ from typing_extensions import override
 from lit_ft.core.batches import kind_of
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.forms import rows_in
 from lit_ft.core.measurement import MeasuredRun, Measurement, pick
 from lit_ft.core.method import Method
-from lit_ft.core.observing import TransferredBatches, set_up
+from lit_ft.core.observing import TransferredBatches, arguments, loaders_in, set_up
 from lit_ft.core.passes.means import WeightedMeans
 from lit_ft.core.passes.second_pass import without_trace
 
@@ -40,7 +40,7 @@ class Forgetting(Measurement):
         data: Data modules by name of the task, with batches of the kind that the module reads.
         every_n_steps: Optimizer steps between two evaluations; None evaluates at the start and the end only.
         stage: Whether validation (``val``) or test (``test``) rows are read.
-        limit_batches: Number of batches of each task; None takes all.
+        limit_batches: Number of batches of each task, of each of its loaders; None takes all.
 
     Example:
         >>> from lit_ft.data import GaussianClusters
@@ -94,12 +94,14 @@ class Forgetting(Measurement):
         with without_trace(trainer, module):  # no task draws from the random numbers of another one
             if name not in self._loaders:
                 data = self.data[name]
-                self._loaders[name] = data.test_dataloader() if self.stage == "test" else data.val_dataloader()
+                found = data.test_dataloader() if self.stage == "test" else data.val_dataloader()
+                self._loaders[name] = loaders_in(found)
             evaluator = _OfMethod(module) if isinstance(module, Method) else _OfForeign(module)
-            batches = TransferredBatches(trainer, self._loaders[name], self.data[name])
-            for number, batch in enumerate(islice(batches, self.limit_batches)):
-                with trainer.precision_plugin.val_step_context():
-                    evaluator.add(batch, number)
+            for place, loader in enumerate(self._loaders[name]):
+                batches = TransferredBatches(trainer, loader, self.data[name])
+                for number, batch in enumerate(islice(batches, self.limit_batches)):
+                    with trainer.precision_plugin.val_step_context():
+                        evaluator.add(batch, number, place)
 
             def over_ranks(tensor: Tensor) -> Tensor:
                 if trainer.world_size == 1:
@@ -153,7 +155,7 @@ class _OfMethod:
         self.all = metrics
         self.metrics: dict[str, Metric] = {}
 
-    def add(self, batch: Any, number: int) -> None:
+    def add(self, batch: Any, number: int, loader: int) -> None:
         output = self.module.compute(batch)
         self.means.add(self.module.loss_weight(batch), {"loss": output.loss, **output.scalars})
         if output.predictions is not None:
@@ -183,10 +185,9 @@ class _OfForeign:
         for name, value in values.items():
             self._log(name, value, *args, **kwargs)
 
-    def add(self, batch: Any, number: int) -> None:
+    def add(self, batch: Any, number: int, loader: int) -> None:
         self.logged, self.size = {}, None
-        takes_index = is_param_in_hook_signature(self.module.validation_step, "batch_idx", min_args=2)
-        output = self.module.validation_step(*((batch, number) if takes_index else (batch,)))
+        output = self.module.validation_step(*arguments(self.module.validation_step, batch, number, loader))
         loss = output.get("loss") if isinstance(output, Mapping) else output
         numbers = {"loss": loss} if isinstance(loss, Tensor) and loss.numel() == 1 else {}
         for name, value in self.logged.items():
@@ -195,12 +196,4 @@ class _OfForeign:
             else:
                 numbers[name] = torch.as_tensor(value, dtype=torch.float64)
         if numbers:
-            self.means.add(float(self.size or _rows(batch)), numbers)
-
-
-def _rows(batch: Any) -> int:
-    """The number of rows of a batch: the length of its first tensor."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else 1
-    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (list, tuple)) else ()
-    return next((_rows(part) for part in parts if isinstance(part, (Tensor, Mapping, list, tuple))), 1)
+            self.means.add(float(self.size or rows_in(batch) or 1), numbers)

@@ -1,6 +1,6 @@
 """Whether fine-tuning stays so close to its start that the network learns as if it were linear in its weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from lit_ft.core.checks import NonNegativeFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.forms import classes, labels_of, one_row, rows_in
 from lit_ft.core.measurement import MeasuredRun, Measurement
-from lit_ft.core.observing import labels_of, output_of
+from lit_ft.core.observing import outputs_on
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.selection.base import Selection
 from lit_ft.inside.ntk import EmpiricalNTK, KernelPredictor, Kind
@@ -98,8 +99,12 @@ class KernelRegime(Measurement):
                 return self._outputs(module, row)
 
             self._kernel = EmpiricalNTK(outputs, self._rows, list(self._parameters.values()), self.kind)
-            classes = self._kernel.values.shape[1]
-            targets = 2.0 * F.one_hot(labels, classes) - 1
+            width = self._kernel.values.shape[1]
+            if int(labels.max()) >= width:
+                raise ConfigError(
+                    "module", f"{width} outputs and class {int(labels.max())}", "an output for each class"
+                )
+            targets = 2.0 * F.one_hot(labels, width) - 1
             self._kernel_accuracy = 0.0
             if self._val_rows:
                 said = KernelPredictor(self._kernel, targets, self.ridge).predict(self._val_rows)
@@ -138,8 +143,11 @@ class KernelRegime(Measurement):
         if not batches:
             return [], torch.zeros(0, dtype=torch.int64)
         labels = [labels_of(batch) for batch in batches]
+        for batch, own in zip(batches, labels, strict=True):
+            if own.ndim == 0 or rows_in(batch) not in (None, len(own)):
+                raise ConfigError("data", f"{rows_in(batch)} rows, {tuple(own.shape)} labels", "a label for each row")
         rows = [one_row(b, i, len(own)) for b, own in zip(batches, labels, strict=True) for i in range(len(own))]
-        return rows, torch.cat(labels)
+        return rows, classes(torch.cat(labels))
 
     def _outputs(self, module: pl.LightningModule, row: Any) -> Tensor:
         if self.module is None:
@@ -147,9 +155,7 @@ class KernelRegime(Measurement):
             if not isinstance(found, Tensor):
                 raise ConfigError("module", None, f"a submodule's name: {type(module).__name__} predicts no outputs")
             return found
-        with output_of(module, self.module) as outputs:
-            module.validation_step(row, 0)
-        return outputs[-1]
+        return outputs_on(module, [self.module], row)[self.module][-1]
 
     def _share_right(self, said: Tensor) -> float:
         return float((said.argmax(1) == self._val_labels).double().mean())
@@ -187,30 +193,3 @@ def _moving(module: pl.LightningModule) -> dict[str, Tensor]:
         name: e.parameter.detach() for name, e in ParameterIndex(module).entries.items() if e.parameter.requires_grad
     }
     return trained | dict(module.named_buffers())
-
-
-def one_row(batch: Any, number: int, rows: int) -> Any:
-    """One row of a batch of ``rows`` rows, as a batch.
-
-    Tensors are indexed along their first dimension, and so are lists of that length without tensors in them.
-
-    Example:
-        >>> one_row({"images": torch.tensor([[0, 1], [2, 3]]), "names": ["a", "b"]}, 1, rows=2)
-        {'images': tensor([[2, 3]]), 'names': ['b']}
-    """
-    if isinstance(batch, Tensor):
-        return batch[number : number + 1]
-    if isinstance(batch, Mapping):
-        return {key: one_row(value, number, rows) for key, value in batch.items()}
-    if not isinstance(batch, (list, tuple)):
-        return batch
-    if len(batch) == rows and not _has_tensors(batch):
-        return batch[number : number + 1]
-    parts = [one_row(value, number, rows) for value in batch]
-    return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-
-
-def _has_tensors(batch: Any) -> bool:
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    return isinstance(batch, Tensor) or (isinstance(batch, (list, tuple)) and any(map(_has_tensors, batch)))

@@ -1,7 +1,6 @@
 """Which layers fine-tuning changes, and how well each predicts the labels before and after."""
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import lightning.pytorch as pl
@@ -11,10 +10,10 @@ from typing_extensions import override
 
 from lit_ft.core.checks import Range, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.forms import classes, labels_of, named, vectors
 from lit_ft.core.measurement import MeasuredRun, Measurement, measuring
-from lit_ft.core.method import Method
-from lit_ft.core.observing import labels_of, output_of
-from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.observing import outputs_on
+from lit_ft.core.parameters import ParameterIndex, refuse_lazy
 from lit_ft.inside.linear_probe import fit_linear_probe
 from lit_ft.inside.similarity import linear_cka, representational_similarity
 from lit_ft.tokens.pooling import pool
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
 class LayerSimilarity(Measurement):
     r"""Compares the representations of each layer with those before the first step, and probes both for the labels.
 
-    Over the first ``num_rows`` validation rows, with the outputs of a layer averaged over tokens: linear CKA (see
-    :func:`~lit_ft.inside.similarity.linear_cka`) and the correlation of pairwise cosine distances (RSA), each 1
-    where nothing changed; and the accuracy of a linear probe fitted on rows 0, 2, 4 ... and measured on the others.
-    A frozen layer above only frozen ones stays at 1.
+    Over the first ``num_rows`` validation rows (of several loaders, those of the first), with the outputs of a layer
+    averaged over tokens: linear CKA (see :func:`~lit_ft.inside.similarity.linear_cka`) and the correlation of pairwise
+    cosine distances (RSA), each 1 where nothing changed; and the accuracy of a linear probe fitted on rows 0, 2, 4 ...
+    and measured on the others. A frozen layer above only frozen ones stays at 1.
 
     Logs ``layer_similarity/<layer>`` (CKA) after each validation. The report holds, by layer, ``cka``, ``rsa``,
     ``probe_before`` and ``probe_after`` at the end of the fit, and a figure shows them. Cost: a forward pass over the
@@ -44,7 +43,7 @@ class LayerSimilarity(Measurement):
     Args:
         modules: Submodules whose outputs are compared, by name; None takes the blocks of the first stack, by number.
         num_rows: Rows to compare, at least 3.
-        probe: Fit probes; the batches need labels.
+        probe: Fit probes; the batches need labels, as for :class:`~lit_ft.callbacks.FeatureProbe`.
 
     Example:
         >>> from lit_ft.callbacks import GradientMask
@@ -81,6 +80,7 @@ class LayerSimilarity(Measurement):
     ) -> None:
         """Keep the initial representations; a resumed run has them from its checkpoint."""
         if not self._start:
+            refuse_lazy(pl_module)
             with measuring(trainer, pl_module) as run:
                 self._start, labels = self._collect(run)
             self._found = {"probe_before": self._probes(self._start, labels)} if self.probe else {}
@@ -114,20 +114,28 @@ class LayerSimilarity(Measurement):
         labels: list[Tensor] = []
         rows = 0
         for batch in run.loader("val_dataloader"):
-            with ExitStack() as stack:
-                outputs = {layer: stack.enter_context(output_of(module, at)) for layer, at in places.items()}
-                module.compute(batch) if isinstance(module, Method) else module.validation_step(batch, 0)
-            for layer, (hidden, *_) in outputs.items():
-                found[layer].append(_pooled(hidden, batch).float().cpu())
-            rows += len(found[layer][-1])
-            if self.probe:
-                labels.append(labels_of(batch).cpu())
+            own = self._labels(labels_of, batch) if self.probe else None
+            outputs = outputs_on(module, list(places.values()), batch)
+            for layer, place in places.items():
+                hidden = _pooled(outputs[place][0], batch, place, None if own is None else len(own))
+                found[layer].append(hidden.float().cpu())
+            rows += len(hidden)
+            if own is not None:
+                labels.append(own.cpu())
             if rows >= self.num_rows:
                 break
         if rows < 3:
             raise ConfigError("callbacks", "LayerSimilarity", "data whose val_dataloader has at least 3 rows")
         features = {layer: torch.cat(parts)[: self.num_rows] for layer, parts in found.items()}
-        return features, torch.cat(labels)[: self.num_rows] if labels else torch.zeros(0)
+        numbers = self._labels(classes, torch.cat(labels)[: self.num_rows]) if labels else torch.zeros(0)
+        return features, numbers
+
+    def _labels(self, read: Callable[[Any], Tensor], source: Any) -> Tensor:
+        """What is read of labels, or the word that one can do without."""
+        try:
+            return read(source)
+        except ConfigError as error:
+            raise ConfigError("probe", f"true, with {error.given}", f"false, or {error.allowed}") from None
 
     def _places(self, module: pl.LightningModule) -> dict[str, str]:
         """Full names of the compared modules, by their names in the report."""
@@ -162,9 +170,9 @@ class LayerSimilarity(Measurement):
         return {"layers before and after": figure}
 
 
-def _pooled(hidden: Tensor, batch: Any) -> Tensor:
+def _pooled(hidden: Tensor, batch: Any, name: str, rows: int | None) -> Tensor:
     """One vector a row, without padding if the batch has an attention mask."""
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    if isinstance(mask, Tensor) and mask.shape == hidden.shape[:-1]:
-        return pool(hidden, mask, "mean")
-    return hidden.flatten(1, -2).mean(1) if hidden.ndim > 2 else hidden
+    mask = named(batch, "attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape == hidden.shape[:-1]:
+        hidden = pool(hidden, mask, "mean")
+    return vectors(hidden, name, rows)

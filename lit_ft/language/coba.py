@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveFloat, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.lifecycle import StepCounter
 from lit_ft.core.observing import own_loader
 from lit_ft.core.passes.second_pass import without_trace
 
@@ -113,7 +114,7 @@ class CoBa(FitCallback):
         checked(locals())
         self.every_n_steps, self.warmup, self.window, self.tau = every_n_steps, warmup, window, tau
         self.num_batches = num_batches
-        self._measured = -1
+        self._count = StepCounter()
         self._given: dict[str, float] | None = None
         self._losses: list[list[float]] = []
         self._slopes: list[list[float]] = []
@@ -129,15 +130,14 @@ class CoBa(FitCallback):
             raise ConfigError("task_weights", weights, "null beside CoBa, which sets them itself")
         if not self._losses:
             self._losses.append(self._task_losses(trainer, pl_module))
-        self._measured = trainer.global_step
+        self._count.begin(trainer)
         self._apply(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure after every n-th step, set the weights, and log them in every row from then on."""
-        if trainer.global_step != self._measured and trainer.global_step % self.every_n_steps == 0:
-            self._measured = trainer.global_step
+        if self._count.passed(trainer, self.every_n_steps):
             self._losses.append(self._task_losses(trainer, pl_module))
             self._slopes.append(slope(self._ratios()[-self.window :]).tolist())
             self._apply(trainer, pl_module)

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lit_ft.core.archive import classes_in, shown, verify
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.lifecycle import from_its_start
+from lit_ft.core.lifecycle import StepCounter, from_its_start
 from lit_ft.core.passes.randomness import Randomness
 from lit_ft.core.passes.window import window_starts
 from lit_ft.running.as_written import AsWritten
@@ -81,6 +81,7 @@ class RunCheckpoint(AsWritten):
         self.best: float | None = None
         self._saved_step = 0
         self._looked = False
+        self._count = StepCounter()
         self._loader_states: list[dict[str, Any]] | None = None
         self._resumed: dict[str, Any] | None = None
 
@@ -99,6 +100,7 @@ class RunCheckpoint(AsWritten):
         step = trainer.global_step
         if not window_starts(trainer, batch_idx):
             return
+        due = self._count.passed(trainer, self.every_n_steps)
         if (number := self._asked_to_stop(trainer)) is not None:
             if step != self._saved_step:
                 self._save_between(trainer)
@@ -106,7 +108,6 @@ class RunCheckpoint(AsWritten):
             raise ended_by(number)
         if step == self._saved_step:
             return
-        due = self.every_n_steps is not None and step % self.every_n_steps == 0
         if due or (batch_idx == 0 and self._is_old(trainer)):
             self._save_between(trainer)
 
@@ -269,6 +270,7 @@ class RunCheckpoint(AsWritten):
             raise ConfigError("folder", str(directory), "one without checkpoints, or ckpt_path to go on from them")
         self._saved_at = time.monotonic()
         self._tidy(trainer, directory)
+        self._count.begin(trainer)
         self._signals.listen()
         if trainer.received_sigterm:  # before anybody could save
             self._signals.note(signal.SIGTERM)

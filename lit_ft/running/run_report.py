@@ -5,7 +5,6 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.data import extract_batch_size
+from torch.nn.parameter import is_lazy
 
 from lit_ft.core.adapters import adapter_matches
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.errors import Diverged
+from lit_ft.core.forms import named, rows_in
 from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.method import Method
 from lit_ft.running.files import write_text
@@ -70,7 +70,7 @@ class RunReport(FitCallback):
         self.folder, self.name, self.config, self.command, self.seed = Path(folder), name, config, command, seed
         self._wall: float | None = None  # what the clocks showed at the start; None before it and after the end
         self._cpu = 0.0
-        self._samples = 0
+        self._samples: int | None = 0
         self._tokens: Any = 0
         self._before: dict[str, Any] = {}
         self._git: dict[str, Any] | None = None
@@ -105,13 +105,13 @@ class RunReport(FitCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count samples and tokens."""
-        ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+        ids, mask = named(batch, "input_ids"), named(batch, "attention_mask")
+        rows = rows_in(batch)
         if isinstance(ids, torch.Tensor):
-            mask = batch.get("attention_mask")
-            self._tokens = self._tokens + (mask.sum() if mask is not None and mask.ndim == 2 else ids.numel())
-            self._samples += ids.shape[0]
-        else:
-            self._samples += extract_batch_size(batch)
+            marked = isinstance(mask, torch.Tensor) and mask.ndim == 2
+            self._tokens = self._tokens + (mask.sum() if marked else ids.numel())
+            rows = ids.shape[0] if ids.ndim else rows
+        self._samples = None if rows is None or self._samples is None else self._samples + rows
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -177,10 +177,13 @@ class RunReport(FitCallback):
         running, before = status == "running", self._before
         wall = before.get("wall_seconds", 0.0) + time.perf_counter() - self._wall
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        parameters = dict(trainer.lightning_module.named_parameters())
+        parameters = list(trainer.lightning_module.parameters())
 
-        def rate(key: str, count: float) -> float:
-            return (before.get(key, 0.0) * before.get("wall_seconds", 0.0) + count) / wall
+        def rate(key: str, count: float | None) -> float | None:
+            earlier = before.get(key, 0.0)
+            if count is None or earlier is None:
+                return None
+            return (earlier * before.get("wall_seconds", 0.0) + count) / wall
 
         report = {
             "name": self.name,
@@ -196,8 +199,8 @@ class RunReport(FitCallback):
             "peak_memory_bytes": max(before.get("peak_memory_bytes", 0), peak),
             "samples_per_second": rate("samples_per_second", self._samples),
             "tokens_per_second": rate("tokens_per_second", float(self._tokens)),
-            "parameters": sum(p.numel() for p in parameters.values()),
-            "trainable_parameters": sum(p.numel() for p in parameters.values() if p.requires_grad),
+            "parameters": _size(parameters),
+            "trainable_parameters": _size([p for p in parameters if p.requires_grad]),
             "adapter": adapter_matches(trainer.lightning_module),
             "metrics": {} if running else final_values(read_history(self.folder / "metrics.csv")),
             "callbacks": {} if running else self._callbacks(trainer),
@@ -242,6 +245,11 @@ class RunReport(FitCallback):
         text = config.read_text(encoding="utf-8") if config.exists() else self.config
         write_text(self.folder / "report.html", page(report, drawings, text))
         write_report(self.folder, report)  # the last of all: what it says is there
+
+
+def _size(parameters: list[torch.nn.Parameter]) -> int | None:
+    """Number of their entries; unknown while a lazy layer has not seen a batch."""
+    return None if any(map(is_lazy, parameters)) else sum(p.numel() for p in parameters)
 
 
 def machine(trainer: pl.Trainer) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from torch.nn.parameter import is_lazy
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.errors import ConfigError, existing, nearest
@@ -51,7 +52,7 @@ class WarmStart(FitCallback):
                 "checkpoint", self.checkpoint, f"weights of this module; it has {first!r}{nearest(first, own)}"
             )
         for name, tensor in fitting.items():
-            if own[name].shape != tensor.shape:
+            if not is_lazy(own[name]) and own[name].shape != tensor.shape:  # a lazy one takes the shape
                 shapes = f"{tuple(tensor.shape)} for {name}"
                 raise ConfigError("checkpoint", f"{self.checkpoint} with {shapes}", f"shape {tuple(own[name].shape)}")
         if isinstance(pl_module, Method) and not self.checkpoint.endswith(".safetensors"):

@@ -5,7 +5,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
@@ -14,7 +13,7 @@ from typing_extensions import override
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import ClosedUnitInterval, NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.observing import output_of
+from lit_ft.core.observing import arguments, output_of
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.passes.second_pass import copied, without_trace
 from lit_ft.core.selection.base import Selection
@@ -193,8 +192,7 @@ class ForwardMask(FitCallback):
     ) -> None:
         """Keep the batch for the distance to the unmasked network, and batch norms as they are."""
         if self.dropout:
-            takes_index = is_param_in_hook_signature(pl_module.validation_step, "batch_idx", min_args=2)
-            self._batch = (copied(batch), batch_idx) if takes_index else (copied(batch),)
+            self._batch = (copied(batch), batch_idx)
         if self._buffers is not None:
             self._buffers.freeze()
 
@@ -229,7 +227,7 @@ class ForwardMask(FitCallback):
                     self._open(opened)
                     precision = trainer.precision_plugin.val_step_context()  # a step's end is outside of autocast
                     with output_of(module, self.output) as outputs, torch.set_grad_enabled(not opened), precision:
-                        module.validation_step(*self._batch)
+                        module.validation_step(*arguments(module.validation_step, *self._batch))
                     logits.append(outputs[-1].float().log_softmax(-1))
             finally:
                 self._open(False)

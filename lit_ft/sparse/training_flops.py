@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveInt, checked
+from lit_ft.core.lifecycle import StepCounter
 from lit_ft.sparse.flops import Flops
 
 
@@ -51,9 +52,11 @@ class TrainingFlops(FitCallback):
         self._several = False
         self._flops = Flops()
         self._counted_at: int | None = None
+        self._count = StepCounter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find out whether a step has more than one pass."""
+        self._count.begin(trainer)
         several = any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers)
         self._several = several or not pl_module.automatic_optimization
 
@@ -61,7 +64,8 @@ class TrainingFlops(FitCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Start to count."""
-        if self._counted_at is None or trainer.global_step >= self._counted_at + self.every_n_steps:
+        due = self._count.passed(trainer, self.every_n_steps)
+        if self._counted_at is None or due:
             self._flops.count_zeros(pl_module)
             self._counted_at = trainer.global_step
         self._pass.enter_context(self._flops.counting(pl_module))

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback, Need
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.lifecycle import share_of_steps
 from lit_ft.core.parameters import ParameterIndex
 
 
@@ -67,7 +68,7 @@ class TwoPhases(FitCallback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the initial weights."""
         steps = self.first_steps
-        self._turn_at = int(steps if steps >= 1 else max(1, round(steps * trainer.estimated_stepping_batches)))
+        self._turn_at = int(steps if steps >= 1 else max(1, round(share_of_steps(trainer, "first_steps", steps))))
         index = ParameterIndex(pl_module)
         if not self.base:
             self.base = {name: p.detach().clone() for name, p in index.parameters.items() if p.requires_grad}
