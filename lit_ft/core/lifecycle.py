@@ -39,6 +39,16 @@ def from_its_start(trainer: pl.Trainer) -> bool:
     return trainer.ckpt_path is None and trainer.global_step == 0
 
 
+def passed(every: int, before: int, now: int) -> bool:
+    """Whether a multiple of ``every`` lies above ``before`` and not above ``now``.
+
+    Example:
+        >>> [passed(5, before, before + 2) for before in (2, 4, 6, 8)]  # two optimizer steps a batch
+        [False, True, False, True]
+    """
+    return now // every > before // every
+
+
 class StepCounter:
     """Says whether the optimizer steps of a fit have passed a multiple of a number since it was asked last.
 
@@ -69,7 +79,7 @@ class StepCounter:
     def passed(self, trainer: pl.Trainer, every: int | None) -> bool:
         """Whether a multiple of ``every`` was passed; None has none."""
         before, self._asked = self._asked, trainer.global_step
-        return every is not None and trainer.global_step // every > before // every
+        return every is not None and passed(every, before, trainer.global_step)
 
 
 def share_of_steps(trainer: pl.Trainer, argument: str, share: float) -> float:

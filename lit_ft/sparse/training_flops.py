@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveInt, checked
-from lit_ft.core.lifecycle import StepCounter
+from lit_ft.core.lifecycle import passed
 from lit_ft.sparse.flops import Flops
 
 
@@ -52,11 +52,9 @@ class TrainingFlops(FitCallback):
         self._several = False
         self._flops = Flops()
         self._counted_at: int | None = None
-        self._count = StepCounter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find out whether a step has more than one pass."""
-        self._count.begin(trainer)
         several = any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers)
         self._several = several or not pl_module.automatic_optimization
 
@@ -64,8 +62,7 @@ class TrainingFlops(FitCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Start to count."""
-        due = self._count.passed(trainer, self.every_n_steps)
-        if self._counted_at is None or due:
+        if self._counted_at is None or passed(self.every_n_steps, self._counted_at, trainer.global_step):
             self._flops.count_zeros(pl_module)
             self._counted_at = trainer.global_step
         self._pass.enter_context(self._flops.counting(pl_module))
