@@ -1,5 +1,6 @@
 """Where a command begins and what it writes to: run folders and the checkpoints in them."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,12 +63,12 @@ def placed(request: Request) -> Iterator[tuple[Path, Path | None, bool]]:
         return
     place = chosen(request)
     folder, made = (place.folder, made_folders(place.folder)) if place.folder else new_folder(request)
-    found = (folder / START).exists()
+    found = (folder / START).exists() and folder not in made
     try:
         with held(folder):
             try:
                 if request.command == "fit" and (place.checkpoint is None or not is_begun(folder)):
-                    take_number(folder)
+                    take_number(folder, folder.absolute().parent)
                 say(request.command, place)
                 os.environ[RUN_DIR] = str(folder)
                 yield folder, place.checkpoint, place.anew
@@ -153,16 +154,26 @@ def made_folders(folder: Path) -> list[Path]:
 
 
 def new_folder(request: Request) -> tuple[Path, list[Path]]:
-    """Make ``runs/<name>/<time>``, with a suffix for starts in the same second; also what was made for it."""
+    """Make ``runs/<name>/<time>``, with a suffix for starts in the same second; also what was made for it.
+
+    It is there with its number or not at all, so that a fit that is killed at once is the newest run nevertheless.
+    """
     parent = Path(request.runs) / request.run_name
-    made = made_folders(parent)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    aside = parent.with_name(f".{parent.name}.{stamp}.{os.getpid()}")
+    made = made_folders(aside)[1:]
+    (aside / START).touch()
+    if request.command == "fit":
+        take_number(aside, parent)
+    made = [*made_folders(parent), *made]
     folder, number = parent / stamp, 2
     while True:
         try:
-            folder.mkdir()
+            aside.rename(folder)  # fails where a folder is that is not empty
             return folder, [folder, *made]
-        except FileExistsError:
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
             folder, number = parent / f"{stamp}_{number}", number + 1
 
 
@@ -214,7 +225,7 @@ class ClearDead(Callback):
 
 def find_run(runs: Path, name: str, finished: bool) -> Path:
     """The newest run of a name (that has finished and has checkpoints)."""
-    found = sorted((path for path in (runs / name).glob("*") if is_begun(path)), key=by_start, reverse=True)
+    found = sorted((path for path in (runs / name).glob("[!.]*") if is_begun(path)), key=by_start, reverse=True)
     for number, folder in enumerate(found):
         if not finished or (report_of(folder).get("status") == "finished" and checkpoints(folder)):
             for newer in found[:number]:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,11 +175,12 @@ class RunCheckpoint(AsWritten):
         finally:
             self._between_batches = False
         if trainer.is_global_zero:
-            known = sorted(directory.glob("step=*.ckpt"))
-            passed = [path for path in known if path.name <= f"step={trainer.global_step:08d}.ckpt"]
-            for old in {*known} - {*passed[-self.keep :]}:
-                old.unlink()
-                digest_file(old).unlink(missing_ok=True)
+            remove({*directory.glob("step=*.ckpt")} - {*self._passed(trainer)[-self.keep :]})
+
+    def _passed(self, trainer: pl.Trainer) -> list[Path]:
+        """The checkpoints up to the present step."""
+        known = sorted(self.directory(trainer).glob("step=*.ckpt"))
+        return [path for path in known if path.name <= f"step={trainer.global_step:08d}.ckpt"]
 
     def _write(self, trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
         if not may_save(trainer):
@@ -213,6 +215,10 @@ class RunCheckpoint(AsWritten):
         if trainer.is_global_zero:
             for left in directory.glob(".*.tmp"):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+            remove(self._passed(trainer)[: -self.keep])
+            for note in directory.glob("*.ckpt.sha256"):
+                if not note.with_suffix("").exists():
+                    note.unlink()
             if self.best is not None and trainer.ckpt_path is not None and not best.exists():
                 source = Path(trainer.ckpt_path).parent / best.name
                 if is_whole(source):
@@ -281,6 +287,13 @@ class RunCheckpoint(AsWritten):
         if trainer.is_global_zero:
             for file, rows in zip(files, self._resumed["rows"], strict=False):
                 file.cut(rows)
+
+
+def remove(checkpoints: Iterable[Path]) -> None:
+    """Remove checkpoints, and what says that they are whole."""
+    for path in checkpoints:
+        path.unlink()
+        digest_file(path).unlink(missing_ok=True)
 
 
 def more_patience(trainer: pl.Trainer, states: dict[str, Any]) -> bool:

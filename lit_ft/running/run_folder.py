@@ -81,7 +81,7 @@ def number_of(folder: Path) -> int | None:
 
     Example:
         >>> Path("started").mkdir()
-        >>> take_number(Path("started"))
+        >>> take_number(Path("started"), among=Path())
         >>> number_of(Path("started")), number_of(Path("elsewhere"))
         (1, None)
     """
@@ -98,19 +98,23 @@ def report_of(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def take_number(folder: Path) -> None:
-    """Give a run one number more than the highest beside it, unless it has one.
+def take_number(folder: Path, among: Path) -> None:
+    """Give a run one number more than the highest, unless it has one.
+
+    Args:
+        folder: Its folder, or what will be.
+        among: The folder of all runs of its name.
 
     See also: :func:`number_of`.
     """
     if number_of(folder) is None:
-        known = [number_of(other) for other in folder.absolute().parent.iterdir() if other.is_dir()]
-        (folder / START).write_text(f"{max((number or 0 for number in known), default=0) + 1}\n", encoding="utf-8")
+        known = [number_of(other) or 0 for other in among.glob("*") if other.is_dir()]
+        (folder / START).write_text(f"{max(known, default=0) + 1}\n", encoding="utf-8")
 
 
 def is_begun(folder: Path) -> bool:
     """Whether a fit has begun in a folder, however far it came."""
-    return number_of(folder) is not None or any(checkpoints(folder)) or "status" in report_of(folder)
+    return (folder / START).exists() or any(checkpoints(folder)) or "status" in report_of(folder)
 
 
 def in_use(folder: Path) -> bool:

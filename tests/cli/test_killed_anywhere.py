@@ -1,0 +1,143 @@
+"""A fit and its export, killed by SIGKILL at any moment, end in what comes of them when nobody kills them."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lit_ft.command.cli import command
+from lit_ft.command.run_folders import find_run
+from lit_ft.running.files import sha256
+from lit_ft.running.processes import start
+from lit_ft.running.report import read_report
+from lit_ft.running.run_checkpoint import newest_whole
+from lit_ft.testing import difference
+
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+STEPS = 40
+CONFIG = {
+    "model": {
+        "class_path": "SupervisedFineTuning",
+        "init_args": {
+            "network": {"config": {"model_type": "llama", "tokenizer": "bytes", **SIZES}},
+            "optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.01}},
+            "schedule": {"class_path": "Cosine"},
+        },
+    },
+    "data": {"class_path": "KnownFacts", "init_args": {"facts": 20}},
+    "trainer": {
+        "max_steps": STEPS,
+        "max_epochs": -1,
+        "log_every_n_steps": 1,
+        "accelerator": "cpu",
+        "accumulate_grad_batches": 2,
+        "callbacks": [
+            {"class_path": "RunCheckpoint", "init_args": {"every_n_steps": 7, "monitor": "val/loss"}},
+            {"class_path": "SAM"},
+        ],
+    },
+}
+CLOCK = ("number", "started", "command", "wall_seconds", "cpu_seconds", "peak_memory_bytes")
+RATES = ("samples_per_second", "tokens_per_second", "git")
+
+
+def fit_and_export(name: str) -> int:
+    """What a person types again after each kill: the same words, with ``last`` once there is a run."""
+    begun = Path("runs", name).exists() and any(Path("runs", name).iterdir())
+    done = command(["fit", "-c", "c.yaml", "--name", name, *(["--ckpt_path=last"] if begun else [])])
+    if done == 0 and not Path(name).exists():
+        done = command(["export", str(find_run(Path("runs"), name, finished=True)), "--to", name])
+    return done
+
+
+def outcome(name: str) -> dict[str, Any]:
+    (run,) = Path("runs", name).iterdir()
+    last, damaged = newest_whole(run / "checkpoints")
+    assert last is not None
+    assert not damaged
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    report = {key: value for key, value in read_report(run).items() if key not in (*CLOCK, *RATES, "name")}
+    return {
+        "last": torch.load(last, weights_only=True),
+        "best": {key: best[key] for key in ("state_dict", "global_step")},
+        "metrics": (run / "metrics.csv").read_text(),
+        "report": report,
+        "export": sha256(Path(name)),
+        "files": sorted(str(path.relative_to(run)) for path in run.rglob("*")),
+    }
+
+
+def kill_when(name: str, moment: Callable[[], bool]) -> bool:
+    """Kill the process once the moment has come; False if it ended before."""
+    handle = start(fit_and_export, name, stdout=f"{name}.log")
+    while not handle.poll():
+        if moment():
+            handle.kill(signal.SIGKILL)
+            handle.join(30)
+            return handle.exit_code == -signal.SIGKILL
+        time.sleep(0.0005)
+    return False
+
+
+@pytest.fixture
+def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], float]:
+    """What comes of it, and the seconds that it takes."""
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(yaml.safe_dump(CONFIG))
+    start(there, "*").result(120)  # the server, with its imports
+    began = time.monotonic()
+    assert start(fit_and_export, "whole", stdout="whole.log").result(120) == 0
+    return outcome("whole"), time.monotonic() - began
+
+
+def assert_ends_like(whole: dict[str, Any], name: str) -> None:
+    assert start(fit_and_export, name, stdout=f"{name}.log").result(120) == 0, Path(f"{name}.log").read_text()[-3000:]
+    found = outcome(name)
+    assert not [place for place in difference(found, whole) if "start_time" not in place]
+
+
+def there(pattern: str) -> bool:
+    return any(Path().glob(pattern))
+
+
+def test_a_kill_at_every_stage(whole: tuple[dict[str, Any], float]) -> None:
+    """One run is killed six times: set-up, before a checkpoint, at one, after the last, while drawing, exporting."""
+    run, ended = "runs/it/*", f"runs/it/*/checkpoints/step={STEPS:08d}.ckpt"
+    moments: dict[str, Callable[[], bool]] = {
+        "set-up": lambda: there(run),
+        "before the first checkpoint": lambda: there(f"{run}/metrics.csv"),
+        "at a checkpoint": lambda: there(f"{run}/checkpoints/step=00000014.ckpt"),
+        "after the last": lambda: there(ended),
+        "while drawing": lambda: there(ended) and there(f"{run}/plots/*"),
+        "exporting": lambda: there(".it.tmp/*"),
+    }
+    missed = [name for name, moment in moments.items() if not kill_when("it", moment)]
+    assert not missed
+    assert_ends_like(whole[0], "it")
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random(whole: tuple[dict[str, Any], float]) -> None:
+    draw, killed = random.Random(os.environ.get("PYTEST_SEED", "7")), 0
+    found = []
+    for number in range(20):
+        at = (number + draw.random()) / 20 * whole[1]
+        began = time.monotonic()
+        hit = kill_when(f"it{number}", lambda began=began, at=at: time.monotonic() - began > at)  # type: ignore[misc]
+        reports = [read_report(run) for run in Path().glob(f"runs/it{number}/*")]
+        left = sorted(path.name for path in Path().glob(f"runs/it{number}/*/checkpoints/*.ckpt"))
+        state = [(report.get("status"), report.get("steps")) for report in reports]
+        found.append({"seconds": round(at, 2), "killed": hit, "runs": state, "checkpoints": left,
+                      "export": there(f".it{number}.tmp") or there(f"it{number}")})  # fmt: skip
+        killed += hit
+        assert_ends_like(whole[0], f"it{number}")
+    print("\n".join(json.dumps(one) for one in found))
+    assert killed >= 18, "those of the last moments may come too late"
