@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lit_ft.command.build import Build, Resolved
 from lit_ft.command.names import public
 from lit_ft.command.request import Request
-from lit_ft.command.run_folders import ClearDead, find_checkpoint, placed
+from lit_ft.command.run_folders import ClearDead, CutRows, find_checkpoint, placed
 from lit_ft.core.archive import read
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.core.facts import FACTS
@@ -140,7 +140,11 @@ def _executed(built: Build, folder: Path, checkpoint: Path | None, anew: bool) -
     if checkpoint is not None:
         warn_differences(checkpoint, plain["model"])
     callbacks = default_callbacks(built, folder, text)
-    trainer = built.make_trainer([ClearDead(folder, text)] * anew + callbacks, folder if stage == "fit" else None)
+    if anew:
+        callbacks.insert(0, ClearDead(folder, text))
+    elif stage == "fit" and checkpoint is not None and not checkpoint.name.startswith("step="):
+        callbacks.insert(0, CutRows())
+    trainer = built.make_trainer(callbacks, folder if stage == "fit" else None)
     kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint}
     if checkpoint is not None:
         kwargs["weights_only"] = True

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lit_ft.command.request import Request
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.running.files import digest_file, write_text
+from lit_ft.running.metrics_file import MetricsFile
 from lit_ft.running.run_checkpoint import newest_whole
 from lit_ft.running.run_folder import (
     START,
@@ -24,6 +25,7 @@ from lit_ft.running.run_folder import (
     in_use,
     is_begun,
     number_of,
+    remove_half_written,
     report_of,
     take_number,
 )
@@ -69,6 +71,7 @@ def placed(request: Request) -> Iterator[tuple[Path, Path | None, bool]]:
             try:
                 if request.command == "fit" and (place.checkpoint is None or not is_begun(folder)):
                     take_number(folder, folder.absolute().parent)
+                remove_half_written(folder, folder / "plots")
                 say(request.command, place)
                 os.environ[RUN_DIR] = str(folder)
                 yield folder, place.checkpoint, place.anew
@@ -223,6 +226,16 @@ class ClearDead(Callback):
         trainer.strategy.barrier("cleared")
 
 
+class CutRows(Callback):
+    """Cuts ``metrics.csv`` back to the step of a checkpoint of Lightning's, which does not know how many rows it had."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the rows of the steps before it."""
+        for file in trainer.loggers if trainer.is_global_zero else ():
+            if isinstance(file, MetricsFile):
+                file.cut(sum(int(row["step"]) < trainer.global_step for row in file.read()))
+
+
 def find_run(runs: Path, name: str, finished: bool) -> Path:
     """The newest run of a name (that has finished and has checkpoints)."""
     found = sorted((path for path in (runs / name).glob("[!.]*") if is_begun(path)), key=by_start, reverse=True)
@@ -250,7 +263,7 @@ def find_checkpoint(which: str, run: Path) -> Path:
     if newest is None and not theirs:
         raise ConfigError("--ckpt_path", "last", f"a run with a whole checkpoint; {run}/checkpoints has none")
     if newest is not None and theirs and _number(theirs[-1]) > _number(newest):
-        print(f"newer, of another callback: {theirs[-1]} at step {step_of(theirs[-1])} (--ckpt_path FILE takes it)")
+        print(f"newer, of another callback: {theirs[-1]} at step {_number(theirs[-1])} (--ckpt_path FILE takes it)")
     return newest or theirs[-1]
 
 

@@ -24,6 +24,7 @@ from lit_ft.running.files import commit, digest_file, is_whole
 from lit_ft.running.metrics_file import MetricsFile
 from lit_ft.running.not_finite import may_save
 from lit_ft.running.resume_point import mark, settle
+from lit_ft.running.run_folder import remove_half_written
 from lit_ft.running.stop_signals import StopSignals, ended_by
 
 OLD = 10.0  # seconds: what a save at the start of an epoch may cost is little beside it
@@ -213,8 +214,7 @@ class RunCheckpoint(AsWritten):
         """Remove what a kill left half written, and bring the best weights so far into a new folder."""
         best = directory / "best.ckpt"
         if trainer.is_global_zero:
-            for left in directory.glob(".*.tmp"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            remove_half_written(directory)
             remove(self._passed(trainer)[: -self.keep])
             for note in directory.glob("*.ckpt.sha256"):
                 if not note.with_suffix("").exists():

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -74,6 +75,22 @@ def _locked(folder: Path, argument: str) -> int:
         if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
             return file
         os.close(file)  # whoever had it has removed it
+
+
+def remove_half_written(*folders: Path) -> None:
+    """Remove the files that a process was writing when it was killed; for whoever has the folders to itself.
+
+    Example:
+        >>> for name in (".report.json.123.tmp", ".step=00000003.ckpt.tmp", ".mine.tmp"):
+        ...     _ = Path(name).write_text("half")
+        >>> remove_half_written(Path())
+        >>> [path.name for path in Path().glob(".*.tmp")]
+        ['.mine.tmp']
+    """
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            if re.fullmatch(r"\..+\.(\d+|ckpt)\.tmp", path.name):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def number_of(folder: Path) -> int | None:

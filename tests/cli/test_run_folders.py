@@ -1,6 +1,10 @@
 """Which folder a run gets, which run is the last one, and who may write where."""
 
+import csv
 import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -8,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_ft.command.cli import command
+from lit_ft.command.cli import command, load_run
 from lit_ft.command.request import Request
 from lit_ft.command.run_folders import find_run, placed
-from lit_ft.running.run_folder import START, held
+from lit_ft.running.run_folder import START, by_start, held
 
 CONFIG: dict[str, Any] = {
     "model": {"class_path": "Toy", "init_args": {"network": {"path": "here"}, "width": 5}},
@@ -150,3 +154,85 @@ def test_going_on_from_a_file_spares_other_runs(given: str, capsys: pytest.Captu
         assert "--run_dir: given 'b'; allowed: a folder without checkpoints" in capsys.readouterr().err
     else:
         assert (status, json.loads(Path("b/report.json").read_text())["steps"]) == (0, 3)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")
+def test_the_last_checkpoint_of_lightnings_callback_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it is alone; beside ours, which resumes exactly, it is named. No row is there twice."""
+    theirs = {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 5, "save_last": True}}
+    alone = f"--trainer.callbacks={json.dumps([theirs])}"
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir=it", alone, "--trainer.max_steps=7") == 0
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir=it", alone, "--ckpt_path=last") == 0
+    assert "fit: goes on from step 5, it/checkpoints/last.ckpt" in capsys.readouterr().out
+    with Path("it/metrics.csv").open(newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert steps == list(range(12))
+    for path in Path("it/checkpoints").iterdir():
+        path.unlink()
+    ours = {"class_path": "RunCheckpoint", "init_args": {"every_n_steps": 3}}
+    both = f"--trainer.callbacks={json.dumps([theirs, ours])}"
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir=both", both, "--trainer.max_steps=5") == 0
+    for path in Path("both/checkpoints").glob("step=00000005.ckpt*"):
+        path.unlink()
+    capsys.readouterr()
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir=both", both, "--ckpt_path=last") == 0
+    said = capsys.readouterr().out
+    assert "newer, of another callback: both/checkpoints/last.ckpt at step 5" in said
+    assert "goes on from step 3" in said
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[..., None]]:
+    """Makes folders that nothing can be written to, also for root."""
+    made: list[str] = []
+
+    def make(*folders: str) -> None:
+        for folder in folders:
+            Path(folder).chmod(0o555)
+            made.append(folder)
+            if os.access(folder, os.W_OK):
+                subprocess.run(["chattr", "+i", folder], check=False, capture_output=True)
+            if os.access(folder, os.W_OK):
+                pytest.skip("nothing is read-only for this user here")
+
+    yield make
+    for folder in made:
+        subprocess.run(["chattr", "-i", folder], check=False, capture_output=True)
+        Path(folder).chmod(0o755)
+
+
+def test_a_read_only_run_serves_where_a_place_to_write_is_named(
+    read_only: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lit_ft("fit", "-c", "toy.yaml", "--run_dir=it", "--trainer.max_steps=2") == 0
+    before = contents("it")
+    read_only("it/checkpoints", "it")
+    for stage in ("test", "validate", "predict"):
+        capsys.readouterr()
+        assert lit_ft(stage, "--run=it") == 2
+        assert capsys.readouterr().err.startswith("lit-ft: --run_dir: given 'it'; allowed: a folder to write to")
+        assert lit_ft(stage, "--run=it", f"--run_dir={stage}") == 0
+        assert any(Path(stage).iterdir())
+    assert load_run("it").model.width == 5
+    assert contents("it") == before
+    Path("runs").mkdir()
+    read_only("runs")
+    capsys.readouterr()
+    for arguments in (["--name=new"], ["--run_dir=runs/new"], ["--run_dir=it", "--ckpt_path=last"]):
+        assert lit_ft("fit", "-c", "toy.yaml", *arguments) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1, error
+
+
+def test_a_broken_report_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """By what reads it; it does not keep other runs of the name from being found."""
+    for _ in range(2):
+        assert lit_ft("fit", "-c", "toy.yaml", "--trainer.max_steps=2") == 0
+    first, second = sorted(Path("runs/toy").iterdir(), key=by_start)
+    (first / "report.json").write_text('{"status": ')
+    for arguments in (["test", "-c", "toy.yaml", "--run", str(first)], ["report", str(first)]):
+        capsys.readouterr()
+        assert command([*arguments, *(["--import", "toy_package"] if arguments[0] == "test" else [])]) == 2
+        assert f"report.json: given '{first}/report.json'; allowed: a report" in capsys.readouterr().err
+    assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path=last") == 0
+    assert str(second) in capsys.readouterr().out

@@ -10,12 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from lit_ft.command.cli import command
+from lit_ft.core.errors import ConfigError
 from lit_ft.running.files import write_text
 from lit_ft.running.processes import start
+from lit_ft.studies.measures import Measure
 from lit_ft.studies.runner import threads_of
 from lit_ft.studies.staleness import stale
 
@@ -257,6 +260,30 @@ def test_ctrl_c_leaves_everything_resumable(tmp_path: Path, capsys: pytest.Captu
     assert folder.name == whole.name
     first = Path("first/studies/claim/moving") / folder.name / "metrics.csv"
     assert first.read_text() == (whole / "metrics.csv").read_text(), "as if it had not been interrupted"
+
+
+def test_no_number_comes_of_a_run_that_diverged_or_did_not_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first has come to its end; the second is finished before anything is read of it."""
+    rate = {"model": {"init_args": {"optimizer": {"init_args": {"lr": 1e30}}}}}
+    changes = {"arms": {"moving": {}, "diverging": rate}, "seeds": [0], "measure": {"steps": "steps"}, "expect": []}
+    assert study(**changes) == 0
+    assert capsys.readouterr().out.count(": done") == 2
+    (folder,) = runs("moving")
+    (diverged,) = runs("diverging")
+    assert json.loads((diverged / "report.json").read_text())["status"] == "diverged"
+
+    file = folder / "report.json"
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps({**whole, "status": "running", "steps": 0, "metrics": {}}))
+    with pytest.raises(ConfigError, match="a run that came to its end"):
+        Measure("steps").read(folder)
+    assert study(**changes) == 0
+    printed = capsys.readouterr().out
+    assert (printed.count(": done"), printed.count(": reused")) == (1, 1)
+    values = json.loads(Path("runs/studies/claim/study.json").read_text())["values"]
+    assert values["moving"]["steps"] == [8]
+    assert np.isnan(values["diverging"]["steps"]).all()
+    assert json.loads(file.read_text())["metrics"] == whole["metrics"]
 
 
 def test_threads_are_those_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
