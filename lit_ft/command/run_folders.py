@@ -227,7 +227,7 @@ class ClearDead(Callback):
 
 
 class CutRows(Callback):
-    """Cuts ``metrics.csv`` back to the step of a checkpoint of Lightning's, which does not know how many rows it had."""
+    """Cuts ``metrics.csv`` back to the step of a checkpoint of Lightning's, which does not know the rows it had."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the rows of the steps before it."""
