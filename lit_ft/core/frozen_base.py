@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_ft.core.adapters import adapter_settings, refuse_other_adapter
+from lit_ft.core.adapters import adapted, adapter_settings, fixed_norms, refuse_other_adapter
 from lit_ft.core.errors import ConfigError
 
 _BUILT = "lit_ft_built"  # an attribute of a parameter, kept where its values are converted or moved
@@ -28,23 +28,32 @@ def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def mark_built(parameter: nn.Parameter) -> None:
-    """Note that the values of a parameter were made while the network was built, and do not come from its path.
+def mark_built(tensor: Tensor, of_base: bool = False) -> None:
+    """Note that the values of a weight were made here, and do not come from the network's path.
 
-    See also: :func:`is_built`.
+    Args:
+        tensor: A parameter or a buffer.
+        of_base: Whether the path has other values for it.
+
+    See also: :func:`is_built`, :func:`is_changed`.
 
     Example:
         >>> head = nn.Linear(2, 1)
         >>> mark_built(head.weight)
-        >>> is_built(head.weight), is_built(head.bias)
-        (True, False)
+        >>> is_built(head.weight), is_built(head.bias), is_changed(head.weight)
+        (True, False, False)
     """
-    setattr(parameter, _BUILT, True)
+    setattr(tensor, _BUILT, "changed" if of_base else "new")
 
 
-def is_built(parameter: nn.Parameter) -> bool:
-    """Whether building made the values of a parameter, so that the network's path does not give them back."""
-    return getattr(parameter, _BUILT, False)
+def is_built(tensor: Tensor) -> bool:
+    """Whether the network's path does not give the values of a weight back."""
+    return hasattr(tensor, _BUILT)
+
+
+def is_changed(tensor: Tensor) -> bool:
+    """Whether the network's path has other values for a weight of a frozen base."""
+    return getattr(tensor, _BUILT, None) == "changed"
 
 
 class FrozenBase:
@@ -141,7 +150,23 @@ class FrozenBase:
         if whole:
             self._left_out = {prefix + name for name in names}
 
-    def take_left_out(self) -> set[str]:
-        """The keys that may be missing in the next ``load_state_dict``; a second call returns none."""
+    def about_to_load(self, network: nn.Module | None, prefix: str, state: Mapping[str, Any]) -> set[str]:
+        """Mark frozen weights beside an adapter that other values are loaded into.
+
+        Returns:
+            The keys that may be missing in the state; of a second state, none may.
+        """
         left_out, self._left_out = self._left_out, set()
+        if network is not None and adapted(network):
+            statistics = {id(buffer) for norm in fixed_norms(network) for buffer in norm.buffers()}
+            frozen = [(name, p) for name, p in network.named_parameters() if not p.requires_grad]
+            frozen += [(name, b) for name, b in network.named_buffers() if id(b) in statistics]  # type: ignore[misc]
+            for name, tensor in frozen:
+                loaded = state.get(prefix + name)
+                if loaded is not None and not is_built(tensor) and not _equal(loaded, tensor):
+                    mark_built(tensor, of_base=True)
         return left_out
+
+
+def _equal(loaded: Tensor, tensor: Tensor) -> bool:
+    return loaded.shape == tensor.shape and torch.equal(loaded.to(tensor.device, tensor.dtype), tensor.detach())

@@ -382,7 +382,7 @@ class Method(pl.LightningModule):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As in torch, but weights of the frozen base may be missing where the checkpoint leaves them out."""
-        left_out = self._base.take_left_out()
+        left_out = self._base.about_to_load(self.network, "network.", state_dict)
         result = super().load_state_dict(state_dict, strict=strict and not left_out, assign=assign)
         wrong = [*(set(result.missing_keys) - left_out), *result.unexpected_keys]
         if left_out and strict and wrong:

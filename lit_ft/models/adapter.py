@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_ft.core.adapters import MATCHES
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.frozen_base import is_built, mark_built
+from lit_ft.core.frozen_base import is_changed, mark_built
 from lit_ft.core.network import Network
 from lit_ft.models.adapter_config import adapter_config
 from lit_ft.models.adapter_names import laid_on, matches
@@ -56,8 +56,9 @@ def with_adapter(network: nn.Module, spec: Network, task: str | None = None, abs
         allowed = f"an adapter that fits {type(network).__name__}; PEFT says {text}"
         raise ConfigError("network.peft", spec.peft, allowed) from error
     for parameter in adapted.parameters():
-        if id(parameter) not in before or not torch.equal(before[id(parameter)], _sum(parameter)):
-            mark_built(parameter)
+        of_base = id(parameter) in before
+        if not of_base or not torch.equal(before[id(parameter)], _sum(parameter)):
+            mark_built(parameter, of_base)
     _refuse_unfilled(adapted, {id(base[name]): name for name in absent})
     if getattr(adapted.base_model, "targeted_module_names", None):
         given = (spec.peft.get("init_args") or {}).get("target_modules") or config.target_modules
@@ -67,8 +68,8 @@ def with_adapter(network: nn.Module, spec: Network, task: str | None = None, abs
 
 
 def changed_base(network: nn.Module) -> list[str]:
-    """The weights of the base that the start of an adapter changed, such as PiSSA's residual."""
-    return [name for name, p in network.named_parameters() if ".base_layer." in name and is_built(p)]
+    """The weights of the base for which its path has other values: PiSSA's residual, those of a warm start."""
+    return [name for name, tensor in [*network.named_parameters(), *network.named_buffers()] if is_changed(tensor)]
 
 
 def _sum(parameter: Tensor) -> Tensor:

@@ -297,6 +297,43 @@ def test_an_unused_pooler_is_not_trained_in_vain(tmp_path: Path) -> None:
     assert all("lora_" in name and "pooler" not in name for name in made.trainable_parameters())
 
 
+@QUIET
+def test_a_base_that_a_warm_start_changed_goes_along(run: Path, base: str, tmp_path: Path) -> None:
+    """A residual of another run in the base of plain LoRA: the folder of the base does not give it back."""
+    plain = {**STARTED, "init_lora_weights": True}
+    written = config(tmp_path, base, "c.yaml", **plain)
+    started = execute("fit", ["-c", written, f"--run_dir={tmp_path / 'on'}", f"--from={run}"]).folder
+    trained = load_run(started).model.network.eval()
+    assert command(["export", str(started), "--to", str(tmp_path / "out"), "--debug"]) == 0
+    with torch.no_grad():
+        found = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out")(input_ids=IDS).logits
+        torch.testing.assert_close(found, trained(input_ids=IDS).logits)
+
+
+def test_statistics_that_moved_before_go_along(tmp_path: Path) -> None:
+    """Checkpoints of earlier versions have statistics that are not those of the base."""
+    sizes: Any = {
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16],
+        "depths": [1, 1],
+        "layer_type": "basic",
+        "num_labels": 3,
+    }
+    transformers.ResNetForImageClassification(transformers.ResNetConfig(**sizes)).save_pretrained(tmp_path / "resnet")
+    adapter = {"class_path": "LoraConfig", "init_args": {"target_modules": ["layer.0.convolution"]}}
+    made = ImageClassifier({"path": str(tmp_path / "resnet"), "peft": adapter}, num_classes=3, input_shape=(3, 16, 16))
+    made.configure_model()
+    state = {name: t + 1 if name.endswith("running_mean") else t for name, t in made.state_dict().items()}
+    made.load_state_dict(state)
+    images = torch.randn(2, 3, 16, 16)
+    wanted = made.eval().network(pixel_values=images).logits
+    made.network.save_pretrained(tmp_path / "out")
+    name_base(made.network, made.spec, tmp_path / "out", tmp_path / "out")
+    again = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out" / "base")
+    found = peft.PeftModel.from_pretrained(again, tmp_path / "out").eval()(pixel_values=images).logits
+    torch.testing.assert_close(found, wanted)
+
+
 def test_a_small_network_is_exported_with_its_base(tmp_path: Path) -> None:
     small = {"model_type": "mlp", "width": 4, "depth": 1}
     adapter = {"class_path": "LoraConfig", "init_args": {"target_modules": ["linear"], "init_lora_weights": False}}
