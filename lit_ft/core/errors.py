@@ -27,7 +27,7 @@ class ConfigError(Exception):
         caller = sys._getframe(1).f_locals.get("self")
         self.owner = None if caller is None or isinstance(caller, ConfigError) else type(caller).__name__
         place = argument if self.owner is None or argument.startswith("-") else f"{self.owner}.{argument}"
-        super().__init__(f"{place}: given {given!r}; allowed: {allowed}")
+        super().__init__(f"{place}: given {_shown(given)}; allowed: {allowed}")
         self.argument, self.given, self.allowed = argument, given, allowed
 
     def __reduce__(self) -> tuple:
@@ -44,6 +44,12 @@ class Diverged(Exception):
             ...
         lit_ft.core.errors.Diverged: the loss is not finite since step 12
     """
+
+
+def _shown(given: object) -> str:
+    """What was given, never longer than a message: a row may have thousands of columns."""
+    text = repr(given)
+    return text if len(text) <= 600 else f"{text[:400]} ... {text[-100:]}"
 
 
 def _rebuild(kind: type, text: str, argument: str, given: str, allowed: str, owner: str | None) -> ConfigError:

@@ -131,6 +131,9 @@ class ToolConversations(TokenData):
     def _segments(self, row: Row, number: int, branches: Callable[..., list[int]]) -> list[Segment]:
         names, messages = tuple(tool_names(row.get("tools"), number)), checked_messages(row["messages"], number)
         if self.list_tools and names:
+            system = " ".join(str(m.get("content")) for m in messages if m.get("role") == "system")
+            if all(f'"{name}"' in system for name in names):
+                raise ConfigError("list_tools", True, f"false where the messages list tools, as in row {number}")
             messages = with_tools(messages, row["tools"])
         failed, segments = failed_turns(messages, self.error_signs), []
         for place, message in enumerate(messages):

@@ -21,6 +21,7 @@ MEANINGFUL = {
     **dict.fromkeys(("system", "system_prompt", "context", "history", "input"), ""),
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), ""),
     **dict.fromkeys(TOOLS, "ToolConversations"),
+    **dict.fromkeys(("role", "parent_id"), ""),  # of single messages, that a conversation is yet to be made of
 }
 """Columns that change what a row means, with the data module that reads them: they are read, or the row is refused."""
 

@@ -98,7 +98,15 @@ def with_system(
 
 
 def _conversation(row: Row, columns: frozenset[str], number: int, name: str) -> Row:
-    return {"messages": with_system(messages_of(row[name], number), row, columns, number)}
+    return {"messages": with_system(_turns(row[name], number, name), row, columns, number)}
+
+
+def _turns(value: Any, number: int, name: str) -> list[Message]:
+    """The messages of a conversation; of texts alone, the user and the assistant say them in turn."""
+    texts = name.startswith("conversation") and isinstance(value, (list, tuple))
+    if texts and len(value) > 1 and all(isinstance(text, str) for text in value):
+        return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(value)]
+    return messages_of(value, number)
 
 
 def _text(row: Row, columns: frozenset[str], number: int) -> Row:
@@ -159,7 +167,7 @@ def marked(
 
 
 def _marked_conversation(row: Row, columns: frozenset[str], number: int, name: str, label: str) -> Row:
-    turns = with_system(messages_of(row[name], number), row, columns, number)
+    turns = with_system(_turns(row[name], number, name), row, columns, number)
     if len(turns) < 2 or turns[-1]["role"] != "assistant":
         last = turns[-1]["role"] if turns else None
         raise ConfigError(name, last, f"the assistant's turn at the end, which is the answer, in row {number}")

@@ -138,6 +138,7 @@ def test_calls_of_tools_are_for_tool_conversations() -> None:
         ({"conversations": [{"from": "system", "value": "Be brief."}, HUMAN, GPT], "tools": "[]"},
          BRIEFLY, ["Yo>"]),
         ({"conversation": [{"input": "Hi", "output": "Yo"}]}, "<user\nHi><assistant", ["Yo>"]),
+        ({"conversations": ["Hi", "Yo"], "source": "x"}, "<user\nHi><assistant", ["Yo>"]),
         ({"contents": [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Yo"}]}]},
          "<user\nHi><assistant", ["Yo>"]),
         ({"problem": "Hi", "solution": "Yo", "answer": "Y"}, "Hi", ["Yo>"]),
@@ -158,6 +159,7 @@ def test_rows_read_by_what_they_are(row: Any, read: str, learned: list[str], tmp
         ({"question": "a", "answer": "b", "response": "c"}, "question/response or question/answer: both fit"),
         ({"prompt": "a", "completion": "b", "images": ["a.png"]}, "row 1 has images"),
         ({"text": "b", "image": {"path": "a.png"}}, "row 1 has image"),
+        ({"text": "Hi", "role": "prompter", "message_id": "a"}, "row 1 has role"),
         ({"messages": [ASK, REPLY], "context": "c"}, "row 1 has context.*--data.layout messages"),
         ({"messages": [ASK, REPLY], "tools": [TOOL]}, "row 1 has tools.*ToolConversations"),
         ({"messages": [ASK, REPLY], "functions": json.dumps([TOOL])}, "row 1 has functions.*ToolConversations"),
@@ -284,6 +286,16 @@ def test_conversations_with_tools_are_one(row: Any, tmp_path: Path) -> None:
     assert parts(ready(written(tmp_path, row), ToolConversations)) == parts(
         ready(written(tmp_path, TOOL_ROW), ToolConversations)
     )
+
+
+def test_tools_are_listed_once(tmp_path: Path) -> None:
+    system = {"role": "system", "content": f"<tools>{json.dumps(TOOL_ROW['tools'])}</tools>"}
+    row = {**TOOL_ROW, "messages": [system, *TOOL_ROW["messages"]]}
+    with pytest.raises(
+        ConfigError, match=r"list_tools: given True; allowed: false where the messages list tools, .* row 1"
+    ):
+        ready(written(tmp_path, row), ToolConversations)
+    assert "".join(parts(ready(written(tmp_path, row), ToolConversations, list_tools=False))[0]).count('"count"') == 1
 
 
 def test_arrow_adds_no_arguments_to_a_call(tmp_path: Path) -> None:

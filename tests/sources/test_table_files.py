@@ -91,6 +91,7 @@ def test_a_mark_at_the_beginning_says_the_encoding(tmp_path: Path, name: str, en
         ('text,label\n"a,1\n', {"quoting": False}, [{"text": '"a', "label": "1"}]),
         ("text,label\nnan,1\n", {}, [{"text": math.nan, "label": "1"}]),
         ("text\na; b\n", {}, [{"text": "a; b"}]),
+        ("text,label\ra,1\rb,2\r", {}, [{"text": "a", "label": "1"}, {"text": "b", "label": "2"}]),
         ("text,label,\na,1,\n\nb,2,\n", {}, [{"text": "a", "label": "1"}, {"text": "b", "label": "2"}]),
     ],
 )
@@ -215,6 +216,7 @@ def test_a_message_never_lists_every_column(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"column 7, \.\.\. \(5,000 in all\)") as caught:
         read_rows(path, ["text"])
     assert len(str(caught.value)) < 500
+    assert len(str(ConfigError("path", list(range(5000)), "less"))) < 700
 
 
 @pytest.mark.parametrize(("arguments", "name"), [(("utf-8", [], None, None), "columns"),
