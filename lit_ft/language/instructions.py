@@ -210,10 +210,11 @@ def hint(row: Row) -> str:
     known += " with text"
     if any(set(pair) <= set(row) for pair in PAIRS):
         known += "; chosen and rejected answers are for Preferences"
-    texts = [name for name, value in row.items() if isinstance(value, str) and holds(value)]
+    texts = {name: len(value) for name, value in row.items() if isinstance(value, str) and holds(value)}
     if not texts:
         return f"{known}; or a template over columns of text"
-    first, last = texts[0], texts[-1]
+    longest = sorted(texts, key=texts.__getitem__)[-2:]  # a question and an answer are longer than what is about them
+    first, last = (name for name in texts if name in longest) if len(longest) > 1 else longest * 2
     answer = f'{{text: "{{{last}}}{{eos}}", role: assistant, weight: 1}}'
     if first == last:
         return f"{known}; or --data.template '[{answer}]'"

@@ -8,7 +8,6 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.sources.layouts import holds
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.chat import encode_chat, message_segments
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
@@ -120,13 +119,9 @@ def pair_hint(row: Row) -> str:
 
     Example:
         >>> pair_hint({"ask": "Hi", "good": "Yo", "bad": "Go"})
-        'rows with prompt, chosen and rejected; or --data.prompt ask --data.chosen good --data.rejected bad'
+        'rows with prompt, chosen and rejected; --data.prompt, --data.chosen and --data.rejected name other columns'
     """
-    texts = [name for name, value in row.items() if holds(value) and not isinstance(value, (int, float))]
-    hint = "rows with prompt, chosen and rejected"
-    if len(texts) < 3:
-        return f"{hint}, or with conversations in chosen and rejected"
-    return f"{hint}; or --data.prompt {texts[0]} --data.chosen {texts[1]} --data.rejected {texts[2]}"
+    return "rows with prompt, chosen and rejected; --data.prompt, --data.chosen and --data.rejected name other columns"
 
 
 def repeated(prompt: Sequence[Mapping[str, Any]], said: Sequence[Mapping[str, Any]], place: str) -> int:

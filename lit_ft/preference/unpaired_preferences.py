@@ -200,7 +200,8 @@ def collate_answers(answers: Sequence[tuple[Any, Any, bool]], padding: int) -> d
 
 
 def _hint(row: Row) -> str:
-    return "rows with prompt, completion and label, with messages and label, or with prompt, chosen and rejected"
+    known = "rows with prompt, completion and label, with messages and label, or with prompt, chosen and rejected"
+    return f"{known}; --data.prompt, --data.completion and --data.label name other columns"
 
 
 def _answers(row: Row, number: int, split: str) -> list[Row]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.running.saying import say
 from lit_ft.sources.messages import tools_of
-from lit_ft.sources.table_files import Row, absent
+from lit_ft.sources.table_files import Row, absent, kind_of
 from lit_ft.sources.table_format import listed
 
 TOOLS = ("tools", "functions", "tool_calls", "function_call")
@@ -259,9 +260,12 @@ def no_layout(row: Row, number: int, path: str, allowed: str) -> ConfigError:
 
     Example:
         >>> print(no_layout({"a": 1, "b": None}, 3, "rows.csv", "rows with text"))
-        path: given 'rows.csv (row 3 has a, b (empty))'; allowed: rows with text
+        path: given 'rows.csv (row 3 has a, b (empty))'; allowed: rows with text; where the file has no header, columns
+        names them
     """
     known = listed(f"{name}{' (empty)' * absent(row[name])}" for name in row) or "no column"
+    if kind_of(Path(path)) in (".csv", ".tsv"):
+        allowed += "; where the file has no header, columns names them"
     return ConfigError("path", f"{path} (row {number} has {known})", allowed)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from lit_ft.core.errors import ConfigError
@@ -29,7 +31,7 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 def messages_of(value: Any, number: int) -> list[Message]:
-    """The messages of a conversation, which may also be JSON text, one message, or a list of ``{input, output}``.
+    """The messages of a conversation, which may also be written as text, one message, or a list of ``{input, output}``.
 
     A message is ``{role, content}`` or ``{from, value}``; its content is a text or a list of text parts. A message of
     the role ``function_call`` is an assistant's with ``tool_calls``; ``train`` or ``loss``, where it is true or false,
@@ -195,10 +197,13 @@ def _calls(content: Any, number: int) -> list[Any]:
 
 
 def _parsed(text: Any) -> Any:
-    try:
-        return json.loads(text)
-    except (TypeError, ValueError):
+    """What a text writes as JSON, or as Python does where a list was put into a cell."""
+    if not isinstance(text, str):
         return text
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return read(text)
+    return text
 
 
 def _plain(value: Any) -> Any:

@@ -114,7 +114,7 @@ def test_pairs_read_by_what_they_are(row: Any, prompt: str, tmp_path: Path) -> N
          "a conversation with the prompt in it, in train row 1"),
         ({"chosen": "Yo", "rejected": "Go"}, "a prompt beside chosen and rejected, .*; see row 1"),
         ({"prompt": "Hi", "chosen": "Yo"}, "rows with prompt, chosen and rejected"),
-        ({"ask": "Hi", "good": "Yo", "bad": "Go"}, "--data.prompt ask --data.chosen good --data.rejected bad"),
+        ({"ask": "Hi", "good": "Yo", "bad": "Go"}, r"--data\.prompt, --data\.chosen and --data\.rejected"),
         ({"prompt": "Hi", "chosen": "Yo", "rejected": float("nan")}, r"rejected \(empty\)"),
         ({"prompt": "Hi", "chosen": "Yo", "rejected": "Go", "images": ["a.png"]}, "row 1 has images"),
         ({"prompt": "Hi", "question": "Ho", "chosen": "Yo", "rejected": "Go"},
