@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -74,6 +75,28 @@ def cut_alike(answers: Sequence[Encoded], max_length: int) -> list[Encoded]:
     return [e.take([0, *range(1 + surplus, len(e))][:max_length] if len(e) else []) for e in answers]
 
 
+def told_apart(rows: Sequence[Row], numbers: Sequence[int], split: str) -> tuple[list[Row], list[int]]:
+    """The rows, and their numbers, but pairs of equal answers, which teach nothing; a warning counts these.
+
+    Example:
+        >>> import warnings
+        >>> rows = [{"chosen": "Yes", "rejected": "No"}, {"chosen": "Yes", "rejected": "Yes"}]
+        >>> with warnings.catch_warnings(record=True) as found:
+        ...     warnings.simplefilter("always")
+        ...     kept = told_apart(rows, [3, 8], "train")
+        >>> kept, str(found[0].message)
+        (([{'chosen': 'Yes', 'rejected': 'No'}], [3]), '1 of 2 train pairs have equal answers and are left out: rows 8')
+    """
+    equal = [row.get("chosen") is not None and row.get("chosen") == row.get("rejected") for row in rows]
+    if any(equal):
+        lost = [str(number) for number, same in zip(numbers, equal, strict=True) if same]
+        some = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
+        if all(equal):
+            raise ConfigError("path", rows[0]["chosen"], f"two different answers in some {split} row; all are equal")
+        rank_zero_warn(f"{len(lost)} of {len(rows)} {split} pairs have equal answers and are left out: rows {some}")
+    return list(compress(rows, (not same for same in equal))), list(compress(numbers, (not same for same in equal)))
+
+
 def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
     """The prompt with the chosen answer, and with the rejected one.
 
@@ -87,8 +110,6 @@ def pair_sides(row: Row, number: int, split: str) -> tuple[Row, Row]:
         {'prompt': [{'role': 'user', 'content': 'Hi'}], 'answer': [{'role': 'assistant', 'content': 'Hello!'}]}
     """
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
-    if chosen == rejected:
-        raise ConfigError("path", chosen, f"two different answers; those of {split} row {number} are equal")
     if isinstance(prompt, (str, list)) and any(isinstance(part, list) for part in (prompt, chosen, rejected)):
         prompt = prompt if isinstance(prompt, list) else [message("user", prompt)]
         chosen, rejected = (a if isinstance(a, list) else [message("assistant", a)] for a in (chosen, rejected))

@@ -20,6 +20,7 @@ from lit_ft.preference.answers import (
     encode_answers,
     pair_hint,
     pair_sides,
+    told_apart,
     warn_of_empty_answers,
 )
 from lit_ft.preference.batches import PreferencesBatch
@@ -133,8 +134,8 @@ class Preferences(TokenData):
                 raise ConfigError("max_length", self.max_length, f"more tokens: no {split} pair keeps two answers")
             if left_out:
                 rank_zero_warn(
-                    f"{left_out} of {every} {split} pairs are left out: max_length cuts an answer off altogether, or"
-                    " both to the same tokens"
+                    f"{left_out} of {every} {split} pairs are left out: both answers have the same tokens, or"
+                    " max_length cuts one off altogether"
                 )
 
     def _tables(self) -> dict[str, list[Row]]:
@@ -143,7 +144,8 @@ class Preferences(TokenData):
         tables["train"] = self._filtered(tables["train"])
         for split in SPLITS:
             rows = tables.get(split, [])
-            numbered = list(zip(rows, super()._numbers(split, rows), strict=True))
+            rows, self.numbers[split] = told_apart(rows, super()._numbers(split, rows), split)
+            numbered = list(zip(rows, self.numbers[split], strict=True))
             self.pair_weights[split] = [self._weight(row, n) for row, n in numbered]
             sides[split] = [side for row, n in numbered for side in pair_sides(row, n, split)]
             warn_of_empty_answers(sides[split], [n for _, n in numbered for _ in range(2)], split)
@@ -178,11 +180,6 @@ class Preferences(TokenData):
     def encode_rows(self, rows: Sequence[Row], numbers: Sequence[int], tokenizer: Any) -> list[Encoded]:
         """Tokens and weights of both sides of each pair, cut alike."""
         found = encode_answers(rows, numbers, self.chat, tokenizer)
-        for i in range(0, len(found), 2):
-            if found[i].input_ids == found[i + 1].input_ids:
-                raise ConfigError(
-                    "path", rows[i]["answer"], f"two different answers; row {numbers[i]} has equal tokens"
-                )
         return [side for i in range(0, len(found), 2) for side in cut_alike(found[i : i + 2], self.max_length)]
 
     def _numbers(self, split: str, rows: Sequence[Row]) -> Sequence[int]:

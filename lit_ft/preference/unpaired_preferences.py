@@ -11,7 +11,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.preference.answers import CHAT, PLAIN, cut_alike, encode_answers, message, pair_sides, warn_of_empty_answers
+from lit_ft.preference.answers import (
+    CHAT,
+    PLAIN,
+    cut_alike,
+    encode_answers,
+    message,
+    pair_sides,
+    told_apart,
+    warn_of_empty_answers,
+)
 from lit_ft.preference.batches import UnpairedPreferencesBatch
 from lit_ft.sources.batching import Plan
 from lit_ft.sources.layouts import read_tables
@@ -106,7 +115,7 @@ class UnpairedPreferences(TokenData):
         places = {split: self._numbers(split, rows) for split, rows in tables.items()}
         tables = read_tables(tables, places, self.source.paths(), UNPAIRED, chosen=self.layout, hint=_hint)
         for split, rows in tables.items():
-            numbers = places[split]
+            rows, numbers = told_apart(rows, places[split], split)
             parts = [(side, n) for row, n in zip(rows, numbers, strict=True) for side in _answers(row, n, split)]
             tables[split], self.numbers[split] = [side for side, _ in parts], [n for _, n in parts]
             warn_of_empty_answers(tables[split], self.numbers[split], split)

@@ -15,7 +15,7 @@ from lightning.pytorch.plugins import Precision
 
 from lit_ft.callbacks import WarmStart
 from lit_ft.core.errors import ConfigError
-from lit_ft.data import Preferences
+from lit_ft.data import Preferences, UnpairedPreferences
 from lit_ft.methods import DPO, AdapterOff, CachedLogProbs, FrozenCopy
 from lit_ft.models.byte_tokenizer import byte_tokenizer
 from lit_ft.preference.paired import IPO, PreferenceLoss, SimPO
@@ -127,12 +127,19 @@ def test_a_long_answer_leaves_the_prompt_half_of_the_room(tmp_path: Path) -> Non
     assert found == {("ajklmnnnnn", "ajklmY</s>"), ("abcnnnnnnn", "abcY</s>")}
 
 
-def test_equal_answers_name_the_row(tmp_path: Path) -> None:
-    rows = [ROWS[0], {"prompt": "p", "chosen": "same", "rejected": "same"}]
-    data = Preferences(table(tmp_path, rows), val_fraction=0.0)
-    data.trainer = type("T", (), {"lightning_module": dpo()})()
-    with pytest.raises(ConfigError, match="row 2 are equal"):
+def test_equal_answers_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [ROWS[0], {"prompt": "p", "chosen": "same", "rejected": "same"}, ROWS[1]]
+    with pytest.warns(UserWarning, match="1 of 3 train pairs have equal answers and are left out: rows 2"):
+        made = prepared(tmp_path, rows)
+    assert len(made.pairs["train"]) == 2
+    assert sorted(made.numbers["train"]) == [1, 3]
+    with pytest.raises(ConfigError, match="two different answers in some train row; all are equal"):
+        prepared(tmp_path, rows[1:2] * 2)
+    data = UnpairedPreferences(table(tmp_path, rows), val_fraction=0.0)
+    data.trainer = SimpleNamespace(lightning_module=dpo())  # type: ignore[assignment]
+    with pytest.warns(UserWarning, match="1 of 3 train pairs have equal answers"):
         data.setup("fit")
+    assert len(data.labels["train"]) == 4
 
 
 def prepared(folder: Path, rows: list[dict[str, Any]], **arguments: Any) -> Preferences:
@@ -142,11 +149,11 @@ def prepared(folder: Path, rows: list[dict[str, Any]], **arguments: Any) -> Pref
     return data
 
 
-def test_answers_with_equal_tokens_are_refused_and_those_cut_equal_are_counted(tmp_path: Path) -> None:
+def test_answers_with_equal_tokens_and_those_cut_equal_are_counted(tmp_path: Path) -> None:
     said = {"role": "assistant", "content": "a"}
     alike = {"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": [said]}
-    with pytest.raises(ConfigError, match="two different answers; row 9 has equal tokens"):
-        prepared(tmp_path, [*ROWS, alike])
+    with pytest.warns(UserWarning, match="1 of 9 train pairs are left out: both answers have the same tokens"):
+        assert len(prepared(tmp_path, [*ROWS, alike]).pairs["train"]) == 8
     long = {"prompt": "q ", "chosen": "a" * 30 + "b", "rejected": "a" * 30 + "c"}
     with pytest.warns(UserWarning, match="1 of 9 train pairs are left out"):
         assert len(prepared(tmp_path, [*ROWS, long], max_length=20).pairs["train"]) == 8
