@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.lifecycle import begins_anew
+from lit_ft.core.lightning import either
 
 Need = Literal[
     "automatic optimization",
@@ -22,6 +23,8 @@ Need = Literal[
     "one of its class",
 ]
 
+WHOLE = (SingleDeviceStrategy, DDPStrategy)
+"""Strategies with whole weights and gradients in each process."""
 OTHER_WEIGHTS = (BaseFinetuning, ModelPruning, StochasticWeightAveraging, WeightAveraging)
 
 
@@ -110,20 +113,21 @@ class FitCallback(pl.Callback):
 
     def _refuse_without(self, need: Need, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         name, callbacks = type(self).__name__, _callbacks(trainer)
+        other_weights = either(*OTHER_WEIGHTS)
         match need:
             case "automatic optimization" if not module.automatic_optimization:
                 allowed = f"automatic optimisation{self.by_hand and '; '}{self.by_hand}"
                 raise ConfigError("model", f"{type(module).__name__}, which optimises by hand", allowed)
             case "one device" if trainer.world_size > 1:
                 raise ConfigError("trainer.devices", trainer.world_size, "one device")
-            case "one device or ddp" if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+            case "one device or ddp" if not isinstance(trainer.strategy, either(*WHOLE)):
                 raise ConfigError("trainer.strategy", type(trainer.strategy).__name__, "one device, or ddp")
             case "gradients without a scale" if getattr(trainer.precision_plugin, "scaler", None) is not None:
                 raise ConfigError("trainer.precision", "16-mixed", "32-true or bf16-mixed")
             case "clipping by norm" if trainer.gradient_clip_val and trainer.gradient_clip_algorithm == "value":
                 allowed = f"norm, beside {name}, which takes steps without gradients"
                 raise ConfigError("trainer.gradient_clip_algorithm", "value", allowed)
-            case "no other weights" if other := next((c for c in callbacks if isinstance(c, OTHER_WEIGHTS)), None):
+            case "no other weights" if other := next((c for c in callbacks if isinstance(c, other_weights)), None):
                 given = f"{type(other).__name__} beside {name}"
                 raise ConfigError("trainer.callbacks", given, "no callback that averages, prunes or unfreezes weights")
             case "one of its class" if sum(type(other) is type(self) for other in callbacks) > 1:
@@ -142,7 +146,7 @@ class FitCallback(pl.Callback):
     def _refuse_order(
         self, others: Sequence[pl.Callback], kinds: tuple[type[pl.Callback], ...], given: str, allowed: str
     ) -> None:
-        if wrong := next((other for other in others if isinstance(other, kinds)), None):
+        if wrong := next((other for other in others if isinstance(other, either(*kinds))), None):
             names = {"name": type(self).__name__, "other": type(wrong).__name__}
             raise ConfigError("trainer.callbacks", given.format(**names), allowed.format(**names))
 

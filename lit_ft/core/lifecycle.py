@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.lightning import either
 
 
 def begins_anew(trainer: pl.Trainer, stage: str) -> bool:
@@ -135,7 +136,8 @@ def training_ends(trainer: pl.Trainer) -> bool:
 def _monitors(trainer: pl.Trainer) -> list[EarlyStopping]:
     known = trainer.callback_metrics
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return [one for one in callbacks if isinstance(one, EarlyStopping) and one.monitor in known]
+    kinds = either(EarlyStopping)
+    return [one for one in callbacks if isinstance(one, kinds) and one.monitor in known]
 
 
 def _stops(trainer: pl.Trainer, monitor: EarlyStopping) -> bool:

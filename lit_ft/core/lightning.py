@@ -4,15 +4,17 @@ Their classes have the same names and do the same, but neither inherits from the
 """
 
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+T = TypeVar("T")
+
 _TWINS = {"lightning.pytorch": "pytorch_lightning", "lightning.fabric": "lightning_fabric"}
 
 
-def either(*kinds: type) -> tuple[type, ...]:
+def either(*kinds: type[T]) -> tuple[type[T], ...]:
     """Classes of ``lightning.pytorch``, and those of the same names in ``pytorch_lightning`` if that is imported.
 
     Every ``isinstance`` and ``except`` that concerns a class of Lightning goes through this function, so that projects

@@ -13,6 +13,7 @@ from lit_ft.core.callback import FitCallback
 from lit_ft.core.lifecycle import StepCounter, training_ends
 from lit_ft.core.observing import TransferredBatches, own_loader
 from lit_ft.core.parameters import refuse_lazy
+from lit_ft.core.passes.evaluating import validating
 from lit_ft.core.passes.second_pass import without_trace
 
 When = Literal["start", "validation", "end"]
@@ -53,7 +54,7 @@ class MeasuredRun:
 
 @contextmanager
 def measuring(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[MeasuredRun]:
-    """A context with the module in evaluation mode and without gradient, after which the run is as before it.
+    """A context in evaluation mode, validation and without gradient, after which the run is as before it.
 
     Example:
         >>> from lit_ft.testing import fit_foreign
@@ -64,7 +65,7 @@ def measuring(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Measu
         >>> module.training
         True
     """
-    with without_trace(trainer, module), torch.no_grad():
+    with without_trace(trainer, module), validating(trainer), torch.no_grad():
         module.eval()
         yield MeasuredRun(trainer, module)
 

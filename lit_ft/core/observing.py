@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
@@ -17,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.forms import output_in
+from lit_ft.core.lightning import either, overridden
 from lit_ft.core.method import Method
 
 
@@ -43,7 +43,7 @@ class TransferredBatches:
     data: pl.LightningDataModule | None
 
     def __iter__(self) -> Iterator[Any]:
-        together = isinstance(self.loader, CombinedLoader)
+        together = isinstance(self.loader, either(CombinedLoader))
         for batch in () if self.loader is None else self.loader:
             batch = batch[0] if together else batch
             batch = self.trainer.precision_plugin.convert_input(batch)
@@ -52,7 +52,7 @@ class TransferredBatches:
             yield self._hook("on_after_batch_transfer")(batch, 0)
 
     def _hook(self, name: str) -> Callable[..., Any]:
-        of_data = self.data is not None and is_overridden(name, self.data)
+        of_data = self.data is not None and overridden(name, self.data)
         return getattr(self.data if of_data else self.trainer.lightning_module, name)
 
 
@@ -99,7 +99,7 @@ def own_loader(
     used = {"train_dataloader": trainer.train_dataloader, "val_dataloader": trainer.val_dataloaders}.get(source)
     if data is not None or used is None:
         owner = module if data is None else data
-        found = getattr(owner, source)() if is_overridden(source, owner) else None
+        found = getattr(owner, source)() if overridden(source, owner) else None
         return TransferredBatches(trainer, _one(found, source), data)
     return TransferredBatches(trainer, _one(tree_map(_anew, used), source), None)
 
@@ -115,7 +115,7 @@ def loaders_in(found: Any) -> list[Any]:
         >>> len(loaders_in({"near": loader, "far": loader})), len(loaders_in([torch.zeros(2), torch.zeros(2)]))
         (2, 1)
     """
-    own = found.flattened if isinstance(found, CombinedLoader) else found
+    own = found.flattened if isinstance(found, either(CombinedLoader)) else found
     own = list(own.values()) if isinstance(own, Mapping) else own
     several = isinstance(own, (list, tuple)) and all(_is_loader(one) for one in own)
     return list(own) if several else [] if own is None else [own]
@@ -131,7 +131,7 @@ def _one(found: Any, source: str) -> Any:
     several = isinstance(found, (list, tuple, Mapping))
     if several and source == "train_dataloader":
         return CombinedLoader(found, "max_size_cycle")
-    if isinstance(found, CombinedLoader) and source != "train_dataloader":
+    if isinstance(found, either(CombinedLoader)) and source != "train_dataloader":
         return next(iter(found.flattened), None)
     return next(iter(tree_leaves(found)), None) if several else found
 

@@ -1,9 +1,11 @@
-"""The default optimizer of a method."""
+"""The default optimizer of a method, and optimizers that a callback leaves without parameters."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+
+from lit_ft.core.errors import ConfigError
 
 
 def adamw(params: Iterable[Any], lr: float = 1e-4, weight_decay: float = 0.01) -> torch.optim.Optimizer:
@@ -23,3 +25,44 @@ def adamw(params: Iterable[Any], lr: float = 1e-4, weight_decay: float = 0.01) -
         (0.001, 0.01)
     """
     return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)
+
+
+def refuse_empty(module: Any, argument: str, given: Any) -> Callable[[], None]:
+    """Explain an optimizer that gets no parameter, as torch does not know which callback froze them.
+
+    Args:
+        module: A LightningModule that is about to make its optimizers.
+        argument: Name of the argument that decides which parameters train.
+        given: Its value.
+
+    Returns:
+        A function that leaves the module as it was; called by itself when the optimizers are made.
+
+    Example:
+        >>> from lit_ft.testing import ForeignModule
+        >>> module = ForeignModule()
+        >>> module.configure_optimizers = lambda: torch.optim.SGD([], lr=1.0)
+        >>> _ = refuse_empty(module, "selection", "Names")
+        >>> module.configure_optimizers()
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: selection: given 'Names'; allowed: one that leaves each optimizer a parameter
+    """
+    own, make = module.__dict__.get("configure_optimizers"), module.configure_optimizers
+
+    def release() -> None:
+        module.__dict__.pop("configure_optimizers", None)
+        if own is not None:
+            module.__dict__["configure_optimizers"] = own
+
+    def explained() -> Any:
+        release()
+        try:
+            return make()
+        except ValueError as error:
+            if "empty parameter list" not in str(error):
+                raise
+            raise ConfigError(argument, given, "one that leaves each optimizer a parameter") from error
+
+    module.__dict__["configure_optimizers"] = explained
+    return release

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.lightning import either
 from lit_ft.core.roles import Part, module_role, parts_of
 
 _WRAPPERS = ("_forward_module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
@@ -219,7 +220,7 @@ def network_of(module: nn.Module) -> nn.Module:
         Linear(in_features=1, out_features=1, bias=True)
     """
     module = unwrapped(module)
-    if isinstance(module, pl.LightningModule):
+    if isinstance(module, either(pl.LightningModule)):
         for key in ("network", "model"):
             child = module._modules.get(key)
             if child is not None:

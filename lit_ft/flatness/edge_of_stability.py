@@ -64,6 +64,8 @@ class EdgeOfStability(FitCallback):
         save_vectors: Save the vectors in checkpoints, so that a resumed run logs the same numbers; without them the
             first measurement after a resume agrees to ``tol``.
         seed: Seed of the choice of batches and of the module's randomness while it is measured.
+        max_products: Most Hessian products of a measurement; where they do not suffice for ``tol``, it is said once
+            what accuracy was reached.
 
     Source: J. Cohen et al., Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability, 2021, arXiv
     2103.00065; adaptive optimizers: J. Cohen et al., 2022, arXiv 2207.14484. They compute eigenvalues with ARPACK; here
@@ -98,11 +100,13 @@ class EdgeOfStability(FitCallback):
         product: Product = "double_backward",
         save_vectors: bool = False,
         seed: int = 0,
+        max_products: PositiveInt = 200,
     ) -> None:
         super().__init__()
         checked(locals())
         self.every_n_steps, self.k, self.tol, self.num_batches = every_n_steps, k, tol, num_batches
         self.preconditioned, self.training, self.product = preconditioned, training, product
+        self.max_products = max_products
         self.save_vectors, self.seed = save_vectors, seed
         self._batches: list[Any] = []
         self._filled = self._waiting = False
@@ -193,7 +197,10 @@ class EdgeOfStability(FitCallback):
             else:
                 limit = scaling = None
         with objective.evaluating():
-            pairs, _ = measure(objective, self.k, self.tol, "largest", self.product, self._warm, scaling)
+            pairs, _ = measure(
+                *(objective, self.k, self.tol, "largest", self.product, self._warm, scaling),
+                max_products=self.max_products,
+            )
         self._keep(trainer, pairs, limit)
 
     def _limit(self, trainer: pl.Trainer, optimizer: Optimizer, objective: Objective) -> Stability | None:
@@ -214,7 +221,11 @@ class EdgeOfStability(FitCallback):
             values |= {"threshold": limit.threshold, "ratio": values["lambda_1"] / limit.threshold}
         values |= {"directional_sharpness": pairs.quotient, "products": float(pairs.products)}
         if not pairs.converged:
-            self._tell(f"the eigenvalues are not at tol after {pairs.products} products; the error may be larger")
+            reached = float(pairs.errors.max() / pairs.values.abs().max())
+            self._tell(
+                f"the eigenvalues are not at tol={self.tol:g} (step {trainer.global_step}, after {pairs.products} "
+                f"products, they are at {reached:.1g}); a larger max_products takes more, a larger tol asks for less"
+            )
         self._values = values
         self.measurements.append({"step": float(trainer.global_step), **values})
 

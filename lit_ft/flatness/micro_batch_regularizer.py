@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -17,7 +17,9 @@ from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, checked
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.passes.double_backward import differentiable_twice, double_backward_wanted
-from lit_ft.core.passes.second_pass import Randomness, copied, loss_of, without_trace
+from lit_ft.core.passes.randomness import Randomness
+from lit_ft.core.passes.second_pass import copied, loss_of, without_trace
+from lit_ft.core.passes.state import State
 from lit_ft.curvature.operators import NoDoubleBackward, explained, refuse_once_differentiable
 from lit_ft.flatness.perturbation import perturbation, perturbed
 
@@ -218,7 +220,8 @@ class MicroBatchRegularizer(FitCallback):
     ) -> Any:
         start = Randomness()
         exact = self.form == "double_backward"
-        with _twice_differentiable() if exact else nullcontext():
+        before = None if exact else State(module, trainer, statistics=False)
+        with _twice_differentiable() if before is None else before.watching(trained=False):
             output = run()
         loss = loss_of(output)
         if loss is None:
@@ -230,7 +233,9 @@ class MicroBatchRegularizer(FitCallback):
         parameters = [p for p in module.parameters() if p.requires_grad]
 
         def scalar_again() -> Tensor:
+            assert before is not None
             start.restore()
+            before.restore(trained=False)
             loss_again = loss_of(run())
             assert loss_again is not None
             return penalised_scalar(self.penalty, loss_again, self._taken_logits(), drawn)

@@ -137,7 +137,8 @@ class SAM(FitCallback):
         if not self._acts(trainer):
             return
         self._window.record(trainer, batch_idx)
-        alone = not self.sync and self.group_size is None and isinstance(trainer.strategy, either(ParallelStrategy))
+        parallel = isinstance(trainer.strategy, either(ParallelStrategy))  # type: ignore[type-abstract]
+        alone = not self.sync and self.group_size is None and parallel
         if alone and window_ends(trainer, batch_idx):
             self._unsynced.enter_context(trainer.strategy.block_backward_sync())  # type: ignore[attr-defined]
 

@@ -10,6 +10,7 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.lightning import either
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.passes.means import sum_over_ranks
 from lit_ft.sparse.scored import Scope, Scored
@@ -120,8 +121,8 @@ def batch_gradients(
 
 
 def _batches(data: Batches, number: int) -> Iterator[Any]:
-    if not isinstance(data, pl.LightningDataModule):
-        yield from islice(data, number)
+    if not isinstance(data, either(pl.LightningDataModule)):
+        yield from islice(data, number)  # type: ignore[arg-type]
         return
     data.prepare_data()
     data.setup("fit")
@@ -131,7 +132,7 @@ def _batches(data: Batches, number: int) -> Iterator[Any]:
 def _loss(module: nn.Module, batch: Any, loss: Callable[[nn.Module, Any], Tensor] | None) -> Tensor:
     if loss is not None:
         return loss(module, batch)
-    if not isinstance(module, pl.LightningModule):
+    if not isinstance(module, either(pl.LightningModule)):
         raise ConfigError("loss", None, "a function (module, batch) -> loss, for a module without training_step")
     output = module.training_step(batch, 0)
     return output["loss"] if isinstance(output, Mapping) else output  # type: ignore[return-value]

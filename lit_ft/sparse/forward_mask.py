@@ -14,7 +14,9 @@ from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import ClosedUnitInterval, NonNegativeFloat, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.observing import arguments, output_of
+from lit_ft.core.optimizers import refuse_empty
 from lit_ft.core.parameters import ParameterIndex
+from lit_ft.core.passes.evaluating import validating
 from lit_ft.core.passes.second_pass import copied, without_trace
 from lit_ft.core.selection.base import Selection
 from lit_ft.running.warm_start import WarmStart
@@ -185,6 +187,7 @@ class ForwardMask(FitCallback):
             self._orders.setdefault(entry.module, list(entry.module._parameters))
             parametrize.register_parametrization(entry.module, leaf, mask)
             self.masks[name], self._places[name] = mask, (entry.module, leaf, paths[id(entry.module)])
+        refuse_empty(pl_module, "ForwardMask.selection", type(self.selection).__name__)
         trainer.strategy.setup_optimizers(trainer)
 
     def on_train_batch_start(
@@ -220,7 +223,7 @@ class ForwardMask(FitCallback):
     def _distance_gradients(self, trainer: pl.Trainer, module: pl.LightningModule) -> list[Tensor]:
         assert self.output is not None
         logits: list[Tensor] = []
-        with without_trace(trainer, module):
+        with without_trace(trainer, module), validating(trainer):
             module.eval()  # the distance is not one between two draws of dropout
             try:
                 for opened in (True, False):

@@ -1,15 +1,18 @@
 """Training a selection of the weights, with the rest exactly as it was."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_ft.core.callback import FitCallback
+from lit_ft.core.callback import WHOLE, FitCallback
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.lightning import either
+from lit_ft.core.optimizers import refuse_empty
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.selection.base import Choices, Selection, count
 from lit_ft.sparse.buffers import HeldBuffers
@@ -75,6 +78,7 @@ class GradientMask(FitCallback):
         self._hold: Hold | None = None
         self._buffers: HeldBuffers | None = None
         self._report: dict[str, Any] = {}
+        self._release: Callable[[], None] = _nothing
         self.choices: Choices = {}
         self._draw = 0
 
@@ -93,6 +97,7 @@ class GradientMask(FitCallback):
             pl_module.configure_model()
         if next(pl_module.parameters(), None) is not None:
             self._choose(trainer.strategy, pl_module, self.choices or None)
+        self._release = refuse_empty(pl_module, "GradientMask.selection", type(self.selection).__name__)
 
     def _choose(self, strategy: Strategy, module: nn.Module, choices: Choices | None = None) -> None:
         self._index = ParameterIndex(module)
@@ -103,7 +108,7 @@ class GradientMask(FitCallback):
         if not trained:
             raise ConfigError("selection", type(self.selection).__name__, "a selection of some trainable parameter")
         partial = [name for name, choice in self.choices.items() if isinstance(choice, Tensor)]
-        whole = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy))
+        whole = isinstance(strategy, either(*WHOLE))
         if not whole and (partial or self.redraw_every_n_steps is not None):
             allowed = "one device or ddp, for tensors that are selected in part or redrawn"
             raise ConfigError("trainer.strategy", type(strategy).__name__, allowed)
@@ -151,6 +156,7 @@ class GradientMask(FitCallback):
             raise ConfigError("model", f"{type(pl_module).__name__}, which builds in setup()", allowed)
         self._flags = {}
         self._choose(trainer.strategy, pl_module)
+        self._release = refuse_empty(pl_module, "GradientMask.selection", type(self.selection).__name__)
         trainer.strategy.setup_optimizers(trainer)
 
     # training
@@ -227,8 +233,13 @@ class GradientMask(FitCallback):
     @override
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._stop()
+        self._release()
         self._index = None
 
     def report(self) -> dict[str, Any]:
         """Numbers of selected, of all and of optimised parameters, and of draws."""
         return {**self._report, "draws": self._draw + 1}
+
+
+def _nothing() -> None:
+    """Where there is nothing to release."""

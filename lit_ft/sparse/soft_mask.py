@@ -12,6 +12,7 @@ from typing_extensions import override
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import checked
 from lit_ft.core.errors import ConfigError, existing
+from lit_ft.core.lightning import either
 from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.weights import tensors_in
 from lit_ft.sparse.unit_importance import UnitImportance
@@ -65,7 +66,7 @@ class SoftMask(FitCallback):
     def _read(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Tensor]:
         if isinstance(self.importance, UnitImportance):
             if not self._measured:  # a resumed run goes on with what was measured at its start
-                if isinstance(self.importance.data, pl.LightningDataModule):
+                if isinstance(self.importance.data, either(pl.LightningDataModule)):
                     self.importance.data.trainer = trainer
                 self._measured = self.importance.measure(module)
             return self._measured

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -45,6 +46,25 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     with modes_kept(module):
         module.eval()
         yield
+
+
+@contextmanager
+def validating(trainer: Any) -> Iterator[None]:
+    """Say that the trainer validates, as modules ask for it (``trainer.validating``); on exit it says what it said.
+
+    Example:
+        >>> from lit_ft.testing import fit_foreign
+        >>> _, trainer = fit_foreign([], max_steps=1)
+        >>> with validating(trainer):
+        ...     trainer.validating, trainer.training
+        (True, False)
+    """
+    before = trainer.state.stage
+    trainer.validating = True
+    try:
+        yield
+    finally:
+        trainer.state.stage = before
 
 
 def tree(module: nn.Module) -> list[nn.Module]:

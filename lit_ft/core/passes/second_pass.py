@@ -218,7 +218,7 @@ class Window:
 
 
 def _gradient_sync(trainer: pl.Trainer, enabled: bool) -> AbstractContextManager[None]:
-    if enabled or not isinstance(trainer.strategy, either(ParallelStrategy)):
+    if enabled or not isinstance(trainer.strategy, either(ParallelStrategy)):  # type: ignore[type-abstract]
         return nullcontext()
     return trainer.strategy.block_backward_sync()  # type: ignore[attr-defined]
 
