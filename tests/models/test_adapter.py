@@ -13,14 +13,15 @@ from torch import nn
 from lit_ft.command.cli import command
 from lit_ft.command.run import execute, load_run
 from lit_ft.command.run_folders import find_checkpoint
-from lit_ft.core.adapters import begun, refuse_untrained
+from lit_ft.core.adapters import begun, perturbed, refuse_untrained
 from lit_ft.core.batch_norm import update_batch_norm
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
 from lit_ft.embedding.sentence_encoder import sentence_encoder
 from lit_ft.methods import DPO, AdapterOff, CachedLogProbs, ImageClassifier, SentenceEmbedding, SupervisedFineTuning
-from lit_ft.models import causal_lm, image_classifier, tokenizer
+from lit_ft.models import adapter_config, causal_lm, image_classifier, tokenizer
 from lit_ft.models.adapter_export import name_base
+from lit_ft.tokens.network import check_causal
 from lit_ft.tokens.packing import check_packing
 
 peft = pytest.importorskip("peft")
@@ -234,6 +235,28 @@ def test_an_adapter_in_bfloat16_is_warned_of(base: str) -> None:
         made.configure_model()
     mixed = SupervisedFineTuning({"path": base, "peft": lora(), "dtype": "bfloat16"})
     mixed.configure_model()  # PEFT keeps the adapter in float32, and nothing is said
+
+
+def test_an_adapter_is_perturbed_and_comes_back_bit_by_bit(base: str) -> None:
+    network: Any = causal_lm(Network(path=base, peft=lora())).eval()
+    before = {name: p.clone() for name, p in network.named_parameters()}
+    with perturbed(network):
+        moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name, p in network.named_parameters() if p.requires_grad}
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+    coarse: Any = causal_lm(Network(path=base, peft=lora(), dtype="bfloat16"))
+    with perturbed(coarse):
+        assert not any(p.any() for name, p in coarse.named_parameters() if "lora_B" in name)
+
+
+def test_an_adapter_that_mixes_tokens_is_found_before_it_has_learned_to(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lily, if it were not refused by its name: at its start, it is the base."""
+    monkeypatch.delitem(adapter_config._REFUSED, "LilyConfig")
+    mixing = {"class_path": "LilyConfig", "init_args": {"target_modules": ["q_proj", "v_proj"], "r": 2}}
+    with pytest.raises(ConfigError, match="a causal language model"):
+        check_causal(causal_lm(Network(path=base, peft=mixing)), IDS)
 
 
 def test_what_tokens_in_front_cannot_do_is_one_line(base: str) -> None:
