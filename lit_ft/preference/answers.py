@@ -142,7 +142,8 @@ def pair_hint(row: Row) -> str:
         >>> pair_hint({"ask": "Hi", "good": "Yo", "bad": "Go"})
         'rows with prompt, chosen and rejected; --data.prompt, --data.chosen and --data.rejected name other columns'
     """
-    return "rows with prompt, chosen and rejected; --data.prompt, --data.chosen and --data.rejected name other columns"
+    known = "rows with prompt, chosen and rejected; --data.prompt, --data.chosen and --data.rejected name other columns"
+    return known + ("; single answers with a label are for UnpairedPreferences" if "label" in row else "")
 
 
 def repeated(prompt: Sequence[Mapping[str, Any]], said: Sequence[Mapping[str, Any]], place: str) -> int:
@@ -214,6 +215,31 @@ def warn_of_empty_answers(sides: Sequence[Row], numbers: Sequence[int], split: s
         rank_zero_warn(
             f"{len(blank)} {split} rows have an empty answer, of which the end alone is learned: rows {some}"
         )
+
+
+def warn_of_repeated_prompts(sides: Sequence[Row], numbers: Sequence[int], split: str) -> None:
+    """Warn of texts with which both answers begin though they are the prompt already, with their number.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as found:
+        ...     warnings.simplefilter("always")
+        ...     rows = [{"prompt": "Hi", "answer": "Hi Yo"}, {"prompt": "Hi", "answer": "Hi Go"}]
+        ...     warn_of_repeated_prompts(rows, numbers=[7, 7], split="train")
+        >>> str(found[0].message)
+        '1 train rows have a prompt with which both answers begin, so that it stands there twice: rows 7'
+    """
+    twice = [_repeats(side) for side in sides]
+    found = [n for n, first, second in zip(numbers[::2], twice[::2], twice[1::2], strict=True) if first and second]
+    if found:
+        some = ", ".join(map(str, found[:5])) + (" ..." if len(found) > 5 else "")
+        about = f"{len(found)} {split} rows have a prompt with which both answers begin"
+        rank_zero_warn(f"{about}, so that it stands there twice: rows {some}")
+
+
+def _repeats(side: Row) -> bool:
+    prompt, answer = side["prompt"], side["answer"]
+    return isinstance(prompt, str) and isinstance(answer, str) and bool(prompt.strip()) and answer.startswith(prompt)
 
 
 def _is_empty(answer: str | list[Any]) -> bool:

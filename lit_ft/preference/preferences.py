@@ -22,6 +22,7 @@ from lit_ft.preference.answers import (
     pair_sides,
     told_apart,
     warn_of_empty_answers,
+    warn_of_repeated_prompts,
 )
 from lit_ft.preference.batches import PreferencesBatch
 from lit_ft.preference.ches_filter import ChesFilter
@@ -148,7 +149,9 @@ class Preferences(TokenData):
             numbered = list(zip(rows, self.numbers[split], strict=True))
             self.pair_weights[split] = [self._weight(row, n) for row, n in numbered]
             sides[split] = [side for row, n in numbered for side in pair_sides(row, n, split)]
-            warn_of_empty_answers(sides[split], [n for _, n in numbered for _ in range(2)], split)
+            twice = [n for _, n in numbered for _ in range(2)]
+            warn_of_empty_answers(sides[split], twice, split)
+            warn_of_repeated_prompts(sides[split], twice, split)
         return sides
 
     def _pair_rows(self) -> dict[str, list[Row]]:

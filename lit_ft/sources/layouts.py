@@ -107,6 +107,19 @@ def holds(value: Any) -> bool:
     return not absent(value)
 
 
+def columns_with(rows: Iterable[Row], wanted: Callable[[Any], bool]) -> frozenset[str]:
+    """The columns with a wanted value in any row.
+
+    Example:
+        >>> sorted(columns_with([{"a": 1, "b": ""}, {"a": 2, "c": "x"}], holds))
+        ['a', 'c']
+    """
+    found: set[str] = set()
+    for row in rows:
+        found.update(name for name, value in row.items() if name not in found and wanted(value))
+    return frozenset(found)
+
+
 def named_layout(name: str, layouts: Sequence[Layout]) -> Layout:
     """The layout that a person names by the columns that it shall read, in any order.
 
@@ -162,8 +175,8 @@ class Reading:
     ) -> None:
         self.path, self.layouts, self.hint = path, layouts, hint
         self.guarded = frozenset(guarded)
-        self.present = frozenset(name for row in rows for name, value in row.items() if not absent(value))
-        self.filled = frozenset(name for row in rows for name, value in row.items() if holds(value))
+        self.present = columns_with(rows, lambda value: not absent(value))
+        self.filled = columns_with(rows, holds)
         if chosen is not None:
             _check_named(chosen, rows, path)
         if chosen is not None and chosen.is_whole:

@@ -26,6 +26,7 @@ WORDS = {
 }
 """Other words for the roles of messages."""
 
+_COMMON = {"role", "content"}
 _CONTENTS = ("content", "value", "text", "parts")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
@@ -171,6 +172,8 @@ def text_of(content: Any, number: int) -> Any:
 
 
 def _message(message: Mapping[str, Any], number: int) -> Message:
+    if message.keys() == _COMMON and message["role"] in ("user", "assistant") and isinstance(message["content"], str):
+        return dict(message)
     role_key = "role" if "role" in message else "from"
     content_key = next((key for key in _CONTENTS if message.get(key) is not None), "content")
     role, content = message.get(role_key), text_of(message.get(content_key), number)

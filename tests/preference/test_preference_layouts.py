@@ -193,3 +193,12 @@ def test_nan_is_no_answer(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("prompt,chosen,rejected\nHi,Yo,Go\nHo,nan,Go\n")
     with pytest.raises(ConfigError, match=r"row 2 has prompt, chosen \(empty\), rejected"):
         ready(tmp_path / "rows.csv")
+
+
+def test_prompts_that_answers_repeat_are_counted(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Hi", "chosen": "Hi Yo", "rejected": "Hi Go"},
+        {"prompt": "Hi", "chosen": "Hi Yo", "rejected": "Go"},
+    ]
+    with pytest.warns(UserWarning, match="1 train rows have a prompt with which both answers begin.*: rows 1"):
+        ready(written(tmp_path, *rows))
