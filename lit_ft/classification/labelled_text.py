@@ -15,7 +15,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan
 from lit_ft.sources.class_names import labelled
 from lit_ft.sources.loader import ResumableLoader
-from lit_ft.sources.splits import Share
+from lit_ft.sources.splits import Share, first_with_rows
 from lit_ft.sources.table_data import TableData
 from lit_ft.tokens.tokenized import TokenRows, tokenized
 from lit_ft.tokens.tokenizer_of import tokenizer_of
@@ -122,8 +122,13 @@ class LabelledText(TableData):
         return self._bucketed("test", training=False) if self.rows["test"] else []
 
     def predict_dataloader(self) -> ResumableLoader:
-        """The test rows in the order of their split."""
-        return self._loader("test", self.batching.in_order(len(self.rows["test"])), training=False)
+        """The rows of the test (else validation, else training) in the order of their split."""
+        split = first_with_rows(self.rows)
+        return self._loader(split, self.batching.in_order(len(self.rows[split])), training=False)
+
+    def place_of(self, number: int) -> dict[str, Any]:
+        """Where a row of ``predict_dataloader`` is from: its number in its table, from 1."""
+        return {"row": self.numbers[first_with_rows(self.rows)][number]}
 
     def _bucketed(self, split: str, training: bool) -> ResumableLoader:
         plan = self.batching.by_length([len(ids) for ids, _ in self.rows[split]])

@@ -69,6 +69,11 @@ class Regression(Method):
         loss = (predictions - batch["targets"]).square().mean()
         return Output(loss, predictions=predictions, targets=batch["targets"])
 
+    def prediction_rows(self, batch: NumbersBatch, predictions: Tensor) -> list[dict[str, float]]:
+        """The number of each row, and the expected one."""
+        pairs = zip(predictions.tolist(), batch["targets"].tolist(), strict=True)
+        return [{"predicted": predicted, "expected": expected} for predicted, expected in pairs]
+
     def loss_weight(self, batch: NumbersBatch) -> float:
         """Number of rows."""
         return float(len(batch["targets"]))

@@ -18,6 +18,7 @@ OPTIONS = {
     "name": "Name of the run; the stem of the last -c by default.",
     "run_dir": "Run folder to write; runs/<name>/<time> by default.",
     "runs": "Folder of all runs.",
+    "to": "Folder that predict writes predictions to; the run folder by default.",
 }  # where a run is, was, and is to be
 RUN_KEYS = ("stage", *OPTIONS, "config", "import")
 SECTIONS = ("seed_everything", "model", "data", "trainer", *RUN_KEYS)
@@ -89,6 +90,7 @@ class Request:
         name: Name of the run.
         run_dir: Run folder to write.
         runs: Folder of all runs.
+        to: Folder that predict writes to.
     """
 
     command: str
@@ -103,6 +105,7 @@ class Request:
     name: str | None = None
     run_dir: str | None = None
     runs: str = "runs"
+    to: str | None = None
 
     @classmethod
     def of(cls, args: "Sequence[str] | Request", command: str = "") -> "Request":

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.command.build import Build, Resolved
 from lit_ft.command.names import public
+from lit_ft.command.predictions import begin_predictions
 from lit_ft.command.request import Request
 from lit_ft.command.run_folders import ClearDead, CutRows, find_checkpoint, placed
 from lit_ft.core.archive import read
@@ -19,9 +20,8 @@ from lit_ft.core.errors import ConfigError, existing
 from lit_ft.core.facts import FACTS
 from lit_ft.core.hyperparameters import differences, is_plain
 from lit_ft.core.yaml_text import write_yaml
-from lit_ft.running.files import write_text
-from lit_ft.running.json_rows import json_rows
 from lit_ft.running.not_finite import NotFinite
+from lit_ft.running.predictions import Predictions
 from lit_ft.running.report import read_report
 from lit_ft.running.run_checkpoint import RunCheckpoint
 from lit_ft.running.run_report import RunReport
@@ -129,6 +129,8 @@ def execute(stage: str, args: Sequence[str] | Request) -> Run:
     if stage not in STAGES:
         raise ConfigError("stage", stage, ", ".join(STAGES))
     request = Request.of(args, stage)
+    if request.to is not None and stage != "predict":
+        raise ConfigError("--to", request.to, f"where predict writes to; {stage} writes to --run_dir")
     with placed(request) as (folder, checkpoint, anew):
         return _executed(Build(request), folder, checkpoint, anew)
 
@@ -144,21 +146,26 @@ def _executed(built: Build, folder: Path, checkpoint: Path | None, anew: bool) -
         callbacks.insert(0, ClearDead(folder, text))
     elif stage == "fit" and checkpoint is not None and not checkpoint.name.startswith("step="):
         callbacks.insert(0, CutRows())
+    if stage == "predict":
+        folder = Path(built.request.to or folder)
+        if begin_predictions(folder, plain, checkpoint):
+            return Run(folder, built.make_trainer(callbacks, None), built.model, built.datamodule)
+        callbacks.append(Predictions(folder))
     trainer = built.make_trainer(callbacks, folder if stage == "fit" else None)
     kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint}
     if checkpoint is not None:
         kwargs["weights_only"] = True
     elif stage != "fit":
         rank_zero_warn(f"{stage} without --ckpt_path: the network is used as it was built")
+    if stage == "predict":
+        kwargs["return_predictions"] = False  # they are in the file
     try:
-        outputs = getattr(trainer, stage)(built.model, **kwargs)
+        getattr(trainer, stage)(built.model, **kwargs)
     except SystemExit as ended:
         raise as_signal(ended) from None
     if stage in ("validate", "test") and not trainer.callback_metrics:
         allowed = f"a data module with rows to {stage}; this one has none (see its {stage} path or fraction)"
         raise ConfigError("data", type(built.datamodule).__name__, allowed)
-    if stage == "predict" and trainer.is_global_zero:
-        write_text(folder / "predictions.jsonl", json_rows(outputs))
     return Run(folder, trainer, built.model, built.datamodule)
 
 

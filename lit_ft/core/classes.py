@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
+from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import data_of
@@ -47,6 +48,24 @@ class NamesClasses(pl.LightningModule):
             raise ConfigError("num_classes", outputs, f"{len(theirs)} or more, the classes {_some(theirs)} of the data")
         known = self.class_names if stage != "fit" or not theirs else None
         self.class_names = agreed(theirs, known, type(data).__name__)
+
+    def prediction_rows(self, batch: Any, predictions: Tensor) -> list[dict[str, Any]]:
+        """The class of each row by its name, the expected one, and the probability of each."""
+        scores, word = self.class_scores(predictions)
+        names = self.class_names or []
+        names = names + [str(number) for number in range(len(names), scores.shape[-1])]
+        rows = [
+            {"predicted": names[best], word: dict(zip(names, row, strict=True))}
+            for best, row in zip(predictions.argmax(-1).tolist(), scores.tolist(), strict=True)
+        ]
+        labels = batch.get("labels")
+        if labels is None:
+            return rows
+        return [{**row, "expected": names[label]} for row, label in zip(rows, labels.tolist(), strict=True)]
+
+    def class_scores(self, predictions: Tensor) -> tuple[Tensor, str]:
+        """What is written for each class of each row, and what it is called."""
+        return predictions.double().softmax(-1), "probabilities"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the names."""

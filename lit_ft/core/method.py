@@ -322,6 +322,10 @@ class Method(pl.LightningModule):
         """Predictions for one batch."""
         return self.compute(batch).predictions
 
+    def prediction_rows(self, batch: Any, predictions: Any) -> Any:
+        """What ``predictions.jsonl`` says of each row of a batch: a mapping or a value for each, with clear names."""
+        return predictions
+
     # optimizer
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:

@@ -61,11 +61,17 @@ class LabelTriplets(TextPairs):
         self.columns = ["anchor", "positive", "negative"]
         tables, numbers = self.source.read([self.text, self.target, *([self.near] if self.near else [])], plain=True)
         _, classes = labelled(tables, numbers, self.target, "target")
-        return {split: self._triplets(tables[split], classes[split], number) for number, split in enumerate(SPLITS)}
+        found = {}
+        for number, split in enumerate(SPLITS):
+            triplets = self._triplets(tables[split], classes[split], number)
+            found[split] = list(triplets.values())
+            self.numbers[split] = [numbers[split][row] for row in triplets]
+        return found
 
-    def _triplets(self, rows: Sequence[Row], classes: Sequence[int], split: int) -> list[Row]:
+    def _triplets(self, rows: Sequence[Row], classes: Sequence[int], split: int) -> dict[int, Row]:
         topics = [self._topic(row) for row in rows]
-        draw, found = np.random.default_rng((self.seed, split)), []
+        draw = np.random.default_rng((self.seed, split))
+        found: dict[int, Row] = {}
         by_class, by_topic = _members(classes), _members(topics)
         for i, row in enumerate(rows):
             positives = [j for j in by_class[classes[i]] if rows[j][self.text] != row[self.text]]
@@ -73,7 +79,7 @@ class LabelTriplets(TextPairs):
             others = others or [j for j in range(len(rows)) if classes[j] != classes[i]]
             if positives and others:
                 texts = [row, rows[int(draw.choice(positives))], rows[int(draw.choice(others))]]
-                found.append(dict(zip(self.columns, (str(other[self.text]) for other in texts), strict=True)))
+                found[i] = dict(zip(self.columns, (str(other[self.text]) for other in texts), strict=True))
         if len(found) < len(rows):
             rank_zero_warn(
                 f"{len(rows) - len(found)} of {len(rows)} {SPLITS[split]} texts have no positive or negative"

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.facts import data_of
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.core.passes.evaluating import evaluating
@@ -131,6 +132,11 @@ class SentenceEmbedding(LanguageMethod):
         """Vectors of shape (rows, columns, width)."""
         rows, columns = batch["keys"].shape
         return self._all(batch).unflatten(0, (columns, rows)).transpose(0, 1)
+
+    def prediction_rows(self, batch: Mapping[str, Tensor], predictions: Tensor) -> list[dict[str, Any]]:
+        """The vector of each column."""
+        columns = getattr(data_of(self), "columns", None) or [str(number) for number in range(predictions.shape[1])]
+        return [{"vectors": dict(zip(columns, row, strict=True))} for row in predictions.tolist()]
 
     @torch.no_grad()
     def encode(

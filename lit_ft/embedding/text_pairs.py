@@ -186,6 +186,10 @@ class TextPairs(TableData):
         rows = self.rows["train"]
         return self._loader(rows, self.batching.in_order(len(rows)), False)
 
+    def place_of(self, number: int) -> dict[str, Any]:
+        """Where a row of ``predict_dataloader`` is from: its number in its table, from 1."""
+        return {"row": self.numbers["train"][number]}
+
     def _loader(self, rows: list[dict[str, Any]], plan: Any, training: bool) -> ResumableLoader:
         return self.batching.loader(rows, plan, partial(collate_related, padding=self.padding), training)
 

@@ -210,6 +210,10 @@ class AnswerOptions(TokenData):
         texts = option_texts(row[str(self.options_column)], number, typed)
         return [self.prefix + text for text in texts], right_option(value, texts, number, typed, self.answer_is)
 
+    def source_row(self, split: str, number: int) -> int:
+        """The same: every question has its row."""
+        return number
+
     def _buckets(self, split: str) -> Plan:
         return self.batching.by_length(self.questions[split].lengths)
 

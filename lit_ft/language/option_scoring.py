@@ -79,3 +79,9 @@ class OptionScoring(LanguageMethod):
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Scores of shape (questions, options)."""
         return self(batch)
+
+    def prediction_rows(self, batch: Mapping[str, Tensor], predictions: Tensor) -> list[dict[str, Any]]:
+        """Numbers, from 0, of the predicted and of the expected option, and the score of each option of a question."""
+        counts = (batch["weights"].sum(-1) > 0).sum(-1).tolist()
+        rows = zip(predictions.argmax(1).tolist(), batch["labels"].tolist(), predictions.tolist(), counts, strict=True)
+        return [{"predicted": best, "expected": right, "scores": row[:n]} for best, right, row, n in rows]

@@ -124,3 +124,7 @@ class SupervisedFineTuning(LanguageMethod):
         """Summed log-probability of the targets of each row, each times its weight; shape (rows,)."""
         found = readout(self.network, batch).log_probs(batch["input_ids"], batch["weights"])
         return (found * batch["weights"]).sum(1)
+
+    def prediction_rows(self, batch: Mapping[str, Tensor], predictions: Any) -> Any:
+        """The log-probability of each row."""
+        return [{"log_probability": value} for value in predictions.tolist()]

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lit_ft.core.checks import NonNegativeFloat, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.facts import data_of
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
 from lit_ft.core.passes.second_pass import Randomness
 from lit_ft.language.answers import AnswerMetric
 from lit_ft.language.rules import ResponseRules
 from lit_ft.language.supervised_fine_tuning import SupervisedFineTuning
+from lit_ft.tokens.positions import positions
 
 
 class TextGeneration(SupervisedFineTuning):
     """Supervised fine-tuning whose ``predict`` generates answers to each row, and whose evaluation can measure them.
 
     The prompt of a row is its tokens before the first target. ``predictions.jsonl`` has one line per row: ``{row,
-    prompt, expected, answers}``, where ``row`` is the number within its split and ``answers`` are the samples. The
-    samples depend on ``--seed_everything`` and the order of the batches. With ``answers``, validation and test generate
-    too, and log ``val/<name>`` and ``test/<name>``; training is not changed by it.
+    prompt, expected, answers}``, where ``answers`` are the samples and ``expected`` is whole, also where ``max_length``
+    cuts what is learned. An answer ends at the tokenizer's end token and at those that the generation config of the
+    checkpoint names. The samples of a batch depend on ``--seed_everything`` and its rows. With ``answers``, validation
+    and test generate too, and log ``val/<name>`` and ``test/<name>``; training is not changed by it.
 
     Reads :class:`~lit_ft.tokens.batch.LanguageBatch`, padded.
 
@@ -84,9 +89,7 @@ class TextGeneration(SupervisedFineTuning):
     def _evaluate(self, batch: Mapping[str, Tensor], stage: str) -> Output:
         output = super()._evaluate(batch, stage)
         if self.answers:
-            before = Randomness()
-            written = self.predict_step(batch, 0)
-            before.restore()
+            written = self._written(batch, stage)
             said = [answer for row in written for answer in row["answers"]]
             expected = [row["expected"] for row in written for _ in row["answers"]]
             for metric in self.answer_metrics[stage].values():  # type: ignore[operator, union-attr]
@@ -109,8 +112,12 @@ class TextGeneration(SupervisedFineTuning):
         """
         if not all(prompts):
             raise ConfigError("prompts", "one without tokens", "at least one token in each, to write from")
-        longest, end = max(map(len, prompts)), self.tokenizer.eos_token_id
-        padding = next(token for token in (self.tokenizer.pad_token_id, end, 0) if token is not None)
+        longest, ends = max(map(len, prompts)), self.ends()
+        most = positions(self.network)
+        if most is not None and longest + self.max_new_tokens > most:
+            allowed = f"{most - longest} or less behind a prompt of {longest} tokens: there are {most} positions"
+            raise ConfigError("max_new_tokens", self.max_new_tokens, allowed)
+        padding = next(token for token in (self.tokenizer.pad_token_id, *ends, 0) if token is not None)
         ids = torch.tensor([[padding] * (longest - len(p)) + p for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.device)
         settings: dict[str, Any] = {"do_sample": self.temperature > 0}
@@ -120,13 +127,26 @@ class TextGeneration(SupervisedFineTuning):
             settings["logits_processor"] = [self.rules.bind(self.tokenizer, mask.repeat_interleave(self.samples, 0))]
         found = self.network.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=self.max_new_tokens, pad_token_id=padding,
-            eos_token_id=end, num_return_sequences=self.samples, **settings,
+            eos_token_id=ends or None, num_return_sequences=self.samples, **settings,
         )  # fmt: skip
-        answers = [row[: row.index(end)] if end in row else row for row in found[:, longest:].tolist()]
+        answers = [list(takewhile(lambda token: token not in ends, row)) for row in found[:, longest:].tolist()]
         return [answers[i : i + self.samples] for i in range(0, len(answers), self.samples)]
+
+    def ends(self) -> list[int]:
+        """The tokens that end an answer: that of the tokenizer, and those that the checkpoint names for generation."""
+        named = getattr(getattr(self.network, "generation_config", None), "eos_token_id", None)
+        named = named if isinstance(named, list) else [named]
+        return [token for token in dict.fromkeys([self.tokenizer.eos_token_id, *named]) if token is not None]
 
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> list[dict[str, Any]]:  # type: ignore[override]
         """Answers to each row, as described in the class."""
+        return self._written(batch, getattr(data_of(self), "predicted", "test"))
+
+    def prediction_rows(self, batch: Mapping[str, Tensor], predictions: Any) -> Any:
+        """As ``predict_step`` gives them."""
+        return predictions
+
+    def _written(self, batch: Mapping[str, Tensor], split: str) -> list[dict[str, Any]]:
         lengths, first = batch["attention_mask"].sum(1).tolist(), (batch["weights"] != 0).int().argmax(1).tolist()
         rows = batch["input_ids"].tolist()
         prompts = [ids[:start] for ids, start in zip(rows, first, strict=True)]
@@ -134,14 +154,23 @@ class TextGeneration(SupervisedFineTuning):
         for number, ids in zip(batch["rows"].tolist(), prompts, strict=True):
             if not ids:
                 raise ConfigError("data", f"row {number}, which has no prompt", "a token before the first learned one")
+        before = Randomness()
+        # samples of their own for each batch, whichever process it is in and wherever a run went on
+        words_of = (torch.initial_seed() % 2**64, *batch["rows"].tolist())
+        torch.manual_seed(int(np.random.SeedSequence(words_of).generate_state(1, np.uint64)[0]))
+        try:
+            samples = self.generate(prompts)
+        finally:
+            before.restore()
+        whole = getattr(data_of(self), "whole_answer", lambda split, row: None)
         return [
             {
                 "row": number,
                 "prompt": words.decode(ids[:start]),
-                "expected": words.decode(ids[start:length], skip_special_tokens=True),
+                "expected": words.decode(whole(split, number) or ids[start:length], skip_special_tokens=True),
                 "answers": [words.decode(answer, skip_special_tokens=True) for answer in answers],
             }
             for number, ids, start, length, answers in zip(
-                batch["rows"].tolist(), rows, first, lengths, self.generate(prompts), strict=True
+                batch["rows"].tolist(), rows, first, lengths, samples, strict=True
             )
         ]

@@ -111,6 +111,12 @@ class DPO(Policy):
         """Log-probabilities of chosen and rejected answers, shape (pairs, 2)."""
         return torch.stack(sequence_log_probs(self.network, batch).chunk(2), dim=1)
 
+    def prediction_rows(self, batch: Mapping[str, Tensor], predictions: Tensor) -> list[dict[str, Any]]:
+        """The log-probability of each side."""
+        return [
+            {"log_probability": {"chosen": chosen, "rejected": rejected}} for chosen, rejected in predictions.tolist()
+        ]
+
     @torch.no_grad()
     def ches(self, batch: Mapping[str, Tensor], length_normalize: bool = True) -> Tensor:
         """CHES scores of the pairs of a batch, shape (pairs,), for ``filter_column`` of ``Preferences``."""

@@ -212,6 +212,14 @@ class Preferences(TokenData):
         """Restore the kept pairs."""
         self._kept = state_dict.get("kept")
 
+    def rows_of(self, split: str) -> PairTable:
+        """The pairs."""
+        return self.pairs[split]
+
+    def source_row(self, split: str, number: int) -> int:
+        """The row of the split that a pair was made of, from 0."""
+        return self.pairs[split].members[number][2]
+
     def _buckets(self, split: str) -> Plan:
         return self.batching.by_length(self.pairs[split].lengths, texts=2)
 

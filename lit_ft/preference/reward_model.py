@@ -122,3 +122,7 @@ class RewardModel(LanguageMethod):
     def predict_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         """Rewards of chosen and rejected answers, shape (pairs, 2)."""
         return torch.stack(rewards(self.network, batch).chunk(2), dim=1)
+
+    def prediction_rows(self, batch: Mapping[str, Tensor], predictions: Tensor) -> list[dict[str, Any]]:
+        """The reward of each side."""
+        return [{"reward": {"chosen": chosen, "rejected": rejected}} for chosen, rejected in predictions.tolist()]

@@ -52,6 +52,11 @@ class UnpairedPolicy(Policy):
         """Log-probabilities of the answers, shape (answers,)."""
         return sequence_log_probs(self.network, halves(batch)[0])
 
+    def prediction_rows(self, batch: Mapping[str, Tensor], predictions: Tensor) -> list[dict[str, Any]]:
+        """The log-probability of each answer, and whether it is desirable."""
+        pairs = zip(predictions.tolist(), batch["desirable"].tolist(), strict=True)
+        return [{"log_probability": value, "desirable": desirable} for value, desirable in pairs]
+
 
 def halves(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The rows of a batch with their own answers, and the rows with borrowed answers.

@@ -2,34 +2,37 @@
 
 import json
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 
-def json_rows(batches: Iterable[Any]) -> str:
-    """One line for each row of every batch: tensors as lists, infinite numbers and NaN as ``null``.
+def json_line(row: Any) -> str:
+    """A row as one line of JSON: tensors as lists, infinite numbers and NaN as ``null``.
 
     Python would write ``Infinity`` and ``NaN``, which are not JSON: jq, pandas and browsers refuse the whole file.
 
     Args:
-        batches: Each a tensor, or rows of numbers, texts, lists and mappings.
+        row: A tensor, number, text, list or mapping, nested in any way.
 
     Example:
-        >>> print(json_rows([torch.tensor([[0.5, float("nan")]]), [{"text": "é", "scores": (1, 2)}]]), end="")
-        [0.5, null]
-        {"text": "é", "scores": [1, 2]}
+        >>> print(json_line({"text": "é", "scores": torch.tensor([0.5, float("nan")])}), end="")
+        {"text": "é", "scores": [0.5, null]}
     """
-    rows = (row for batch in batches for row in _plain(batch))
-    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    return json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON holds it.
+
+    Example:
+        >>> plain({1: (torch.tensor(2), float("inf"))})
+        {1: [2, None]}
+    """
     if isinstance(value, torch.Tensor):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -83,6 +83,11 @@ class PlannedSampler(DistributedSampler):
         for number in range(rank + self.first * world, len(plan), world):
             yield (self.seed, self.epoch, number), plan[number]
 
+    def numbers(self, position: int) -> list[int]:
+        """The numbers of the rows of a batch of this process, by its position in the epoch."""
+        world, rank = self.place()
+        return self._whole(self.batches(self.epoch), world)[rank + position * world]
+
     def _whole(self, plan: list[list[int]], world: int) -> list[list[int]]:
         """The plan with a number of batches that is a multiple of the number of processes."""
         missing = -len(plan) % world if plan else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -67,3 +68,13 @@ def _check_sum(val_fraction: float, test_fraction: float) -> None:
         raise ConfigError(
             "val_fraction", val_fraction, f"less than {1 - test_fraction:g}: test_fraction takes the rest"
         )
+
+
+def first_with_rows(rows: Mapping[str, Sized]) -> str:
+    """The split to predict: the test, else validation, else training.
+
+    Example:
+        >>> first_with_rows({"train": [1, 2], "val": [3], "test": []})
+        'val'
+    """
+    return next((split for split in reversed(SPLITS) if len(rows.get(split, ()))), "train")

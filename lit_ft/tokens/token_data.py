@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.checks import Range, checked
@@ -13,6 +14,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan
 from lit_ft.sources.class_names import class_name, class_names
 from lit_ft.sources.loader import ResumableLoader
+from lit_ft.sources.splits import first_with_rows
 from lit_ft.sources.table_data import TableData
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.batch import LanguageBatch
@@ -77,6 +79,7 @@ class TokenData(TableData):
         self.task_names: list[str] = []
         self.numbers: dict[str, Sequence[int]] = {}  # of rows in their table, from 1; empty for generated rows
         self.examples: dict[str, TokenTable] = {}
+        self._evaluated: dict[str, Sequence[Row]] = {}
 
     # what a subclass defines
 
@@ -108,7 +111,34 @@ class TokenData(TableData):
             raise ConfigError("path", self.source.path, "at least one row for training")
         self._checked = False
 
+    def whole_answer(self, split: str, row: int) -> list[int] | None:
+        """Tokens of a row from its first target on, as they are before ``max_length`` cuts them; None if it does not.
+
+        Args:
+            split: The split.
+            row: Number of the row within the split, from 0.
+        """
+        if not self._is_full(split, row):
+            return None
+        rows, limit = self._evaluated.get(split), self.max_length
+        if rows is None:
+            return None
+        try:
+            self.max_length = 2**30
+            (example,) = self.encode_rows([rows[row]], [self._numbers(split, rows)[row]], self.tokenizer)
+        finally:
+            self.max_length = limit
+        first = next((i for i, weight in enumerate(example.weights) if weight), len(example))
+        return example.input_ids[first:]
+
+    def _is_full(self, split: str, row: int) -> bool:
+        table = self.examples[split]
+        place = int(torch.searchsorted(table.rows, row))
+        return table.lengths[place] >= self.max_length
+
     def _encoded(self, tables: Mapping[str, Sequence[Row]]) -> dict[str, TokenTable]:
+        kept = {split: rows for split, rows in tables.items() if rows and split != "train"}
+        self._evaluated = kept or dict(tables)  # for their whole answers
         key = [type(self).__name__, tokenizer_fingerprint(self.tokenizer), str(self.max_length), *self.cache_key()]
         return {
             split: token_table(
@@ -168,8 +198,27 @@ class TokenData(TableData):
 
     def predict_dataloader(self) -> ResumableLoader:
         """The rows of the test (else validation, else training) in the order of their split."""
-        split = next(name for name in ("test", "val", "train") if name in self.examples)
-        return self._loader(split, self.batching.in_order(len(self.examples[split])), training=False)
+        split = self.predicted
+        return self._loader(split, self.batching.in_order(len(self.rows_of(split))), training=False)
+
+    @property
+    def predicted(self) -> str:
+        """The split whose rows are predicted."""
+        return first_with_rows(self.examples)
+
+    def place_of(self, number: int) -> dict[str, Any]:
+        """Where a row of ``predict_dataloader`` is from: its number in its table, from 1."""
+        row = self.source_row(self.predicted, number)
+        numbers = self.numbers.get(self.predicted)
+        return {"row": row + 1 if numbers is None else numbers[row]}
+
+    def rows_of(self, split: str) -> Any:
+        """What a loader of a split reads, by number: examples, pairs or questions."""
+        return self.examples[split]
+
+    def source_row(self, split: str, number: int) -> int:
+        """The row of the split, from 0, that something in :meth:`rows_of` was made of: some rows are left out."""
+        return int(self.examples[split].rows[number])
 
     def _evaluation(self, split: str) -> ResumableLoader | list[Any]:
         if split not in self.examples:

@@ -92,6 +92,10 @@ class ImageClassifier(NamesClasses, Method):
         targets = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
         return 0.5 * (logits - targets).square().sum(-1)
 
+    def class_scores(self, predictions: Tensor) -> tuple[Tensor, str]:
+        """Probabilities; outputs that were fitted to one-hot targets are none."""
+        return super().class_scores(predictions) if self.loss == "cross_entropy" else (predictions, "outputs")
+
     def loss_weight(self, batch: ImagesBatch) -> float:
         """Number of rows."""
         return float(len(batch["labels"]))

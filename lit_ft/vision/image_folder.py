@@ -53,6 +53,7 @@ class ImageFolder(ImageRows):
         super().__init__(batch_size=batch_size, **kwargs)
         checked(locals())
         self.path, self.image_size, self.channels = path, image_size, channels
+        self.files: list[Path] = []
 
     def read(self) -> tuple[Sequence[ImageRow], list[str]]:
         """List the files; the images are read when they are used."""
@@ -67,7 +68,13 @@ class ImageFolder(ImageRows):
         names, classes = labelled({"": rows}, {"": range(1, len(rows) + 1)}, "folder", "path")
         if len(names) < 2:
             raise ConfigError("path", self.path, "a folder with images in at least two folders, one for each class")
+        self.files = files
         return ImageFiles(list(zip(files, classes[""], strict=True)), self.image_size, self.channels), names
+
+    def place_of(self, number: int) -> dict[str, Any]:
+        """Where a row of ``predict_dataloader`` is from: its file in ``path``."""
+        row = super().place_of(number)["row"] - 1
+        return {"file": self.files[row].relative_to(existing("path", self.path)).as_posix()}
 
 
 def _visible(folder: Path) -> Iterator[Path]:

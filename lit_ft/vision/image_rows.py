@@ -14,7 +14,7 @@ from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import shuffled_batches
 from lit_ft.sources.loader import Batching, ResumableLoader
-from lit_ft.sources.splits import Share, Splits
+from lit_ft.sources.splits import Share, Splits, first_with_rows
 from lit_ft.vision.batch import ImagesBatch
 
 ImageRow = tuple[Tensor, int]
@@ -124,8 +124,13 @@ class ImageRows(pl.LightningDataModule, ABC):
         return self._in_order("test") if len(self.rows["test"]) else []
 
     def predict_dataloader(self) -> ResumableLoader:
-        """The test rows, in order."""
-        return self._in_order("test")
+        """The rows of the test (else validation, else training), in order."""
+        return self._in_order(first_with_rows(self.rows))
+
+    def place_of(self, number: int) -> dict[str, Any]:
+        """Where a row of ``predict_dataloader`` is from: its number among all rows, from 1."""
+        rows = self.rows[first_with_rows(self.rows)]
+        return {"row": 1 + (rows.numbers[number] if isinstance(rows, Chosen) else number)}
 
     def _in_order(self, split: str) -> ResumableLoader:
         rows, size = self.rows[split], self.batch_size or _EVALUATED_AT_ONCE
