@@ -4,6 +4,7 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lit_ft.core.errors import ConfigError
 
@@ -36,6 +37,7 @@ def export_command(argv: Sequence[str]) -> int:
         for left in aside.iterdir():  # of an export that was killed
             if left.name != START:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+        name_classes(network, getattr(module, "class_names", None) or ())
         network.save_pretrained(aside)
         name_base(network, getattr(module, "spec", None), aside, target)
         if getattr(module, "tokenizer", None) is not None:
@@ -49,3 +51,18 @@ def export_command(argv: Sequence[str]) -> int:
         )
     print(f"written: {target} ({', '.join(sorted(path.name for path in target.iterdir()))})")
     return 0
+
+
+def name_classes(network: Any, names: Sequence[str]) -> None:
+    """Write the names of the classes into the configuration of a network of ``transformers``.
+
+    Args:
+        network: With or without an adapter.
+        names: Names of the classes by number; none leaves the configuration as it is.
+    """
+    config = getattr(network, "config", None)
+    if not names or not hasattr(config, "id2label"):
+        return
+    more = range(len(names), max(len(names), config.num_labels))
+    config.id2label = dict(enumerate([*names, *(f"LABEL_{number}" for number in more)]))
+    config.label2id = {name: number for number, name in config.id2label.items()}

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-from torch import Tensor
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import data_of
@@ -49,6 +50,22 @@ class NamesClasses(pl.LightningModule):
         known = self.class_names if stage != "fit" or not theirs else None
         self.class_names = agreed(theirs, known, type(data).__name__)
 
+    def after_build(self, network: nn.Module) -> None:
+        """Hold the names against those of a head that came with the network."""
+        super().after_build(network)  # type: ignore[misc]
+        told = named_head(network)
+        if told is None or told == self.class_names:
+            return
+        if self.class_names is None:
+            self.class_names = told
+        elif self._trainer is not None and not self.trainer.ckpt_path:
+            if self.trainer.state.fn != "fit":
+                agreed(self.class_names, told, "the data")
+            rank_zero_warn(
+                f"the head of the network was trained for the classes {_some(told)}; it goes on with other ones of the"
+                f" same number: {_some(self.class_names)}"
+            )
+
     def prediction_rows(self, batch: Any, predictions: Tensor) -> list[dict[str, Any]]:
         """The class of each row by its name, the expected one, and the probability of each."""
         scores, word = self.class_scores(predictions)
@@ -77,6 +94,18 @@ class NamesClasses(pl.LightningModule):
         """Take the names, or refuse those of the data that were set up before."""
         self.class_names = agreed(self.class_names, checkpoint.get(CLASSES), "the data")
         super().on_load_checkpoint(checkpoint)
+
+
+def named_head(network: nn.Module) -> list[str] | None:
+    """What the classes of a network of ``transformers`` are called in its configuration; None where they have no names.
+
+    Example:
+        >>> named_head(nn.Linear(1, 2)) is None
+        True
+    """
+    names = getattr(getattr(network, "config", None), "id2label", None) or {}
+    found = [str(names[number]) for number in sorted(names)]
+    return None if found == [f"LABEL_{number}" for number in range(len(found))] else found
 
 
 def agreed(names: Sequence[str] | None, others: Sequence[str] | None, place: str) -> list[str] | None:

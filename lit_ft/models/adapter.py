@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from lit_ft.core.frozen_base import is_changed, mark_built
 from lit_ft.core.network import Network
 from lit_ft.models.adapter_config import adapter_config
 from lit_ft.models.adapter_names import laid_on, matches
+from lit_ft.models.source import is_adapter
 
 
 def with_adapter(network: nn.Module, spec: Network, task: str | None = None, absent: Iterable[str] = ()) -> nn.Module:
@@ -37,6 +39,8 @@ def with_adapter(network: nn.Module, spec: Network, task: str | None = None, abs
     base = dict(network.named_parameters())
     for name in absent:
         mark_built(base[name])
+    if spec.path is not None and is_adapter(Path(spec.path).expanduser()):
+        return _exported(network, spec)
     if spec.peft is None:
         return network
     import peft
@@ -63,6 +67,27 @@ def with_adapter(network: nn.Module, spec: Network, task: str | None = None, abs
     if getattr(adapted.base_model, "targeted_module_names", None):
         given = (spec.peft.get("init_args") or {}).get("target_modules") or config.target_modules
         found["target_modules"] = laid_on(adapted, config, given)
+    setattr(adapted, MATCHES, found)
+    return adapted
+
+
+def _exported(network: nn.Module, spec: Network) -> nn.Module:
+    """The network with the adapter of a folder, which is trained further."""
+    import peft
+
+    assert spec.path is not None
+    if spec.peft is not None:
+        raise ConfigError("network.peft", spec.peft, f"null: {spec.path} is an adapter already; it is trained further")
+    folder = Path(spec.path).expanduser()
+    config = peft.PeftConfig.from_pretrained(str(folder))
+    config.modules_to_save = None  # PEFT has names there that fit some networks, and none that has to
+    found = matches(network, config)
+    try:
+        adapted: Any = peft.PeftModel.from_pretrained(network, str(folder), is_trainable=True)  # type: ignore[arg-type]
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        allowed = f"an adapter that fits {type(network).__name__}; PEFT says {text}"
+        raise ConfigError("network.path", spec.path, allowed) from error
     setattr(adapted, MATCHES, found)
     return adapted
 

@@ -20,8 +20,9 @@ def name_base(network: nn.Module, spec: Network | None, written: Path, final: Pa
     """Name the base in the ``adapter_config.json`` of an exported adapter; without an adapter nothing happens.
 
     A base from a folder or the hub is named as such. Any other one (random weights of a ``config``, an expanded file of
-    the cache, one that the start of the adapter changed) is written into the folder ``base`` of the export; the
-    adapter is removed from ``network`` for that.
+    the cache, one that the start of the adapter changed, one with a head, whose size and names stand in its own
+    configuration alone) is written into the folder ``base`` of the export; the adapter is removed from ``network`` for
+    that.
 
     Args:
         network: The network that was exported.
@@ -35,7 +36,7 @@ def name_base(network: nn.Module, spec: Network | None, written: Path, final: Pa
         return
     settings = json.loads(file.read_text(encoding="utf-8"))
     _, model = models[0]
-    place = _findable(spec) if not changed_base(network) else None
+    place = _findable(spec) if not (changed_base(network) or _has_classes(model)) else None
     if place is None:
         place = str((final / FOLDER).resolve())
         # the base is saved as it is: nothing is to be computed from it, or laid out, a second time
@@ -55,6 +56,10 @@ def _findable(spec: Network | None) -> str | None:
     if folder.suffix == ".gguf":
         return None
     return str(folder.resolve()) if folder.exists() else spec.path
+
+
+def _has_classes(model: Any) -> bool:
+    return "Classification" in type(model.get_base_model()).__name__
 
 
 def _without_adapter(model: Any) -> nn.Module:

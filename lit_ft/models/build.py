@@ -15,7 +15,7 @@ from lit_ft.core.network import Network
 from lit_ft.models.adapter import with_adapter
 from lit_ft.models.attention_bias import add_attention_bias
 from lit_ft.models.byte_tokenizer import byte_tokenizer
-from lit_ft.models.source import explained, locate
+from lit_ft.models.source import base_of, explained, is_adapter, locate
 
 
 def tokenizer(spec: Network) -> Any:
@@ -143,6 +143,7 @@ def _network(
         with _attention_error(spec):
             return auto.from_config(config, **settings), []
     place = locate(spec.path)
+    place = base_of(place) if is_adapter(place) else place
     with explained(spec, place, "network"), _attention_error(spec), _quiet():
         config = AutoConfig.from_pretrained(place, trust_remote_code=spec.trust_remote_code, **head)
         network, info = auto.from_pretrained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ def locate(path: str) -> str:
             raise ConfigError("network.path", path, f"a file that exists; nothing is at {found.absolute()}")
         return str(expanded(found))
     if found.exists():
-        if found.is_dir() and not (found / "config.json").exists():
+        if found.is_dir() and not (found / "config.json").exists() and not is_adapter(found):
             raise ConfigError("network.path", path, "a model folder: config.json is missing in it")
         if found.is_file():
             raise ConfigError("network.path", path, "a folder, or a file .gguf")
@@ -36,6 +37,30 @@ def locate(path: str) -> str:
         if reason is not None:
             raise ConfigError("network.path", path, _choices(path, f"The hub cannot be asked: {reason}"))
     return path
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Whether a folder has an exported adapter, and not a whole network."""
+    place = Path(folder)
+    return (place / "adapter_config.json").exists() and not (place / "config.json").exists()
+
+
+def base_of(folder: str | Path) -> str:
+    """Where the base of an exported adapter is: beside it, or where its configuration says.
+
+    Args:
+        folder: The folder of the adapter.
+
+    Raises:
+        ConfigError: Nothing is there.
+    """
+    place = Path(folder)
+    named = json.loads((place / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if (place / "base" / "config.json").exists():
+        return str(place / "base")
+    if not named or (not Path(named).exists() and not may_be_id(named)):
+        raise ConfigError("network.path", str(folder), f"an adapter whose base is there; it names {named!r}")
+    return locate(named)
 
 
 def _was_fetched(path: str) -> bool:
