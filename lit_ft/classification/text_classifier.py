@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from lit_ft.classification.batches import LabelledTextBatch
 from lit_ft.core.checks import checked
-from lit_ft.core.classes import NamesClasses
+from lit_ft.core.classes import NamesClasses, class_rows
 from lit_ft.core.facts import NumClasses, data_fact
 from lit_ft.core.method import Output
 from lit_ft.core.network import Network
@@ -77,6 +77,10 @@ class TextClassifier(NamesClasses, LanguageMethod):
         """Mean cross-entropy over the rows."""
         logits = self(batch["input_ids"], batch["attention_mask"]).float()
         return Output(F.cross_entropy(logits, batch["labels"]), predictions=logits, targets=batch["labels"])
+
+    def prediction_rows(self, batch: LabelledTextBatch, predictions: Tensor) -> list[dict[str, Any]]:
+        """Classes and probabilities."""
+        return class_rows(self.class_names, predictions, batch.get("labels"))
 
     def loss_weight(self, batch: LabelledTextBatch) -> float:
         """Number of rows."""

@@ -21,7 +21,7 @@ from lit_ft.core.facts import FACTS
 from lit_ft.core.hyperparameters import differences, is_plain
 from lit_ft.core.yaml_text import write_yaml
 from lit_ft.running.not_finite import NotFinite
-from lit_ft.running.predictions import Predictions
+from lit_ft.running.predictions import WHOLE, Predictions
 from lit_ft.running.report import read_report
 from lit_ft.running.run_checkpoint import RunCheckpoint
 from lit_ft.running.run_report import RunReport
@@ -166,6 +166,8 @@ def _executed(built: Build, folder: Path, checkpoint: Path | None, anew: bool) -
     if stage in ("validate", "test") and not trainer.callback_metrics:
         allowed = f"a data module with rows to {stage}; this one has none (see its {stage} path or fraction)"
         raise ConfigError("data", type(built.datamodule).__name__, allowed)
+    if stage == "predict" and not (folder / WHOLE).exists():
+        raise ConfigError("data", type(built.datamodule).__name__, "a data module with rows to predict; this has none")
     return Run(folder, trainer, built.model, built.datamodule)
 
 

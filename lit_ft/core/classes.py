@@ -66,24 +66,6 @@ class NamesClasses(pl.LightningModule):
                 f" same number: {_some(self.class_names)}"
             )
 
-    def prediction_rows(self, batch: Any, predictions: Tensor) -> list[dict[str, Any]]:
-        """The class of each row by its name, the expected one, and the probability of each."""
-        scores, word = self.class_scores(predictions)
-        names = self.class_names or []
-        names = names + [str(number) for number in range(len(names), scores.shape[-1])]
-        rows = [
-            {"predicted": names[best], word: dict(zip(names, row, strict=True))}
-            for best, row in zip(predictions.argmax(-1).tolist(), scores.tolist(), strict=True)
-        ]
-        labels = batch.get("labels")
-        if labels is None:
-            return rows
-        return [{**row, "expected": names[label]} for row, label in zip(rows, labels.tolist(), strict=True)]
-
-    def class_scores(self, predictions: Tensor) -> tuple[Tensor, str]:
-        """What is written for each class of each row, and what it is called."""
-        return predictions.double().softmax(-1), "probabilities"
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the names."""
         super().on_save_checkpoint(checkpoint)
@@ -94,6 +76,31 @@ class NamesClasses(pl.LightningModule):
         """Take the names, or refuse those of the data that were set up before."""
         self.class_names = agreed(self.class_names, checkpoint.get(CLASSES), "the data")
         super().on_load_checkpoint(checkpoint)
+
+
+def class_rows(
+    names: Sequence[str] | None, scores: Tensor, labels: Tensor | None, word: str = "probabilities"
+) -> list[dict[str, Any]]:
+    """What ``predictions.jsonl`` says of rows with classes: the likeliest class, the expected one, and all scores.
+
+    Args:
+        names: Names of the classes by number; numbers stand for those that have none.
+        scores: Shape (rows, classes); logits where they are ``probabilities``.
+        labels: Numbers of the expected classes, shape (rows,); None is not known.
+        word: What the scores are called.
+
+    Example:
+        >>> class_rows(["no", "yes"], torch.tensor([[0.0, 0.0], [-99.0, 99.0]]), torch.tensor([0, 0]))
+        [{'predicted': 'no', 'expected': 'no', 'probabilities': {'no': 0.5, 'yes': 0.5}}, {'predicted': 'yes', ...}]
+    """
+    called = [*(names or ()), *map(str, range(len(names or ()), scores.shape[-1]))]
+    best = [called[number] for number in scores.argmax(-1).tolist()]
+    values = (scores.double().softmax(-1) if word == "probabilities" else scores).tolist()
+    expected = [{}] * len(best) if labels is None else [{"expected": called[number]} for number in labels.tolist()]
+    return [
+        {"predicted": name, **right, word: dict(zip(called, row, strict=True))}
+        for name, right, row in zip(best, expected, values, strict=True)
+    ]
 
 
 def named_head(network: nn.Module) -> list[str] | None:

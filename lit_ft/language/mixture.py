@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -202,6 +202,25 @@ class Mixture(TokenData):
         self._attach()
         found = [source._tables() for source in self.sources.values()]
         return {split: [row for tables in found for row in tables.get(split, [])] for split in SPLITS}
+
+    def place_of(self, number: int) -> dict[str, Any]:
+        """Where a row of ``predict_dataloader`` is from: its source, and its number in the table of that, from 1."""
+        for name, source in self.sources.items():
+            rows = len(source.examples.get(self.predicted, ()))
+            if number < rows:
+                row = source.source_row(self.predicted, number)
+                return {"source": name, "row": source._numbers(self.predicted, range(row + 1))[row]}  # type: ignore[arg-type]
+            number -= rows
+        raise IndexError(number)
+
+    def whole_answer(self, split: str, row: int) -> list[int] | None:
+        """As of the source that the row is from."""
+        for source in self.sources.values():
+            rows = len(source.examples.get(split, ()))
+            if row < rows:
+                return source.whole_answer(split, source.source_row(split, row))
+            row -= rows
+        return None
 
     def counts(self) -> dict[str, int]:
         """Rows of each source in an epoch."""

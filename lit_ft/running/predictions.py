@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import data_of
 from lit_ft.core.hyperparameters import differences
+from lit_ft.core.method import Method
 from lit_ft.running.files import write_text
 from lit_ft.running.json_rows import json_line, plain
 
@@ -117,6 +118,8 @@ class Predictions(Callback):
     ) -> None:
         """Write the rows of a batch."""
         keys = self._keys(trainer, batch, batch_idx, dataloader_idx)
+        if outputs is None and isinstance(pl_module, Method):
+            raise ConfigError("model", type(pl_module).__name__, "a method that predicts something for each row")
         if outputs is None or self._file is None or (keys and self._done.issuperset(keys)):
             return
         named = getattr(pl_module, "prediction_rows", lambda batch, outputs: outputs)(batch, outputs)

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_ft.core.checks import checked
-from lit_ft.core.classes import NamesClasses
+from lit_ft.core.classes import NamesClasses, class_rows
 from lit_ft.core.facts import NumClasses, data_fact
 from lit_ft.core.method import Method, Output
 from lit_ft.core.network import Network
@@ -92,9 +92,10 @@ class ImageClassifier(NamesClasses, Method):
         targets = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
         return 0.5 * (logits - targets).square().sum(-1)
 
-    def class_scores(self, predictions: Tensor) -> tuple[Tensor, str]:
-        """Probabilities; outputs that were fitted to one-hot targets are none."""
-        return super().class_scores(predictions) if self.loss == "cross_entropy" else (predictions, "outputs")
+    def prediction_rows(self, batch: ImagesBatch, predictions: Tensor) -> list[dict[str, Any]]:
+        """Classes and probabilities; what was fitted to one-hot targets is none, and is called outputs."""
+        word = "probabilities" if self.loss == "cross_entropy" else "outputs"
+        return class_rows(self.class_names, predictions, batch.get("labels"), word)
 
     def loss_weight(self, batch: ImagesBatch) -> float:
         """Number of rows."""

@@ -19,6 +19,7 @@ from lit_ft.data import (
     Instructions,
     LabelledText,
     LabelTriplets,
+    Mixture,
     Preferences,
     TextPairs,
     UnpairedPreferences,
@@ -26,6 +27,7 @@ from lit_ft.data import (
 from lit_ft.methods import (
     DPO,
     KTO,
+    ExpertEmbedding,
     ImageClassifier,
     OptionScoring,
     RewardModel,
@@ -139,7 +141,14 @@ def test_pictures_numbers_and_vectors() -> None:
     pairs = predicted(SentenceEmbedding(bert), TextPairs("rows.jsonl", val_fraction=0.5), "d")
     assert {len(vector) for vector in pairs[0]["vectors"].values()} == {16}
     assert set(pairs[0]["vectors"]) == {"anchor", "positive"}
+    write(ROWS, "anchor", "positive", "kind")
+    Path("rows.jsonl").rename("pairs.jsonl")
+    expert: Any = {"config": {**bert["config"], "intermediate_size": 32, "num_hidden_layers": 2}}
     write(ROWS, "text", "kind")
+    assert (
+        len(predicted(ExpertEmbedding(expert, experts=3), TextPairs("pairs.jsonl", label="kind"), "f")[0]["vectors"])
+        == 2
+    )
     triplets = predicted(SentenceEmbedding(bert), LabelTriplets("rows.jsonl", target="kind", batch_size=4), "e")
     assert len({row["row"] for row in triplets}) == len(triplets) == 18
 
@@ -170,6 +179,31 @@ def test_what_others_predict_is_a_row_for_each_row(kind: str, expected: dict[str
     rows = predicted(Other(kind), DataLoader(torch.arange(7.0), batch_size=3))
     assert [row.pop("row") for row in rows] == [1, 2, 3, 4, 5, 6, 7]
     assert rows[4] == expected
+
+
+def test_a_mixture_names_the_source_and_its_rows() -> None:
+    write([{"prompt": f"{i}?", "completion": "a" * 30} for i in range(6)])
+    Path("rows.jsonl").rename("long.jsonl")
+    write([{"prompt": f"{i}?", "completion": f"so {i}"} for i in range(6)])
+    parts = {name: Instructions(f"{name}.jsonl", val_fraction=0.5, max_length=12) for name in ("long", "rows")}
+    rows = predicted(TextGeneration(LLAMA, max_new_tokens=1), Mixture(parts, batch_size=2))
+    assert [row["source"] for row in rows] == ["long"] * 3 + ["rows"] * 3
+    for row in rows:
+        assert row["prompt"] == f"{row['row'] - 1}?"
+        assert row["expected"] == ("a" * 30 if row["source"] == "long" else f"so {row['row'] - 1}")
+
+
+def test_a_method_that_predicts_nothing_is_refused() -> None:
+    class Nothing(SupervisedFineTuning):
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return None
+
+    write(ROWS, "prompt", "completion")
+    with (
+        pytest.raises(ConfigError, match="model: given 'Nothing'; allowed: a method that predicts something"),
+        pytest.warns(UserWarning, match="predict returned None"),
+    ):
+        predicted(Nothing(LLAMA), Instructions("rows.jsonl"))
 
 
 def test_a_prediction_that_belongs_to_no_row_is_refused() -> None:
