@@ -37,12 +37,12 @@ def begin(folder: Path, made_of: Mapping[str, Any]) -> bool:
         ConfigError: The folder has predictions of something else.
 
     Example:
-        >>> begin(Path("run"), {"seed": 0}), begin(Path("run"), {"seed": 0})
+        >>> begin(Path("made"), {"seed": 0}), begin(Path("made"), {"seed": 0})
         (False, False)
-        >>> begin(Path("run"), {"seed": 1})
+        >>> begin(Path("made"), {"seed": 1})
         Traceback (most recent call last):
             ...
-        lit_ft.core.errors.ConfigError: --to: given 'run'; allowed: a folder without predictions ... (seed: 0 then, ...
+        lit_ft.core.errors.ConfigError: --to: given 'made'; allowed: a folder without predictions ... (seed: 0 then, ...
     """
     note, wanted = folder / NOTE, json.loads(json.dumps(plain(made_of)))
     begun = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
