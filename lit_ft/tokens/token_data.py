@@ -217,7 +217,7 @@ class TokenData(TableData):
         return self.examples[split]
 
     def source_row(self, split: str, number: int) -> int:
-        """The row of the split, from 0, that something in :meth:`rows_of` was made of: some rows are left out."""
+        """The row of the split, from 0, that something in ``rows_of(split)`` was made of: some rows are left out."""
         return int(self.examples[split].rows[number])
 
     def _evaluation(self, split: str) -> ResumableLoader | list[Any]:
