@@ -79,7 +79,8 @@ def opened(file: Path) -> Image.Image:
     try:
         with Image.open(file) as found:
             upright = ImageOps.exif_transpose(found)
-            return _in_bytes(file, upright).convert("RGBA")
+            sixteen = found.format in ("PNG", "PPM")  # their numbers have 16 bits at most
+            return _in_bytes(file, upright, sixteen).convert("RGBA")
     except ConfigError:
         raise
     # what Pillow raises depends on the format and on where a file ends
@@ -87,11 +88,11 @@ def opened(file: Path) -> Image.Image:
         raise ConfigError("path", str(file), f"a whole image that Pillow can read: {error}") from error
 
 
-def _in_bytes(file: Path, picture: Image.Image) -> Image.Image:
+def _in_bytes(file: Path, picture: Image.Image, sixteen: bool) -> Image.Image:
     """A picture of one channel of more than 8 bits as one of 8; others as they are."""
     from PIL import Image
 
-    wide = picture.mode.startswith("I;16") or (picture.mode == "I" and file.suffix.lower() == ".png")
+    wide = picture.mode.startswith("I;16") or (picture.mode == "I" and sixteen)
     if not wide and picture.mode not in ("I", "F"):
         return picture
     numbers = np.asarray(picture).astype(np.float64)

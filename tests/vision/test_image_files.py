@@ -23,6 +23,7 @@ def read(path: Path, channels: int = 3, size: int = 8) -> torch.Tensor:
     ("name", "picture"),
     [
         ("16.png", Image.fromarray((RAMP * 65535).round().astype(np.uint16))),
+        ("16.pgm", Image.fromarray((RAMP * 65535).round().astype(np.uint16))),
         ("16.tif", Image.fromarray((RAMP * 65535).round().astype(np.uint16))),
         ("float.tif", Image.fromarray(RAMP.astype(np.float32))),
         ("8.png", Image.fromarray((RAMP * 255).round().astype(np.uint8))),
