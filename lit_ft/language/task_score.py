@@ -13,6 +13,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.measurement import MeasuredRun, Measurement
 from lit_ft.core.observing import set_up
 from lit_ft.language.options import Normalization, option_rows, option_scores
+from lit_ft.tokens.positions import check_positions, longest_texts
 
 
 class TaskScore(Measurement):
@@ -79,6 +80,9 @@ class TaskScore(Measurement):
 
     def measure(self, run: MeasuredRun) -> dict[str, float]:
         """The accuracy on each task."""
+        for name, data in self.tasks.items():
+            longest = max(longest_texts(data).values())
+            check_positions(f"tasks.{name}.max_length", longest, getattr(run.module, "network", None))
         return {name: self._share_right(run, data) for name, data in self.tasks.items()}
 
     def _share_right(self, run: MeasuredRun, data: pl.LightningDataModule) -> float:

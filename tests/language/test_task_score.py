@@ -33,8 +33,8 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "rows.jsonl")
 
 
-def questions(path: str) -> AnswerOptions:
-    return AnswerOptions(path, options=ANSWERS, answer_context="Answer:", val_fraction=0.5)
+def questions(path: str, **arguments: Any) -> AnswerOptions:
+    return AnswerOptions(path, options=ANSWERS, answer_context="Answer:", val_fraction=0.5, **arguments)
 
 
 def learner() -> SupervisedFineTuning:
@@ -133,3 +133,9 @@ def test_what_cannot_be_asked_is_refused(path: str) -> None:
         fit_foreign([TaskScore({"a": questions(path)})], module=TextGeneration({"config": LLAMA}), data=lessons(path))
     with pytest.raises(ConfigError, match="a data module of options"):
         fit_foreign([TaskScore({"parity": lessons(path)})], module=learner(), data=lessons(path))
+
+
+def test_questions_beyond_the_positions_are_refused(path: str, tmp_path: Path) -> None:
+    callback = TaskScore({"parity": questions(path, max_length=65)})
+    with pytest.raises(ConfigError, match=r"tasks.parity.max_length: given 65; allowed: 64 tokens or less"):
+        fit_foreign([callback], tmp_path / "with", learner(), lessons(path))
