@@ -83,11 +83,14 @@ def _exported(network: nn.Module, spec: Network) -> nn.Module:
     config.modules_to_save = None  # PEFT has names there that fit some networks, and none that has to
     found = matches(network, config)
     try:
-        adapted: Any = peft.PeftModel.from_pretrained(network, str(folder), is_trainable=True)  # type: ignore[arg-type]
+        inside = not config.is_prompt_learning
+        adapted: Any = peft.PeftModel.from_pretrained(network, str(folder), is_trainable=inside)  # type: ignore[arg-type]
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         allowed = f"an adapter that fits {type(network).__name__}; PEFT says {text}"
         raise ConfigError("network.path", spec.path, allowed) from error
+    for name, parameter in adapted.named_parameters() if not inside else ():  # PEFT loads prompts frozen alone
+        parameter.requires_grad_(name.startswith("prompt_encoder.") or ".modules_to_save." in name)
     setattr(adapted, MATCHES, found)
     return adapted
 

@@ -64,7 +64,11 @@ def _has_classes(model: Any) -> bool:
 
 def _without_adapter(model: Any) -> nn.Module:
     if model.active_peft_config.is_prompt_learning:
-        return model.get_base_model()
+        base = model.get_base_model()
+        for path, part in list(base.named_modules()):
+            if hasattr(part, "original_module"):  # a head that was trained beside the prompt
+                base.set_submodule(path, part.modules_to_save[model.active_adapter])
+        return base
     if hasattr(type(model.base_model), "unload"):
         return model.base_model.unload()
     model.base_model.disable_adapter_layers()  # puts the layers of the base back

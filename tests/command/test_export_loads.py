@@ -171,3 +171,20 @@ def test_a_head_with_names_is_tested_on_its_own_classes_alone(recwarn: pytest.Wa
         command(["test", "-c", "config.yaml", "--debug"])
     with pytest.warns(UserWarning, match="trained for the classes eggs, ham, spam; it goes on with other ones"):
         command(["fit", "-c", "config.yaml", "--run_dir=again", "--debug"])
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_a_prompt_that_was_learned_and_its_head(kind: str) -> None:
+    from peft import AutoPeftModelForSequenceClassification
+
+    peft = {"class_path": kind, "init_args": {"num_virtual_tokens": 3}}
+    trained = exported("TextClassifier", {**base("bert"), "peft": peft}, texts())
+    expected = trained(IDS, MASK).detach()
+    network = AutoPeftModelForSequenceClassification.from_pretrained("out").eval()
+    assert network.config.id2label[2] == "spam"
+    same(network(input_ids=IDS, attention_mask=MASK).logits, expected)
+    again = TextClassifier({"path": "out"}, num_classes=3)
+    again.configure_model()
+    same(again.eval()(IDS, MASK), expected)
+    parts = {name.split(".")[0] for name, p in again.network.named_parameters() if p.requires_grad}
+    assert parts == {"prompt_encoder", "base_model"}
