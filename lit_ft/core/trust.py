@@ -29,12 +29,12 @@ PACKAGES = (
 )  # fmt: skip
 """This package and those that it depends on."""
 
-_trusted: ContextVar[list[Any] | None] = ContextVar("trusted", default=None)  # networks; None: nothing is stored
+_trusted: ContextVar[Collection[Any] | None] = ContextVar("trusted", default=None)
 
 
 @contextmanager
 def reading(
-    stored: bool, named: Iterable[str] = (), imported: bool = False, networks: Iterable[Any] = ()
+    stored: bool, named: Iterable[str] = (), imported: bool = False, networks: Collection[Any] | None = None
 ) -> Iterator[None]:
     """While values of a configuration are parsed, and objects made of them.
 
@@ -42,7 +42,8 @@ def reading(
         stored: Whether it is that of a run folder or checkpoint.
         named: Modules and classes that the user has named, which a stored configuration may name, too.
         imported: Whether it may also name whatever has been imported, as where Python asks.
-        networks: Descriptions that the caller gave, whose code may be trusted.
+        networks: Descriptions of networks that the caller gave; any other that trusts remote code is refused. None:
+            this is checked elsewhere.
 
     Raises:
         ConfigError: A stored configuration names something else; it was not imported.
@@ -68,7 +69,7 @@ def reading(
         parts["import_object"] = partial(_object, set(allowed) - set(PACKAGES))
     original = {name: getattr(typehints, name) for name in parts}
     vars(typehints).update(parts)
-    token = _trusted.set(list(networks) if stored else None)
+    token = _trusted.set(networks)
     try:
         yield
     except Exception as error:
