@@ -18,6 +18,7 @@ from lit_ft.core.frozen_base import fingerprint
 from lit_ft.core.passes.evaluating import evaluating
 from lit_ft.models.adapter import changed_base
 from lit_ft.running.cache import cache_folder
+from lit_ft.running.files import commit, digest_file, is_whole
 from lit_ft.tokens.network import readout
 
 
@@ -198,8 +199,9 @@ class CachedLogProbs(Reference):
     """Log-probabilities computed once over training and validation data before the first step, kept on disk.
 
     Values are stored by the tokens, weights and precision that they were computed from, so that another template,
-    tokenizer or truncation computes new ones. The file holds the fingerprint of the network; a run from other weights
-    is refused. Adapters are off in this pass. Rows of a test have no values and are refused.
+    tokenizer or truncation computes new ones; several runs may add to one file at once. The file holds the fingerprint
+    of the network; a run from other weights is refused. Adapters are off in this pass. Rows of a test have no values
+    and are refused.
 
     Args:
         path: File of the values; None chooses one in the cache by fingerprint, which always matches.
@@ -241,7 +243,7 @@ class CachedLogProbs(Reference):
             _warn_of_adapter(network, "CachedLogProbs")
         file = Path(self.path) if self.path else cache_folder() / "reference" / f"{self.fingerprint}.pt"
         if file.exists():
-            self._values = _read(file, self.fingerprint)
+            self._values = self._known(file, fresh)
         before, self._precision = len(self._values), trainer.precision
         same = trainer.precision_plugin.forward_context()  # else the first loss is not that of equal policies
         with torch.no_grad(), evaluating(network), _adapter_off(network), same:
@@ -262,12 +264,14 @@ class CachedLogProbs(Reference):
             for part in parts:
                 self._values |= part
         if len(self._values) > before and trainer.is_global_zero:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            kept = torch.tensor(list(self._values.values()), dtype=torch.float32)
-            keys_kept = torch.tensor(list(self._values), dtype=torch.int64)
-            aside = file.with_suffix(".tmp")
-            torch.save({"fingerprint": self.fingerprint, "keys": keys_kept, "values": kept}, aside)
-            aside.replace(file)
+            _add(file, self.fingerprint, self._values)
+
+    def _known(self, file: Path, fresh: bool) -> dict[int, float]:
+        """The values in a file; one in the cache that is damaged is written anew where the run begins."""
+        if self.path is None and fresh and not _is_as_written(file):
+            rank_zero_warn(f"{file} is damaged (its digest does not match); its values are computed anew")
+            return {}
+        return _read(file, self.fingerprint)
 
     def log_probs(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         """Look up the values of rows; rows without a value (those of a test) are refused."""
@@ -280,9 +284,31 @@ class CachedLogProbs(Reference):
         return torch.tensor(found, dtype=torch.float32, device=batch["input_ids"].device)
 
 
+def _add(file: Path, fingerprint: str | None, values: Mapping[int, float]) -> None:
+    """Write values into a file, beside those that another run may have written meanwhile."""
+    from filelock import FileLock
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        known = _read(file, fingerprint) if file.exists() and _is_as_written(file) else {}
+        known |= values
+        keys = torch.tensor(list(known), dtype=torch.int64)
+        content = {"fingerprint": fingerprint, "keys": keys, "values": torch.tensor([*known.values()]).float()}
+        aside = file.with_name(f".{file.name}.tmp")
+        torch.save(content, aside)
+        commit(aside, file)
+
+
+def _is_as_written(file: Path) -> bool:
+    """Whether a file is not damaged; one without a digest, of an older version, counts as whole."""
+    return is_whole(file) or not digest_file(file).exists()
+
+
 def _read(file: Path, wanted: str | None) -> dict[int, float]:
-    """The values in a file; a file of weights with another fingerprint is refused."""
+    """The values in a file; a damaged one, or one of weights with another fingerprint, is refused."""
     allowed = "log-probabilities of the weights that this run starts from"
+    if not _is_as_written(file):
+        raise ConfigError("reference.path", str(file), f"{allowed}; this file is damaged (its digest does not match)")
     try:
         saved = torch.load(file, weights_only=True)
         known, values = saved["fingerprint"], dict(zip(saved["keys"].tolist(), saved["values"].tolist(), strict=True))

@@ -3,6 +3,8 @@
 import json
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -466,3 +468,56 @@ def test_each_rank_knows_the_cached_values_of_all(tmp_path: Path) -> None:
     file = tmp_path / "cached.pt"
     assert run_ranks(_cached_on_a_rank, 2, str(file)) == [[0.0, -3.0]] * 2
     assert sorted(torch.load(file, weights_only=True)["values"].tolist()) == [-3.0, 0.0]
+
+
+def _stubbed(
+    path: str | None, monkeypatch: pytest.MonkeyPatch, rows: list[int], meanwhile: Any = None
+) -> CachedLogProbs:
+    """A reference that has computed the values of some rows; something else may happen in the midst of it."""
+    module: Any = sys.modules[CachedLogProbs.__module__]
+
+    def values(network: Any, batch: Any) -> torch.Tensor:
+        if meanwhile is not None:
+            meanwhile()
+        return -batch["input_ids"].sum(1).float()
+
+    monkeypatch.setattr(module, "_batches", lambda data: [_row(number) for number in rows])
+    monkeypatch.setattr(module, "sequence_log_probs", values)
+    torch.manual_seed(0)
+    network, reference = torch.nn.Linear(1, 1), CachedLogProbs(path)
+    reference.attach(network)
+    trainer: Any = SimpleNamespace(
+        datamodule=None, world_size=1, is_global_zero=True, precision="32-true", precision_plugin=Precision()
+    )
+    reference.start(network, trainer, fresh=True)
+    return reference
+
+
+def test_two_runs_at_once_keep_the_values_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "shared.pt"
+    other = partial(_stubbed, str(file), monkeypatch, [3, 4])
+    _stubbed(str(file), monkeypatch, [1, 2], meanwhile=lambda: file.exists() or other())
+    assert sorted(torch.load(file, weights_only=True)["values"].tolist()) == [-12.0, -9.0, -6.0, -3.0]
+
+
+def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+    module: Any = sys.modules[CachedLogProbs.__module__]
+    file = tmp_path / "shared.pt"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: module._add(file, "of one base", {number: 0.5}), range(32)))
+    assert set(module._read(file, "of one base")) == set(range(32))
+
+
+def test_damaged_values_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path))
+    _stubbed(None, monkeypatch, [1, 2])
+    (file,) = (tmp_path / "reference").glob("*.pt")
+    content = bytearray(file.read_bytes())
+    place = content.index(torch.tensor([-3.0, -6.0]).numpy().tobytes())
+    content[place + 3] ^= 1
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert sorted(_stubbed(None, monkeypatch, [1, 2])._values.values()) == [-6.0, -3.0]
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="damaged"):
+        _stubbed(str(file), monkeypatch, [1, 2])
