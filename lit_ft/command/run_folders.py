@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.command.request import Request
 from lit_ft.core.errors import ConfigError, existing
-from lit_ft.running.files import digest_file, write_text
+from lit_ft.running.files import digest_file, undamaged, write_text
 from lit_ft.running.metrics_file import MetricsFile
 from lit_ft.running.run_checkpoint import newest_whole
 from lit_ft.running.run_folder import (
@@ -129,6 +129,7 @@ def chosen(request: Request, here: Path | None = None) -> Place:
     checkpoint = existing("--ckpt_path", which)
     if checkpoint.is_dir():
         raise ConfigError("--ckpt_path", str(checkpoint), "last, best or a file; of another run with --run")
+    undamaged("--ckpt_path", checkpoint)
     own = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
     if stage != "fit":
         return Place(folder or own, checkpoint)
@@ -253,7 +254,7 @@ def find_run(runs: Path, name: str, finished: bool) -> Path:
 def find_checkpoint(which: str, run: Path) -> Path:
     """The file that ``last``, ``best`` or a path means."""
     if which == "best":
-        return existing("--ckpt_path best", run / "checkpoints" / "best.ckpt")
+        return undamaged("--ckpt_path best", existing("--ckpt_path best", run / "checkpoints" / "best.ckpt"))
     if which != "last":
         return existing("--ckpt_path", which)
     newest, damaged = newest_whole(run / "checkpoints")

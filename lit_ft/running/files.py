@@ -4,6 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from lit_ft.core.errors import ConfigError
+
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, or over all files of a folder with their names.
@@ -79,6 +81,23 @@ def commit(aside: Path, path: Path) -> None:
     _sync(path.parent)
     if before:
         write_text(note, digest)
+
+
+def undamaged(argument: str, path: Path) -> Path:
+    """The path, or an error when its bytes are not those of the digest beside it; a file without one is taken as it is.
+
+    Example:
+        >>> _ = Path("aside").write_text("weights")
+        >>> commit(Path("aside"), Path("best.ckpt"))
+        >>> _ = Path("best.ckpt").write_text("weighty")
+        >>> undamaged("--ckpt_path", Path("best.ckpt"))
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: --ckpt_path: given 'best.ckpt'; allowed: a whole file; ...
+    """
+    if digest_file(path).exists() and not is_whole(path):
+        raise ConfigError(argument, str(path), "a whole file; this one is damaged (its digest does not match)")
+    return path
 
 
 def is_whole(path: Path) -> bool:

@@ -11,6 +11,7 @@ from lit_ft.core.errors import ConfigError, existing, nearest
 from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.method import Method
 from lit_ft.core.weights import tensors_in
+from lit_ft.running.files import undamaged
 
 
 class WarmStart(FitCallback):
@@ -36,7 +37,7 @@ class WarmStart(FitCallback):
 
     def __init__(self, checkpoint: str | Path) -> None:
         super().__init__()
-        self.checkpoint = str(existing("checkpoint", checkpoint))
+        self.checkpoint = str(undamaged("checkpoint", existing("checkpoint", checkpoint)))
         self._counts: dict[str, int] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

