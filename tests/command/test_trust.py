@@ -18,6 +18,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
 from lit_ft.core.trust import PACKAGES
 from lit_ft.methods import ImageClassifier
+from lit_ft.running.files import commit
 
 MLP = {"config": {"model_type": "mlp", "width": 4, "depth": 1}}
 SIDE_EFFECT = "import pathlib\npathlib.Path('pwned').touch()\n"
@@ -218,7 +219,8 @@ def test_what_a_stored_configuration_is() -> None:
 def test_every_way_to_a_run_folder(spec: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     Path("sent/config.yaml").write_text(json.dumps(PLACES["optimizer"](spec)))
     Path("sent/checkpoints").mkdir()
-    torch.save({"state_dict": {}}, "sent/checkpoints/step=00000001.ckpt")
+    torch.save({"state_dict": {}}, "aside")
+    commit(Path("aside"), Path("sent/checkpoints/step=00000001.ckpt"))
     Path("sent/graft.safetensors").touch()
     Path("other").touch()
     for arguments in (
