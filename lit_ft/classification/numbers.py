@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_ft.classification.batches import NumbersBatch
-from lit_ft.core.checks import NonNegativeFloat, PositiveInt, Range, checked
+from lit_ft.core.checks import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, checked
 from lit_ft.sources.batching import shuffled_batches
 from lit_ft.sources.loader import ResumableLoader, make_loader
 from lit_ft.sources.splits import Share
@@ -54,7 +54,7 @@ class GaussianClusters(ImageRows):
         batch_size: PositiveInt | None = 32,
         val_fraction: Share = 0.2,
         test_fraction: Share = 0.2,
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
         checked(locals())
@@ -100,7 +100,7 @@ class NoisyLinear(pl.LightningDataModule):
         features: PositiveInt = 8,
         noise: NonNegativeFloat = 0.1,
         batch_size: PositiveInt | None = 32,
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         checked(locals())

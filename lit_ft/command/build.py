@@ -1,7 +1,7 @@
 """The parser of a command, and the objects of its configuration."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ import yaml
 from jsonargparse import set_dumper, set_loader, set_parsing_settings
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import lit_ft.core.schedules  # noqa: F401  importing a class is what makes its short name known in YAML
 from lit_ft.command.names import import_named, named_by_user, public
 from lit_ft.command.overrides import override_callbacks
 from lit_ft.command.remote_code import refuse_unsaid
 from lit_ft.command.request import OPTIONS, RUN_KEYS, Request
+from lit_ft.core.checks import Range
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.trust import reading
 from lit_ft.core.yaml_text import read_yaml, write_yaml
@@ -112,6 +114,7 @@ class Build(LightningCLI):
         given = config.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         config["callbacks"] = [*callbacks, *given]
+        check_once(config["callbacks"])
         if config.get("max_steps", -1) == -1 and config.get("max_epochs") is None and config.get("max_time") is None:
             config["max_epochs"] = 1
         if folder is not None:
@@ -143,12 +146,37 @@ class Build(LightningCLI):
         return public({key: value for key, value in read_yaml(text).items() if key not in RUN_KEYS})
 
 
+LEAST = {
+    "accumulate_grad_batches": Range(above=0),
+    "val_check_interval": Range(above=0),
+    "check_val_every_n_epoch": Range(above=0),
+    "gradient_clip_val": Range(low=0),
+    "log_every_n_steps": Range(low=0),
+    "num_sanity_val_steps": Range(low=-1),
+    "num_nodes": Range(low=1),
+    "limit_train_batches": Range(low=0),
+    "limit_val_batches": Range(low=0),
+    "limit_test_batches": Range(low=0),
+    "limit_predict_batches": Range(low=0),
+    "overfit_batches": Range(low=0),
+}
+
+
 def check_counts(trainer: Mapping[str, Any]) -> None:
-    """Refuse what the trainer would divide by after the first step."""
-    for key in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
+    """Refuse numbers that the trainer would divide by after the first step, or that it reads as something else."""
+    for key, allowed in LEAST.items():
         value = trainer.get(key)
-        if isinstance(value, (int, float)) and value <= 0:
-            raise ConfigError(f"trainer.{key}", value, "above 0")
+        if isinstance(value, (int, float)) and value not in allowed:
+            raise ConfigError(f"trainer.{key}", value, str(allowed))
+
+
+def check_once(callbacks: Sequence[Callback]) -> None:
+    """Refuse two callbacks whose states a checkpoint could not tell apart."""
+    keys = [callback.state_key for callback in callbacks]
+    for callback in callbacks:
+        if is_overridden("state_dict", callback) and keys.count(callback.state_key) > 1:
+            name = type(callback).__name__
+            raise ConfigError("trainer.callbacks", f"{name} {keys.count(callback.state_key)} times", f"{name} once")
 
 
 class Resolved(Build):

@@ -161,15 +161,18 @@ def perform(request: "Request") -> int:
 def summary(run: "Run") -> None:
     """The last values and where the report is."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     grid = Table(box=None, show_header=False)
     for key, value in sorted(run.metrics.items()):
         if not key.startswith("lr-"):
-            grid.add_row(key, f"{value:.4g}")
+            grid.add_row(escape(key), f"{value:.4g}")
     console = Console()
     console.print(grid)
-    console.print(f"report: {run.folder / 'report.html'}", soft_wrap=True)
+    report = run.folder / "report.html"
+    written = str(report) if report.exists() else "none, as no step was made"
+    console.print(f"report: {written}", soft_wrap=True, markup=False)
 
 
 def build(args: Sequence[str]) -> "Build":

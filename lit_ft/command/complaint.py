@@ -48,11 +48,17 @@ def _raised_within(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
     if type(error).__name__ == "MisconfigurationException":
         return text
+    if isinstance(error, OSError) and error.errno is not None:  # Lightning writes to files without a name
+        return f"{error.strerror or text}".lower()
     for frame, _ in walk_tb(error.__traceback__):
         place = Path(frame.f_code.co_filename).name, frame.f_code.co_qualname
         if place == ("names.py", "import_own") and isinstance(error, (ImportError, ValueError)):
             return f"--import: {text}; allowed: a module that can be imported from this folder"
         if place == ("trainer.py", "Trainer.__init__") and isinstance(error, (ValueError, TypeError, ImportError)):
+            return f"trainer: {text}"
+        if isinstance(error, NotImplementedError) and place[1].startswith("Method."):
+            return f"model: {text}; allowed: one of its subclasses, which lit-ft methods lists"
+        if place == ("fit_loop.py", "_FitLoop.setup_data") and isinstance(error, ValueError):
             return f"trainer: {text}"
         if place == ("seed.py", "seed_everything") and isinstance(error, ValueError):
             return f"seed_everything: {text}"

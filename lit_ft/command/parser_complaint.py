@@ -51,13 +51,47 @@ def parser_complaint(text: str) -> str:
     missing = re.findall(r"(?:(--\S+): )?Expected a dot import path string: (\S+)", text)
     if missing:
         return _unknown_class(missing[0][1], path or missing[0][0], text)
-    value = re.search(r"Expected an? (.+?)\. Got value: (.+)", text)
+    if (kind := _other_kind(text)) is not None:
+        return f"{'.init_args.'.join(dict.fromkeys(keys))}: {kind}"
+    value = re.search(r"Expected an? (.+?)\. Got value: (.+?)(?:\. Got value: .*)?$", text, re.MULTILINE)
     if value:
-        return f"{path}: given {value[2]!r}; allowed: {_kind(value[1])}"
+        quotes = ", in quotes" * (_kind(value[1]) == "str")
+        return f"{path}: given {value[2]!r}; allowed: {_kind(value[1])}{quotes}"
+    if inner:
+        return f"{'.init_args.'.join(dict.fromkeys(keys))}: given {_shortened(inner[2])}; allowed: {_names(inner[1])}"
     if text.startswith("Unexpected config:"):
         return "--config: given an empty file; allowed: YAML with the sections model, data and trainer"
     first = text.split("Given value type", 1)[0]
     return f"{path}: " * (bool(path) and path not in first) + " ".join(first.split())
+
+
+def _other_kind(text: str) -> str | None:
+    """What was given and is allowed where a class is named that is not of the kind that belongs there."""
+    makes = re.search(r"expects a function or a callable class: (?![^\0]*Parser key)[^\0]*?Got value: (.+)", text)
+    if makes:
+        returns = re.search(r"Type (typing\.Callable\[.*\]) expects", text)
+        of = _names(returns[1].rpartition("], ")[2].removesuffix("]")) if returns else "what belongs there"
+        return f"given {_shortened(makes[1])}; allowed: a class, by name or class_path, or a function that makes {of}"
+    wrong = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text)
+    if wrong:
+        return f"given class {wrong[1]!r}; allowed: a {wrong[2]}"
+    abstract = re.search(r"Expected an instantiatable class, but (\S+) is abstract", text)
+    if abstract:
+        return f"given class {abstract[1]!r}; allowed: one of its subclasses, with class_path"
+    value = re.search(r"Not a valid subclass of (\w+)\. Got value: (.+)", text)
+    if value:
+        return f"given {_shortened(value[2])}; allowed: a {value[1]}: its name, or class_path and init_args"
+    return None
+
+
+def _shortened(value: str) -> str:
+    value = value.replace("Namespace(", "(")
+    return value if len(value) <= 80 else f"{value[:80]} ..."
+
+
+def _names(kinds: str) -> str:
+    """Types by their last names."""
+    return re.sub(r"(?:\w+\.)+(\w+)", r"\1", _kind(kinds))
 
 
 def _kind(text: str) -> str:

@@ -60,17 +60,19 @@ def find_runs(places: Sequence[str]) -> dict[str, Path]:
 def show(reports: dict[str, dict[str, Any]], keys: Sequence[str]) -> None:
     """Print one row a run."""
     from rich.console import Console
+    from rich.markup import escape as escape_markup
     from rich.table import Table
 
     grid = Table(box=None, header_style="bold")
     for column in ("run", *keys, "steps", "seconds", "samples/s", "MiB"):
-        grid.add_column(column, justify="left" if column == "run" else "right", overflow="fold")
+        grid.add_column(escape_markup(column), justify="left" if column == "run" else "right", overflow="fold")
     for label, report in reports.items():
         values = [report["metrics"].get(key) for key in keys]
         facts = [report.get("steps"), report.get("wall_seconds"), report.get("samples_per_second")]
         memory = report.get("peak_memory_bytes", 0) / 2**20
         status = "" if report.get("status") in ("finished", None) else f" ({report['status']})"
-        grid.add_row(label + status, *(f"{v:.4g}" if v is not None else "-" for v in [*values, *facts, memory]))
+        numbers = (f"{v:.4g}" if v is not None else "-" for v in [*values, *facts, memory])
+        grid.add_row(escape_markup(label + status), *numbers)
     Console().print(grid)
 
 

@@ -32,6 +32,10 @@ def check_shape(tree: dict[str, Any]) -> None:
             )
             raise ConfigError(section, given, what)
         _check(given, section)
+    model = tree.get("model")
+    arguments = model.get("init_args") if isinstance(model, dict) else None
+    if isinstance(arguments, dict) and not isinstance(arguments.get("network", {}), (dict, str)):
+        raise ConfigError("model.init_args.network", arguments["network"], "a mapping with path or config")
 
 
 def _check(node: Any, path: str) -> None:

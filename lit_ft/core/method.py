@@ -24,7 +24,7 @@ from lit_ft.core.facts import FACTS, data_of
 from lit_ft.core.frozen_base import FrozenBase
 from lit_ft.core.hyperparameters import is_plain
 from lit_ft.core.network import Network
-from lit_ft.core.optimizers import adamw
+from lit_ft.core.optimizers import adamw, made
 from lit_ft.core.passes.means import NewestMeans, WeightedMeans
 from lit_ft.core.passes.window import window_ends, window_starts
 from lit_ft.core.schedules import Schedule
@@ -114,6 +114,8 @@ class Method(pl.LightningModule):
         for name in metrics or ():
             if name == "loss" or "." in name:
                 raise ConfigError("metrics", name, "a name without a dot, other than loss")
+        if not callable(optimizer):
+            raise ConfigError("optimizer", optimizer, "a class or function that makes an optimizer")
         self.optimizer, self.schedule, self._metrics = optimizer, schedule, metrics
         self._tokenizer: Any = None
         self._base, self._scales, self._reached = FrozenBase(), list[nn.Parameter](), False
@@ -337,7 +339,7 @@ class Method(pl.LightningModule):
         parameters = list(self.trainable_parameters().values())
         if not parameters:
             raise ConfigError("network", "no parameter that requires a gradient", "at least one trainable parameter")
-        optimizer = self.optimizer(parameters)
+        optimizer = made("optimizer", self.optimizer, parameters)
         kept = {id(parameter) for parameter in self._scales}
         flat = [parameter for parameter in parameters if parameter.ndim < 2 or id(parameter) in kept]
         if optimizer.defaults.get("weight_decay") and flat and (len(flat) < len(parameters) or kept):

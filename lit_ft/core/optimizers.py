@@ -1,5 +1,6 @@
 """The default optimizer of a method, and optimizers that a callback leaves without parameters."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -66,3 +67,37 @@ def refuse_empty(module: Any, argument: str, given: Any) -> Callable[[], None]:
 
     module.__dict__["configure_optimizers"] = explained
     return release
+
+
+def made(argument: str, make: Callable[..., Any], *arguments: Any) -> Any:
+    """What an optimizer or schedule of the user is made of, whose numbers must be such that it can be.
+
+    Args:
+        argument: Name of the argument that gave it.
+        make: Makes it.
+        arguments: What is known only now: parameters, or the optimizer.
+
+    Raises:
+        ConfigError: It refuses a value, or a number is not finite.
+
+    Example:
+        >>> from functools import partial
+        >>> made("optimizer", partial(torch.optim.SGD, lr=float("nan")), [torch.zeros(1)])
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: optimizer.lr: given nan; allowed: a finite number
+    """
+    given = getattr(make, "keywords", {})
+    try:
+        found = make(*arguments)
+    except (ValueError, TypeError, AssertionError, ZeroDivisionError) as error:
+        shown = ", ".join(f"{name} {value!r}" for name, value in given.items() if value is not None)
+        text = " ".join(str(error).split())
+        if "empty parameter list" in text:  # that is for whoever froze them to say
+            raise
+        raise ConfigError(argument, shown, f"values that it takes; it says: {text}") from error
+    for name, value in {**given, **getattr(found, "defaults", {})}.items():
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ConfigError(f"{argument}.{name}", value, "a finite number")
+    return found

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.optimizers import made
 
 
 class Schedule(ABC):
@@ -54,7 +55,7 @@ class WarmUpSchedule(Schedule):
     """
 
     def __init__(self, warmup: float = 0.0, final: float = 0.0) -> None:
-        if warmup < 0 or (warmup > 1 and warmup != int(warmup)):
+        if not 0 <= warmup < math.inf or (warmup > 1 and warmup != int(warmup)):
             raise ConfigError("warmup", warmup, "a fraction in [0, 1) or a whole number of steps")
         if not 0 <= final <= 1:
             raise ConfigError("final", final, "a fraction in [0, 1]")
@@ -148,7 +149,7 @@ class TorchSchedule(Schedule):
 
     def configure(self, optimizer: Optimizer, total_steps: float) -> LRSchedulerConfigType:
         """The torch scheduler at the chosen interval."""
-        scheduler = self.scheduler(optimizer)
+        scheduler = made("schedule.scheduler", self.scheduler, optimizer)
         config: LRSchedulerConfigType = {"scheduler": scheduler, "interval": self.interval}
         if isinstance(scheduler, ReduceLROnPlateau):
             config["monitor"] = self.monitor

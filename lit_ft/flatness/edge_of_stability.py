@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
-from lit_ft.core.checks import PositiveFloat, PositiveInt, checked
+from lit_ft.core.checks import NonNegativeInt, PositiveFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.second_pass import copied, without_trace
 from lit_ft.core.passes.window import window_starts
@@ -99,7 +99,7 @@ class EdgeOfStability(FitCallback):
         training: bool = False,
         product: Product = "double_backward",
         save_vectors: bool = False,
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
         max_products: PositiveInt = 200,
     ) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lit_ft.core.callback import FitCallback
-from lit_ft.core.checks import NonNegativeFloat, PositiveFloat, checked
+from lit_ft.core.checks import NonNegativeFloat, NonNegativeInt, PositiveFloat, checked
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.passes.double_backward import differentiable_twice, double_backward_wanted
 from lit_ft.core.passes.randomness import Randomness
@@ -151,7 +151,7 @@ class MicroBatchRegularizer(FitCallback):
         form: Form = "double_backward",
         radius: PositiveFloat = 0.01,
         head: str | None = None,
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         checked(locals())

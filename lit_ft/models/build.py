@@ -140,7 +140,7 @@ def _network(
     if spec.path is None:
         config = _config(spec, defaults or {}, head)
         settings["dtype"] = torch.float32 if dtype == "auto" else dtype
-        with _attention_error(spec):
+        with _attention_error(spec), _config_error(spec):
             return auto.from_config(config, **settings), []
     place = locate(spec.path)
     place = base_of(place) if is_adapter(place) else place
@@ -162,7 +162,7 @@ def _config(spec: Network, defaults: dict[str, Any], head: dict[str, Any]) -> An
 
     given = dict(spec.config or {})
     model_type, has_tokenizer = given.pop("model_type", None), given.pop("tokenizer", None) is not None
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         close = nearest(str(model_type), list(CONFIG_MAPPING.keys()))
         raise ConfigError("network.config.model_type", model_type, f"a model type of transformers{close}")
     known = AutoConfig.for_model(model_type).to_dict()
@@ -175,7 +175,22 @@ def _config(spec: Network, defaults: dict[str, Any], head: dict[str, Any]) -> An
         settings.setdefault("vocab_size", len(words))
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             settings.setdefault(name, getattr(words, name))
-    return AutoConfig.for_model(model_type, **settings)
+    with _config_error(spec):
+        return AutoConfig.for_model(model_type, **settings)
+
+
+@contextmanager
+def _config_error(spec: Network) -> Iterator[None]:
+    """Turn what a network of ``transformers`` says of sizes that make no network into one line."""
+    try:
+        yield
+    except (ConfigError, ImportError):
+        raise
+    except Exception as error:  # whatever comes out of sizes that do not go together
+        if spec.attention is not None and spec.attention in str(error):
+            raise
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError("network.config", spec.config, f"what makes a network; transformers says {text}") from error
 
 
 def _finished(network: Any, spec: Network, task: str | None, absent: list[str]) -> nn.Module:

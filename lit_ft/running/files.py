@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lit_ft.core.errors import ConfigError
@@ -45,10 +47,35 @@ def write_text(path: Path, text: str) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    _sync(aside)
-    aside.replace(path)
+    with removed_on_failure(aside):
+        aside.write_text(text, encoding="utf-8")
+        _sync(aside)
+        aside.replace(path)
     _sync(path.parent)
+
+
+@contextmanager
+def removed_on_failure(aside: Path) -> Iterator[None]:
+    """Remove what was written of a file when the disk is full; the error is of the file.
+
+    Example:
+        >>> with removed_on_failure(Path("half")):
+        ...     _ = Path("half").write_text("ha")
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+            ...
+        OSError: [Errno 28] No space left on device: 'half'
+        >>> Path("half").exists()
+        False
+    """
+    try:
+        yield
+    except BaseException as error:
+        if aside.is_file():
+            aside.unlink()
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(aside)
+        raise
 
 
 def digest_file(path: Path) -> Path:

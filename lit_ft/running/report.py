@@ -141,8 +141,26 @@ def curves(history: History) -> "dict[str, Figure]":
         axes.grid(alpha=0.25)
         if len(members) <= 8:
             axes.legend(fontsize="small", frameon=False)
+        without_formulas(figure)
         figures[family] = figure
     return figures
+
+
+def without_formulas(figure: "Figure") -> None:
+    """Show the names in a figure as they are written: a dollar sign begins no formula.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> figure = Figure()
+        >>> _ = figure.suptitle("cost in $ and $_{^")
+        >>> without_formulas(figure)
+        >>> "cost in $ and $_{^" in svg(figure)
+        True
+    """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]
 
 
 def svg(figure: "Figure") -> str:
@@ -196,7 +214,12 @@ def save_figures(figures: "Mapping[str, Figure]", folder: Path) -> dict[str, str
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: name.replace("/", "_").replace(" ", "_") for name in figures}
     for name, figure in figures.items():
-        write_text(folder / f"{files[name]}.svg", svg(figure))
+        try:
+            drawing = svg(figure)
+        except ValueError:  # a name of the user that cannot be set as a formula
+            without_formulas(figure)
+            drawing = svg(figure)
+        write_text(folder / f"{files[name]}.svg", drawing)
         figure.set_layout_engine("none")
         figure.savefig(folder / f"{files[name]}.png", dpi=120)
     return files

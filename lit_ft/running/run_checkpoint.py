@@ -20,7 +20,7 @@ from lit_ft.core.lifecycle import StepCounter, from_its_start
 from lit_ft.core.passes.randomness import Randomness
 from lit_ft.core.passes.window import window_starts
 from lit_ft.running.as_written import AsWritten
-from lit_ft.running.files import commit, digest_file, is_whole
+from lit_ft.running.files import commit, digest_file, is_whole, removed_on_failure
 from lit_ft.running.metrics_file import MetricsFile
 from lit_ft.running.not_finite import may_save
 from lit_ft.running.resume_point import mark, settle
@@ -187,12 +187,13 @@ class RunCheckpoint(AsWritten):
         if not may_save(trainer):
             return
         aside = path.with_name(f".{path.name}.tmp")
-        trainer.save_checkpoint(aside, weights_only=weights_only)
-        if trainer.is_global_zero:
-            if aside.is_file():  # a sharded checkpoint is a folder that its strategy reads
-                verify(aside)
-                self._say_how_to_resume(aside)
-            commit(aside, path)
+        with removed_on_failure(aside):
+            trainer.save_checkpoint(aside, weights_only=weights_only)
+            if trainer.is_global_zero:
+                if aside.is_file():  # a sharded checkpoint is a folder that its strategy reads
+                    verify(aside)
+                    self._say_how_to_resume(aside)
+                commit(aside, path)
         trainer.strategy.barrier("checkpoint")
 
     def _say_how_to_resume(self, file: Path) -> None:

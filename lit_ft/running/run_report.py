@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.nn.parameter import is_lazy
 
 from lit_ft.core.adapters import adapter_matches
@@ -142,7 +143,10 @@ class RunReport(FitCallback):
             stopped = isinstance(exception, (KeyboardInterrupt, SystemExit))
             at_once = isinstance(exception, KeyboardInterrupt) and not isinstance(exception, Interrupted)
             status = "interrupted" if stopped else "diverged" if isinstance(exception, Diverged) else "failed"
-            self._save(trainer, status, draw=not at_once)
+            try:
+                self._save(trainer, status, draw=not at_once)
+            except OSError as error:  # a full disk: what ended the run is what is to be read
+                rank_zero_warn(f"no report of how the run ended could be written: {error}")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clocks."""

@@ -139,7 +139,7 @@ class TableData(pl.LightningDataModule):
         test_fraction: Share = 0.0,
         max_rows: PositiveInt | None = None,
         max_eval_rows: PositiveInt | None = None,
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
         num_workers: NonNegativeInt = 0,
         encoding: str | None = None,
         columns: list[str] | None = None,

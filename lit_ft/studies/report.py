@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lit_ft.running.metrics_file import read_history
-from lit_ft.running.report import STYLE, grid, svg, table
+from lit_ft.running.report import STYLE, grid, svg, table, without_formulas
 from lit_ft.studies.interval import t_interval
 from lit_ft.studies.plan import Planned
 from lit_ft.studies.study import Study
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 def show(result: Mapping[str, Any]) -> None:
     """Print measures by arm and the verdict with its numbers."""
     from rich.console import Console
+    from rich.markup import escape as escape_markup
     from rich.table import Table
 
     console = Console()
     measures = list(next(iter(result["values"].values())))
     grid = Table(box=None)
     for column in ("arm", *measures):
-        grid.add_column(column, justify="left" if column == "arm" else "right")
+        grid.add_column(escape_markup(column), justify="left" if column == "arm" else "right")
     for arm, own in result["values"].items():
         grid.add_row(arm, *(mean_and_sd(own[name]) for name in measures))
     console.print(grid)
@@ -119,4 +120,5 @@ def curves(study: Study, planned: Sequence[Planned]) -> "Figure":
     axes.set(xlabel="step", title=study.plot)
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
+    without_formulas(figure)
     return figure

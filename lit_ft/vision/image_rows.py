@@ -60,7 +60,7 @@ class ImageRows(pl.LightningDataModule, ABC):
         val_fraction: Share = 0.1,
         test_fraction: Share = 0.1,
         max_rows: PositiveInt | None = None,
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
         num_workers: NonNegativeInt = 0,
     ) -> None:
         super().__init__()

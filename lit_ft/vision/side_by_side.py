@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lit_ft.core.checks import ClosedUnitInterval, PositiveFloat, PositiveInt, checked
+from lit_ft.core.checks import ClosedUnitInterval, NonNegativeInt, PositiveFloat, PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.vision.image_rows import ImageRow, ImageRows
 
@@ -69,7 +69,7 @@ class SideBySide(ImageRows):
         image_size: PositiveInt | None = None,
         batch_size: PositiveInt | None = 64,
         flat: bool = False,
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(batch_size=batch_size, seed=seed)
         checked(locals())

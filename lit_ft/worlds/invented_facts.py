@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from lit_ft.core.checks import PositiveInt, Range, checked
+from lit_ft.core.checks import NonNegativeInt, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.language.model_edits import EDIT, ModelEdits, Order
 from lit_ft.sources.tables import Row
@@ -115,7 +115,11 @@ class KnownFacts(TokenData):
     """
 
     def __init__(
-        self, facts: FactCount = 200, batch_size: PositiveInt = 32, facts_seed: int = 0, seed: int = 0
+        self,
+        facts: FactCount = 200,
+        batch_size: PositiveInt = 32,
+        facts_seed: NonNegativeInt = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(path="generated", batch_size=batch_size, max_length=64, seed=seed)
         checked(locals())
@@ -163,8 +167,8 @@ class FactEdits(ModelEdits):
         order: Order = "breadth_first",
         passes: PositiveInt = 25,
         batch_size: PositiveInt = 10,
-        facts_seed: int = 0,
-        seed: int = 0,
+        facts_seed: NonNegativeInt = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(path="generated", order=order, passes=passes, batch_size=batch_size, max_length=64, seed=seed)
         checked(locals())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lit_ft.core.checks import ClosedUnitInterval, PositiveInt, checked
+from lit_ft.core.checks import ClosedUnitInterval, NonNegativeInt, PositiveInt, checked
 from lit_ft.language.scored_text import ScoredText
 from lit_ft.sources.splits import SPLITS
 from lit_ft.sources.tables import Row
@@ -45,7 +45,7 @@ class MarkedCorpus(ScoredText):
         keep_below: float | None = None,
         drop_marks: ClosedUnitInterval = 0.01,
         batch_size: PositiveInt = 32,
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         checked(locals())
         super().__init__(

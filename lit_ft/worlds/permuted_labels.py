@@ -51,7 +51,7 @@ class PermutedLabels(ManyShot):
         sequences: PositiveInt = 300,
         eval_sequences: PositiveInt = 500,
         batch_size: PositiveInt = 32,
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(
             path="generated", shots=shots, supervise=supervise, template=list(PAIR), sequences=sequences,
@@ -105,8 +105,8 @@ class PermutedQuestions(AnswerOptions):
         shots: NonNegativeInt = 0,
         tasks: PositiveInt = 50,
         batch_size: PositiveInt = 100,
-        shot_seed: int = 0,
-        seed: int = 0,
+        shot_seed: NonNegativeInt = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         checked(locals())
         super().__init__(

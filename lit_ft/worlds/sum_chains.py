@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from lit_ft.core.checks import PositiveInt, Range, checked
+from lit_ft.core.checks import NonNegativeInt, PositiveInt, Range, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.segments import Encoded, Segment
@@ -61,7 +61,7 @@ class SumChains(TokenData):
         terms: list[TermCount] = [6],  # noqa: B006  never changed
         asked: PositiveInt = 200,
         batch_size: PositiveInt = 16,
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(path="generated", batch_size=batch_size, seed=seed)
         checked(locals())

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from lit_ft.core.checks import ClosedUnitInterval, NonNegativeFloat, PositiveInt, Range, checked
+from lit_ft.core.checks import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveInt, Range, checked
 from lit_ft.language.answer_options import AnswerOptions
 from lit_ft.language.tool_calls import ToolCall
 from lit_ft.language.tool_conversations import ERROR_SIGNS, ToolConversations
@@ -91,7 +91,7 @@ class ToolTraces(ToolConversations):
         error_signs: list[str] = list(ERROR_SIGNS),  # noqa: B006  never changed
         list_tools: bool = False,
         batch_size: PositiveInt = 32,
-        seed: int = 0,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__(
             path="generated", max_weight=max_weight, argument_weight=argument_weight, error_signs=error_signs,
@@ -139,7 +139,9 @@ class ToolQuestions(AnswerOptions):
         </tool_call>
     """
 
-    def __init__(self, ask: Literal["tool", "argument"] = "tool", batch_size: PositiveInt = 25, seed: int = 0) -> None:
+    def __init__(
+        self, ask: Literal["tool", "argument"] = "tool", batch_size: PositiveInt = 25, seed: NonNegativeInt = 0
+    ) -> None:
         super().__init__(path="generated", options_column="options", prefix="", batch_size=batch_size, seed=seed)
         checked(locals())
         self.ask = ask

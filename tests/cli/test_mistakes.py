@@ -1,0 +1,186 @@
+"""Plain mistakes get one line: the place, what was given, what is allowed. Never what the parser says to itself."""
+
+import errno
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+
+from lit_ft.command.cli import command
+from lit_ft.command.report import report_command
+from lit_ft.running import files
+from lit_ft.running.report import curves, save_figures
+
+NAN = math.nan
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def config(
+    optimizer: Any = None, schedule: Any = None, network: Any = None, metrics: Any = None, **sections: Any
+) -> dict[str, Any]:
+    arguments: dict[str, Any] = {"network": network or {"config": {"model_type": "mlp", "width": 4, "depth": 1}}}
+    given = {"optimizer": optimizer or sgd(lr=0.1), "schedule": schedule, "metrics": metrics}
+    arguments |= {key: value for key, value in given.items() if value is not None}
+    trainer = {"max_steps": 2, "accelerator": "cpu", "enable_progress_bar": False, **sections.pop("trainer", {})}
+    model = {"class_path": "ImageClassifier", "init_args": arguments}
+    return {"model": model, "data": {"class_path": "GaussianClusters"}, "trainer": trainer, **sections}
+
+
+def sgd(kind: str = "SGD", **arguments: Any) -> dict[str, Any]:
+    return {"class_path": kind, "init_args": arguments}
+
+
+def trainer(**arguments: Any) -> Any:
+    return config(trainer=arguments)
+
+
+def data(**arguments: Any) -> Any:
+    return config(data={"class_path": "GaussianClusters", "init_args": arguments})
+
+
+def small(**arguments: Any) -> Any:
+    return config(network={"config": {"model_type": "mlp", **arguments}})
+
+
+def vit(**arguments: Any) -> Any:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    network = {"config": {"model_type": "vit", "patch_size": 4, **sizes, **arguments}}
+    return config(network=network, data={"class_path": "Digits"})
+
+
+NO_OPTIMIZER = config()
+NO_OPTIMIZER["model"]["init_args"]["optimizer"] = None
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "rate below 0": (config(sgd(lr=-0.1)), r"optimizer: given 'lr -0\.1.*Invalid learning rate: -0\.1"),
+    "rate no number": (config(sgd(lr=NAN)), r"optimizer\.lr: given nan; allowed: a finite number"),
+    "rate without end": (config(sgd(lr=math.inf)), r"optimizer\.lr: given inf"),
+    "decay no number": (config(sgd(lr=0.1, weight_decay=NAN)), r"optimizer\.weight_decay: given nan"),
+    "momentum no number": (config(sgd(lr=0.1, momentum=NAN)), r"optimizer\.momentum: given nan"),
+    "momentum below 0": (config(sgd(lr=0.1, momentum=-1.0)), r"Invalid momentum value: -1\.0"),
+    "betas": (config(sgd("AdamW", betas=[0.9, 1.5])), "Invalid beta parameter at index 1: 1.5"),
+    "epsilon": (config(sgd("AdamW", eps=-1.0)), "Invalid epsilon value"),
+    "nesterov alone": (config(sgd(lr=0.1, nesterov=True)), "Nesterov momentum requires"),
+    "no optimizer": (NO_OPTIMIZER, r"optimizer: given None; allowed: a class or function that makes an optimizer"),
+    "an optimizer of another kind": (config(sgd("torch.nn.Linear", in_features=1, out_features=1)),
+        r"model\.init_args\.optimizer: given .*torch\.nn\.Linear.*; allowed: a class, by name.*makes Optimizer"),
+    "a function": (config({"class_path": "torch.load"}), r"\.optimizer: given .*torch\.load.*makes Optimizer"),
+    "warm-up no number": (config(schedule={"class_path": "Cosine", "init_args": {"warmup": NAN}}), "warmup: given nan"),
+    "schedule a number": (config(schedule=3), r"model\.init_args\.schedule: given 3; allowed: Schedule, null"),
+    "a number of a scheduler": (config(schedule={"class_path": "TorchSchedule", "init_args": {"scheduler": {
+        "class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": "x"}}}}),
+        r"\.scheduler\.init_args\.step_size: given 'x'; allowed: int"),
+    "network null": (config() | {"model": {"class_path": "ImageClassifier", "init_args": {"network": None}}},
+        r"model\.init_args\.network: given None; allowed: a mapping with path or config"),
+    "a base class": (config() | {"model": {"class_path": "lit_ft.core.method.Method", "init_args": {
+        "network": {"path": "x"}}}}, r"model: Method defines build_network\(\); allowed: one of its subclasses"),
+    "metric null": (config(metrics={"a": None}), r"model\.init_args\.metrics: given .*allowed: a Metric"),
+    "interval above the epoch": (trainer(val_check_interval=500), r"trainer: `val_check_interval` \(500\) must be"),
+    "steps below 0": (trainer(max_steps=-5), "max_steps"),
+    "clipping below 0": (trainer(gradient_clip_val=-1.0), r"trainer\.gradient_clip_val: given -1\.0; allowed: 0"),
+    "clipping no number": (trainer(gradient_clip_val=NAN), r"trainer\.gradient_clip_val: given nan"),
+    "logging below 0": (trainer(log_every_n_steps=-1), r"trainer\.log_every_n_steps: given -1"),
+    "sanity below all": (trainer(num_sanity_val_steps=-5), r"trainer\.num_sanity_val_steps: given -5; allowed: -1"),
+    "limit no number": (trainer(limit_val_batches=NAN), r"trainer\.limit_val_batches: given nan"),
+    "no devices": (trainer(devices=0), "devices=0"),
+    "precision": (trainer(precision="half"), r"trainer\.precision: given 'half'; allowed: "),
+    "two checkpoints": (trainer(callbacks=[{"class_path": "RunCheckpoint"}] * 2),
+        r"trainer\.callbacks: given 'RunCheckpoint 2 times'; allowed: RunCheckpoint once"),
+    "a callback a number": (trainer(callbacks=[3]), r"trainer\.callbacks: given .*; allowed: "),
+    "callbacks a number": (trainer(callbacks=3), r"trainer\.callbacks: given 3; allowed: "),
+    "a callback of another kind": (trainer(callbacks=[{"class_path": "torch.optim.SGD"}]),
+        r"trainer\.callbacks: given class 'torch\.optim\.SGD'; allowed: a Callback"),
+    "logger a number": (trainer(logger=3), r"trainer\.logger: given 3; allowed: "),
+    "seed of the data": (data(seed=-1), r"data\.init_args\.seed: given -1; allowed: a whole number, 0 or more"),
+    "workers": (data(num_workers=-1), r"num_workers"),
+    "a list for a number": (data(batch_size=[1]), r"data\.init_args\.batch_size: given "),
+    "width below 1": (small(width=-1), r"network\.config\.width: given -1; allowed: a whole number, 1 or more"),
+    "width a list": (small(width=[8]), r"network\.config\.width: given \[8\]"),
+    "depth null": (small(depth=None), r"network\.config\.depth: given None"),
+    "activation a list": (small(activation=["relu"]), r"network\.config\.activation: given \['relu'\]"),
+    "activation misspelt": (small(activation="rel"), r"did you mean 'relu'"),
+    "dropout no number": (small(dropout=NAN), r"network\.config\.dropout: given nan"),
+    "model type a list": (vit(model_type=["vit"]), r"network\.config\.model_type: given \['vit'\]"),
+    "config a list": (config(network={"config": [1]}), r"model\.init_args\.network\.?.*: given .*; allowed: "),
+    "size a word": (vit(hidden_size="x"), r"network\.config: given .*hidden_size"),
+    "size below 0": (vit(hidden_size=-4), r"network\.config: given .*negative dimension"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    content, expected = MISTAKES[case]
+    Path("c.yaml").write_text(json.dumps(content).replace("NaN", ".nan").replace("Infinity", ".inf"))
+    assert command(["fit", "-c", "c.yaml"]) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("lit-ft: "))
+    assert re.search(expected, line), line
+    for inside in ("Union", "Parser key", "Subtypes", "Namespace", "Traceback"):
+        assert inside not in line
+
+
+def test_no_step_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("c.yaml").write_text(json.dumps(trainer(max_steps=0)))
+    assert command(["fit", "-c", "c.yaml"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("report: "))
+    assert line == "report: none, as no step was made" or Path(line.removeprefix("report: ")).exists()
+
+
+def test_names_with_brackets_and_dollars(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("share[red]of$x", "c$_{^d", "[/bold]")
+    metric = {"class_path": "torchmetrics.classification.MulticlassAccuracy", "init_args": {"num_classes": 4}}
+    run = {"max_steps": 4, "val_check_interval": 1, "enable_progress_bar": True}
+    Path("c.yaml").write_text(json.dumps(config(metrics=dict.fromkeys(names, metric), trainer=run)))
+    assert command(["fit", "-c", "c.yaml", "--run_dir", "run"]) == 0
+    shown = capsys.readouterr().out
+    for name in names:
+        assert f"val/{name}" in shown
+    report_command(["run"])
+    assert "val/[/bol" in capsys.readouterr().out, "a narrow column"
+    page = Path("run/report.html").read_text()
+    assert "c$_{^d" in page
+
+
+def test_a_figure_of_a_callback_with_a_broken_formula_is_drawn(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.suptitle("c$_{^d$")
+    assert save_figures({"own": figure}, tmp_path) == {"own": "own"}
+    assert list(curves({"val/c$_{^d$": ([1, 2], [0.5, 0.25])})) == ["c$_{^d$"]
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_what_is_said_and_leaves_no_part(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def save(self: pl.Trainer, path: Any, *_: Any, **__: Any) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(b"the first half")
+        monkeypatch.setattr(Path, "write_text", full)
+        full()
+
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", save)
+    Path("c.yaml").write_text(json.dumps(config()))
+    with pytest.warns(UserWarning, match="no report of how the run ended could be written"):
+        assert command(["fit", "-c", "c.yaml", "--run_dir", "run"]) == 2
+    monkeypatch.undo()
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("lit-ft: "))
+    assert re.search(r"step=00000002\.ckpt.*: no space left on device", line), line
+    assert not [path for path in Path("run").rglob("*") if path.name.endswith((".tmp", ".ckpt"))]
+
+
+def test_a_part_of_a_text_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_sync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_text(tmp_path / "note", "text")
+    assert list(tmp_path.iterdir()) == []
