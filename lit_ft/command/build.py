@@ -35,7 +35,12 @@ def read_value(text: str) -> Any:
     """
     if text.strip() == "None":
         return None
-    value = read_yaml(text)
+    try:
+        value = read_yaml(text)
+    except yaml.constructor.ConstructorError as error:
+        if "stands here" in str(error.problem):  # no text that only looks like a mapping
+            raise ConfigError("a value", text, f"keys that differ: {error.problem}") from error
+        raise
     if isinstance(value, dict) and value and all(inner is None for inner in value.values()):
         words = set(text.strip(" {}").replace(" ", "").split(","))
         return text if text.strip() in (f"{key}:" for key in value) or words == set(value) else value

@@ -31,6 +31,8 @@ def complaint(error: BaseException, request: Request | None = None) -> str | Non
         return _placed(refused[2], refused[1], configs)
     if isinstance(error, argparse.ArgumentError) or (isinstance(error, ValueError) and "Parser key" in text):
         return parser_complaint(text)
+    if text.startswith("Does not validate against any of the Union subtypes"):
+        return _of_a_constructor(error, configs)
     if isinstance(error, FileNotFoundError):
         return f"{error.filename or text}: no such file"
     if isinstance(error, OSError) and error.filename:  # a folder in place of a file, no permission, a full disk
@@ -41,6 +43,20 @@ def complaint(error: BaseException, request: Request | None = None) -> str | Non
     if isinstance(error, UnicodeDecodeError):
         return f"a file is not text in UTF-8: {error.reason} at byte {error.start}"
     return _raised_within(error)
+
+
+def _of_a_constructor(error: BaseException, configs: Sequence[Any]) -> str | None:
+    """What a class says of its arguments: the parser takes it for one of several types that do not fit."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split())
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    owners = [type(frame.f_locals["self"]).__name__ for frame in frames
+              if frame.f_code.co_name == "__init__" and "self" in frame.f_locals]  # fmt: skip
+    unexpected = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument", text)
+    owner = unexpected[1] if unexpected else owners[-1] if owners else None
+    place = owner and next((path for config in configs for path in _search(config, owner, "")), None)
+    return f"{place or owner or 'a class'}: {text}"
 
 
 def _raised_within(error: BaseException) -> str | None:
@@ -60,6 +76,8 @@ def _raised_within(error: BaseException) -> str | None:
             return f"model: {text}; allowed: one of its subclasses, which lit-ft methods lists"
         if place == ("fit_loop.py", "_FitLoop.setup_data") and isinstance(error, ValueError):
             return f"trainer: {text}"
+        if place == ("early_stopping.py", "EarlyStopping._validate_condition_metric"):
+            return f"trainer.callbacks: {text}"
         if place == ("seed.py", "seed_everything") and isinstance(error, ValueError):
             return f"seed_everything: {text}"
         if place == ("serialization.py", "load") and isinstance(error, (RuntimeError, UnpicklingError, EOFError)):

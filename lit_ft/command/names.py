@@ -89,7 +89,8 @@ def _texts(texts: Iterable[tuple[str, str]], seen: set[str]) -> Iterator[str]:
     """The texts, each given with its file, and those of the files of YAML that they name, which must be readable."""
     for place, text in texts:
         yield text
-        words = [word for word in re.findall(r"[^\s'\"=,\[\]{}]+", text) if word.endswith((".yaml", ".yml"))]
+        said = re.sub(r"(^|\s)#.*", "", text, flags=re.MULTILINE)  # files that comments name are not read
+        words = [word for word in re.findall(r"[^\s'\"=,\[\]{}]+", said) if word.endswith((".yaml", ".yml"))]
         files = [file for word in words for file in (Path(word), Path(place).parent / word) if file.is_file()]
         new = [str(file) for file in dict.fromkeys(files) if str(file) not in seen]
         seen.update(new)

@@ -81,6 +81,12 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         r"model\.init_args\.network: given None; allowed: a mapping with path or config"),
     "a base class": (config() | {"model": {"class_path": "lit_ft.core.method.Method", "init_args": {
         "network": {"path": "x"}}}}, r"model: Method defines build_network\(\); allowed: one of its subclasses"),
+    "an argument that nothing takes": (config(data={"class_path": "GaussianClusters", "dict_kwargs": {"bach_size": 3}}),
+        r"data: .*unexpected keyword argument 'bach_size'"),
+    "what a callback refuses": (trainer(callbacks=[{"class_path": "EarlyStopping", "init_args": {
+        "monitor": "val/loss", "mode": "lower"}}]), r"trainer\.callbacks\[0\]: `mode` can be min, max, got lower"),
+    "a key that is not logged": (trainer(max_steps=60, callbacks=[{"class_path": "EarlyStopping", "init_args": {
+        "monitor": "val/los"}}]), r"trainer\.callbacks: Early stopping conditioned on metric `val/los`"),
     "metric null": (config(metrics={"a": None}), r"model\.init_args\.metrics: given .*allowed: a Metric"),
     "interval above the epoch": (trainer(val_check_interval=500), r"trainer: `val_check_interval` \(500\) must be"),
     "steps below 0": (trainer(max_steps=-5), "max_steps"),
