@@ -80,6 +80,7 @@ class RunCheckpoint(AsWritten):
         self._saved_at = time.monotonic()
         self._between_batches = False
         self._signals = StopSignals()
+        self._directory = Path()
         self.best: float | None = None
         self._saved_step = 0
         self._looked = False
@@ -150,7 +151,7 @@ class RunCheckpoint(AsWritten):
 
     def _say(self, trainer: pl.Trainer, number: signal.Signals) -> None:
         if trainer.is_global_zero:
-            place = self.directory(trainer) / f"step={self._saved_step:08d}.ckpt"
+            place = self._directory / f"step={self._saved_step:08d}.ckpt"
             said = f"saved: {place}" if place.exists() else "nothing is saved, as no step was made"
             print(f"{number.name}: {said}", file=sys.stderr, flush=True)
 
@@ -176,11 +177,11 @@ class RunCheckpoint(AsWritten):
         finally:
             self._between_batches = False
         if trainer.is_global_zero:
-            remove({*directory.glob("step=*.ckpt")} - {*self._passed(trainer)[-self.keep :]})
+            remove({*directory.glob("step=*.ckpt")} - {*self._passed(trainer, directory)[-self.keep :]})
 
-    def _passed(self, trainer: pl.Trainer) -> list[Path]:
+    def _passed(self, trainer: pl.Trainer, directory: Path) -> list[Path]:
         """The checkpoints up to the present step."""
-        known = sorted(self.directory(trainer).glob("step=*.ckpt"))
+        known = sorted(directory.glob("step=*.ckpt"))
         return [path for path in known if path.name <= f"step={trainer.global_step:08d}.ckpt"]
 
     def _write(self, trainer: pl.Trainer, path: Path, weights_only: bool) -> None:
@@ -206,7 +207,7 @@ class RunCheckpoint(AsWritten):
         self._looked = True
 
     def directory(self, trainer: pl.Trainer) -> Path:
-        """The folder of this run's checkpoints."""
+        """The folder of this run's checkpoints; all ranks ask for it together."""
         if self.folder is not None:
             return Path(self.folder)
         return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
@@ -216,7 +217,7 @@ class RunCheckpoint(AsWritten):
         best = directory / "best.ckpt"
         if trainer.is_global_zero:
             remove_half_written(directory)
-            remove(self._passed(trainer)[: -self.keep])
+            remove(self._passed(trainer, directory)[: -self.keep])
             for note in directory.glob("*.ckpt.sha256"):
                 if not note.with_suffix("").exists():
                     note.unlink()
@@ -272,7 +273,7 @@ class RunCheckpoint(AsWritten):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore counters and loaders, and cut ``metrics.csv`` back to the rows at the time of the checkpoint."""
-        directory = self.directory(trainer)
+        directory = self._directory = self.directory(trainer)
         if from_its_start(trainer) and any(directory.glob("*.ckpt")):
             raise ConfigError("folder", str(directory), "one without checkpoints, or ckpt_path to go on from them")
         self._saved_at = time.monotonic()

@@ -1,17 +1,21 @@
 """What belongs to a run goes on with it: its best weights, and that it had stopped by itself."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
-from lit_ft.callbacks import RunCheckpoint, RunReport
+from lit_ft.callbacks import NotFinite, RunCheckpoint, RunReport
 from lit_ft.running.files import is_whole
+from lit_ft.running.processes import run_ranks
 from lit_ft.running.run_checkpoint import newest_whole
-from lit_ft.testing import assert_equal_runs, fit_foreign
+from lit_ft.testing import ForeignModule, assert_equal_runs, fit_foreign
 
 
 def saves(folder: Path) -> RunCheckpoint:
@@ -97,3 +101,32 @@ def test_a_report_counts_what_was_before_a_kill(tmp_path: Path) -> None:
     fit_foreign([RunReport(str(tmp_path))], max_steps=2)
     again = json.loads((tmp_path / "report.json").read_text())
     assert again["samples_per_second"] * again["wall_seconds"] == pytest.approx(8)
+
+
+class Terminates(pl.Callback):
+    """Sends SIGTERM to one rank after a step."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 3 and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stopped(folder: str) -> Any:
+    callbacks: list[pl.Callback] = [RunCheckpoint(100, keep=1), RunReport(folder), NotFinite(), Terminates()]
+    try:
+        fit_foreign(callbacks, Path(folder), make_module=Plain, strategy="ddp", devices=2)
+    except SystemExit as ended:
+        return ended.code
+
+
+class Plain(ForeignModule):
+    def __init__(self) -> None:
+        super().__init__(norm=False)
+
+
+def test_all_ranks_save_and_end_when_one_is_asked_to(tmp_path: Path) -> None:
+    assert run_ranks(stopped, 2, str(tmp_path)) == [143, 143]
+    saved, _ = newest_whole(tmp_path / "checkpoints")
+    assert saved is not None
+    assert saved.name == "step=00000003.ckpt"
+    assert json.loads((tmp_path / "report.json").read_text())["status"] == "interrupted"
