@@ -25,7 +25,9 @@ class Network:
             and ``HeadOffsets`` can be folded into them.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         peft: An adapter, ``{class_path: peft.LoraConfig, init_args: {r: 8, target_modules: all-linear}}``. The base is
-            frozen, and checkpoints hold the adapter alone.
+            frozen, statistics of batch norm included; what its path has no weights for (a new head) is trained whole.
+            Checkpoints hold these, what the adapter's start changed in the base, and the settings. What a method cannot
+            do as it is promised (ranks allocated by a call after each step, starts from data ...) is refused.
         trust_remote_code: Run Python code that comes with the model. Off; switch it on only for code you have read. It
             counts in Python and on the command line of a run, and is refused in files.
 

@@ -19,6 +19,7 @@ class WarmStart(FitCallback):
 
     Weights of the module that the checkpoint lacks (a new head) keep their initial values, and weights that only the
     checkpoint has are ignored; ``report()`` counts both. At least one must fit. Works in any module.
+    Weights beside another frozen base, or of an adapter with other settings, are refused.
 
     Args:
         checkpoint: A checkpoint of Lightning or torch, or a ``.safetensors`` file.
