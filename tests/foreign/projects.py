@@ -38,13 +38,12 @@ def forecasting(name: str) -> tuple[Any, Any, Any]:
 
     time, rng = np.tile(np.arange(40), 4), np.random.default_rng(0)
     frame = pd.DataFrame({"time": time, "group": np.repeat(list("abcd"), 40), "value": rng.normal(size=160)})
-    known = ["value"]
-    more = (
-        {} if name != "TemporalFusionTransformer" else {"static_categoricals": ["group"], "add_relative_time_idx": True}
-    )
+    more: dict[str, Any] = {}
+    if name == "TemporalFusionTransformer":
+        more = {"static_categoricals": ["group"], "add_relative_time_idx": True}
     data = pf.TimeSeriesDataSet(
         frame, time_idx="time", target="value", group_ids=["group"], max_encoder_length=8, max_prediction_length=4,
-        time_varying_unknown_reals=known, **more,
+        time_varying_unknown_reals=["value"], **more,
     )  # fmt: skip
     sizes = {} if name == "NBeats" else {"hidden_size": 8}
     module = getattr(pf, name).from_dataset(data, learning_rate=0.01, log_interval=-1, **sizes)
@@ -119,19 +118,33 @@ def gluon() -> tuple[Any, Any, Any]:
     return module, train, estimator.create_validation_data_loader(changed, module)
 
 
-def pictures(name: str) -> tuple[Any, Any, Any]:
-    """Methods of lightly, put together as its examples are; its packages ask for torchvision, these files do not."""
-    import copy
+def without_torchvision() -> None:
+    """Load what is used of lightly: its packages import torchvision for parts that are not."""
     import sys
+    from importlib import import_module
     from importlib.util import find_spec
     from types import ModuleType
 
+    if "lightly.loss" in sys.modules:
+        return
+    place = find_spec("lightly").submodule_search_locations[0]  # type: ignore[union-attr, index]
     for package in ("lightly.loss", "lightly.models", "lightly.models.modules"):
-        if package not in sys.modules:
-            shell = ModuleType(package)
-            place = find_spec("lightly").submodule_search_locations[0]  # type: ignore[union-attr, index]
-            shell.__path__ = [f"{place}/{package.partition('.')[2].replace('.', '/')}"]
-            sys.modules[package] = shell
+        sys.modules[package] = ModuleType(package)
+        sys.modules[package].__path__ = [f"{place}/{package.partition('.')[2].replace('.', '/')}"]
+    sys.modules["torchvision"], sys.modules["torchvision.ops"] = (
+        ModuleType("torchvision"),
+        ModuleType("torchvision.ops"),
+    )
+    sys.modules["torchvision.ops"].StochasticDepth = nn.Identity  # type: ignore[attr-defined]
+    try:
+        import_module("lightly.models.utils")
+    finally:
+        del sys.modules["torchvision"], sys.modules["torchvision.ops"]
+
+
+def pictures(name: str) -> tuple[Any, Any, Any]:
+    """Methods of lightly, put together as its examples are."""
+    without_torchvision()
     from lightly.loss.dino_loss import DINOLoss
     from lightly.loss.negative_cosine_similarity import NegativeCosineSimilarity
     from lightly.loss.ntx_ent_loss import NTXentLoss
@@ -142,18 +155,23 @@ def pictures(name: str) -> tuple[Any, Any, Any]:
         MoCoProjectionHead,
         SimCLRProjectionHead,
     )
+    from lightly.models.utils import update_momentum
+
+    def backbone() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU())
 
     class Net(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.backbone = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU())
-            self.head = {
+            head = {
                 "SimCLR": lambda: SimCLRProjectionHead(16, 16, 8),
                 "BYOL": lambda: BYOLProjectionHead(16, 16, 8),
                 "MoCo": lambda: MoCoProjectionHead(16, 16, 8),
                 "DINO": lambda: DINOProjectionHead(16, 16, 8, 12, freeze_last_layer=1),
-            }[name]()
-            self.slow = copy.deepcopy(nn.Sequential(self.backbone, self.head)).requires_grad_(False)
+            }[name]
+            self.backbone, self.head, self.slow = backbone(), head(), nn.Sequential(backbone(), head())
+            self.slow.load_state_dict(nn.Sequential(self.backbone, self.head).state_dict())
+            self.slow.requires_grad_(False)
             self.guess = BYOLPredictionHead(8, 16, 8) if name == "BYOL" else nn.Identity()
             self.loss = {
                 "SimCLR": lambda: NTXentLoss(),
@@ -165,9 +183,8 @@ def pictures(name: str) -> tuple[Any, Any, Any]:
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             (one, two), _, _ = batch
             if name != "SimCLR":
-                fast = [*self.backbone.parameters(), *self.head.parameters()]
-                for weight, slow in zip(fast, self.slow.parameters(), strict=True):  # update_momentum of lightly
-                    slow.data = slow.data * 0.9 + weight.data * 0.1
+                update_momentum(self.backbone, self.slow[0], m=0.9)
+                update_momentum(self.head, self.slow[1], m=0.9)
             views = [self.guess(self.head(self.backbone(view))) for view in (one, two)]
             if name == "SimCLR":
                 return self.loss(*views)
@@ -246,7 +263,8 @@ PROJECTS = {
     "chemprop": Project("chemprop", "message passing network", ours(molecules), "agg"),
     "PyG": Project("torch-geometric", "graph convolution", ours(graphs), "enc"),
     "scVI": Project("scvi-tools", "scVI", ours(lambda: cells(False)), "module.z_encoder"),
-    "scVI, adversarial": Project("scvi-tools", "adversarial plan, by hand", ours(lambda: cells(True)), "module.z_encoder"),
+    "scVI, adversarial": Project("scvi-tools", "adversarial plan, by hand",
+                                 ours(lambda: cells(True)), "module.z_encoder"),
     "GluonTS": Project("gluonts", "DeepAR", ours(gluon), "model.param_proj"),
     **{name: Project("lightly", name, ours(lambda name=name: pictures(name)), "backbone")
        for name in ("SimCLR", "BYOL", "MoCo", "DINO")},

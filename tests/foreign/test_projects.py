@@ -25,7 +25,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "scVI, adversarial": {"SAM": "by hand", "EdgeOfStability": "by hand"},
     "GluonTS": NO_LABELS,
     "N-HiTS": NO_LABELS,
-    "darts": NO_CLASSES,
+    "darts": NO_LABELS,
 }
 
 

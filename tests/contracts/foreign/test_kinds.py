@@ -1,4 +1,4 @@
-"""Each kind of foreign project with each callback: it trains as without the callback, bit by bit, or is refused by name.
+"""Each kind of foreign project with each callback: trained as without the callback, bit by bit, or refused by name.
 
 Callbacks that change training are in the setting in which they change nothing.
 """
@@ -77,6 +77,7 @@ def form(name: str) -> Kind:
     return Kind(lambda: Reading(FORMS[name]), lambda: Formed(FORMS[name]))
 
 
+SIX = ("target and weight", "an encoding", "named parts", "a dataclass", "slots", "a graph")
 KINDS = {
     "momentum network": Kind(Momentum),
     "counter": Kind(Counter),
@@ -89,8 +90,8 @@ KINDS = {
     "distributions": Kind(lambda: Giving(lambda h: torch.distributions.Normal(h, 1.0, validate_args=False))),
     "a loader with a state": Kind(Net, Resumable),
     "pytorch_lightning": Kind(Other, OtherRows, ptl),
-    **{name: form(name) for name in ("target and weight", "an encoding", "named parts", "a dataclass", "slots", "a graph")},
-}  # fmt: skip
+    **{name: form(name) for name in SIX},
+}
 
 CALLBACKS: dict[str, Callable[[Kind], Any]] = {
     "Calibration": lambda kind: Calibration("head"),
