@@ -7,7 +7,7 @@ OFFLINE ?=
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow test-foreign lint bench clean
 
 # torch first: another package that asks for it would take a build with several GB of GPU libraries
 $(STAMP): constraints.txt pyproject.toml
@@ -27,6 +27,22 @@ test: $(STAMP)  ## everything but what is marked slow, in two processes
 
 test-slow: $(STAMP)  ## learning tests on real models
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+
+# Projects of other people, each of which asks for much: an environment of their own. lightly asks for torchvision, which
+# is not beside this torch; what is tested of it does without.
+FOREIGN ?= .venv-foreign
+PROJECTS := pytorch-forecasting chemprop torch-geometric scvi-tools gluonts neuralforecast darts pytorch-lightning torchdata
+$(FOREIGN)/.installed: tests/foreign/constraints.txt
+	$(PYTHON) -m venv $(FOREIGN)
+	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check torch -c tests/foreign/constraints.txt
+	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest $(PROJECTS) \
+		-c tests/foreign/constraints.txt
+	$(FOREIGN)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps lightly lightly-utils \
+		-c tests/foreign/constraints.txt
+	@touch $@
+
+test-foreign: $(FOREIGN)/.installed  ## callbacks in projects from the package index (3 GB, once)
+	OMP_NUM_THREADS=1 $(FOREIGN)/bin/python -m pytest tests/foreign
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check lit_ft tests benchmarks
