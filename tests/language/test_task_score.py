@@ -79,6 +79,9 @@ def test_questions_are_handed_over_by_the_hooks_of_their_data(path: str, precisi
     assert shares["parity"] + shares["turned"] == pytest.approx(1)
 
 
+ASKED: list[int] = []  # outside of the module, which is put back as it was
+
+
 class Careless(SupervisedFineTuning):
     """Draws random numbers when it predicts, counts in a buffer that training reads, switches its mode, and logs."""
 
@@ -87,7 +90,7 @@ class Careless(SupervisedFineTuning):
             {"config": {**LLAMA, "attention_dropout": 0.3}}, optimizer=lambda p: torch.optim.AdamW(p, lr=1e-2)
         )
         self.register_buffer("count", torch.zeros(()))
-        self.asked = 0
+        ASKED.clear()
 
     def compute(self, batch: Any) -> Any:
         output = super().compute(batch)
@@ -95,7 +98,7 @@ class Careless(SupervisedFineTuning):
         return output
 
     def predict_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        self.asked += 1
+        ASKED.append(batch_idx)
         torch.rand(3)
         self.count += 1.0
         self.log("val/loss", 1e9)
@@ -110,7 +113,7 @@ def test_training_does_not_notice_a_module_that_leaves_traces(path: str, tmp_pat
         folder = tmp_path / str(len(runs))
         module, _ = fit_foreign(callbacks, folder, Careless(), lessons(path))
         losses = [row["val/loss"] for row in MetricsFile(folder).read() if row.get("val/loss")]
-        runs.append((list(module.parameters()), losses, module.asked, float(module.count)))
+        runs.append((list(module.parameters()), losses, len(ASKED), float(module.count)))
     (plain, losses, never, _), (watched, same_losses, asked, count) = runs
     assert asked > never == 0
     assert count == 0

@@ -34,10 +34,17 @@ LEARNED = {"config": {"model_type": "bert", "tokenizer": "bytes", "max_position_
 def _apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    rows = [{"text": f"{i} " + "a" * 60, "kind": i % 2, "prompt": f"{i}?", "completion": "a" * 60, "answer": i % 2,
-             "chosen": "a" * 60, "rejected": "b" * 60, "anchor": f"{i}", "positive": "c" * 60}
-            for i in range(8)]  # fmt: skip
-    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    long = "a" * 60
+    for name, row in {
+        "texts": {"text": f"{{}} {long}", "kind": "{}"},
+        "said": {"prompt": "{}?", "completion": long},
+        "pairs": {"prompt": "{}?", "chosen": long, "rejected": "b" * 60},
+        "anchors": {"anchor": "{}", "positive": long},
+        "options": {"prompt": f"{{}} {long}", "answer": "{}"},
+    }.items():
+        rows = [{key: value.format(i % 2 if key in ("kind", "answer") else i) for key, value in row.items()}
+                for i in range(8)]  # fmt: skip
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def fit(module: Any, data: Any) -> None:
@@ -48,20 +55,20 @@ def fit(module: Any, data: Any) -> None:
 PAIRS = {
     "labelled": (
         partial(TextClassifier, num_classes=2),
-        lambda n: LabelledText("rows.jsonl", label="kind", max_length=n),
+        lambda n: LabelledText("texts.jsonl", label="kind", max_length=n),
     ),
-    "pairs": (SentenceEmbedding, lambda n: TextPairs("rows.jsonl", max_length=n, batch_size=2)),
-    "triplets": (SentenceEmbedding, lambda n: LabelTriplets("rows.jsonl", target="kind", max_length=n, batch_size=2)),
-    "instructions": (SupervisedFineTuning, lambda n: Instructions("rows.jsonl", max_length=n)),
-    "packed": (SupervisedFineTuning, lambda n: Instructions("rows.jsonl", max_length=n, packing=True)),
-    "streamed": (SupervisedFineTuning, lambda n: StreamedInstructions("rows.jsonl", 1, max_length=n)),
-    "mixture": (SupervisedFineTuning, lambda n: Mixture({"one": Instructions("rows.jsonl", max_length=n)})),
-    "preferences": (DPO, lambda n: Preferences("rows.jsonl", max_length=n)),
-    "rewards": (RewardModel, lambda n: Preferences("rows.jsonl", max_length=n)),
-    "unpaired": (KTO, lambda n: UnpairedPreferences("rows.jsonl", max_length=n, val_fraction=0.0)),
+    "pairs": (SentenceEmbedding, lambda n: TextPairs("anchors.jsonl", max_length=n, batch_size=2)),
+    "triplets": (SentenceEmbedding, lambda n: LabelTriplets("texts.jsonl", target="kind", max_length=n, batch_size=2)),
+    "instructions": (SupervisedFineTuning, lambda n: Instructions("said.jsonl", max_length=n)),
+    "packed": (SupervisedFineTuning, lambda n: Instructions("said.jsonl", max_length=n, packing=True)),
+    "streamed": (SupervisedFineTuning, lambda n: StreamedInstructions("said.jsonl", 1, max_length=n)),
+    "mixture": (SupervisedFineTuning, lambda n: Mixture({"one": Instructions("said.jsonl", max_length=n)})),
+    "preferences": (DPO, lambda n: Preferences("pairs.jsonl", max_length=n)),
+    "rewards": (RewardModel, lambda n: Preferences("pairs.jsonl", max_length=n)),
+    "unpaired": (KTO, lambda n: UnpairedPreferences("pairs.jsonl", max_length=n, val_fraction=0.0)),
     "options": (
         OptionScoring,
-        lambda n: AnswerOptions("rows.jsonl", max_length=n, options={"0": "no", "1": "yes"}),
+        lambda n: AnswerOptions("options.jsonl", max_length=n, options={"0": "no", "1": "yes"}),
     ),
 }
 
@@ -81,8 +88,8 @@ def test_longer_texts_than_positions_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("length", [20, 40])
 def test_a_default_is_no_choice_and_what_counts_is_the_longest_text(length: int) -> None:
-    Path("rows.jsonl").write_text("".join(json.dumps({"text": "a" * length}) + "\n" for _ in range(8)))
-    data = Instructions("rows.jsonl", val_fraction=0.0)
+    Path("said.jsonl").write_text("".join(json.dumps({"text": "a" * length}) + "\n" for _ in range(8)))
+    data = Instructions("said.jsonl", val_fraction=0.0)
     if length < 32:
         fit(SupervisedFineTuning(ROTARY), data)
     else:
@@ -92,7 +99,7 @@ def test_a_default_is_no_choice_and_what_counts_is_the_longest_text(length: int)
 
 def test_the_template_counts_and_so_does_a_text_that_is_encoded() -> None:
     with pytest.raises(ConfigError, match=r"max_length: given \d\d"):
-        fit(SentenceEmbedding(ROTARY), TextPairs("rows.jsonl", max_length=24, template="echo", batch_size=2))
+        fit(SentenceEmbedding(ROTARY), TextPairs("anchors.jsonl", max_length=24, template="echo", batch_size=2))
     model = SentenceEmbedding(ROTARY)
     assert model.encode(["a" * 32]).shape == (1, 16)
     with pytest.raises(ConfigError, match="max_length: given 33"):
