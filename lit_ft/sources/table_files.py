@@ -205,6 +205,7 @@ def _checked_header(file: Path, cells: list[str], line: int) -> list[str]:
 def _cell_count(cells: list[str], names: list[str], line: int, quoting: bool) -> str:
     marks = not quoting and any('"' in cell for cell in cells)
     hint = "; quoting: true reads quotation marks as marks around a cell" if marks else ""
+    hint += "; delimiter says what stands between cells" if len(names) == 1 else ""
     return f"{len(names)} cells in every row: line {line} has not, but {len(cells)}{hint}"
 
 

@@ -63,6 +63,7 @@ def table_format(
         found = None
     if found is None or not found._is_text_encoding:
         raise ConfigError("encoding", encoding, "an encoding that Python knows: utf-8, cp1252, latin-1, utf-16, ...")
+    delimiter = "\t" if delimiter == "\\t" else delimiter  # as a shell leaves it
     twice = repeated(columns or ())
     if columns is not None and (not columns or twice or not all(name.strip() for name in columns)):
         raise ConfigError("columns", list(columns), "a name for each column, each of them once")

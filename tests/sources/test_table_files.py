@@ -108,6 +108,7 @@ def test_cells_are_divided_as_the_file_says(tmp_path: Path, text: str, form: dic
         ("a.csv", "text,text\na,1\n", {}, "line 1 has text twice"),
         ("a.tsv", "text\tlabel\ttext\na\t1\tb\n", {}, "line 1 has text twice"),
         ("a.tsv", 'text\tlabel\n"a\nb"\t1\n', {}, "line 2 has not, but 1; quoting: true"),
+        ("a.csv", "text|label\na, b|1\n", {}, "1 cells in every row: line 2 has not, but 2; delimiter says"),
         ("a.csv", "text;kind, label\na;b\n", {}, "delimiter: given None; .* ',' and ';' both may"),
         ("a.csv", "text,label\na,1\n", {"columns": ("text", "label")}, "null: line 1 of .* has these names itself"),
         ("a.csv", "text,label,x\na,1,2\n", {"columns": ("text", "label")}, "2 cells in every row: line 1 has not"),
@@ -226,6 +227,10 @@ def test_a_message_never_lists_every_column(tmp_path: Path) -> None:
 def test_formats_that_cannot_be_are_refused(arguments: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: given"):
         table_format(*arguments)
+
+
+def test_a_tab_may_be_written_as_a_shell_leaves_it() -> None:
+    assert table_format(None, None, r"\t", None).delimiter == "\t"
 
 
 def test_the_mark_of_utf_8_may_be_said_as_well(tmp_path: Path) -> None:
