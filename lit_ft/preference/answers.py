@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.sources.messages import SYSTEM_ROLES, repeated
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.chat import encode_chat, message_segments
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
@@ -146,56 +147,13 @@ def pair_hint(row: Row) -> str:
     return known + ("; single answers with a label are for UnpairedPreferences" if "label" in row else "")
 
 
-def repeated(prompt: Sequence[Mapping[str, Any]], said: Sequence[Mapping[str, Any]], place: str) -> int:
-    """How many messages at the beginning of an answer are those of its prompt, which is then whole in it.
-
-    A system message may stand in one of them alone, and the prompt may be the last question of a longer beginning.
-
-    Args:
-        prompt: Messages of the prompt.
-        said: The answer, or a conversation that has it at the end.
-        place: The row, for errors.
-
-    Example:
-        >>> asked, answer = [message("user", "Hi")], message("assistant", "Yo")
-        >>> repeated(asked, [answer], "row 1"), repeated(asked, [*asked, answer], "row 1")
-        (0, 1)
-        >>> repeated(asked, [message("user", "And?"), answer], "row 1")
-        Traceback (most recent call last):
-            ...
-        lit_ft.core.errors.ConfigError: path: given 'And?'; allowed: an answer, or a conversation with the prompt in it,
-            in row 1
-    """
-    asked, spoken = _keys(prompt), _keys(said)
-    if not spoken or spoken[0][0] not in ("user", *_SYSTEM) or (asked and asked[-1][0] == "assistant"):
-        return len(asked) * (0 < len(asked) < len(spoken) and spoken[: len(asked)] == asked)
-    if spoken[0][0] in _SYSTEM and asked and asked[0][0] not in _SYSTEM:
-        asked = [spoken[0], *asked]
-    elif asked and asked[0][0] in _SYSTEM and spoken[0][0] not in _SYSTEM:
-        asked = asked[1:]
-    if spoken[: len(asked)] == asked:
-        return len(asked)
-    questions = [key for key in asked if key[0] not in _SYSTEM]
-    if len(questions) == 1 and questions[0] in spoken:
-        return len(spoken) - spoken[::-1].index(questions[0])
-    allowed = f"an answer, or a conversation with the prompt in it, in {place}"
-    raise ConfigError("path", str(said[0].get("content"))[:80], allowed)
-
-
-_SYSTEM = ("system", "developer")
-
-
-def _keys(messages: Sequence[Any]) -> list[tuple[Any, str]]:
-    return [(m.get("role"), str(m.get("content")).strip()) for m in messages if isinstance(m, Mapping)]
-
-
 def _whole(prompt: list[Any], chosen: list[Any], rejected: list[Any], repeats: Sequence[int]) -> list[list[Any]]:
     """Both conversations from their beginning, where at least one of them has the prompt in it."""
-    system = [message(m["role"], m["content"]) for m in prompt[:1] if m.get("role") in _SYSTEM]
+    system = [message(m["role"], m["content"]) for m in prompt[:1] if m.get("role") in SYSTEM_ROLES]
     sides = [chosen, rejected]
     start = next(side[:count] for side, count in zip(sides, repeats, strict=True) if count)
     whole = [side if count else [*start, *side] for side, count in zip(sides, repeats, strict=True)]
-    return [side if side[0].get("role") in _SYSTEM else [*system, *side] for side in whole]
+    return [side if side[0].get("role") in SYSTEM_ROLES else [*system, *side] for side in whole]
 
 
 def warn_of_empty_answers(sides: Sequence[Row], numbers: Sequence[int], split: str) -> None:

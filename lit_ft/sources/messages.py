@@ -26,6 +26,7 @@ WORDS = {
 }
 """Other words for the roles of messages."""
 
+SYSTEM_ROLES = ("system", "developer")
 _COMMON = {"role", "content"}
 _CONTENTS = ("content", "value", "text", "parts")
 _TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -151,6 +152,57 @@ def transcript(text: str) -> list[Message] | None:
     return [{"role": roles[who], "content": said.strip()} for who, said in zip(turns[::2], turns[1::2], strict=True)]
 
 
+def repeated(prompt: Sequence[Mapping[str, Any]], said: Sequence[Mapping[str, Any]], place: str) -> int:
+    """How many messages at the beginning of an answer are those of its prompt, which is then whole in it.
+
+    A system message may stand in one of them alone, and the prompt may be the last question of a longer beginning.
+
+    Args:
+        prompt: Messages of the prompt.
+        said: The answer, or a conversation that has it at the end.
+        place: The row, for errors.
+
+    Example:
+        >>> asked, answer = [user("Hi")], assistant("Yo")
+        >>> repeated(asked, [answer], "row 1"), repeated(asked, [*asked, answer], "row 1")
+        (0, 1)
+        >>> repeated(asked, [user("And?"), answer], "row 1")
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: path: given 'And?'; allowed: an answer, or a conversation with the prompt in it,
+            in row 1
+    """
+    asked, spoken = _keys(prompt), _keys(said)
+    if not spoken or spoken[0][0] not in ("user", *SYSTEM_ROLES) or (asked and asked[-1][0] == "assistant"):
+        return len(asked) * (0 < len(asked) < len(spoken) and spoken[: len(asked)] == asked)
+    if spoken[0][0] in SYSTEM_ROLES and asked and asked[0][0] not in SYSTEM_ROLES:
+        asked = [spoken[0], *asked]
+    elif asked and asked[0][0] in SYSTEM_ROLES and spoken[0][0] not in SYSTEM_ROLES:
+        asked = asked[1:]
+    if spoken[: len(asked)] == asked:
+        return len(asked)
+    questions = [key for key in asked if key[0] not in SYSTEM_ROLES]
+    if len(questions) == 1 and questions[0] in spoken:
+        return len(spoken) - spoken[::-1].index(questions[0])
+    allowed = f"an answer, or a conversation with the prompt in it, in {place}"
+    raise ConfigError("path", str(said[0].get("content"))[:80], allowed)
+
+
+def divided(prompt: list[Message], said: list[Message], place: str) -> tuple[list[Message], list[Message]]:
+    """The prompt and the answer, where the answer may be a conversation that has the prompt in it.
+
+    Example:
+        >>> asked, answer = [user("Hi")], [assistant("Yo")]
+        >>> divided(asked, [*asked, *answer], "row 1") == divided(asked, answer, "row 1") == (asked, answer)
+        True
+    """
+    count = repeated(prompt, said, place)
+    if not count:
+        return prompt, said
+    lead = prompt[:1] if prompt[0]["role"] in SYSTEM_ROLES and said[0]["role"] not in SYSTEM_ROLES else []
+    return [*lead, *said[:count]], said[count:]
+
+
 def text_of(content: Any, number: int) -> Any:
     """A content as a text where it is a list of text parts; anything else as it is.
 
@@ -169,6 +221,10 @@ def text_of(content: Any, number: int) -> Any:
             raise ConfigError("messages.content", str(part)[:80], f"parts that are texts, in row {number}")
         texts.append(text)
     return "".join(texts)
+
+
+def _keys(messages: Sequence[Any]) -> list[tuple[Any, str]]:
+    return [(m.get("role"), str(m.get("content")).strip()) for m in messages if isinstance(m, Mapping)]
 
 
 def _message(message: Mapping[str, Any], number: int) -> Message:

@@ -8,7 +8,17 @@ from typing import Any
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.layouts import Layout, Read, holds, named_layout
-from lit_ft.sources.messages import Message, history_of, is_said, messages_of, said_by, tools_of, transcript, user
+from lit_ft.sources.messages import (
+    Message,
+    divided,
+    history_of,
+    is_said,
+    messages_of,
+    said_by,
+    tools_of,
+    transcript,
+    user,
+)
 from lit_ft.sources.table_files import Row, absent
 
 CONVERSATIONS = ("messages", "conversations", "conversation", "contents")
@@ -126,7 +136,10 @@ def answered(
     if not is_said(question) and not is_said(value):
         return {"messages": None, "prompt": question, "completion": value}
     before = question if is_said(question) else [user(question)]
-    return {"messages": [*before, *said_by("assistant", value, number)]}
+    turns, answer = divided(before, said_by("assistant", value, number), f"row {number}")
+    if turns is not before:  # those of the answer itself: what an assistant says in them is not learned either
+        turns = [{**turn, "weight": turn.get("weight", 0.0)} for turn in turns]
+    return {"messages": [*turns, *answer]}
 
 
 def compared(
@@ -162,8 +175,11 @@ def marked(
         {'prompt': 'Hi', 'completion': 'Yo', 'label': True, 'chosen': None}
     """
     answer, label = (row[name] for name in answers)
-    said = messages_of(answer, number) if is_said(answer) else answer
-    return {"prompt": asked(row, columns, number, asks, **how), "completion": said, "label": label, "chosen": None}
+    question, said = asked(row, columns, number, asks, **how), answer
+    if is_said(answer):
+        before = question if is_said(question) else [user(question)]
+        question, said = divided(before, messages_of(answer, number), f"row {number}")
+    return {"prompt": question, "completion": said, "label": label, "chosen": None}
 
 
 def _marked_conversation(row: Row, columns: frozenset[str], number: int, name: str, label: str) -> Row:

@@ -153,6 +153,8 @@ def test_the_last_turn_of_a_marked_conversation_is_the_answer() -> None:
         ({"prompt": "Hi", "completion": "Yo", "label": True}, True),
         ({"prompt": [ASK], "completion": [REPLY], "label": 0}, False),
         ({"prompt": [ASK], "completion": REPLY, "label": "false"}, False),
+        ({"prompt": "Hi", "completion": [ASK, REPLY], "label": True}, True),
+        ({"prompt": [ASK], "completion": [ASK, REPLY], "label": True}, True),
         ({"question": "Hi", "answer": "Yo", "label": 1.0}, True),
         ({"instruction": "Hi", "input": "", "output": "Yo", "kto_tag": False}, False),
         ({"conversations": [HUMAN, GPT], "label": True}, True),
