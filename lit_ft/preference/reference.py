@@ -80,8 +80,9 @@ class Reference(ABC):
 
 
 class AdapterOff(Reference):
-    """The network with its adapter switched off: no second copy. Refused where other parameters train too, or where
-    the start of the adapter changed the base (PiSSA).
+    """The network with its adapter switched off: no second copy.
+
+    Refused where other parameters train too, or where the start of the adapter changed the base (PiSSA).
 
     The reference does not include an adapter that was trained before (``--from``), or one that changes the network from
     the start; a warning is given for these.
