@@ -9,7 +9,12 @@ form of a batch that was fetched and not begun. ``settle`` corrects the state th
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.trainer import call
+
+from lit_ft.core.passes.randomness import Randomness
+from lit_ft.running.epoch_state import epoch_state, restore_epoch_state
+from lit_ft.running.fetches import Fetches, Position
 
 
 def mark(checkpoint: dict[str, Any], batches_per_epoch: float, accumulate: int) -> None:
@@ -38,17 +43,16 @@ def mark(checkpoint: dict[str, Any], batches_per_epoch: float, accumulate: int) 
     batch, epoch, state = loop["epoch_loop.batch_progress"], loop["epoch_progress"], loop["epoch_loop.state_dict"]
     done = batch["current"]["completed"]
     epoch_closed = epoch["total"]["processed"] == epoch["total"]["ready"]
-    if done >= batches_per_epoch:  # the epoch is over: stand before the first batch of the next one
+    if is_over(loop, batches_per_epoch):  # stand before the first batch of the next epoch
         done = 0
         optimizer = loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
         for progress in (optimizer["step"], optimizer["zero_grad"], loop["epoch_loop.scheduler_progress"]):
             progress["current"] = dict.fromkeys(progress["current"], 0)
         validation = loop["epoch_loop.val_loop.batch_progress"]
         validation["total"] = dict.fromkeys(validation["total"], 0)
-        if epoch_closed:
+        if epoch_closed:  # the hooks of its start are to come
             for counter in (epoch["total"], epoch["current"]):
                 counter["ready"] += 1
-                counter["started"] += 1
     elif epoch_closed:  # max_steps ended the run inside an epoch, which Lightning then counts as complete
         for counter in (epoch["total"], epoch["current"]):
             counter["processed"] -= 1
@@ -59,6 +63,13 @@ def mark(checkpoint: dict[str, Any], batches_per_epoch: float, accumulate: int) 
     # on restart Lightning counts one logged step more when the fetched batch closes a window
     if (done + 1) % accumulate == 0 or done + 1 == batches_per_epoch:
         state["_batches_that_stepped"] -= 1
+
+
+def is_over(loop: dict[str, Any], batches_per_epoch: float) -> bool:
+    """Whether no batch of an epoch is left, for the counters of a fit loop; a loader without a length shows its end."""
+    epoch, batch = loop["epoch_progress"]["total"], loop["epoch_loop.batch_progress"]
+    closed = epoch["processed"] == epoch["ready"]
+    return batch["current"]["completed"] >= batches_per_epoch or (closed and batch["is_last_batch"])
 
 
 def settle(trainer: pl.Trainer, loader_states: list[dict[str, Any]]) -> None:
@@ -85,8 +96,10 @@ def settle(trainer: pl.Trainer, loader_states: list[dict[str, Any]]) -> None:
         0 0
     """
     loop = trainer.fit_loop
-    total = loop.epoch_loop.batch_progress.total
+    total, epoch = loop.epoch_loop.batch_progress.total, loop.epoch_progress
     total.ready = total.completed
+    if epoch.total.started < epoch.total.ready:  # the epoch has not begun
+        epoch.current.ready = epoch.total.ready
     loop._restarting = False  # else it leaves ReduceLROnPlateau as it is at the end of this epoch
     if loader_states and loop._combined_loader is not None and loop._data_fetcher is not None:
         loop._combined_loader._load_state_dicts(loader_states)
@@ -118,3 +131,70 @@ def end_again(trainer: pl.Trainer) -> None:
     for hook in ("on_train_start", "on_train_end"):
         call._call_callback_hooks(trainer, hook)
         call._call_lightning_module_hook(trainer, hook)
+
+
+def add_resume_point(
+    checkpoint: dict[str, Any], trainer: pl.Trainer, fetches: Fetches, summed: dict[str, Any] | None, rows: list[int]
+) -> None:
+    """Write into a checkpoint where its run stands: counters, loaders, and of every process randomness and sums.
+
+    Args:
+        checkpoint: Taken between two batches; changed in place.
+        trainer: The trainer.
+        fetches: Knows where loaders stood before each fetch.
+        summed: What the epoch had summed up at its end, which may have come inside of it.
+        rows: Rows of the logs so far.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    batch = loop["epoch_loop.batch_progress"]["current"]
+    begun = batch["ready"] > batch["completed"]
+    over = not begun and is_over(loop, trainer.num_training_batches)
+    position = fetches.before_this_batch(trainer) if begun else fetches.before_next_batch(trainer, over)
+    sums = summed if summed is not None and not begun and not over else epoch_state(trainer)
+    own: Any = (Randomness().plain(), position.plain(), sums)
+    everyones: list[Any] = [own]
+    if trainer.world_size > 1:
+        everyones = [None] * trainer.world_size
+        torch.distributed.all_gather_object(everyones, own)
+    randomness, positions, of_epoch = (list(parts) for parts in zip(*everyones, strict=True))
+    checkpoint["run_checkpoint"] = {"randomness": randomness, "rows": rows, "positions": positions}
+    checkpoint["epoch_state"] = of_epoch
+    mark(checkpoint, trainer.num_training_batches, trainer.accumulate_grad_batches)
+    if position.loaders:
+        loop["state_dict"]["combined_loader"] = position.loaders
+
+
+class ResumePoint:
+    """Where the run of a checkpoint goes on.
+
+    Args:
+        checkpoint: What :func:`add_resume_point` has written, also in an earlier version.
+
+    See also: :func:`settle`.
+    """
+
+    def __init__(self, checkpoint: dict[str, Any]) -> None:
+        loop, saved = checkpoint["loops"]["fit_loop"], checkpoint["run_checkpoint"]
+        self.rows, self._randomness = saved["rows"], saved["randomness"]
+        self._positions, self._sums = saved.get("positions", []), checkpoint.get("epoch_state", [])
+        self._loaders = loop["state_dict"].get("combined_loader", [])
+        self._validation = loop["epoch_loop.val_loop.batch_progress"]
+        self._inside = loop["epoch_loop.batch_progress"]["current"]["completed"] > 0
+
+    def before_training(self, trainer: pl.Trainer, fetches: Fetches) -> None:
+        """Bring counters and loaders to the point; for ``on_train_start``."""
+        if len(self._positions) != trainer.world_size:
+            settle(trainer, self._loaders)
+            return
+        settle(trainer, [])
+        fetches.go_to(trainer, Position.of(self._positions[trainer.global_rank], self._loaders))
+
+    def before_first_batch(self, trainer: pl.Trainer) -> None:
+        """Bring randomness, validation and sums to the point, when the first batch has begun."""
+        rank, world = trainer.global_rank, trainer.world_size
+        fetched = len(self._positions) != world or self._positions[rank]["fetched"]
+        if len(self._randomness) == world and fetched:
+            Randomness.of(self._randomness[rank]).restore()
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.load_state_dict(self._validation)
+        if len(self._sums) == world:
+            restore_epoch_state(trainer, self._sums[rank], self._inside)

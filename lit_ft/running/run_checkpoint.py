@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.archive import classes_in, shown, verify
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.lifecycle import StepCounter, from_its_start
-from lit_ft.core.passes.randomness import Randomness
 from lit_ft.core.passes.window import window_starts
 from lit_ft.running.as_written import AsWritten
+from lit_ft.running.epoch_state import epoch_state
+from lit_ft.running.fetches import Fetches
 from lit_ft.running.files import commit, digest_file, is_whole, removed_on_failure
 from lit_ft.running.metrics_file import MetricsFile
 from lit_ft.running.not_finite import may_save
-from lit_ft.running.resume_point import mark, settle
+from lit_ft.running.resume_point import ResumePoint, add_resume_point
 from lit_ft.running.run_folder import remove_half_written
 from lit_ft.running.stop_signals import StopSignals, ended_by
 
@@ -64,7 +64,7 @@ class RunCheckpoint(AsWritten):
 
     first = True  # a checkpoint is taken before any other callback has touched the next batch
     remembers = ("best",)
-    forgets = (*AsWritten.forgets, "_saved_step", "_loader_states", "_resumed", "_looked")
+    forgets = (*AsWritten.forgets, "_saved_step", "_fetches", "_summed", "_resumed", "_looked")
 
     def __init__(
         self,
@@ -85,8 +85,9 @@ class RunCheckpoint(AsWritten):
         self._saved_step = 0
         self._looked = False
         self._count = StepCounter()
-        self._loader_states: list[dict[str, Any]] | None = None
-        self._resumed: dict[str, Any] | None = None
+        self._fetches = Fetches()
+        self._summed: dict[str, Any] | None = None
+        self._resumed: ResumePoint | None = None
 
     # saving
 
@@ -94,11 +95,9 @@ class RunCheckpoint(AsWritten):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Save before this batch if a checkpoint is due; after a resume restore the randomness first."""
+        self._summed = None
         if self._resumed is not None:
-            states = self._resumed["randomness"]
-            if len(states) == trainer.world_size:
-                Randomness.of(states[trainer.global_rank]).restore()
-            trainer.fit_loop.epoch_loop.val_loop.batch_progress.load_state_dict(self._resumed["validation"])
+            self._resumed.before_first_batch(trainer)
             self._resumed = None
         step = trainer.global_step
         if not window_starts(trainer, batch_idx):
@@ -118,10 +117,14 @@ class RunCheckpoint(AsWritten):
         """Whether the last checkpoint is old; all ranks use the answer of the first."""
         return trainer.strategy.broadcast(time.monotonic() - self._saved_at > OLD)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Keep the positions of the loaders, before the next batch is fetched."""
-        loader = trainer.fit_loop._combined_loader
-        self._loader_states = None if loader is None else loader._state_dicts()
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the randomness from which the epoch's order may be drawn."""
+        self._fetches.epoch_starts()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what the epoch has summed up, as the run may end inside of it, and where its loaders stand."""
+        self._summed = epoch_state(trainer)
+        self._fetches.epoch_ends(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end of the run."""
@@ -139,6 +142,7 @@ class RunCheckpoint(AsWritten):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give the signals back."""
         self._signals.restore()
+        self.leave(trainer, pl_module)
 
     def _asked_to_stop(self, trainer: pl.Trainer) -> signal.Signals | None:
         """The signal that any rank received, so that all of them stop at the same batch."""
@@ -241,15 +245,9 @@ class RunCheckpoint(AsWritten):
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if not self._between_batches:
             return
-        states: list[Any] = [Randomness().plain()]
-        if trainer.world_size > 1:
-            states = [None] * trainer.world_size
-            torch.distributed.all_gather_object(states, Randomness().plain())
         rows = [logger.rows for logger in trainer.loggers if isinstance(logger, MetricsFile)]
-        checkpoint["run_checkpoint"] = {"randomness": states, "rows": rows, "stopped": trainer.should_stop}
-        mark(checkpoint, trainer.num_training_batches, trainer.accumulate_grad_batches)
-        if self._loader_states:
-            checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = self._loader_states
+        add_resume_point(checkpoint, trainer, self._fetches, self._summed, rows)
+        checkpoint["run_checkpoint"]["stopped"] = trainer.should_stop
 
     # resuming
 
@@ -263,12 +261,7 @@ class RunCheckpoint(AsWritten):
         trainer.should_stop = checkpoint["run_checkpoint"].get("stopped", False) and not more_patience(
             trainer, checkpoint["callbacks"]
         )
-        loop = checkpoint["loops"]["fit_loop"]
-        self._resumed = {
-            **checkpoint["run_checkpoint"],
-            "loaders": loop["state_dict"].get("combined_loader", []),
-            "validation": loop["epoch_loop.val_loop.batch_progress"],
-        }
+        self._resumed = ResumePoint(checkpoint)
         self._saved_step = checkpoint["global_step"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -282,13 +275,18 @@ class RunCheckpoint(AsWritten):
         self._signals.listen()
         if trainer.received_sigterm:  # before anybody could save
             self._signals.note(signal.SIGTERM)
+        self._fetches.follow(trainer)
         if self._resumed is None:
             return
-        settle(trainer, self._resumed["loaders"])
+        self._resumed.before_training(trainer, self._fetches)
         files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
         if trainer.is_global_zero:
-            for file, rows in zip(files, self._resumed["rows"], strict=False):
+            for file, rows in zip(files, self._resumed.rows, strict=False):
                 file.cut(rows)
+
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Leave the loops of the trainer as they were."""
+        self._fetches.leave(trainer)
 
 
 def remove(checkpoints: Iterable[Path]) -> None:
