@@ -11,19 +11,19 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonito
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.command.build import Build, Resolved
-from lit_ft.command.names import public
 from lit_ft.command.predictions import begin_predictions
 from lit_ft.command.request import Request
+from lit_ft.command.resumed import LENGTH, Resumed
 from lit_ft.command.run_folders import ClearDead, CutRows, find_checkpoint, placed
 from lit_ft.core.archive import read
 from lit_ft.core.errors import ConfigError, existing
-from lit_ft.core.facts import FACTS
-from lit_ft.core.hyperparameters import differences, is_plain
 from lit_ft.core.yaml_text import write_yaml
+from lit_ft.running.as_written import AsWritten
 from lit_ft.running.not_finite import NotFinite
 from lit_ft.running.predictions import WHOLE, Predictions
 from lit_ft.running.report import read_report
 from lit_ft.running.run_checkpoint import RunCheckpoint
+from lit_ft.running.run_configuration import RunConfiguration
 from lit_ft.running.run_report import RunReport
 from lit_ft.running.stop_signals import as_signal
 from lit_ft.running.warm_start import WarmStart
@@ -56,27 +56,6 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """The last logged values."""
         return {key: float(value) for key, value in self.trainer.callback_metrics.items()}
-
-
-def warn_differences(checkpoint: Path, model: dict[str, Any]) -> None:
-    """Say once which hyper-parameters of a checkpoint the configuration overrules."""
-    if not checkpoint.is_file():
-        return
-    content = read("--ckpt_path", checkpoint, map_location="meta", mmap=True)
-    saved, from_data = content.get("hyper_parameters", {}), content.get(FACTS, ())
-    saved = {key: value for key, value in saved.items() if key != "_instantiator" and is_plain(value)}
-    path = saved.pop("_class_path", model.get("class_path"))
-    old = {"class_path": path, "init_args": saved.pop("init_args", saved) or None}
-    old = public(old)
-    found = {
-        key: pair
-        for key, pair in differences(old, {k: model.get(k) for k in ("class_path", "init_args")}).items()
-        if key == "class_path" or pair[0] is not None
-        if not (pair[1] is None and key.removeprefix("init_args.") in from_data)
-    }
-    if found:
-        lines = "".join(f"\n  model.{key}: {new!r} (checkpoint: {old!r})" for key, (old, new) in found.items())
-        rank_zero_warn(f"the configuration differs from the checkpoint {checkpoint} and wins:{lines}")
 
 
 def build(args: Sequence[str] | Request) -> Build:
@@ -139,9 +118,14 @@ def _executed(built: Build, folder: Path, checkpoint: Path | None, anew: bool) -
     stage, plain = built.request.command, built.plain()
     torch.set_float32_matmul_precision("high")
     text = write_yaml(plain)
-    if checkpoint is not None:
-        warn_differences(checkpoint, plain["model"])
+    resumed = None if checkpoint is None else Resumed.of(checkpoint)
+    if resumed is not None and stage != "fit":
+        resumed.warn_of_model(plain)
     callbacks = default_callbacks(built, folder, text)
+    if stage == "fit":
+        callbacks.insert(0, RunConfiguration(str(folder), text, resumed and resumed.former))
+    if resumed is not None and stage == "fit":
+        put_into_effect(resumed.check(plain), [*callbacks, *given_callbacks(built)])
     if anew:
         callbacks.insert(0, ClearDead(folder, text))
     elif stage == "fit" and checkpoint is not None and not checkpoint.name.startswith("step="):
@@ -179,11 +163,10 @@ def default_callbacks(built: Build, folder: Path, text: str) -> list[Callback]:
     report = RunReport(str(folder), name, text, command, int(seed) if seed is not False else None)
     if request.command != "fit":
         return [report]
-    given = built.config_init["trainer"].get("callbacks") or []
-    given = given if isinstance(given, list) else [given]
+    given = given_callbacks(built)
     callbacks: list[Callback] = []
-    if not any(isinstance(callback, (Checkpoint, RunCheckpoint)) for callback in given):
-        callbacks.append(RunCheckpoint())
+    if not any(isinstance(callback, RunCheckpoint) for callback in given):
+        callbacks.append(AsWritten() if any(isinstance(one, Checkpoint) for one in given) else RunCheckpoint())
     if not any(isinstance(callback, NotFinite) for callback in given):
         callbacks.append(NotFinite())
     if request.start:
@@ -192,6 +175,20 @@ def default_callbacks(built: Build, folder: Path, text: str) -> list[Callback]:
     if not any(isinstance(callback, LearningRateMonitor) for callback in given):
         callbacks.append(LearningRateMonitor(logging_interval="step"))
     return [*callbacks, report]
+
+
+def given_callbacks(built: Build) -> list[Callback]:
+    """The callbacks of the configuration."""
+    given = built.config_init["trainer"].get("callbacks") or []
+    return given if isinstance(given, list) else [given]
+
+
+def put_into_effect(changes: dict[str, tuple[Any, Any]], callbacks: list[Callback]) -> None:
+    """Let optimizers and schedules take what is written otherwise, also of a checkpoint that does not tell its own."""
+    if any(key.startswith("model.") or key in LENGTH for key in changes):
+        for callback in callbacks:
+            if isinstance(callback, AsWritten):
+                callback.otherwise = True
 
 
 def fit(args: Sequence[str]) -> Run:

@@ -71,6 +71,8 @@ class FitCallback(pl.Callback):
     """Attributes (plain data and tensors) that are saved, each under its name without leading underscores."""
     forgets: ClassVar[tuple[str, ...]] = ()
     """Further attributes that begin anew; they are not saved, or the subclass saves them in its own form."""
+    settled: ClassVar[tuple[str, ...]] = ()
+    """Arguments by which the saved state was made: a resume with others is refused, as they would have no effect."""
     first: ClassVar[bool] = False
     """Whether it makes itself the first callback of the trainer."""
     before: ClassVar[tuple[type[pl.Callback], ...]] = ()

@@ -49,6 +49,39 @@ def as_built(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
     }
 
 
+def of_its_groups(checkpoint: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint that does not tell it was built with, as far as its groups of parameters show.
+
+    The base of a schedule is in them, its functions are not: they count as others.
+
+    Args:
+        checkpoint: Of an earlier version, or of Lightning.
+        now: How its optimizers are built now, see :func:`as_built`.
+    """
+    optimizers = []
+    for state, one in zip(checkpoint["optimizer_states"], now["optimizers"], strict=False):
+        groups = [options({**group, "lr": group.get("initial_lr", group["lr"])}) for group in state["param_groups"]]
+        sizes = [len(group["params"]) for group in state["param_groups"]]
+        alike = sizes == [len(names) for names in one["parameters"]]
+        own = [{key for key in group if key != "initial_lr"} for group in (groups[0], one["groups"][0])]
+        kind = one["class"] if own[0] == own[1] else "another.class"
+        names = one["parameters"] if alike else [[None] * size for size in sizes]
+        if alike:
+            groups = [_based(group, new) for group, new in zip(groups, one["groups"], strict=True)]
+        optimizers.append({"class": kind, "groups": groups, "parameters": names})
+    schedules = now["schedules"][: len(checkpoint["lr_schedulers"])]
+    unknown = [{"class": one["class"], "factors": [float("nan")]} for one in schedules]
+    return {"optimizers": optimizers, "schedules": schedules, "reached": unknown}
+
+
+def _based(group: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """A group with its base under the names of one of now, whose rate is the first value of a schedule."""
+    if "initial_lr" not in new:
+        return group
+    base = group["lr"]
+    return {**group, "initial_lr": base, "lr": new["lr"] if same(base, new["initial_lr"]) else base}
+
+
 def reached(trainer: pl.Trainer) -> list[dict[str, Any]]:
     """For each schedule its class, and the values of its functions at the step reached.
 

@@ -18,7 +18,8 @@ from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.errors import ConfigError
-from lit_ft.running.as_built import as_built, changed, factors, plain, reached, same
+from lit_ft.running.arguments import of_callbacks, put_back, saved_arguments
+from lit_ft.running.as_built import as_built, changed, factors, of_its_groups, plain, reached, same
 
 SCHEDULED = ("lr", "momentum", "betas")  # what schedules of torch move
 FROM = "to begin another run from its weights: lit-ft fit --from, or the callback WarmStart"
@@ -47,9 +48,17 @@ class AsWritten(FitCallback):
         0.0
     """
 
-    forgets = ("_checkpoint", "_built")
+    forgets = ("_checkpoint", "_built", "_made_with")
+    otherwise: bool = False
+    """Whether something is known to be written otherwise than in a checkpoint that does not tell how it was built."""
     _checkpoint: dict[str, Any] | None = None
     _built: dict[str, Any] | None = None
+    _made_with: Mapping[str, dict[str, Any]] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Note the arguments of the callbacks, before their states are restored."""
+        super().setup(trainer, pl_module, stage)
+        self._made_with = of_callbacks(trainer)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -62,17 +71,24 @@ class AsWritten(FitCallback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         checkpoint, self._checkpoint = self._checkpoint, None
         self._built = as_built(trainer, pl_module)
-        then = checkpoint.get("as_built") if checkpoint is not None else None
-        if checkpoint is not None and then is not None:
-            tell(rewrite(checkpoint, then, self._built, trainer))
-            checkpoint["as_built"] = self._built
+        if checkpoint is None:
+            return
+        if "as_built" not in checkpoint and self.otherwise and "optimizer_states" in checkpoint:
+            checkpoint["as_built"] = of_its_groups(checkpoint, self._built)
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        lines = put_back(callbacks, self._made_with, checkpoint, FROM)
+        if "as_built" in checkpoint:
+            lines += rewrite(checkpoint, checkpoint["as_built"], self._built, trainer)
+        tell(lines)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Note what optimizers and schedules were built with."""
         if self._built is not None:
-            checkpoint["as_built"] = {**self._built, "reached": reached(trainer)}
+            states = checkpoint.get("callbacks", {})
+            of_states = saved_arguments(trainer.callbacks, self._made_with, states)  # type: ignore[attr-defined]
+            checkpoint["as_built"] = {**self._built, "reached": reached(trainer), "callbacks": of_states}
 
 
 @rank_zero_only

@@ -5,6 +5,7 @@ the batch after it where batches are fetched ahead, and at the start of an epoch
 order when its iterator is made, or with its first batch, and may tell until then that the last epoch has ended.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -134,7 +135,10 @@ class Fetches:
         loader, fetcher = trainer.fit_loop._combined_loader, trainer.fit_loop._data_fetcher
         if loader is None or fetcher is None:
             return
-        loader._load_state_dicts(position.loaders)
+        with warnings.catch_warnings():
+            if position.iterate is not None:  # no order is to continue
+                warnings.filterwarnings("ignore", "the checkpoint was made in an epoch of")
+            loader._load_state_dicts(position.loaders)
         for one in loader.flattened if position.ended else ():
             if hasattr(one, "state_dict"):
                 next(iter(one), None)  # the end that it tells; a new iterator begins

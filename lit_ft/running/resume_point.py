@@ -160,7 +160,10 @@ def add_resume_point(
     checkpoint["run_checkpoint"] = {"randomness": randomness, "rows": rows, "positions": positions}
     checkpoint["epoch_state"] = of_epoch
     mark(checkpoint, trainer.num_training_batches, trainer.accumulate_grad_batches)
-    if position.loaders:
+    loop["state_dict"].pop("combined_loader", None)
+    if position.iterate is not None:  # a new epoch begins, which may be one of other rows
+        checkpoint["run_checkpoint"]["loaders"] = position.loaders
+    elif position.loaders:
         loop["state_dict"]["combined_loader"] = position.loaders
 
 
@@ -177,7 +180,7 @@ class ResumePoint:
         loop, saved = checkpoint["loops"]["fit_loop"], checkpoint["run_checkpoint"]
         self.rows, self._randomness = saved["rows"], saved["randomness"]
         self._positions, self._sums = saved.get("positions", []), checkpoint.get("epoch_state", [])
-        self._loaders = loop["state_dict"].get("combined_loader", [])
+        self._loaders = saved.get("loaders", loop["state_dict"].get("combined_loader", []))
         self._validation = loop["epoch_loop.val_loop.batch_progress"]
         self._inside = loop["epoch_loop.batch_progress"]["current"]["completed"] > 0
 

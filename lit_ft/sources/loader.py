@@ -148,13 +148,13 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue from ``state`` when the first batch of the next iterator is requested."""
+        ended = state["position"] >= state["batches"]
         if state["batches"] != len(self):
             warnings.warn(
                 f"the checkpoint was made in an epoch of {state['batches']} batches, this one has {len(self)}: data,"
                 " batch size or number of processes differ, so the order of the rows does not continue",
                 stacklevel=2,
             )
-        ended = state["position"] >= len(self)
         epoch, position = (state["epoch"] + 1, 0) if ended else (state["epoch"], state["position"])
         self.sampler.set_epoch(epoch)
         self._pending = self._state(epoch, position)
