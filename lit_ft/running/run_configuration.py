@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from lit_ft.core.callback import FitCallback
+from lit_ft.core.lifecycle import from_its_start
 from lit_ft.running.files import write_text
 
 UNTIL = "config_until_step_"
@@ -23,9 +24,12 @@ class RunConfiguration(FitCallback):
 
     Example:
         >>> from lit_ft.testing import fit_foreign
-        >>> _ = fit_foreign([RunConfiguration("run", "lr: 0.5", former="lr: 0.1")], max_steps=1)
+        >>> from lit_ft.callbacks import RunCheckpoint
+        >>> _ = fit_foreign([RunCheckpoint(folder="saved"), RunConfiguration("run", "lr: 0.1")], max_steps=1)
+        >>> goes_on = [RunCheckpoint(folder="saved"), RunConfiguration("run", "lr: 0.5", former="lr: 0.1")]
+        >>> _ = fit_foreign(goes_on, resume="saved/step=00000001.ckpt", max_steps=2)
         >>> [(path.name, path.read_text()) for path in sorted(Path("run").iterdir())]
-        [('config.yaml', 'lr: 0.5'), ('config_until_step_0.yaml', 'lr: 0.1')]
+        [('config.yaml', 'lr: 0.5'), ('config_until_step_1.yaml', 'lr: 0.1')]
     """
 
     def __init__(self, folder: str, text: str, former: str | None = None) -> None:
@@ -33,8 +37,8 @@ class RunConfiguration(FitCallback):
         self.folder, self.text, self.former = Path(folder), text, former
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the configuration, now that nothing can be refused any more."""
-        if trainer.is_global_zero:
+        """Write the configuration of a run that goes on, now that nothing can be refused any more."""
+        if trainer.is_global_zero and not from_its_start(trainer):
             keep_configuration(self.folder, self.text, self.former, trainer.global_step)
 
     def on_save_checkpoint(
