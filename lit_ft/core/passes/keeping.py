@@ -150,7 +150,8 @@ def _attributes(value: Any, own: dict[str, Any]) -> Kept:
 
 def attributes(own: dict[str, Any]) -> dict[str, Any]:
     """The attributes of an object that may be state: methods that were put into the object are none."""
-    return {name: value for name, value in own.items() if type(value) not in ROUTINES and name not in NOT_STATE}
+    names = own.keys() - NOT_STATE  # a set first: most names of a small layer are torch's
+    return {name: value for name in names if type(value := own[name]) not in ROUTINES}
 
 
 def put_attributes(own: dict[str, Any], content: dict[str, Any]) -> None:

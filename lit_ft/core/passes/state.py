@@ -31,7 +31,7 @@ class KeptTensor:
 
     def __init__(self, tensor: Tensor, trained: bool = False, always: bool = False) -> None:
         self.tensor, self.trained, self.always = tensor, trained, always
-        self.place = place = _storage(tensor)
+        self.place = place = _address(tensor)
         self.alias = None if place is None else tensor.data
         self.version = None if tensor.is_inference() else tensor._version
         self.copy: Tensor | None = None
@@ -44,7 +44,7 @@ class KeptTensor:
     @property
     def displaced(self) -> bool:
         """Whether the tensor has another storage than it had: ``tensor.data = ...``."""
-        return self.place is not None and _storage(self.tensor) != self.place
+        return self.place is not None and _address(self.tensor) != self.place
 
     @property
     def overwritten(self) -> bool:
@@ -138,8 +138,8 @@ class State:
         """
         rest: dict[int, list[KeptTensor]] = {}
         for kept in self.tensors.values():
-            if kept.copy is None and kept.place and (trained or not kept.trained):
-                rest.setdefault(kept.place, []).append(kept)
+            if kept.copy is None and kept.alias is not None and (trained or not kept.trained):
+                rest.setdefault(kept.alias.untyped_storage().data_ptr(), []).append(kept)
         if not rest or _compiled(self.module):
             yield
             return
@@ -277,12 +277,12 @@ def _put_stop(trainer: Any, stop: bool) -> None:
     trainer.should_stop = stop
 
 
-def _storage(tensor: Tensor) -> int | None:
+def _address(tensor: Tensor) -> int | None:
     """The address of a tensor's contents; None where it has none of its own, as sparse and wrapped tensors."""
-    if tensor.layout != torch.strided:
+    if tensor.layout is not torch.strided:
         return None
     try:
-        return tensor.untyped_storage().data_ptr()
+        return tensor.data_ptr()
     except (RuntimeError, NotImplementedError):
         return None
 
