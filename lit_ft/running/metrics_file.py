@@ -76,6 +76,9 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
         """Append one row."""
+        if self._file is None and not self.rows and self.path.exists():  # what another run of this folder has written
+            before = self.read()
+            self.rows, self.columns = len(before), list(before[0]) if before else self.columns
         row = {k: float(v) if isinstance(v, Tensor) else v for k, v in metrics.items()}
         row["step"] = step
         if "epoch" in row:

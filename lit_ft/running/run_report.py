@@ -176,6 +176,11 @@ class RunReport(FitCallback):
                 summaries[name if seen[name] == 1 else f"{name} {seen[name]}"] = callback.report()
         return summaries
 
+    def _told(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """The reports of the callbacks; one that has nothing to say now does not unsay what it said before."""
+        earlier = self._before.get("callbacks", {})
+        return {name: part or earlier.get(name, part) for name, part in self._callbacks(trainer).items()}
+
     def _save(self, trainer: pl.Trainer, status: str, draw: bool = True) -> None:
         assert self._wall is not None
         running, before = status == "running", self._before
@@ -207,7 +212,7 @@ class RunReport(FitCallback):
             "trainable_parameters": _size([p for p in parameters if p.requires_grad]),
             "adapter": adapter_matches(trainer.lightning_module),
             "metrics": {} if running else final_values(read_history(self.folder / "metrics.csv")),
-            "callbacks": {} if running else self._callbacks(trainer),
+            "callbacks": {**before.get("callbacks", {}), **({} if running else self._told(trainer))},
             "versions": versions(),
             "machine": machine(trainer),
             "git": self._git,
