@@ -61,7 +61,7 @@ def name_classes(network: Any, names: Sequence[str]) -> None:
         names: Names of the classes by number; none leaves the configuration as it is.
     """
     config = getattr(network, "config", None)
-    if not names or not hasattr(config, "id2label"):
+    if not names or config is None or not hasattr(config, "id2label"):
         return
     more = range(len(names), max(len(names), config.num_labels))
     config.id2label = dict(enumerate([*names, *(f"LABEL_{number}" for number in more)]))

@@ -180,6 +180,8 @@ def _unknown_class(name: str, path: str, text: str) -> str:
 
 
 def _subclasses(base: Any) -> Iterator[type]:
-    for child in base.__subclasses__() if isinstance(base, type) else ():
-        yield child
-        yield from _subclasses(child)
+    if isinstance(base, type):
+        children: list[type] = base.__subclasses__()
+        for child in children:
+            yield child
+            yield from _subclasses(child)

@@ -123,7 +123,7 @@ def _executed(built: Build, folder: Path, checkpoint: Path | None, anew: bool) -
         resumed.warn_of_model(plain)
     callbacks = default_callbacks(built, folder, text)
     if stage == "fit":
-        callbacks.insert(0, RunConfiguration(str(folder), text, resumed and resumed.former))
+        callbacks.insert(0, RunConfiguration(str(folder), text, None if resumed is None else resumed.former))
     if resumed is not None and stage == "fit":
         put_into_effect(resumed.check(plain), [*callbacks, *given_callbacks(built)])
     if anew:

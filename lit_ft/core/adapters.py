@@ -90,7 +90,8 @@ def refuse_other_adapter(network: nn.Module, saved: Mapping[str, Mapping[str, An
             raise ConfigError("network.peft", given, f"the adapter that the checkpoint was trained with, {kind}")
         mine, defaults = own[place], _defaults(configs[place])
         for key in [*settings, *(key for key in mine if key not in settings)]:
-            then, now = settings.get(key, defaults.get(key)), mine.get(key, defaults.get(key))
+            then: Any = settings.get(key, defaults.get(key))
+            now: Any = mine.get(key, defaults.get(key))
             if key == "layers":
                 _refuse_other_layers(set(now), set(then), whole)
             elif now != then:
@@ -113,7 +114,7 @@ def fixed_norms(network: nn.Module) -> list[nn.Module]:
         >>> fixed_norms(nn.BatchNorm1d(2))  # no adapter, so nothing is frozen
         []
     """
-    found = []
+    found: list[nn.Module] = []
     for _, model in adapted(network):
         own = ("modules_to_save.", getattr(model.base_model, "prefix", "") or "modules_to_save.")
         for path, module in model.named_modules():

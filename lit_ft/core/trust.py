@@ -9,7 +9,7 @@ packages that it stands on, and modules that the user has named or imported.
 import inspect
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -64,7 +64,10 @@ def reading(
     verdicts |= {name: True for name in allowed if name.split(".")[0] != "jsonargparse"}
     before = dict(settings.parsing_settings)
     settings.parsing_settings.update(import_path_verdicts=verdicts, import_paths_enforced=True)
-    parts = {"is_subclass_spec": _names_a_class, "adapt_partial_callable_class": _factory}
+    parts: dict[str, Callable[..., Any]] = {
+        "is_subclass_spec": _names_a_class,
+        "adapt_partial_callable_class": _factory,
+    }
     if stored:
         parts["import_object"] = partial(_object, set(allowed) - set(PACKAGES))
     original = {name: getattr(typehints, name) for name in parts}

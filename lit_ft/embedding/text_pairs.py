@@ -125,7 +125,7 @@ class TextPairs(TableData):
         second = self.positive or next((name for name in POSITIVES if name in known), POSITIVES[0])
         self.columns = [first, second, *self.negatives]
         tables, self.numbers = self.source.read([*self.columns, *([self.label] if self.label else [])], plain=True)
-        read = {*self.columns, self.label, self.source.only}
+        read = {name for name in (*self.columns, self.label, self.source.only) if name is not None}
         for split, rows in tables.items():
             check_verdicts(rows, self.numbers[split], read, self.source.path)
         return tables

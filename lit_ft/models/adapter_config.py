@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeGuard, get_args, get_origin, get_type_hints
 
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.plain import fits
@@ -138,7 +138,7 @@ def _config_class(path: Any) -> type:
     return found
 
 
-def _is_config(value: object) -> bool:
+def _is_config(value: object) -> TypeGuard[type]:
     import peft
 
     return isinstance(value, type) and issubclass(value, peft.PeftConfig)

@@ -122,7 +122,7 @@ def _check_tokens(network: nn.Module, config: Any, modules: list[str], count: Ca
         tokens = [token for some in given.values() for token in some]
     else:
         tokens = list(given)
-    embedding = network.get_input_embeddings() if hasattr(network, "get_input_embeddings") else None
+    embedding = getattr(network, "get_input_embeddings", lambda: None)()
     size = getattr(embedding, "num_embeddings", None)
     for token in tokens:
         if size is not None and not 0 <= token < size:

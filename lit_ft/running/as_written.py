@@ -8,7 +8,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -48,7 +48,7 @@ class AsWritten(FitCallback):
         0.0
     """
 
-    forgets = ("_checkpoint", "_built", "_made_with")
+    forgets: ClassVar[tuple[str, ...]] = ("_checkpoint", "_built", "_made_with")
     otherwise: bool = False
     """Whether something is known to be written otherwise than in a checkpoint that does not tell how it was built."""
     _checkpoint: dict[str, Any] | None = None
@@ -271,7 +271,7 @@ class _Schedule:
         of_class = self.then is not None and self.then["class"] == now["class"]
         self.keeps_history = of_class and (config.reduce_on_plateau or not isinstance(config.scheduler, LRScheduler))
         self.timed = self.then is not None and all(self.then[key] == now[key] for key in ("interval", "frequency"))
-        self.keys = changed(self.then["state"], now["state"]) if of_class else {}
+        self.keys = changed(then["state"], now["state"]) if of_class else {}
         told = checkpoint["as_built"].get("reached", ())
         function = of_class and number < len(told) and told[number]["class"] == now["class"]
         self.function_changed = function and not same(

@@ -114,7 +114,7 @@ class Fetches:
     def before_this_batch(self, trainer: pl.Trainer) -> Position:
         """The position before the batch that has begun was fetched."""
         fetcher = trainer.fit_loop._data_fetcher
-        ahead = hasattr(fetcher, "batches") and fetcher.length is None  # a batch, or the end  # type: ignore[union-attr]
+        ahead = fetcher is not None and hasattr(fetcher, "batches") and fetcher.length is None  # a batch, or the end
         return self._before(trainer, 1 + ahead)
 
     def before_next_batch(self, trainer: pl.Trainer, epoch_is_over: bool) -> Position:

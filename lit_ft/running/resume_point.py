@@ -98,7 +98,7 @@ def settle(trainer: pl.Trainer, loader_states: list[dict[str, Any]]) -> None:
     loop = trainer.fit_loop
     total, epoch = loop.epoch_loop.batch_progress.total, loop.epoch_progress
     total.ready = total.completed
-    if epoch.total.started < epoch.total.ready:  # the epoch has not begun
+    if epoch.total.started < epoch.total.ready:  # type: ignore[attr-defined]  # not begun; typed as the base of what it is
         epoch.current.ready = epoch.total.ready
     loop._restarting = False  # else it leaves ReduceLROnPlateau as it is at the end of this epoch
     if loader_states and loop._combined_loader is not None and loop._data_fetcher is not None:

@@ -151,7 +151,8 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
 
 def _line_of_twice(text: str) -> int:
     """The line in which the innermost object begins that has a key twice."""
-    decoder, lines = json.JSONDecoder(object_pairs_hook=_object), []
+    decoder: Any = json.JSONDecoder(object_pairs_hook=_object)  # of what it parses with, the stubs know nothing
+    lines: list[int] = []
 
     def parsed(start: tuple[str, int], *more: Any) -> Any:
         try:

@@ -239,10 +239,10 @@ def read_tables(
         rows = [row for split, some in tables.items() if paths[split] == path for row in some]
         readings[path] = Reading(path, layouts, rows, **how)
     read: dict[str, list[Row]] = {}
-    for split, rows in tables.items():
-        order = sorted(range(len(rows)), key=numbers[split].__getitem__)  # so that the first row at fault is named
-        found = {i: readings[paths[split]].row(rows[i], numbers[split][i]) for i in order}
-        read[split] = [found[i] for i in range(len(rows))]
+    for split, some in tables.items():
+        order = sorted(range(len(some)), key=numbers[split].__getitem__)  # so that the first row at fault is named
+        found = {i: readings[paths[split]].row(some[i], numbers[split][i]) for i in order}
+        read[split] = [found[i] for i in range(len(some))]
     for path, reading in readings.items():
         if reading.rows:
             announce(path, reading)

@@ -75,8 +75,9 @@ class TableRows:
         for split, drawn in self.splits.draw(len(rows), val="val" not in tables, test="test" not in tables).items():
             if split not in tables:
                 tables[split], numbers[split] = [rows[i] for i in drawn], [i + 1 for i in drawn]
-        for split in tables if self.only is not None else ():
-            tables[split], numbers[split] = only_true(tables[split], numbers[split], self.only, split)
+        if self.only is not None:
+            for split in tables:
+                tables[split], numbers[split] = only_true(tables[split], numbers[split], self.only, split)
         return tables, numbers
 
     def _with_only(self, required: Sequence[str]) -> list[str]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from lit_ft.core.errors import ConfigError
-from lit_ft.sources.layouts import Layout, Read, holds, named_layout
+from lit_ft.sources.layouts import Layout, holds, named_layout
 from lit_ft.sources.messages import (
     Message,
     divided,
@@ -42,6 +42,20 @@ LABELS = ("label", "kto_tag")
 SYSTEMS = ("system", "system_prompt", "system_instruction", "systemInstruction")
 MORE = ("input", "context")  # of a question, behind it
 CHAT = ("instruction",)  # questions that are messages also where texts are not
+
+
+class _Answered(Protocol):
+    """What makes a row of a question with answers, each in columns that are yet to be said."""
+
+    def __call__(
+        self,
+        row: Row,
+        columns: frozenset[str],
+        number: int,
+        asks: Sequence[str],
+        answers: Sequence[str],
+        **how: Sequence[str],
+    ) -> Row: ...
 
 
 def asked(
@@ -151,7 +165,7 @@ def compared(
         >>> compared({"q": "Hi", "a": "Yo", "b": "Go"}, frozenset("qab"), 1, ["q"], ["a", "b"])
         {'prompt': 'Hi', 'chosen': 'Yo', 'rejected': 'Go'}
     """
-    sides = [messages_of(row[name], number) if is_said(row[name]) else row[name] for name in answers]
+    sides: list[Any] = [messages_of(row[name], number) if is_said(row[name]) else row[name] for name in answers]
     if asks:
         return {"prompt": asked(row, columns, number, asks, **how), "chosen": sides[0], "rejected": sides[1]}
     if all(isinstance(side, str) for side in sides):
@@ -196,7 +210,7 @@ def _with_tools(row: Row, columns: frozenset[str], number: int, name: str) -> Ro
     return {"messages": turns, "tools": tools}
 
 
-def _asking(read: Read, name: str, answers: tuple[str, ...]) -> Layout:
+def _asking(read: _Answered, name: str, answers: tuple[str, ...]) -> Layout:
     asks = (name, *(more for more in MORE if more != name))
     may = (*SYSTEMS, "history", *asks[1:])
     without = QUESTIONS[name] if answers[0] in ANSWERS and answers[0] not in QUESTIONS[name] else ()
@@ -245,7 +259,7 @@ def chosen_layout(
     named: Mapping[str, str | None],
     optional: Sequence[str],
     layouts: Sequence[Layout],
-    read: Read,
+    read: _Answered,
 ) -> Layout | None:
     """The layout that a person names, by itself or by its columns; None leaves it to the table.
 

@@ -52,7 +52,8 @@ class Atom:
         """The interval in the units of the statement."""
         if not self.is_ratio:
             return interval
-        return Interval(*(_exp(x) for x in (interval.mean, interval.low, interval.high)), interval.level)
+        mean, low, high = (_exp(x) for x in (interval.mean, interval.low, interval.high))
+        return Interval(mean, low, high, interval.level)
 
     def says_of(self, interval: Interval) -> bool | None:
         """Whether the region holds the whole interval; None where the interval crosses an end of it."""

@@ -92,7 +92,8 @@ def longest_texts(data: Any) -> dict[str, int]:
 
 def _was_chosen(data: Any) -> bool:
     """Whether a data module has another ``max_length`` than its class gives by default."""
-    for kind in type(data).__mro__ if hasattr(data, "max_length") else ():
+    kinds: tuple[Any, ...] = type(data).__mro__ if hasattr(data, "max_length") else ()
+    for kind in kinds:
         arguments = signature(kind.__init__).parameters
         if "max_length" in arguments:
             return data.max_length != arguments["max_length"].default

@@ -103,8 +103,13 @@ class Encoded:
     def take(self, keep: slice | Sequence[int]) -> Encoded:
         """A part of the tokens; the first of them is not a target."""
         numbers = range(len(self))[keep] if isinstance(keep, slice) else keep
-        lists = self.input_ids, self.weights, self.tags, self.embed
-        taken = Encoded(*([values[i] for i in numbers] for values in lists), cut=self.cut + len(self) - len(numbers))
+        taken = Encoded(
+            [self.input_ids[i] for i in numbers],
+            [self.weights[i] for i in numbers],
+            [self.tags[i] for i in numbers],
+            [self.embed[i] for i in numbers],
+            cut=self.cut + len(self) - len(numbers),
+        )
         taken.weights[:1] = [0.0] if taken.weights else []
         return taken
 
