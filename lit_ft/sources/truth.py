@@ -44,7 +44,8 @@ def only_true(
     kept = [(row, number) for row, number in zip(rows, numbers, strict=True) if _says(row, column, number)]
     if not kept and rows:
         raise ConfigError("only", column, f"a column that is true in some of the {len(rows)} {split} rows")
-    rank_zero_info(f"{len(kept)} of {len(rows)} {split} rows are used: those in which {column} is true")
+    if rows:
+        rank_zero_info(f"{len(kept)} of {len(rows)} {split} rows are used: those in which {column} is true")
     return [row for row, _ in kept], [number for _, number in kept]
 
 
