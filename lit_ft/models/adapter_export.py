@@ -63,11 +63,13 @@ def _has_classes(model: Any) -> bool:
 
 
 def _without_adapter(model: Any) -> nn.Module:
+    from peft.utils import ModulesToSaveWrapper
+
+    base = model.get_base_model()
+    for path, part in list(base.named_modules()):
+        if isinstance(part, ModulesToSaveWrapper):  # trained beside the adapter; PEFT unwraps only what has a weight
+            base.set_submodule(path, part.modules_to_save[part.active_adapters[0]])
     if model.active_peft_config.is_prompt_learning:
-        base = model.get_base_model()
-        for path, part in list(base.named_modules()):
-            if hasattr(part, "original_module"):  # a head that was trained beside the prompt
-                base.set_submodule(path, part.modules_to_save[model.active_adapter])
         return base
     if hasattr(type(model.base_model), "unload"):
         return model.base_model.unload()
