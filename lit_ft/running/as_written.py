@@ -22,6 +22,11 @@ from lit_ft.running.arguments import of_callbacks, put_back, saved_arguments
 from lit_ft.running.as_built import as_built, changed, factors, of_its_groups, plain, reached, same
 
 SCHEDULED = ("lr", "momentum", "betas")  # what schedules of torch move
+BUFFERS = (  # what an option asks for, and the buffer of the same shape that stands wherever the option is known
+    ("amsgrad", "max_exp_avg_sq", "exp_avg_sq"),
+    ("centered", "grad_avg", "square_avg"),
+    ("momentum", "momentum_buffer", "square_avg"),
+)
 FROM = "to begin another run from its weights: lit-ft fit --from, or the callback WarmStart"
 
 
@@ -183,6 +188,7 @@ class _Rewrite:
             if moves and not only_history and (scheduled or any(key in keys for key in SCHEDULED)):
                 touched |= set(SCHEDULED) & fresh[number].keys()
             self._put(self.state["param_groups"][number], fresh[number], touched, self.old["groups"][origins[number]])
+        self._begin_buffers()
         if moves:
             for one in self.schedules:
                 states[one.number] = one.state([group["lr"] for group in self.state["param_groups"]])
@@ -201,6 +207,14 @@ class _Rewrite:
                 group.pop(key, None)
         if share is not None and "lr" in keys:
             group["lr"] = group["lr"] * share
+
+    def _begin_buffers(self) -> None:
+        """Begin at zero, as at step 0, what an option that is switched on now needs of each parameter."""
+        for group in self.state["param_groups"]:
+            for own in (self.state["state"].get(number, {}) for number in group["params"]):
+                for option, buffer, like in BUFFERS:
+                    if group.get(option) and like in own and buffer not in own:
+                        own[buffer] = torch.zeros_like(own[like])
 
     def _origins(self) -> list[int]:
         """For each group of now, the group of the checkpoint that its parameters were in."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim import lr_scheduler as lrs
 
 from lit_ft.core.errors import ConfigError
@@ -69,6 +69,24 @@ def test_options_of_groups(kind: Any, old: Any, new: Any, tmp_path: Path, capsys
                                   if key != "params"}  # fmt: skip
     told = capsys.readouterr().err
     assert all(f"optimizer.{key}: " in told for key in new if old.get(key) != new[key] and key != "amsgrad")
+
+
+SWITCHED_ON = [
+    (AdamW, {"amsgrad": True}, "max_exp_avg_sq"),
+    (Adam, {"amsgrad": True}, "max_exp_avg_sq"),
+    (RMSprop, {"centered": True}, "grad_avg"),
+    (RMSprop, {"momentum": 0.9}, "momentum_buffer"),
+    (SGD, {"momentum": 0.9}, "momentum_buffer"),
+]
+
+
+@pytest.mark.parametrize(("kind", "new", "buffer"), SWITCHED_ON)
+def test_an_option_that_needs_a_buffer_can_be_switched_on(kind: Any, new: Any, buffer: str, tmp_path: Path) -> None:
+    fit(tmp_path, lambda m: kind(m.parameters(), lr=0.01), 5)
+    _, trainer, _ = fit(tmp_path, lambda m: kind(m.parameters(), lr=0.01, **new), 8, resume=True)
+    states = trainer.optimizers[0].state.values()
+    assert states
+    assert all(state[buffer].abs().sum() > 0 for state in states)
 
 
 def test_what_training_moved_is_not_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
