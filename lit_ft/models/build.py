@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,9 @@ from lit_ft.models.adapter import with_adapter
 from lit_ft.models.attention_bias import add_attention_bias
 from lit_ft.models.byte_tokenizer import byte_tokenizer
 from lit_ft.models.source import base_of, explained, is_adapter, locate
+
+COUNT = re.compile(r"^(num|n)_|(^|_)(size|layers|heads|dim)$")
+"""Keys of a configuration that count something."""
 
 
 def tokenizer(spec: Network) -> Any:
@@ -169,6 +173,8 @@ def _config(spec: Network, defaults: dict[str, Any], head: dict[str, Any]) -> An
     for key in given:
         if key not in known and key not in head:
             raise ConfigError(f"network.config.{key}", given[key], f"a key of {model_type}{nearest(key, known)}")
+        if COUNT.search(key) and isinstance(given[key], int) and given[key] < 0:
+            raise ConfigError(f"network.config.{key}", given[key], "0 or more")  # -1 layers would be none, unsaid
     settings = {key: value for key, value in defaults.items() if key in known} | given | head
     if has_tokenizer and "vocab_size" in known:
         words = tokenizer(spec)

@@ -279,3 +279,9 @@ def test_a_tokenizer_with_more_tokens_than_the_network_is_refused():
     larger = SupervisedFineTuning({"config": {**LLAMA, "tokenizer": "bytes", "vocab_size": 300}})
     assert len(larger.tokenizer) == 263
     larger.configure_model()
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size"])
+def test_a_count_below_zero_is_refused_by_name(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"network.config.{key}: given -1"):
+        causal_lm(Network(config={**LLAMA, key: -1}))
