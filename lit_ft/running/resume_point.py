@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.trainer import call
 
 from lit_ft.core.passes.randomness import Randomness
+from lit_ft.running.epoch_starts import EpochStarts, noted
 from lit_ft.running.epoch_state import epoch_state, restore_epoch_state
 from lit_ft.running.fetches import Fetches, Position
 
@@ -159,6 +160,7 @@ def add_resume_point(
     randomness, positions, of_epoch = (list(parts) for parts in zip(*everyones, strict=True))
     checkpoint["run_checkpoint"] = {"randomness": randomness, "rows": rows, "positions": positions}
     checkpoint["epoch_state"] = of_epoch
+    checkpoint["run_checkpoint"]["epoch_starts"] = noted(checkpoint, trainer)
     mark(checkpoint, trainer.num_training_batches, trainer.accumulate_grad_batches)
     loop["state_dict"].pop("combined_loader", None)
     if position.iterate is not None:  # a new epoch begins, which may be one of other rows
@@ -183,9 +185,11 @@ class ResumePoint:
         self._loaders = saved.get("loaders", loop["state_dict"].get("combined_loader", []))
         self._validation = loop["epoch_loop.val_loop.batch_progress"]
         self._inside = loop["epoch_loop.batch_progress"]["current"]["completed"] > 0
+        self._epoch_starts = EpochStarts(saved.get("epoch_starts", {}))
 
     def before_training(self, trainer: pl.Trainer, fetches: Fetches) -> None:
         """Bring counters and loaders to the point; for ``on_train_start``."""
+        self._epoch_starts.before_training(trainer)
         if len(self._positions) != trainer.world_size:
             settle(trainer, self._loaders)
             return
@@ -194,6 +198,7 @@ class ResumePoint:
 
     def before_first_batch(self, trainer: pl.Trainer) -> None:
         """Bring randomness, validation and sums to the point, when the first batch has begun."""
+        self._epoch_starts.before_first_batch(trainer)
         rank, world = trainer.global_rank, trainer.world_size
         fetched = len(self._positions) != world or self._positions[rank]["fetched"]
         if len(self._randomness) == world and fetched:
