@@ -1,4 +1,4 @@
-"""What callbacks of Lightning did in ``on_train_epoch_start``, which a run that resumes inside of an epoch does not call.
+"""What callbacks of Lightning did in ``on_train_epoch_start``, which a run resumed inside of an epoch does not call.
 
 Also what they lose in every resume: which parameters were unfrozen, and the rate of stochastic weight averaging.
 """

@@ -86,7 +86,7 @@ class Rows(Callback):
 
 def fit(folder: Path, kind: str, resume: Path | None = None, epochs: int = 4) -> tuple[dict[str, Any], list[int], int]:
     make, module = KINDS[kind]
-    saves, rows = RunCheckpoint(None if resume else 1, keep=99, folder=str(folder)), Rows()
+    saves, rows = RunCheckpoint(None if resume else 4, keep=99, folder=str(folder)), Rows()
     trained, trainer = fit_foreign([saves, rows, make()], resume=resume, make_module=module, max_epochs=epochs)
     return dict(trained.state_dict()), rows.seen, trainer.global_step
 
@@ -95,7 +95,7 @@ def fit(folder: Path, kind: str, resume: Path | None = None, epochs: int = 4) ->
 def test_a_resumed_run_is_the_whole_run(kind: str, tmp_path: Path) -> None:
     weights, rows, steps = fit(tmp_path / "whole", kind)
     saved = sorted((tmp_path / "whole").glob("*.ckpt"))
-    for path in saved[4:-1:9] + saved[-2:-1]:
+    for path in saved[1:-1:3]:
         told, seen, reached = fit(tmp_path / path.stem, kind, path)
         assert reached == steps, path.stem
         assert not difference(told, weights), path.stem
