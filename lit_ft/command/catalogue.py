@@ -166,16 +166,12 @@ def gallery() -> str:
 def _verdict(name: str, result: dict) -> str:
     from lit_ft.command.request import YamlFile
     from lit_ft.studies.staleness import stale
-    from lit_ft.studies.verdict import ClaimVerdict
 
     folder = config_folder()
     file = folder / "studies" / f"{name}.yaml"
     moved = not file.exists() or stale(result, YamlFile.read("FILE", file).tree, folder.parent)
-    path, (main, *others) = (
-        f"configs/studies/results/{name}.json",
-        sorted(map(ClaimVerdict.of, result["claims"]), key=lambda claim: not claim.main),
-    )
-    shown = [f"[{main.verdict}]({path}): {main.headline()}", *(f"{c.verdict}: {c.headline()}" for c in others)]
+    shown = [f"[{result['verdict']}](configs/studies/results/{name}.json): {result['headline']}"]
+    shown += [f"{claim['verdict']}: {claim['headline']}" for claim in result["claims"] if not claim["main"]]
     return "; ".join(shown) + (" (stale)" if moved else "")
 
 

@@ -1,10 +1,13 @@
 """Kinds of batches: a method and a data module fit together when both name the same ``TypedDict`` as ``batch``."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, is_typeddict
+from typing import TYPE_CHECKING, Any, is_typeddict
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def kind_of(owner: object) -> str:
@@ -50,6 +53,8 @@ def rows_of(batch: Any) -> int | None:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
+    from torch import Tensor  # the listing of methods reads this module without torch
+
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (Mapping, list, tuple)):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from lit_ft.sources.asset_rows import Row, alpaca_eval, healthbench, sarcasm, sms_spam, trec
 
+PREFIX = "packaged:"  # of a path that names an asset
+
 
 @dataclass(frozen=True)
 class Wheel:

@@ -15,9 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.running.cache import cache_folder, cached, is_kept
 from lit_ft.running.files import sha256
-from lit_ft.sources.asset_table import ASSETS, Asset, Wheel
-
-PREFIX = "packaged:"
+from lit_ft.sources.asset_table import ASSETS, PREFIX, Asset, Wheel
 
 
 class AssetUnavailable(ConfigError):

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_ft.core.yaml_text import read_yaml
-from lit_ft.sources.asset_table import ASSETS
-from lit_ft.sources.assets import PREFIX
+from lit_ft.sources.asset_table import ASSETS, PREFIX
 from lit_ft.studies.code import file_of, tree_digest
 
 

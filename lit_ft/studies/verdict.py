@@ -90,7 +90,7 @@ class ClaimVerdict:
     def of(cls, content: Mapping[str, Any]) -> ClaimVerdict:
         """From a file."""
         parts = {key: [Judged(**one) for one in content[key]] for key in ("judged", "given")}
-        return cls(**{**content, **parts})
+        return cls(**{**{key: value for key, value in content.items() if key != "headline"}, **parts})
 
 
 def judge_claim(says: str, expect: Sequence[str], given: Sequence[str], main: bool, values: Values) -> ClaimVerdict:
@@ -167,7 +167,7 @@ def diverged_seeds(texts: Sequence[str], values: Values) -> dict[str, int]:
 
 def plain(claims: Sequence[ClaimVerdict]) -> list[dict[str, Any]]:
     """As it is written into a file."""
-    return [asdict(claim) for claim in claims]
+    return [{**asdict(claim), "headline": claim.headline()} for claim in claims]
 
 
 def main_of(claims: Sequence[ClaimVerdict]) -> ClaimVerdict:

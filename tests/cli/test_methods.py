@@ -68,7 +68,7 @@ def test_every_method_and_data_module_is_listed() -> None:
 def test_a_moved_class_is_marked_stale(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = catalogue.config_folder() / "studies" / "results"
     result: dict[str, Any] = json.loads((folder / "B5.json").read_text())
-    result |= {"headline": "`a > b`: 1 [0, 2]"}
+    result |= {"verdict": "holds", "headline": "`a > b`: 1 [0, 2]"}
     monkeypatch.setattr(catalogue, "results", lambda: {"B5": result})
     row = next(line for line in catalogue.gallery().splitlines() if line.startswith("| B5 "))
     assert "[holds](configs/studies/results/B5.json): `a > b`: 1 [0, 2]" in row
