@@ -117,15 +117,15 @@ def written(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     return str(path)
 
 
-def texts() -> str:
-    """A file of forty rows in which data modules of text find their columns."""
+def texts(*without: str) -> str:
+    """A file of forty rows in which data modules of text find their columns, but for some that would be in doubt."""
     rows = [
         {"prompt": f"q{i} " + "p" * (1 + 5 * i % 9), "completion": "c" * (1 + 7 * i % 9), "chosen": f"yes {i}",
          "rejected": f"no, {i % 7}", "anchor": f"a{i}", "positive": f"{i} a", "text": "t" * (9 + 17 * i % 51),
          "score": i % 3, "label": i % 3, "task": "xy"[i % 2]}
         for i in range(40)
     ]  # fmt: skip
-    return written("texts.jsonl", rows)
+    return written("texts.jsonl", [{name: row[name] for name in row if name not in without} for row in rows])
 
 
 def drawn(seed: int) -> Callable[..., torch.Tensor]:

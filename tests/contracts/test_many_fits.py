@@ -162,15 +162,17 @@ def test_two_that_log_under_the_same_names_are_refused(make: Any) -> None:
 def test_tokens_of_another_tokenizer_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data are tokenised once: the next model would read the numbers of the first one's tokens as its own."""
     monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
-    rows = [{"text": f"text {n}", "positive": f"t {n}", "label": n % 2, "prompt": "a", "completion": "b"}
+    rows = [{"text": f"text {n}", "positive": f"t {n}", "label": "xy"[n % 2], "prompt": "a", "completion": "b"}
             for n in range(12)]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     path = str(tmp_path / "rows.jsonl")
+    answers = [{name: row[name] for name in ("prompt", "completion")} for row in rows]
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, answers)))
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     llama: Any = {"config": {"model_type": "llama", "tokenizer": "bytes", **sizes}}
     bert: Any = {"config": {"model_type": "bert", "tokenizer": "bytes", **sizes}}
     makers: list[tuple[Any, pl.LightningDataModule]] = [
-        (lambda: SupervisedFineTuning(llama), Instructions(path)),
+        (lambda: SupervisedFineTuning(llama), Instructions(str(tmp_path / "answers.jsonl"))),
         (lambda: TextClassifier(llama), LabelledText(path)),
         (lambda: SentenceEmbedding(bert), TextPairs(path, anchor="text", positive="positive")),
     ]

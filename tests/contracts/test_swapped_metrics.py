@@ -31,13 +31,14 @@ def f1(classes: int) -> dict[str, Any]:
     return {"class_path": "MulticlassF1Score", "init_args": {"num_classes": classes, "average": "micro"}}
 
 
-def rows(folder: Path) -> str:
+def rows(folder: Path, *without: str) -> str:
     draw = random.Random(0)
     made = [
         {"prompt": f"q{i} ", "completion": "c" * draw.randint(1, 9), "text": f"{i} " + "ab"[i % 2], "label": i % 2,
          "chosen": f"yes {i}", "rejected": f"no, {i % 7}", "anchor": f"a{i}", "positive": f"{i} a"}
         for i in range(40)
     ]  # fmt: skip
+    made = [{name: row[name] for name in row if name not in without} for row in made]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, made)))
     return str(folder / "rows.jsonl")
 
@@ -56,10 +57,11 @@ def test_another_metric_in_yaml_resumed_and_loaded(name: str, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIT_FT_CACHE", str(tmp_path / "cache"))
     network, data, metric, known, link = CASES[name]
+    path = rows(tmp_path, *(("text", "label") if data == "Instructions" else ()))
     config: dict[str, Any] = {
         "seed_everything": 1,
         "model": {"class_path": name, "init_args": {"network": network}},
-        "data": {"class_path": data, "init_args": {} if data == "GaussianClusters" else {"path": rows(tmp_path)}},
+        "data": {"class_path": data, "init_args": {} if data == "GaussianClusters" else {"path": path}},
         "trainer": {"accelerator": "cpu", "log_every_n_steps": 1, "val_check_interval": 1},
     }
     Path("own.yaml").write_text(json.dumps(config))
@@ -109,7 +111,7 @@ def test_two_processes_count_the_rows_of_both() -> None:
 
 @pytest.mark.parametrize("method", [KTO, UnpairedBCO])
 def test_answers_alone_are_judged_by_their_probability(method: Any, tmp_path: Path) -> None:
-    data = UnpairedPreferences(rows(tmp_path))
+    data = UnpairedPreferences(rows(tmp_path, "chosen", "rejected"))
     _, trainer = fit_foreign([], None, method(LLAMA, metrics={"right": BinaryAccuracy()}), data)
     values = trainer.callback_metrics
     assert values["val/right"] == pytest.approx(float(values["val/rewards/accuracy"]))
@@ -118,7 +120,7 @@ def test_answers_alone_are_judged_by_their_probability(method: Any, tmp_path: Pa
 def test_texts_are_judged_by_their_cosines(tmp_path: Path) -> None:
     two = {name: BinaryAveragePrecision() for name in ("precision", "accuracy")}  # the second in the place of a mean
     module = SentenceEmbedding(BERT, metrics=two)  # type: ignore[arg-type]
-    _, trainer = fit_foreign([], None, module, TextPairs(rows(tmp_path), batch_size=8))
+    _, trainer = fit_foreign([], None, module, TextPairs(rows(tmp_path, "label"), batch_size=8))
     assert 0 < trainer.callback_metrics["val/precision"] == trainer.callback_metrics["val/accuracy"] <= 1
 
 

@@ -55,7 +55,7 @@ def learner(reduction: Any = "token") -> SupervisedFineTuning:
 
 
 def instructions() -> Instructions:
-    return Instructions(texts(), batch_size=4, max_length=64)
+    return Instructions(texts("text"), batch_size=4, max_length=64)
 
 
 def lessons() -> Instructions:
@@ -84,7 +84,7 @@ def model_edits() -> ModelEdits:
 
 def mixture() -> Mixture:
     other = [{"prompt": f"o{i}", "completion": "d" * (1 + i % 5)} for i in range(12)]
-    sources = {"texts": Instructions(texts()), "other": Instructions(written("other.jsonl", other))}
+    sources = {"texts": Instructions(texts("text")), "other": Instructions(written("other.jsonl", other))}
     return Mixture(sources, temperature=2.0, batch_size=4)  # type: ignore[arg-type]
 
 
@@ -128,7 +128,7 @@ EXAMPLES = {
         lambda: StopBelowLoss(1.0), no_op=lambda: StopBelowLoss(1e-9), lasting=lambda: StopBelowLoss(1e-9)
     ),
     "StreamedInstructions": OfRun(
-        sft, lambda: StreamedInstructions(texts(), epoch_batches=10, buffer=12, batch_size=4, max_length=64)
+        sft, lambda: StreamedInstructions(texts("text"), epoch_batches=10, buffer=12, batch_size=4, max_length=64)
     ),
     "SupervisedFineTuning": OfRun(sft, instructions),
     "TaskScore": OfCallback(lambda: TaskScore({"task": questions()}), module=learner, data=lessons),

@@ -39,10 +39,18 @@ MAKERS: dict[str, Callable[[str], pl.LightningDataModule]] = {
 }
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    file = tmp_path / "rows.jsonl"
-    file.write_text("\n".join(map(json.dumps, ROWS)))
+READ = {  # a table with more columns would leave in doubt what is meant
+    "instructions": ("prompt", "completion"),
+    "packed": ("prompt", "completion"),
+    "unpaired": ("prompt", "completion", "label"),
+    "pairs": ("prompt", "completion"),
+}
+
+
+def table(folder: Path, kind: str) -> str:
+    file = folder / "rows.jsonl"
+    rows = [{name: row[name] for name in READ.get(kind, tuple(row))} for row in ROWS]
+    file.write_text("\n".join(map(json.dumps, rows)))
     return str(file)
 
 
@@ -55,7 +63,8 @@ def first_batch(data: pl.LightningDataModule) -> Any:
 
 @pytest.mark.parametrize("kind", list(MAKERS))
 @pytest.mark.filterwarnings("ignore:packing is not checked")
-def test_batches_without_a_trainer(kind: str, path: str) -> None:
+def test_batches_without_a_trainer(kind: str, tmp_path: Path) -> None:
+    path = table(tmp_path, kind)
     model = SupervisedFineTuning({"config": dict(LLAMA)})  # type: ignore[arg-type]
     alone, attached = MAKERS[kind](path), MAKERS[kind](path)
     with pytest.raises(ConfigError, match=r"or data.tokenizer = model.tokenizer"):
@@ -69,7 +78,8 @@ def test_batches_without_a_trainer(kind: str, path: str) -> None:
         assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value
 
 
-def test_packing_that_could_not_be_checked_is_checked_in_training(path: str) -> None:
+def test_packing_that_could_not_be_checked_is_checked_in_training(tmp_path: Path) -> None:
+    path = table(tmp_path, "packed")
     model, data = SupervisedFineTuning({"config": dict(LLAMA)}), MAKERS["packed"](path)  # type: ignore[arg-type]
     data.tokenizer = model.tokenizer  # type: ignore[attr-defined]
     with pytest.warns(UserWarning, match="packing is not checked"):
