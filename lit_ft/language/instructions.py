@@ -165,7 +165,12 @@ class Instructions(TokenData):
         """Refuse answers that a column calls unwanted, unless it has been said that it is not read."""
         if self.layout is not None and self.layout.is_whole:
             return
-        read = [self.source.only, self.weight_column, *(self.layout.needs if self.layout is not None else ())]
+        read = [
+            self.source.only,
+            self.weight_column,
+            self.task_column,
+            *(self.layout.needs if self.layout is not None else ()),
+        ]
         for split, rows in tables.items():
             answered = [i for i, row in enumerate(rows) if row["messages"] is not None or row["completion"] is not None]
             some, places = [rows[i] for i in answered], [numbers[split][i] for i in answered]

@@ -30,7 +30,7 @@ EXAMPLES = {
     "FactEdits": OfRun(sft, lambda: FactEdits(edits=6, facts=9, passes=3, batch_size=2)),
     "KnownFacts": OfRun(sft, lambda: KnownFacts(20, batch_size=4)),
     "MarkedCorpus": OfRun(
-        lambda: PreferencePretraining(NETWORK, objective="advantage_weighted", alpha=0.5),
+        lambda: PreferencePretraining(NETWORK, objective="advantage_weighted", beta=1.0),
         lambda: MarkedCorpus(documents=32, threshold=0.0, drop_marks=0.5, batch_size=8),
     ),
     "PermutedLabels": OfRun(sft, lambda: PermutedLabels(sequences=40, shots=3, eval_sequences=4, batch_size=4)),
