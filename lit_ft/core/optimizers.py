@@ -95,6 +95,15 @@ def made(argument: str, make: Callable[..., Any], *arguments: Any) -> Any:
         text = " ".join(str(error).split())
         if "empty parameter list" in text:  # that is for whoever froze them to say
             raise
+        refused = text.rpartition(": ")[2]
+        at_fault = [
+            name for name, value in given.items()
+            if refused in map(str, value if isinstance(value, (list, tuple)) else [value])
+        ]  # fmt: skip
+        if len(at_fault) == 1:
+            raise ConfigError(
+                f"{argument}.{at_fault[0]}", given[at_fault[0]], f"a value that it takes; it says: {text}"
+            ) from error
         raise ConfigError(argument, shown, f"values that it takes; it says: {text}") from error
     for name, value in {**given, **getattr(found, "defaults", {})}.items():
         numbers = value if isinstance(value, (list, tuple)) else [value]

@@ -59,13 +59,13 @@ def vit(**arguments: Any) -> Any:
 NO_OPTIMIZER = config()
 NO_OPTIMIZER["model"]["init_args"]["optimizer"] = None
 MISTAKES: dict[str, tuple[Any, str]] = {
-    "rate below 0": (config(sgd(lr=-0.1)), r"optimizer: given 'lr -0\.1.*Invalid learning rate: -0\.1"),
+    "rate below 0": (config(sgd(lr=-0.1)), r"optimizer\.lr: given -0\.1; .*Invalid learning rate: -0\.1"),
     "rate no number": (config(sgd(lr=NAN)), r"optimizer\.lr: given nan; allowed: a finite number"),
     "rate without end": (config(sgd(lr=math.inf)), r"optimizer\.lr: given inf"),
     "decay no number": (config(sgd(lr=0.1, weight_decay=NAN)), r"optimizer\.weight_decay: given nan"),
     "momentum no number": (config(sgd(lr=0.1, momentum=NAN)), r"optimizer\.momentum: given nan"),
     "momentum below 0": (config(sgd(lr=0.1, momentum=-1.0)), r"Invalid momentum value: -1\.0"),
-    "betas": (config(sgd("AdamW", betas=[0.9, 1.5])), "Invalid beta parameter at index 1: 1.5"),
+    "betas": (config(sgd("AdamW", betas=[0.9, 1.5])), r"optimizer\.betas: given .*Invalid beta .*: 1\.5"),
     "epsilon": (config(sgd("AdamW", eps=-1.0)), "Invalid epsilon value"),
     "nesterov alone": (config(sgd(lr=0.1, nesterov=True)), "Nesterov momentum requires"),
     "no optimizer": (NO_OPTIMIZER, r"optimizer: given None; allowed: a class or function that makes an optimizer"),
@@ -116,7 +116,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "model type a list": (vit(model_type=["vit"]), r"network\.config\.model_type: given \['vit'\]"),
     "config a list": (config(network={"config": [1]}), r"model\.init_args\.network\.?.*: given .*; allowed: "),
     "size a word": (vit(hidden_size="x"), r"network\.config: given .*hidden_size"),
-    "size below 0": (vit(hidden_size=-4), r"network\.config: given .*negative dimension"),
+    "size below 0": (vit(hidden_size=-4), r"network\.config\.hidden_size: given -4; allowed: 0 or more"),
 }  # fmt: skip
 
 
