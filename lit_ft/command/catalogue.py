@@ -165,13 +165,15 @@ def gallery() -> str:
 
 def _verdict(name: str, result: dict) -> str:
     from lit_ft.command.request import YamlFile
-    from lit_ft.studies.staleness import stale
+    from lit_ft.studies.staleness import draws_data, stale
 
     folder = config_folder()
     file = folder / "studies" / f"{name}.yaml"
-    moved = not file.exists() or stale(result, YamlFile.read("FILE", file).tree, folder.parent)
+    content = YamlFile.read("FILE", file).tree if file.exists() else {}
+    moved = not content or stale(result, content, folder.parent)
     shown = [f"[{result['verdict']}](configs/studies/results/{name}.json): {result['headline']}"]
     shown += [f"{claim['verdict']}: {claim['headline']}" for claim in result["claims"] if not claim["main"]]
+    shown += [] if draws_data(result, content) else ["its seeds drew no data"]
     return "; ".join(shown) + (" (stale)" if moved else "")
 
 

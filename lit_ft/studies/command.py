@@ -144,6 +144,8 @@ def _checked(study: Study, options: argparse.Namespace, recorded: Path) -> dict[
     before = json.loads(existing("--confirm", recorded).read_text(encoding="utf-8"))
     if options.record or before["config_digest"] != study_digest(asdict(study)):
         raise ConfigError("--confirm", study.name, "a study that says what was recorded, without --record")
+    if "drawn" not in before and study.seeded is None:
+        raise ConfigError("--confirm", study.name, "a record whose seeds drew data; --record makes one")
     return before
 
 

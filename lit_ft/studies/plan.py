@@ -8,10 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.command.request import YamlFile
+from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.yaml_text import write_yaml
 from lit_ft.running.files import sha256, write_text
 from lit_ft.studies.code import class_paths, code_digest
+from lit_ft.studies.places import PlacedValue, changed, drawn_by_the_seed, is_seed, places, read_name
 from lit_ft.studies.study import Study
 
 IRRELEVANT = ("devices", "accelerator", "logger", "default_root_dir", "enable_progress_bar", "enable_model_summary")
@@ -31,6 +33,7 @@ class Planned:
         config: The resolved configuration.
         after: Run folder whose weights it starts from.
         final: Whether it is of the last stage.
+        drawn: Names of the values that take its seed, beside ``seed_everything``.
     """
 
     arm: str
@@ -42,6 +45,7 @@ class Planned:
     config: dict[str, Any]
     after: Path | None = None
     final: bool = True
+    drawn: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -62,29 +66,26 @@ def plan(study: Study, runs: Path) -> list[Planned]:
         runs: Folder of all runs.
 
     Raises:
-        ConfigError: Two arms have the same resolved configuration.
+        ConfigError: Two arms have the same resolved configuration, or nothing takes the seed that ``seeded`` names.
     """
-    from lit_ft.command.preload import quick_imports
-
-    with quick_imports(for_good=True):
-        from lit_ft.command.run import resolve
-
     root = study_folder(study, runs)
     planned: dict[Path, Planned] = {}
     arm_of: dict[str, str] = {}
+    known: dict[str, None] = {}
     stages = study.stages or [{"name": "", "config": ""}]
     for arm, overrides in study.arms.items():
         folders: dict[tuple[str, int], Path] = {}
         for stage in stages:
             last = stage is stages[-1]
             files = [*study.base, *([stage["config"]] if stage["config"] else [])]
-            if last or study.overrides(arm, stage["name"]):
+            if own := last or bool(study.overrides(arm, stage["name"])):
                 files.append(str(_overlay(study, arm, stage["name"], root / "arms")))
             layers = [part for file in files for part in ("-c", file)]
-            resolved = resolve([*layers, *study.seeding(0)])  # once for all seeds where that will do: it is not free
+            resolved = _resolve([*layers, "--seed_everything=0"])
+            drawn = drawn_by_the_seed(resolved, [YamlFile.read("base", file).tree for file in files], study.seeded)
+            known |= dict.fromkeys(place.name for place in places(resolved))
             for seed in study.seeds:
-                again = resolve([*layers, *study.seeding(seed)]) if study.seeded else resolved
-                config = {**again, "seed_everything": seed}
+                config = {**changed(resolved, {place.steps: seed for place in drawn}), "seed_everything": seed}
                 after = folders.get((stage.get("from", ""), seed))
                 key = run_key(config, after)
                 name = _name(seed, stage["name"], key)
@@ -92,34 +93,66 @@ def plan(study: Study, runs: Path) -> list[Planned]:
                 if last and (same := arm_of.setdefault(name, arm)) != arm:
                     raise ConfigError(f"arms.{arm}", overrides, f"overrides that make it differ from arm {same}")
                 folders[stage["name"], seed] = folder
-                args = [*layers, *study.seeding(seed)]
-                planned.setdefault(folder, Planned(arm, seed, stage["name"], args, folder, key, config, after, last))
+                if folder not in planned:
+                    file = root / "arms" / f"{_name(seed, stage['name'], arm if own else 'shared')}.yaml"
+                    args = [*layers, *_drawing(config, drawn, file), f"--seed_everything={seed}"]
+                    names = tuple(dict.fromkeys(place.name for place in drawn))
+                    planned[folder] = Planned(arm, seed, stage["name"], args, folder, key, config, after, last, names)
+    for given in study.seeded or ():
+        if read_name(given) not in known:
+            raise ConfigError("seeded", given, f"a value of a configuration{nearest(read_name(given), known)}")
     return list(planned.values())
 
 
+def _resolve(args: Sequence[str]) -> dict[str, Any]:
+    from lit_ft.command.preload import quick_imports
+
+    with quick_imports(for_good=True):
+        from lit_ft.command.run import resolve
+    return resolve(args)
+
+
+def _drawing(config: Mapping[str, Any], drawn: Sequence[PlacedValue], file: Path) -> list[str]:
+    """The arguments that give a run the seeds of its data and choices: its sections in full, where they have one."""
+    sections = {str(place.steps[0]): config[str(place.steps[0])] for place in drawn}
+    if not sections:
+        return []
+    write_text(file, f"# {', '.join(dict.fromkeys(place.name for place in drawn))}\n{write_yaml(sections)}")
+    return ["-c", str(file)]
+
+
+def drawn_keys(planned: Sequence[Planned]) -> list[str]:
+    """What the seed of a study draws in its runs."""
+    return list(dict.fromkeys(name for run in planned for name in run.drawn))
+
+
+def what_seeds_draw(drawn: Sequence[str]) -> str:
+    """A line that says what differs between seeds beside weights and what is random in training.
+
+    Example:
+        >>> what_seeds_draw(["data.seed"]), what_seeds_draw([])
+        ('each seed draws data.seed', 'each seed draws weights and what is random in training, and no data')
+    """
+    return f"each seed draws {', '.join(drawn) or 'weights and what is random in training, and no data'}"
+
+
 def differing(study: Study) -> list[str]:
-    """Lines that say what each arm resolves to in its last stage, where the arms differ."""
+    """Lines that say what each arm resolves to in its last stage, where the arms differ, and what the seeds draw."""
     with TemporaryDirectory() as runs:
         planned = plan(replace(study, seeds=study.seeds[:1]), Path(runs))
-    arms = {run.arm: dict(_leaves(run.config)) for run in planned if run.final}
+    arms = {run.arm: {place.full: place.value for place in places(run.config)} for run in planned if run.final}
     lines = [f"{study.name}, seed {study.seeds[0]}"]
     for key in dict.fromkeys(key for leaves in arms.values() for key in leaves):
         values = {arm: leaves.get(key, "-") for arm, leaves in arms.items()}
         if len({repr(value) for value in values.values()}) > 1:
             lines += [key, *(f"  {arm}: {value}" for arm, value in values.items())]
+    lines.append(
+        f"each seed draws {', '.join(drawn_keys(planned)) or 'no data: only weights and what is random in training'}"
+    )
+    for run in planned:
+        stand = [place for place in places(run.config) if is_seed(place) and place.name not in run.drawn]
+        lines += [f"{run.label}: {place.name} is {place.value} in every run, as it is written" for place in stand]
     return lines
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a configuration with its path."""
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list) and any(isinstance(part, (Mapping, list)) for part in node):
-        for number, value in enumerate(node):
-            yield from _leaves(value, f"{path}[{number}]")
-    else:
-        yield path, node
 
 
 def runs_of(arms: Collection[str], planned: Sequence[Planned]) -> list[Planned]:

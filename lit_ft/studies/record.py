@@ -14,7 +14,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.studies.code import PACKAGE, class_paths, file_of, tree_digest
 from lit_ft.studies.expression import Values
 from lit_ft.studies.measures import placed
-from lit_ft.studies.plan import Planned
+from lit_ft.studies.plan import Planned, drawn_keys
 from lit_ft.studies.staleness import study_digest
 from lit_ft.studies.study import Study
 from lit_ft.studies.verdict import ClaimVerdict, judge_claim, main_of, plain
@@ -55,6 +55,7 @@ def result_of(study: Study, planned: Sequence[Planned], values: Values) -> dict[
         "paper": study.paper,
         **verdicts(study, values),
         "seeds": study.seeds,
+        "drawn": drawn_keys(planned),
         "values": {arm: {name: list(map(float, v)) for name, v in own.items()} for arm, own in values.items()},
         "note": study.note,
         "scale": study.scale,

@@ -9,7 +9,7 @@ import numpy as np
 from lit_ft.running.metrics_file import read_history
 from lit_ft.running.report import STYLE, grid, svg, table, without_formulas
 from lit_ft.studies.interval import t_interval
-from lit_ft.studies.plan import Planned
+from lit_ft.studies.plan import Planned, what_seeds_draw
 from lit_ft.studies.study import Study
 from lit_ft.studies.verdict import FAILS, ClaimVerdict
 
@@ -31,6 +31,7 @@ def show(result: Mapping[str, Any]) -> None:
     for arm, own in result["values"].items():
         grid.add_row(arm, *(mean_and_sd(own[name]) for name in measures))
     console.print(grid)
+    console.print(what_seeds_draw(result["drawn"]), markup=False)
     for claim in map(ClaimVerdict.of, result["claims"]):
         console.print(f"{claim.verdict}{' (main)' if claim.main and len(result['claims']) > 1 else ''}: {claim.says}",
                       style="bold", markup=False)  # fmt: skip
@@ -54,7 +55,7 @@ def page(study: Study, result: Mapping[str, Any], planned: Sequence[Planned]) ->
     figures = [curves(study, planned)] if study.plot else [by_arm(result)]
     rows = {arm: {name: mean_and_sd(v) for name, v in own.items()} for arm, own in result["values"].items()}
     claims = "".join(_claim(claim) for claim in map(ClaimVerdict.of, result["claims"]))
-    facts = {k: result[k] for k in ("seeds", "date", "hardware", "note", "scale") if result[k]}
+    facts = {k: result[k] for k in ("seeds", "drawn", "date", "hardware", "note", "scale") if result[k]}
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(study.name)}</title>'
     return (
         f"{head}<style>{STYLE}</style><h1>{escape(study.name)}: {escape(result['verdict'])}</h1>"

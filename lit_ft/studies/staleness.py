@@ -27,7 +27,7 @@ def study_digest(content: Mapping[str, Any], root: Path = Path()) -> str:
     said = {
         "arms": {arm: overrides or {} for arm, overrides in content["arms"].items()},
         "stages": [{key: value for key, value in stage.items() if key != "config"} for stage in stages],
-        **({"seeded": content["seeded"]} if content.get("seeded") else {}),
+        **({} if content.get("seeded") is None else {"seeded": content["seeded"]}),
         "base": [_content(root / file) for file in files],
         "measure": {
             name: [m["key"], m.get("take", "last"), *([m["stage"]] if m.get("stage") else [])]
@@ -62,8 +62,16 @@ def stale(result: Mapping[str, Any], content: Mapping[str, Any], root: Path = Pa
         root: Folder that its base configs are relative to.
     """
     reasons = [] if result["config_digest"] == study_digest(content, root) else ["the study or its configs changed"]
+    if "drawn" not in result and content.get("seeded") is None:
+        reasons.append("its seeds drew no data")
     for name, digest in result["classes"].items():
         file = file_of(name)
         if file is None or tree_digest(file) != digest:
             reasons.append(f"{name} changed")
     return reasons
+
+
+def draws_data(result: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    """Whether the seeds of a recorded result drew rows, and not weights alone."""
+    drawn = result.get("drawn", content.get("seeded") or ())
+    return any(key.startswith("data.") for key in drawn)

@@ -1,5 +1,6 @@
 """A study: claims, arms, seeds, measures, and what is expected of them."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from lit_ft.studies.atoms import atoms
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.expression import check
 from lit_ft.studies.measures import Measure, placed
+from lit_ft.studies.places import places, read_name
 
 PARTS = ("model", "data", "trainer", "stages")  # what an arm may override
 
@@ -46,8 +48,10 @@ class Study:
         arms: Overrides by arm, in the form of a config; ``{}`` is the base itself, at most once. They apply to the last
             stage; ``stages: {NAME: {...}}`` among them overrides an earlier one for this arm.
         seeds: Seeds that every arm runs with.
-        seeded: Keys that take the seed as ``seed_everything`` does, in every stage: with ``data.seed`` each seed splits
-            the rows anew, and intervals over seeds are over rows too.
+        seeded: Values that take the seed as ``seed_everything`` does, in every stage. By default every seed of a
+            configuration that no file writes: of splits, generated rows, examples, random masks; so intervals over
+            seeds are over rows too. A seed that a file writes stands. A list (``[data.seed]``) names those that
+            take it instead, written or not, and ``[]`` none: then the seeds draw weights alone, and the record says so.
         measure: What is read from each run.
         given: Preconditions of all claims, over arms and measures.
         paper: Id of the paper, whose card is ``lit_ft/papers/<id>.yaml``; empty for a comparison of your own.
@@ -67,7 +71,7 @@ class Study:
     measure: dict[str, Measure]
     given: list[str] = field(default_factory=list)
     paper: str = ""
-    seeded: list[str] = field(default_factory=list)
+    seeded: list[str] | None = None
     stages: list[dict[str, str]] = field(default_factory=list)
     test: bool = True
     plot: str | None = None
@@ -89,10 +93,6 @@ class Study:
         if stage in self.stage_names[:-1]:
             return given.get("stages", {}).get(stage) or {}
         return {key: value for key, value in given.items() if key != "stages"}
-
-    def seeding(self, seed: int) -> list[str]:
-        """The arguments that give a run its seed."""
-        return [f"--{key}={seed}" for key in ("seed_everything", *self.seeded)]
 
     def measures_of(self, stage: str) -> dict[str, Measure]:
         """What is read from the runs of a stage; from the last one unless a measure says otherwise."""
@@ -176,6 +176,11 @@ def _check(study: Study) -> None:
         for key in overrides:
             if key not in PARTS:  # the seed and the folder of a run are the study's
                 raise ConfigError(f"arms.{arm}", key, f"the keys {', '.join(PARTS)}{nearest(key, PARTS)}")
+        for place in places(overrides):
+            if re.sub(r"^stages\.[^.]+\.", "", place.name) in map(read_name, study.seeded or ()):
+                raise ConfigError(
+                    f"arms.{arm}.{place.name}", place.value, "no value: `seeded` gives it the study's seed"
+                )
     empty = [arm for arm, overrides in study.arms.items() if not overrides]
     if len(empty) > 1:
         raise ConfigError(f"arms.{empty[1]}", {}, f"overrides; only one arm can be the base, and {empty[0]} is")

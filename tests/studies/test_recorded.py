@@ -52,7 +52,7 @@ def content(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_a_changed_config_makes_a_result_stale_and_a_comment_does_not(content: dict[str, Any]) -> None:
-    result = {"config_digest": study_digest(asdict(Study.of("s", content))), "classes": {}}
+    result = {"config_digest": study_digest(asdict(Study.of("s", content))), "classes": {}, "drawn": []}
     base = Path(content["base"][0])
     base.write_text("# another comment\ntrainer:\n  max_steps: 3\n")
     assert not stale(result, {**content, "claims": [{"says": "in other words", "expect": "a.x > 0"}]})
@@ -63,7 +63,7 @@ def test_a_changed_config_makes_a_result_stale_and_a_comment_does_not(content: d
 
 def test_a_changed_class_makes_a_result_stale(content: dict[str, Any]) -> None:
     digest = tree_digest(PACKAGE / "vision" / "image_classifier.py")
-    result = {"config_digest": study_digest(content), "classes": {"ImageClassifier": digest}}
+    result = {"config_digest": study_digest(content), "classes": {"ImageClassifier": digest}, "drawn": []}
     assert not stale(result, content)
     result["classes"] = {"ImageClassifier": "other", "Gone": digest}
     assert stale(result, content) == ["ImageClassifier changed", "Gone changed"]
