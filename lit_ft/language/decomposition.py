@@ -40,18 +40,23 @@ def decompose(length: int, smallest: int, largest: int) -> list[int]:
 def bucket_plan(
     lengths: Sequence[int], tokens_per_batch: int, curriculum: str = "uniform", cycles: int = 1, seed: int = 0
 ) -> Plan:
-    """Batches of one length each, of the same number of tokens; a pure function of the epoch.
+    r"""Batches of one length each, of the same number of tokens; a pure function of the epoch.
+
+    With ``grow`` each batch of a cycle is of length :math:`2^k` with odds :math:`n_k2^{-k}`, where :math:`n_k` batches
+    of that length belong to the cycle; a length of which none are left is not drawn any more. Since the odds are
+    constant, the batches of a length come at the times of a Poisson process of that rate.
 
     Args:
         lengths: Tokens of each piece, one more than a power of two.
         tokens_per_batch: Predicted tokens of a batch.
-        curriculum: ``uniform`` draws batches in any order; ``grow`` begins each cycle with short pieces.
+        curriculum: ``uniform`` draws batches in any order; ``grow`` draws short pieces sooner, by odds; ``strict``
+            begins each cycle with all of the shortest.
         cycles: Cycles of an epoch, each with its share of every length.
         seed: The order is a function of ``(seed, epoch)`` alone.
 
     Example:
         >>> lengths = [5, 5, 9, 9, 5, 5]
-        >>> plan = bucket_plan(lengths, tokens_per_batch=8, curriculum="grow")
+        >>> plan = bucket_plan(lengths, tokens_per_batch=8, curriculum="strict")
         >>> [[lengths[piece] for piece in batch] for batch in plan(0)]
         [[5, 5], [5, 5], [9], [9]]
     """
@@ -62,13 +67,18 @@ def bucket_plan(
     def plan(epoch: int) -> list[list[int]]:
         draw = np.random.default_rng((seed, epoch))
         placed: list[tuple[float, float, list[int]]] = []
-        for rank, length in enumerate(sorted(by_length)):
+        for length in sorted(by_length):
             numbers = draw.permutation(by_length[length]).tolist()
             size = max(1, tokens_per_batch // (length - 1))
             batches = [numbers[i : i + size] for i in range(0, len(numbers), size)]
-            for i, batch in enumerate(batches):
-                cycle = i * cycles // len(batches)
-                placed.append((cycle, rank if curriculum == "grow" else draw.random(), batch))
+            cycle_of = [i * cycles // len(batches) for i in range(len(batches))]
+            time = np.zeros(cycles)
+            for cycle, batch in zip(cycle_of, batches, strict=True):
+                if curriculum == "grow":
+                    time[cycle] += draw.exponential((length - 1) / cycle_of.count(cycle))
+                else:
+                    time[cycle] = length if curriculum == "strict" else draw.random()
+                placed.append((cycle, float(time[cycle]), batch))
         return [batch for _, _, batch in sorted(placed, key=lambda item: item[:2])]
 
     return plan
@@ -85,14 +95,16 @@ class DatasetDecomposition(DocumentPieces):
         path: Table with a column ``text``.
         smallest: Least k; shorter rests are dropped, with a message that counts them. Paper: 8.
         largest: Greatest k. Paper: 13.
-        curriculum: ``uniform`` order of lengths, or ``grow`` (short first) within each cycle.
+        curriculum: Order of lengths within each cycle: ``uniform``; ``grow`` draws the length of each batch with odds
+            that double where it halves (Paper: 32:16:8:4:2:1 for k of 8 to 13, times the tokens that there are);
+            ``strict`` has all short pieces first.
         cycles: Cycles of an epoch. Paper: 8.
         tokens_per_batch: Predicted tokens of a batch, at least :math:`2^{largest}`.
 
     Source: H. Pouransari et al., Dataset Decomposition: Faster LLM Training with Variable Sequence Length Curriculum,
-    2024, arXiv:2405.13226; apple/ml-dataset-decomposition. Deviations: pieces longer than the greatest length are cut
-    to it (the reference may draw a shorter one), and ``grow`` orders lengths within a cycle instead of drawing them
-    with odds.
+    2024, arXiv:2405.13226; apple/ml-dataset-decomposition at 9a23939 (``get_dd_params.py``, ``MyRandomMix``).
+    Deviations: pieces longer than the greatest length are cut to it (the reference may draw a shorter one), the last
+    batch of a length may be smaller, and ``strict`` is not of the paper.
 
     See also: :class:`~lit_ft.data.JoinedText`, with which it is compared.
 
@@ -104,7 +116,7 @@ class DatasetDecomposition(DocumentPieces):
         >>> data.tokenizer = byte_tokenizer()
         >>> data.setup("fit")
         >>> [tuple(batch["input_ids"].shape) for batch in data.train_dataloader()]
-        [(1, 5), (1, 9), (1, 17), (1, 17), (1, 17)]
+        [(1, 17), (1, 5), (1, 9), (1, 17), (1, 17)]
     """
 
     def __init__(
@@ -112,7 +124,7 @@ class DatasetDecomposition(DocumentPieces):
         path: str,
         smallest: PositiveInt = 5,
         largest: Annotated[int, Range(high=20)] = 9,
-        curriculum: Literal["uniform", "grow"] = "grow",
+        curriculum: Literal["uniform", "grow", "strict"] = "grow",
         cycles: PositiveInt = 8,
         tokens_per_batch: PositiveInt = 2048,
         **kwargs: Any,

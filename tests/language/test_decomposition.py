@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def test_pieces_against_brute_force() -> None:
         assert left < 2**3 + 1
 
 
-@pytest.mark.parametrize("curriculum", ["uniform", "grow"])
+@pytest.mark.parametrize("curriculum", ["uniform", "grow", "strict"])
 def test_every_batch_has_one_length_and_the_same_tokens(curriculum: str) -> None:
     draw = random.Random(0)
     lengths = [draw.choice([9, 17, 33]) for _ in range(300)]
@@ -42,7 +43,34 @@ def test_every_batch_has_one_length_and_the_same_tokens(curriculum: str) -> None
         assert all(len(batch) * (lengths[batch[0]] - 1) <= 64 for batch in epoch)
     order = [lengths[batch[0]] for batch in first]
     falls = sum(b < a for a, b in pairwise(order))
-    assert (falls == 1) == (curriculum == "grow"), "grow begins again once, with the second cycle"
+    assert (falls == 1) == (curriculum == "strict"), "it begins again once, with the second cycle"
+
+
+def test_grow_draws_lengths_by_odds() -> None:
+    """Odds of a length are its batches in the cycle / its length, constant until it is used up: four batches of pieces
+    of 4 tokens and one of 8 are drawn 8 : 1, in each cycle anew."""
+    lengths, cycles, seeds = [5] * 16 + [9] * 2, 2, 1500
+    found: Counter[int] = Counter()
+    for seed in range(seeds):
+        plan = bucket_plan(lengths, 8, "grow", cycles, seed)(0)
+        order = [lengths[batch[0]] for batch in plan]
+        for cycle in (order[:5], order[5:]):
+            found[cycle.index(9)] += 1
+            assert sorted(cycle) == [5, 5, 5, 5, 9]
+    share = [(8 / 9) ** place / 9 for place in range(4)]
+    for place, wanted in enumerate([*share, 1 - sum(share)]):
+        error = (wanted * (1 - wanted) / (cycles * seeds)) ** 0.5
+        assert abs(found[place] / (cycles * seeds) - wanted) < 4 * error
+
+
+def test_odds_of_three_lengths_are_times_their_tokens() -> None:
+    lengths, seeds = [5] * 8 + [9] * 8 + [17] * 4, 2000  # 2, 4 and 4 batches of 16 tokens
+    drawn = (lengths[bucket_plan(lengths, 16, "grow", seed=seed)(0)[0][0]] for seed in range(seeds))
+    first = Counter(drawn)
+    odds = {5: 2 / 4, 9: 4 / 8, 17: 4 / 16}
+    for length, weight in odds.items():
+        wanted = weight / sum(odds.values())
+        assert abs(first[length] / seeds - wanted) < 4 * (wanted * (1 - wanted) / seeds) ** 0.5
 
 
 def ready(data: Any, folder: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
