@@ -49,7 +49,12 @@ class KernelRegime(Measurement):
         num_batches: Batches for training and for validation, the first ones of epoch 0, at least 1. Paper: 16 to 512
             rows a class.
 
-    Source: A kernel-based view of language model fine-tuning, 2022 (C2); princeton-nlp/LM-Kernel-FT.
+    Source: A kernel-based view of language model fine-tuning, 2022 (C2); princeton-nlp/LM-Kernel-FT at 81450f6.
+    Deviations: targets are 1 and -1 for any number of classes, where the reference has 1 and 0 for several classes, and
+    1 and -1 for the difference of the two outputs of two; the kernel between all pairs of outputs is its own, but it is
+    solved by least squares, with a ridge in units of the mean diagonal, and for ``asymmetric`` in the same way (there by
+    logistic regression unless asked otherwise, with a ridge in units of the largest singular value, and ``asymmetric``
+    for two classes alone by a system of its own); :math:`f_0` is always subtracted from the targets (there on request).
 
     See also: :class:`~lit_ft.inside.ntk.EmpiricalNTK`.
 

@@ -81,8 +81,11 @@ class CoBa(FitCallback):
         tau: Temperature of the divergence factor, above 0. Reference: 5.
         num_batches: Batches of validation; None takes all.
 
-    Source: B. Liu et al., MFTCoder, 2023, arXiv:2311.02303, and its repository, where CoBa was added. Deviations: the
-    same validation rows at each measurement, not the next batch; D is at most 1, so that both scores keep their sign.
+    Source: B. Liu et al., MFTCoder, 2023, arXiv:2311.02303, and codefuse-ai/MFTCoder at 8ba13f4, where CoBa was added.
+    Deviations: the same validation rows at each measurement, not the next batch; D is at most 1, so that both scores
+    keep their sign; slopes are fitted from the second measurement on (there from the end of the warm-up on, so that its
+    steep first ones count in neither A nor D); A and D take the last ``window`` slopes (there A the last
+    ``window - warmup + 1``, D all of them).
 
     Example:
         >>> import json
