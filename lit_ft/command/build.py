@@ -94,7 +94,8 @@ class Build(LightningCLI):
         return reading(stored, named, imported=not request.command)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Where a run is, was, and is to be."""
+        """What a run watches; where it is, was, and is to be."""
+        parser.add_argument("--monitor", type=str | None, help="Logged key whose best value ends and is kept.")
         for option, text in OPTIONS.items():
             kind: dict[str, Any] = {"type": str, "default": "runs"} if option == "runs" else {"type": str | None}
             parser.add_argument(f"--{option}", help=text, **kind)
@@ -148,7 +149,8 @@ class Build(LightningCLI):
         """The resolved configuration as plain data, without what belongs to one command only."""
         with self._reading():
             text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
-        return public({key: value for key, value in read_yaml(text).items() if key not in RUN_KEYS})
+        said = {key: value for key, value in read_yaml(text).items() if key not in RUN_KEYS}
+        return public({key: value for key, value in said.items() if (key, value) != ("monitor", None)})
 
 
 LEAST = {

@@ -20,7 +20,7 @@ USAGE = """\
 lit-ft: a modular trainer for fine-tuning research
 
   lit-ft fit -c FILE [-c FILE ...] [--KEY VALUE ...]     train; writes runs/<name>/<time>/
-  lit-ft validate | test | predict -c FILE --ckpt_path last | best | FILE
+  lit-ft validate | test | predict -c FILE [--ckpt_path last | best | none | FILE]
   lit-ft methods [--json]                                what there is, by kind and by batch shape
   lit-ft report RUN ...                                  a table over runs, and their curves as one page
   lit-ft show-batch -c FILE | --run DIR                  one batch, tokens coloured by target and weight
@@ -33,6 +33,7 @@ lit-ft: a modular trainer for fine-tuning research
   Later files and later keys win. Lists are replaced; callbacks+: in YAML or --trainer.callbacks+=NAME appends.
   --trainer.callbacks.CLASS.KEY=VALUE changes one callback of a list.
   fit also takes:
+    --monitor val/accuracy    end when it stays away from its best, and keep the weights of the best
     --ckpt_path last          go on with the newest run of this name (bit-exact), or with --run DIR
     --from RUN                start from the weights of another run
     --name NAME, --run_dir DIR, --runs DIR
@@ -170,6 +171,9 @@ def summary(run: "Run") -> None:
             grid.add_row(escape(key), f"{value:.4g}")
     console = Console()
     console.print(grid)
+    for callback in run.trainer.callbacks if run.trainer.state.fn == "fit" else ():  # type: ignore[attr-defined]
+        if getattr(callback, "best_step", None) is not None:
+            console.print(f"best: {callback.best_of} {callback.best:.4g} at step {callback.best_step}", markup=False)
     report = run.folder / "report.html"
     written = str(report) if report.exists() else "none, as no step was made"
     console.print(f"report: {written}", soft_wrap=True, markup=False)

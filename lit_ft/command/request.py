@@ -12,7 +12,7 @@ from lit_ft.core.errors import ConfigError, existing, nearest
 from lit_ft.core.yaml_text import read_yaml
 
 OPTIONS = {
-    "ckpt_path": "last, best, or a file; fit goes on from it.",
+    "ckpt_path": "last, best, none, or a file; fit goes on from it.",
     "run": "Run folder that last and best refer to.",
     "from": "Run folder (or checkpoint) whose weights fit starts from.",
     "name": "Name of the run; the stem of the last -c by default.",
@@ -21,7 +21,7 @@ OPTIONS = {
     "to": "Folder that predict writes predictions to; the run folder by default.",
 }  # where a run is, was, and is to be
 RUN_KEYS = ("stage", *OPTIONS, "config", "import")
-SECTIONS = ("seed_everything", "model", "data", "trainer", *RUN_KEYS)
+SECTIONS = ("seed_everything", "model", "data", "trainer", "monitor", *RUN_KEYS)
 FLAGS = {"-c": "config", **{f"--{key}": key for key in ("config", "import", *OPTIONS)}}  # with a value each
 
 
@@ -84,7 +84,7 @@ class Request:
         overrides: Changes of single callbacks, which the parser cannot make.
         configs: The files of ``-c``, in order.
         imports: Modules of the user to import first.
-        ckpt_path: ``last``, ``best`` or a checkpoint.
+        ckpt_path: ``last``, ``best``, ``none`` (the network as it is built) or a checkpoint.
         run: Run folder that ``last`` and ``best`` refer to, and whose config is read where there is no ``-c``.
         start: Run folder or checkpoint of ``--from``.
         name: Name of the run.

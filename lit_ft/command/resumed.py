@@ -15,7 +15,7 @@ from lit_ft.core.hyperparameters import differences, is_plain
 from lit_ft.core.yaml_text import read_yaml
 from lit_ft.running.as_written import FROM, tell
 
-SECTIONS = ("seed_everything", "model", "data", "trainer")
+SECTIONS = ("seed_everything", "model", "data", "trainer", "monitor")
 LENGTH = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "trainer.min_steps", "trainer.min_epochs")
 OF_NO_ROW = ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "val", "test", "predict",
              "max_eval_rows", "eval_batch_size")  # fmt: skip

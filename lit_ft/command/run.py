@@ -7,18 +7,18 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, LearningRateMonitor
 
 from lit_ft.command.build import Build, Resolved
 from lit_ft.command.predictions import begin_predictions
 from lit_ft.command.request import Request
 from lit_ft.command.resumed import LENGTH, Resumed
-from lit_ft.command.run_folders import ClearDead, CutRows, find_checkpoint, placed
+from lit_ft.command.run_folders import ClearDead, CutRows, find_checkpoint, placed, weights_of
 from lit_ft.core.archive import read
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.core.yaml_text import write_yaml
 from lit_ft.running.as_written import AsWritten
+from lit_ft.running.monitored import Monitored
 from lit_ft.running.not_finite import NotFinite
 from lit_ft.running.predictions import WHOLE, Predictions
 from lit_ft.running.report import read_report
@@ -77,18 +77,19 @@ def resolve(args: Sequence[str]) -> dict[str, Any]:
 
 
 def load_run(run_dir: str | Path, args: Sequence[str] = (), command: str = "") -> Build:
-    """What a run was made of, with the weights of its newest checkpoint in the model.
+    """What a run was made of, with its best weights in the model where it watched a value, else with its last.
 
     Classes of other packages than lit_ft and its dependencies must have been imported before.
 
     Args:
         run_dir: The run folder.
-        args: Further arguments, as on the command line.
+        args: Further arguments, as on the command line; ``["--ckpt_path", "last"]`` takes others of its weights.
         command: The tool that asks; empty where Python does.
     """
     folder = existing("run_dir", run_dir)
     built = Build(Request.of(["-c", str(existing("run_dir", folder / "config.yaml")), *args], command))
-    built.checkpoint = find_checkpoint("last", folder)
+    which = built.request.ckpt_path
+    built.checkpoint = weights_of(folder) if which is None else find_checkpoint(which, folder)
     checkpoint = read("run_dir", built.checkpoint, map_location="cpu")
     built.model.on_load_checkpoint(checkpoint)
     built.model.load_state_dict(checkpoint["state_dict"])
@@ -139,8 +140,6 @@ def _executed(built: Build, folder: Path, checkpoint: Path | None, anew: bool) -
     kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint}
     if checkpoint is not None:
         kwargs["weights_only"] = True
-    elif stage != "fit":
-        rank_zero_warn(f"{stage} without --ckpt_path: the network is used as it was built")
     if stage == "predict":
         kwargs["return_predictions"] = False  # they are in the file
     try:
@@ -164,8 +163,8 @@ def default_callbacks(built: Build, folder: Path, text: str) -> list[Callback]:
     if request.command != "fit":
         return [report]
     given = given_callbacks(built)
-    callbacks: list[Callback] = []
-    if not any(isinstance(callback, RunCheckpoint) for callback in given):
+    callbacks = watching(built.config["monitor"], given)
+    if not any(isinstance(callback, RunCheckpoint) for callback in [*callbacks, *given]):
         callbacks.append(AsWritten() if any(isinstance(one, Checkpoint) for one in given) else RunCheckpoint())
     if not any(isinstance(callback, NotFinite) for callback in given):
         callbacks.append(NotFinite())
@@ -181,6 +180,30 @@ def given_callbacks(built: Build) -> list[Callback]:
     """The callbacks of the configuration."""
     given = built.config_init["trainer"].get("callbacks") or []
     return given if isinstance(given, list) else [given]
+
+
+def watching(monitor: str | None, given: Sequence[Callback]) -> list[Callback]:
+    """What a value that is named once asks for: the weights of its best are kept, and training ends when it stays away.
+
+    Args:
+        monitor: The key that the configuration names for the whole run; None takes that of its only EarlyStopping.
+        given: The callbacks of the configuration. Those that watch something are left as they are.
+    """
+    stops = [one for one in given if isinstance(one, EarlyStopping)]
+    keys = {(one.monitor, one.mode) for one in stops if one.monitor.startswith("val/")}
+    made: list[Callback] = []
+    if monitor and not stops:
+        made.append(EarlyStopping(monitor, check_on_train_epoch_end=False))
+    kept, mode = monitor, None
+    if not monitor and len(keys) == 1:
+        kept, mode = keys.pop()
+    saving = [one for one in given if isinstance(one, Checkpoint)]
+    for one in saving:
+        if isinstance(one, RunCheckpoint) and one.monitor is None:
+            one.monitor, one.mode = kept, one.mode or mode
+    if kept and not any(getattr(one, "monitor", None) for one in saving):
+        made.append(RunCheckpoint(monitor=kept, mode=mode))
+    return [Monitored(monitor, made), *made]
 
 
 def put_into_effect(changes: dict[str, tuple[Any, Any]], callbacks: list[Callback]) -> None:

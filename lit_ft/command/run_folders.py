@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
@@ -72,7 +73,7 @@ def placed(request: Request) -> Iterator[tuple[Path, Path | None, bool]]:
                 if request.command == "fit" and (place.checkpoint is None or not is_begun(folder)):
                     take_number(folder, folder.absolute().parent)
                 remove_half_written(folder, folder / "plots")
-                say(request.command, place)
+                say(request.command, place, request)
                 os.environ[RUN_DIR] = str(folder)
                 yield folder, place.checkpoint, place.anew
             finally:
@@ -100,24 +101,23 @@ def chosen(request: Request, here: Path | None = None) -> Place:
     folder = here or (Path(request.run_dir) if request.run_dir else None)
     if folder is not None and folder.exists() and not folder.is_dir():
         raise ConfigError("--run_dir", str(folder), "a folder, there already or not; this is a file")
-    if which is None and run:
-        if stage == "fit":
-            allowed = "together with --ckpt_path last, to go on with that run; --from RUN takes its weights alone"
-            raise ConfigError("--run", run, allowed)
-        which = "last"
-    if which is None:
-        if stage != "fit" and request.start:
-            raise ConfigError("--from", request.start, f"what fit starts from; {stage} takes a run with --run RUN")
+    if which is None and run and stage == "fit":
+        allowed = "together with --ckpt_path last, to go on with that run; --from RUN takes its weights alone"
+        raise ConfigError("--run", run, allowed)
+    if stage != "fit" and request.start:
+        raise ConfigError("--from", request.start, f"what fit starts from; {stage} takes a run with --run RUN")
+    if which == "none" or (which is None and not run and (stage == "fit" or not begun(request, folder))):
         return Place(folder if stage != "fit" or here else unused(folder))
     if which == "best" and stage == "fit":
         allowed = "last or a file, to go on from; best holds weights alone, which --from checkpoints/best.ckpt takes"
         raise ConfigError("--ckpt_path", which, allowed)
-    if which in ("last", "best"):
+    if which in (None, "last", "best"):
         name, runs = request.run_name, Path(request.runs)
-        source = existing("--run", run) if run else folder or find_run(runs, name, finished=stage != "fit")
+        own = folder if which or (folder and checkpoints(folder)) else None
+        source = existing("--run", run) if run else own or find_run(runs, name, finished=stage != "fit")
         to = folder or source
         if stage != "fit" or here:
-            return Place(to, find_checkpoint(which, source))
+            return Place(to, weights_of(source) if which is None else find_checkpoint(which, source))
         if not _same(to, source):
             return Place(unused(to), find_checkpoint(which, source))
         if not checkpoints(source) or [path.name for path in checkpoints(source)] == ["best.ckpt"]:
@@ -128,13 +128,21 @@ def chosen(request: Request, here: Path | None = None) -> Place:
         return Place(source, find_checkpoint(which, source))
     checkpoint = existing("--ckpt_path", which)
     if checkpoint.is_dir():
-        raise ConfigError("--ckpt_path", str(checkpoint), "last, best or a file; of another run with --run")
+        raise ConfigError("--ckpt_path", str(checkpoint), "last, best, none or a file; of another run with --run")
     undamaged("--ckpt_path", checkpoint)
     own = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
     if stage != "fit":
         return Place(folder or own, checkpoint)
     going_back = folder is not None and own is not None and _same(folder, own)
     return Place(folder if going_back or here else unused(folder), checkpoint)
+
+
+def begun(request: Request, folder: Path | None) -> bool:
+    """Whether there is a run whose weights an evaluation takes when nothing is said: in its folder, or of its name."""
+    if folder is not None and checkpoints(folder):
+        return True
+    found = (Path(request.runs) / request.run_name).glob("[!.]*")
+    return any(number_of(path) is not None or checkpoints(path) or "status" in report_of(path) for path in found)
 
 
 def _same(a: Path, b: Path) -> bool:
@@ -181,15 +189,34 @@ def new_folder(request: Request) -> tuple[Path, list[Path]]:
             folder, number = parent / f"{stamp}_{number}", number + 1
 
 
-def say(stage: str, place: Place) -> None:
-    """Which run and step was taken."""
+def say(stage: str, place: Place, request: Request | None = None) -> None:
+    """Which run, step and weights were taken."""
     if place.anew:
         print(f"{stage}: {place.folder} has no checkpoint; it begins anew", flush=True)
     elif (checkpoint := place.checkpoint) is not None:
         verb = "goes on" if stage == "fit" else "takes the weights"
         status = report_of(checkpoint.parent.parent).get("status", "finished")
         unfinished = "" if stage == "fit" or status == "finished" else f" (the run is {status})"
-        print(f"{stage}: {verb} from step {step_of(checkpoint)}, {checkpoint}{unfinished}", flush=True)
+        best = best_of(checkpoint)
+        print(f"{stage}: {verb} from step {step_of(checkpoint)}, {checkpoint}{best}{unfinished}", flush=True)
+    elif request is not None and stage != "fit":
+        asked = request.ckpt_path == "none"
+        why = "--ckpt_path none" if asked else f"there is no run of the name {request.run_name!r} in {request.runs}/"
+        beside = [path.parent for path in map(Path, request.paths) if checkpoints(path.parent)]
+        hint = f" (--run {beside[-1]} takes the weights of that run)" if beside and not asked else ""
+        print(f"{stage}: the network is used as it was built: {why}{hint}", flush=True)
+
+
+def best_of(checkpoint: Path) -> str:
+    """What ``best.ckpt`` is best by, in words; empty for other checkpoints."""
+    if checkpoint.name != "best.ckpt":
+        return ""
+    step = step_of(checkpoint)
+    for newest in sorted(checkpoint.parent.glob("step=*.ckpt"), reverse=True)[:1]:  # that of the best has weights alone
+        for name, state in contents(newest).get("callbacks", {}).items():
+            if name.startswith("RunCheckpoint") and state.get("best_step") == step:
+                return f" (best: {state['best_of']} {state['best']:.4g})"
+    return " (best)"
 
 
 def step_of(checkpoint: Path) -> int | str:
@@ -197,12 +224,17 @@ def step_of(checkpoint: Path) -> int | str:
     number = checkpoint.name.removeprefix("step=").removesuffix(".ckpt")
     if number.isdecimal():
         return int(number)
+    return contents(checkpoint).get("global_step", "unknown")
+
+
+def contents(checkpoint: Path) -> dict[str, Any]:
+    """What is in a checkpoint, without its tensors; nothing where it cannot be read: who loads it will say why."""
     import torch
 
     try:
-        return torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True).get("global_step", "unknown")
-    except Exception:  # whoever loads it will say what is wrong with it
-        return "unknown"
+        return torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
+    except Exception:
+        return {}
 
 
 class ClearDead(Callback):
@@ -251,10 +283,35 @@ def find_run(runs: Path, name: str, finished: bool) -> Path:
     )
 
 
+def weights_of(run: Path) -> Path:
+    """The weights of a run when nothing else is said: the best where it watched a value, else the last."""
+    best = kept_best(run)
+    return find_checkpoint("last", run) if best is None else undamaged("--ckpt_path best", best)
+
+
+def kept_best(run: Path) -> Path | None:
+    """The best weights that a run kept: ``best.ckpt``, or what a ModelCheckpoint with a monitor calls its best."""
+    best = run / "checkpoints" / "best.ckpt"
+    if best.exists():
+        return best
+    for newest in reversed(others(run)):
+        for name, state in contents(newest).get("callbacks", {}).items():
+            if name.startswith("ModelCheckpoint") and state.get("monitor") and state.get("best_model_path"):
+                found = run / "checkpoints" / Path(state["best_model_path"]).name
+                return found if found.exists() else None
+    return None
+
+
 def find_checkpoint(which: str, run: Path) -> Path:
     """The file that ``last``, ``best`` or a path means."""
     if which == "best":
-        return undamaged("--ckpt_path best", existing("--ckpt_path best", run / "checkpoints" / "best.ckpt"))
+        best = kept_best(run)
+        if best is None:
+            allowed = f"a run that watched a value, as fit --monitor val/loss does, over a validation; {run} kept none"
+            raise ConfigError("--ckpt_path", which, f"{allowed} (last takes its last weights)")
+        return undamaged("--ckpt_path best", best)
+    if which == "none":
+        raise ConfigError("--ckpt_path", which, "last, best or a file: the weights of a run are asked for")
     if which != "last":
         return existing("--ckpt_path", which)
     newest, damaged = newest_whole(run / "checkpoints")

@@ -18,6 +18,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.lifecycle import StepCounter, from_its_start
 from lit_ft.core.passes.window import window_starts
 from lit_ft.running.as_written import AsWritten
+from lit_ft.running.direction import direction
 from lit_ft.running.epoch_state import epoch_state
 from lit_ft.running.fetches import Fetches
 from lit_ft.running.files import commit, digest_file, is_whole, removed_on_failure
@@ -50,7 +51,8 @@ class RunCheckpoint(AsWritten):
             start of an epoch when the last is more than ten seconds old. None: only these.
         keep: How many to keep, at least 1; with 2, the run can go on if the newest is damaged.
         monitor: Logged key, checked after each validation; the weights of its best value are kept as ``best.ckpt``.
-        mode: Whether the lowest (``min``) or the highest (``max``) value is the best.
+        mode: Whether the lowest (``min``) or the highest (``max``) value is the best; None is what the metric of that
+            name says, see :func:`~lit_ft.running.direction.direction`.
         folder: Folder to write to; None is ``checkpoints`` in that of the first logger, else in ``default_root_dir``.
 
     See also: :class:`~lit_ft.callbacks.WarmStart`, which loads weights alone.
@@ -63,7 +65,7 @@ class RunCheckpoint(AsWritten):
     """
 
     first = True  # a checkpoint is taken before any other callback has touched the next batch
-    remembers = ("best",)
+    remembers = ("best", "best_step", "best_of")
     forgets = (*AsWritten.forgets, "_saved_step", "_fetches", "_summed", "_resumed", "_looked")
 
     def __init__(
@@ -71,7 +73,7 @@ class RunCheckpoint(AsWritten):
         every_n_steps: PositiveInt | None = 500,
         keep: PositiveInt = 2,
         monitor: str | None = None,
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         folder: str | None = None,
     ) -> None:
         super().__init__()
@@ -82,6 +84,8 @@ class RunCheckpoint(AsWritten):
         self._signals = StopSignals()
         self._directory = Path()
         self.best: float | None = None
+        self.best_step: int | None = None
+        self.best_of: str | None = None
         self._saved_step = 0
         self._looked = False
         self._count = StepCounter()
@@ -167,9 +171,9 @@ class RunCheckpoint(AsWritten):
             known = ", ".join(sorted(trainer.callback_metrics))
             raise ConfigError("monitor", self.monitor, f"a logged key: {known}")
         value = float(trainer.callback_metrics[self.monitor])
-        sign = 1 if self.mode == "min" else -1
+        sign = 1 if (self.mode or direction("monitor", self.monitor, pl_module)) == "min" else -1
         if math.isfinite(value) and (self.best is None or sign * value < sign * self.best):
-            self.best = value
+            self.best, self.best_step, self.best_of = value, trainer.global_step, self.monitor
             self._write(trainer, self.directory(trainer) / "best.ckpt", weights_only=True)
 
     def _save_between(self, trainer: pl.Trainer) -> None:
@@ -283,6 +287,13 @@ class RunCheckpoint(AsWritten):
         if trainer.is_global_zero:
             for file, rows in zip(files, self._resumed.rows, strict=False):
                 file.cut(rows)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best value, unless it is of another key than the one that is watched now."""
+        unknown = {"best_step": None, "best_of": self.monitor}  # of checkpoints of earlier versions
+        super().load_state_dict({**unknown, **state_dict})
+        if self.best_of != self.monitor:
+            self.best = self.best_step = self.best_of = None
 
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Leave the loops of the trainer as they were."""

@@ -336,7 +336,7 @@ def test_a_report_says_when_the_run_began(monkeypatch: pytest.MonkeyPatch) -> No
 def test_halves_of_options(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, said in (
         (["test", "--import", "toy_package", "--run"], "--run: given 'nothing'"),
-        (["test", "--import", "toy_package", "-c", "toy.yaml", "--ckpt_path", "."], "last, best or a file"),
+        (["test", "--import", "toy_package", "-c", "toy.yaml", "--ckpt_path", "."], "last, best, none or a file"),
         (["test", "--import", "toy_package", "-c", "toy.yaml", "--from", "."], "--from: given '.'; allowed: what fit"),
         (["fit"], "model"),
     ):

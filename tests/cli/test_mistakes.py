@@ -86,7 +86,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "what a callback refuses": (trainer(callbacks=[{"class_path": "EarlyStopping", "init_args": {
         "monitor": "val/loss", "mode": "lower"}}]), r"trainer\.callbacks\[0\]: `mode` can be min, max, got lower"),
     "a key that is not logged": (trainer(max_steps=60, callbacks=[{"class_path": "EarlyStopping", "init_args": {
-        "monitor": "val/los"}}]), r"trainer\.callbacks: Early stopping conditioned on metric `val/los`"),
+        "monitor": "val/los"}}]), r"trainer\.callbacks\[0\]\.init_args\.monitor: given 'val/los'.*'val/loss'"),
     "metric null": (config(metrics={"a": None}), r"model\.init_args\.metrics: given .*allowed: a Metric"),
     "interval above the epoch": (trainer(val_check_interval=500), r"trainer: `val_check_interval` \(500\) must be"),
     "steps below 0": (trainer(max_steps=-5), "max_steps"),
