@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -39,7 +40,8 @@ class LabelledText(TableData):
         label: Column with the label.
         batch_size: Rows in a batch.
         max_length: Longest row in tokens, special tokens included; longer ones are cut at the end.
-        test_fraction: Share of ``path`` for the test, in [0, 1).
+        test_fraction: Share of ``path`` for the test, in [0, 1), also where the source has a split for it; None is 0.1
+            where it has none.
 
     See also: :class:`~lit_ft.methods.TextClassifier`, which takes these batches.
 
@@ -58,6 +60,7 @@ class LabelledText(TableData):
     """
 
     batch: ClassVar[type] = LabelledTextBatch
+    shares: ClassVar[Mapping[str, float]] = {"val": 0.1, "test": 0.1}
 
     def __init__(
         self,
@@ -66,7 +69,7 @@ class LabelledText(TableData):
         label: str = "label",
         batch_size: PositiveInt = 32,
         max_length: PositiveInt = 128,
-        test_fraction: Share = 0.1,
+        test_fraction: Share | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(

@@ -24,9 +24,10 @@ class DocumentPieces(TokenData):
 
     Args:
         path: Table with a column ``text``.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
+        val_path: Table for validation; None takes the source's own, or ``val_fraction`` of ``path``.
         tokens_per_batch: Predicted tokens of a batch.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
+        val_fraction: Share of ``path`` for validation, in [0, 1), also where the source has a split for it; None is 0.1
+            where it has none.
         seed: Seed of split and order.
         num_workers: Processes that prepare batches.
 
@@ -52,7 +53,7 @@ class DocumentPieces(TokenData):
         path: str,
         val_path: str | None = None,
         tokens_per_batch: PositiveInt = 2048,
-        val_fraction: Share = 0.1,
+        val_fraction: Share | None = None,
         seed: int = 0,
         num_workers: NonNegativeInt = 0,
     ) -> None:

@@ -45,8 +45,8 @@ class StreamedInstructions(Instructions):
         path: A file (``.jsonl``, ``.csv``, ``.tsv``, ``.parquet``), a pattern for several (``shards/*.jsonl``, in the
             order of their names), ``packaged:NAME``, or a folder or hub id of ``datasets``, opened as a stream.
         epoch_batches: Batches of an epoch over all processes, a multiple of their number.
-        val_path: Table for validation, read whole; None is no validation.
-        test_path: Table for the test, read whole; None is no test.
+        val_path: Table for validation, read whole; None is the own split of a ``datasets`` source, or no validation.
+        test_path: Table for the test, read whole; likewise.
         buffer: Rows of a block, which are in memory together; a multiple of ``batch_size``.
 
     See also: :class:`~lit_ft.tokens.token_stream.TokenStream`.
@@ -75,7 +75,7 @@ class StreamedInstructions(Instructions):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            path=path, val_path=val_path, test_path=test_path, val_fraction=0.0, test_fraction=0.0, max_rows=None,
+            path=path, val_path=val_path, test_path=test_path, val_fraction=None, test_fraction=None, max_rows=None,
             tokens_per_batch=None, packing=False, task_column=None, **kwargs,
         )  # fmt: skip
         checked(locals())
@@ -100,9 +100,7 @@ class StreamedInstructions(Instructions):
                                  {"train": range(1, len(first) + 1)})  # fmt: skip
             announce(self.source.path, reading)
         self.stream = TokenStream(rows, self._encode, self.buffer, self.batch_size, self.max_length, self.seed)
-        read = partial(self.source.table, required=self.required_columns(), max_rows=self.source.splits.max_eval_rows)
-        others = self.source.others.items()
-        tables = {split: read(path) for split, path in others if path is not None}
+        tables = self.source.beside(self.required_columns(), self.source.splits.max_eval_rows)
         if self.template is None:
             numbers = {split: range(1, len(table) + 1) for split, table in tables.items()}
             tables = read_tables(tables, numbers, self.source.paths(), SUPERVISED, **self._how())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,6 +12,11 @@ from lit_ft.core.checks import Range
 from lit_ft.core.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
+NAMES = {  # what others call them, as `datasets` knows them too
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 Share = Annotated[float, Range(low=0, below=1)]
 
 
@@ -68,6 +73,29 @@ def _check_sum(val_fraction: float, test_fraction: float) -> None:
         raise ConfigError(
             "val_fraction", val_fraction, f"less than {1 - test_fraction:g}: test_fraction takes the rest"
         )
+
+
+def own_names(names: Iterable[str]) -> dict[str, str]:
+    """Which of the given names stand for training, validation and test.
+
+    Args:
+        names: Names of the splits or folders of a source.
+
+    Raises:
+        ConfigError: Two of them stand for the same.
+
+    Example:
+        >>> own_names(["train", "dev", "extra"])
+        {'train': 'train', 'val': 'dev'}
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        split = next((split for split in SPLITS if name.lower() in NAMES[split]), None)
+        if split in found:
+            raise ConfigError("path", f"{found[split]} and {name}", f"one of them, as both may be the {split} split")
+        if split is not None:
+            found[split] = name
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def first_with_rows(rows: Mapping[str, Sized]) -> str:

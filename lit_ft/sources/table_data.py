@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import lightning.pytorch as pl
 
@@ -12,7 +13,7 @@ from lit_ft.sources.assets import PREFIX, packaged
 from lit_ft.sources.loader import Batching
 from lit_ft.sources.splits import SPLITS, Share, Splits
 from lit_ft.sources.table_format import TableFormat, table_format
-from lit_ft.sources.tables import AS_IT_IS, Row, read_rows, stream_rows
+from lit_ft.sources.tables import AS_IT_IS, Row, read_rows, read_splits, stream_rows
 from lit_ft.sources.truth import only_true, true_ones
 
 
@@ -26,6 +27,8 @@ class TableRows:
         others: Separate tables for ``val`` and ``test``; None takes a share of ``path``.
         form: How these files are written.
         only: Column of truths; rows in which it is false are left out.
+        split: The split of a ``datasets`` source; None is ``train``.
+        own: Which of ``val`` and ``test`` are the source's own where it has them and ``others`` does not name them.
 
     Example:
         >>> from pathlib import Path
@@ -41,6 +44,8 @@ class TableRows:
     others: Mapping[str, str | None]
     form: TableFormat = AS_IT_IS
     only: str | None = None
+    split: str | None = None
+    own: tuple[str, ...] = ("val", "test")
 
     def fetch(self) -> None:
         """Fetch packaged tables."""
@@ -52,11 +57,12 @@ class TableRows:
         self, path: str, required: Sequence[str] = (), max_rows: int | None = None, plain: bool = False
     ) -> list[Row]:
         """The rows of one of the tables."""
-        return read_rows(path, required, max_rows=max_rows, plain=plain, form=self.form)
+        split = self.split if path == self.path else None
+        return read_rows(path, required, split, max_rows, plain, self.form)
 
     def stream(self, required: Sequence[str] = ()) -> Iterator[Row]:
         """The rows of ``path`` one after another."""
-        rows = stream_rows(self.path, self._with_only(required), form=self.form)
+        rows = stream_rows(self.path, self._with_only(required), self.split, form=self.form)
         return rows if self.only is None else true_ones(rows, self.only)
 
     def read(
@@ -69,9 +75,9 @@ class TableRows:
             plain: Whether these columns hold texts or numbers, never lists or objects.
         """
         required = self._with_only(required)
-        tables = {split: self.table(path, required, plain=plain) for split, path in self.others.items() if path}
+        tables = self.beside(required, plain=plain, train=True)
+        rows = tables.pop("train")
         numbers = {split: list(range(1, len(rows) + 1)) for split, rows in tables.items()}
-        rows = self.table(self.path, required, plain=plain)
         for split, drawn in self.splits.draw(len(rows), val="val" not in tables, test="test" not in tables).items():
             if split not in tables:
                 tables[split], numbers[split] = [rows[i] for i in drawn], [i + 1 for i in drawn]
@@ -79,6 +85,15 @@ class TableRows:
             for split in tables:
                 tables[split], numbers[split] = only_true(tables[split], numbers[split], self.only, split)
         return tables, numbers
+
+    def beside(
+        self, required: Sequence[str] = (), max_rows: int | None = None, plain: bool = False, train: bool = False
+    ) -> dict[str, list[Row]]:
+        """The tables for validation and test that are not drawn from ``path``; with ``train``, also ``path``."""
+        named = {split: path for split, path in self.others.items() if path}
+        tables = {split: read_rows(path, required, None, max_rows, plain, self.form) for split, path in named.items()}
+        wanted = [*(["train"] if train else []), *(split for split in self.own if split not in named)]
+        return read_splits(self.path, required, self.split, max_rows, plain, self.form, wanted) | tables
 
     def _with_only(self, required: Sequence[str]) -> list[str]:
         return [*required, *([self.only] if self.only is not None else [])]
@@ -96,14 +111,17 @@ class TableData(pl.LightningDataModule):
     """Rows of a table of texts. A subclass reads them with ``self.source`` and makes batches with ``self.batching``.
 
     Args:
-        path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
-        val_path: Table for validation; None takes ``val_fraction`` of ``path``.
-        test_path: Table for the test; None takes ``test_fraction`` of ``path``.
+        path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``, a folder or a hub id
+            (``user/name``, ``user/name:configuration``), whose own splits for validation and test are used.
+        val_path: Table for validation, as ``path``; ``folder:SPLIT`` and ``user/name:configuration:SPLIT`` name a
+            split. None takes the source's own, or ``val_fraction`` of ``path``.
+        test_path: Table for the test, likewise; None takes the source's own, or ``test_fraction`` of ``path``.
         batch_size: Rows in a batch.
         tokens_per_batch: Budget of a batch in tokens, padding included, instead of ``batch_size``.
         max_length: Longest text in tokens.
-        val_fraction: Share of ``path`` for validation, in [0, 1).
-        test_fraction: Share of ``path`` for the test, in [0, 1).
+        val_fraction: Share of ``path`` for validation, in [0, 1), also where the source has a split for it; None is 0.1
+            where it has none.
+        test_fraction: Share of ``path`` for the test, likewise; None is none.
         max_rows: Train on no more rows than this, drawn with ``seed``.
         max_eval_rows: Validate and test on no more rows than this each.
         seed: Seed of the splits and of the order.
@@ -115,6 +133,8 @@ class TableData(pl.LightningDataModule):
             or tab that alone divides the first line.
         quoting: Whether quotation marks stand around cells; None is true in ``.csv`` and false in ``.tsv``.
         only: Column of truths (true or false, 1 or 0); rows in which it is false are left out.
+        split: Split of a ``datasets`` source that is read instead of ``train``, or a slice of it (``train[:10%]``);
+            where it is said, validation and test are shares of it.
 
     See also: :class:`~lit_ft.tokens.token_data.TokenData`, :class:`~lit_ft.data.LabelledText`.
 
@@ -128,6 +148,9 @@ class TableData(pl.LightningDataModule):
         lit_ft.core.errors.ConfigError: val_fraction: given 0.6; allowed: less than 0.5: test_fraction takes the rest
     """
 
+    shares: ClassVar[Mapping[str, float]] = {"val": 0.1, "test": 0.0}
+    """Of ``path``, where neither an argument nor the source says them."""
+
     def __init__(
         self,
         path: str,
@@ -136,8 +159,8 @@ class TableData(pl.LightningDataModule):
         batch_size: PositiveInt = 8,
         tokens_per_batch: PositiveInt | None = None,
         max_length: PositiveInt = 512,
-        val_fraction: Share = 0.1,
-        test_fraction: Share = 0.0,
+        val_fraction: Share | None = None,
+        test_fraction: Share | None = None,
         max_rows: PositiveInt | None = None,
         max_eval_rows: PositiveInt | None = None,
         seed: NonNegativeInt = 0,
@@ -147,12 +170,16 @@ class TableData(pl.LightningDataModule):
         delimiter: str | None = None,
         quoting: bool | None = None,
         only: str | None = None,
+        split: str | None = None,
     ) -> None:
         super().__init__()
         checked(locals())
-        splits = Splits(val_fraction, test_fraction, max_rows, max_eval_rows, seed)
+        shares = {"val": val_fraction, "test": test_fraction}
+        own = tuple(name for name, share in shares.items() if share is None)
+        val, test = (self.shares[name] if share is None else share for name, share in shares.items())
+        splits = Splits(val, test, max_rows, max_eval_rows, seed)
         form = table_format(encoding, columns, delimiter, quoting)
-        self.source = TableRows(path, splits, {"val": val_path, "test": test_path}, form, only)
+        self.source = TableRows(path, splits, {"val": val_path, "test": test_path}, form, only, split, own)
         self.batching = Batching(batch_size, tokens_per_batch, seed, num_workers)
         self.max_length, self.seed = max_length, seed
 

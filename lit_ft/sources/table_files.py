@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +16,7 @@ from typing import Any, TextIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.sources.dataset_source import class_columns, named_rows
 from lit_ft.sources.json_files import json_lines, json_rows
 from lit_ft.sources.table_format import MARKS, TableFormat, listed, only, repeated
 
@@ -224,10 +226,19 @@ def _parquet(file: Path, form: TableFormat) -> Iterator[Row]:
             only(form, ("encoding",) if has_bytes else (), str(file))
             if twice := repeated(schema.names):
                 raise ConfigError("path", str(file), f"columns with different names: it has {listed(twice)} twice")
+            named = class_columns(_features(schema.metadata))
             for rows in table.iter_batches(batch_size=_ROWS_AT_ONCE):
-                yield from rows.to_pylist(maps_as_pydicts="strict")
+                yield from named_rows(rows.to_pylist(maps_as_pydicts="strict"), named)
     except pyarrow.ArrowInvalid as error:
         raise ConfigError("path", str(file), f"a Parquet file: {error}") from error
+
+
+def _features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    """What ``datasets`` noted of the columns when it wrote the file."""
+    try:
+        return json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"] or {}
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 _READERS: dict[str, Reader] = {

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.running.saying import say
 from lit_ft.sources.assets import PREFIX, packaged
-from lit_ft.sources.places import absence, begins_here, may_be_id, silent_hub
+from lit_ft.sources.dataset_source import DatasetPlace, chosen, opened, rows_of
+from lit_ft.sources.splits import SPLITS, own_names
 from lit_ft.sources.table_files import Row, absent, kind_of, reader_of, tidied
 from lit_ft.sources.table_format import TableFormat, listed, only
 
@@ -19,7 +21,7 @@ AS_IT_IS = TableFormat()
 def read_rows(
     path: str,
     required: Sequence[str] = (),
-    split: str = "train",
+    split: str | None = None,
     max_rows: int | None = None,
     plain: bool = False,
     form: TableFormat = AS_IT_IS,
@@ -32,9 +34,10 @@ def read_rows(
     Args:
         path: A file (``.jsonl``, ``.ndjson``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``; text formats
             also with ``.gz``), ``packaged:NAME``, or what ``datasets.load_dataset`` or ``load_from_disk`` takes: a
-            folder or a hub id (``user/name`` or ``user/name:configuration``).
+            folder, with ``:split`` behind it or not, or a hub id (``user/name``, ``user/name:configuration``,
+            ``user/name:configuration:split``). Class labels of ``datasets`` are read as their names.
         required: Columns that every row must have, with a value.
-        split: The split of a ``datasets`` source.
+        split: The split of a ``datasets`` source; None is the one that ``path`` names, else ``train``.
         max_rows: Most rows, from the first; None reads all.
         plain: Whether the required columns hold texts or numbers, never lists or objects.
         form: How the file is written.
@@ -52,10 +55,77 @@ def read_rows(
             ...
         lit_ft.core.errors.ConfigError: path: given 'rows.csv'; ... (did you mean 'label'?); ...
     """
+    return read_splits(path, required, split, max_rows, plain, form, ("train",))["train"]
+
+
+def read_splits(
+    path: str,
+    required: Sequence[str] = (),
+    split: str | None = None,
+    max_rows: int | None = None,
+    plain: bool = False,
+    form: TableFormat = AS_IT_IS,
+    wanted: Collection[str] = SPLITS,
+) -> dict[str, list[Row]]:
+    """The rows of a table, and those of the splits for validation and test that a ``datasets`` source has of its own.
+
+    Args:
+        path: As for :func:`read_rows`, and so are the other arguments.
+        required: Columns that every row must have, with a value. A split of its own in which no row has a value in one
+            of them is left out, and a line says so.
+        split: The split that is read; where it is said, here or in ``path``, no other one is.
+        max_rows: Most rows of each.
+        plain: Whether the required columns hold texts or numbers.
+        form: How the file is written.
+        wanted: Which of ``train``, ``val`` and ``test`` are read; those that the source does not have are absent.
+
+    Example:
+        >>> from datasets import Dataset, DatasetDict
+        >>> rows = Dataset.from_list([{"text": "a"}, {"text": "b"}])
+        >>> DatasetDict(train=rows, dev=rows.take(1)).save_to_disk("saved")
+        >>> read_splits("saved")
+        {'train': [{'text': 'a'}, {'text': 'b'}], 'val': [{'text': 'a'}]}
+    """
     file = packaged(path) if path.startswith(PREFIX) else Path(path).expanduser()
     reader = _reader(path, file, form)
-    found = list(reader(file, form)) if reader else _first_of(_from_datasets(path, split), max_rows)
-    rows = [tidied(row, form.encoding) for row in found[:max_rows]]
+    if reader is not None:
+        if split is not None:
+            raise ConfigError("split", split, f"null: {path} is one file, without splits")
+        if "train" not in wanted:
+            return {}
+        rows = [tidied(row, form.encoding) for row in list(reader(file, form))[:max_rows]]
+        return {"train": _checked(path, rows, required, plain)}
+    place = DatasetPlace.of(path, split)
+    found = opened(place)
+    parts = {"train": chosen(found, place)}
+    if place.split is None:
+        parts |= {name: found[theirs] for name, theirs in own_names(found).items() if name != "train"}
+    tables = {}
+    for name, part in parts.items():
+        if name not in wanted:
+            continue
+        rows = [tidied(row, form.encoding) for row in rows_of(part, max_rows)]
+        if name != "train" and (lacking := _lacking(rows, required)):
+            say(f"{place}: its {name} split is not used, as no row of it has a {lacking!r}")
+            continue
+        tables[name] = _checked(str(place) if name == "train" else f"{place} ({name})", rows, required, plain)
+    if place.split is None and len(found) > 1:
+        say(_splits_said(place, found, tables))
+    return tables
+
+
+def _lacking(rows: Sequence[Row], required: Sequence[str]) -> str | None:
+    return next((column for column in required if all(absent(row.get(column)) for row in rows)), None)
+
+
+def _splits_said(place: DatasetPlace, found: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> str:
+    used = {own_names(found)[name]: len(rows) for name, rows in tables.items()}
+    said = ", ".join(f"{name} ({n:,} rows)" for name, n in used.items())
+    others = [name for name in found if name not in used]
+    return f"{place}: read {said}" + (f"; not used: {', '.join(others)}" if others else "")
+
+
+def _checked(path: str, rows: list[Row], required: Sequence[str], plain: bool) -> list[Row]:
     if not rows:
         raise ConfigError("path", path, "a source with at least one row")
     for number, row in enumerate(rows, start=1):
@@ -68,7 +138,7 @@ def read_rows(
 
 
 def stream_rows(
-    path: str, required: Sequence[str] = (), split: str = "train", form: TableFormat = AS_IT_IS
+    path: str, required: Sequence[str] = (), split: str | None = None, form: TableFormat = AS_IT_IS
 ) -> Iterator[Row]:
     r"""The rows of a table one after another, as they are read; the table is never held in memory as a whole.
 
@@ -76,7 +146,8 @@ def stream_rows(
         path: As for :func:`read_rows`, or a pattern (``shards/*.jsonl``) for files, which are read in the order of
             their names. A ``.json`` file is refused: a list can only be read as a whole.
         required: Columns that every row must have, with a value.
-        split: The split of a ``datasets`` source, which is opened with ``streaming=True``.
+        split: As for :func:`read_rows`. A source is opened with ``streaming=True``; what ``save_to_disk`` wrote is
+            mapped into memory and never read as a whole.
         form: How the files are written.
 
     Raises:
@@ -99,7 +170,7 @@ def stream_rows(
         raise ConfigError("path", path, "a source with at least one row")
 
 
-def _streamed(path: str, split: str, form: TableFormat) -> Iterator[Row]:
+def _streamed(path: str, split: str | None, form: TableFormat) -> Iterator[Row]:
     if path.startswith(PREFIX):
         files = [packaged(path)]
     else:
@@ -112,7 +183,10 @@ def _streamed(path: str, split: str, form: TableFormat) -> Iterator[Row]:
                 "path", path, "a file that is read row by row (.jsonl, .csv, .tsv, .parquet), unlike .json"
             )
         reader = _reader(path, file, form)
-        yield from reader(file, form) if reader else _from_datasets(path, split, streaming=True)
+        if reader is not None and split is not None:
+            raise ConfigError("split", split, f"null: {path} is one file, without splits")
+        place = None if reader else DatasetPlace.of(path, split)
+        yield from reader(file, form) if place is None else rows_of(chosen(opened(place, streaming=True), place))
 
 
 def _reader(path: str, file: Path, form: TableFormat) -> Any:
@@ -133,28 +207,3 @@ def _check_columns(path: str, number: int, row: Row, required: Sequence[str]) ->
                 state, hint = "is empty" if value is None else f"is {value!r:.40}", ""
                 hint = ", which is no text" if isinstance(value, bytes) else hint
             raise ConfigError("path", path, f"rows with a column {column!r}: in row {number} it {state}{hint}")
-
-
-def _from_datasets(path: str, split: str, streaming: bool = False) -> Any:
-    from datasets import DatasetDict, load_dataset, load_from_disk
-
-    folder = Path(path).expanduser()
-    hub_id, _, configuration = path.partition(":")
-    if not folder.exists() and (not may_be_id(hub_id) or (begins_here(path) and silent_hub())):
-        raise ConfigError("path", path, f"a file, a folder or a hub id; {absence(path)}")
-    try:
-        if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
-            found = load_from_disk(str(folder))
-            found = found[split] if isinstance(found, DatasetDict) else found
-        elif folder.exists():
-            found = load_dataset(str(folder), split=split, streaming=streaming)
-        else:
-            found = load_dataset(hub_id, configuration or None, split=split, streaming=streaming)
-    except Exception as error:  # the library raises many kinds, among them those of the network
-        reason = str(error).strip().split("\n")[0][:300]
-        raise ConfigError("path", path, f"a source that `datasets` can load (split {split!r}): {reason}") from error
-    return found
-
-
-def _first_of(found: Any, max_rows: int | None) -> list[Row]:
-    return (found if max_rows is None else found.select(range(min(max_rows, len(found))))).to_list()
