@@ -173,9 +173,10 @@ class _Batches(Dataset):
         if not isinstance(planned, tuple):
             raise ConfigError("trainer.overfit_batches", "a value above 0", "0; limit_train_batches does the like")
         key, numbers = planned
+        rows = self.rows.of_epoch(key[1]) if hasattr(self.rows, "of_epoch") else self.rows
         with _randomness_of(key):
-            many = getattr(self.rows, "__getitems__", None)
-            return self.collate(many(numbers) if many else [self.rows[i] for i in numbers])
+            many = getattr(rows, "__getitems__", None)
+            return self.collate(many(numbers) if many else [rows[i] for i in numbers])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -212,7 +213,8 @@ def make_loader(
     """A loader that resumes exactly, under Lightning and in a plain loop.
 
     Args:
-        dataset: Rows by number (a list, a ``datasets.Dataset``, a torch ``Dataset``).
+        dataset: Rows by number (a list, a ``datasets.Dataset``, a torch ``Dataset``); where they differ from epoch to
+            epoch, its ``of_epoch(number)`` gives those of one.
         batches: The plan of an epoch, from :mod:`lit_ft.sources.batching`.
         collate: Makes a batch from a list of rows. It may draw random numbers (torch on the CPU, numpy, ``random``):
             they are a function of seed, epoch and number of the batch.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,20 @@ from lit_ft.core.errors import ConfigError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from lit_ft.vision.augmentation import Change
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".avif", ".tif", ".tiff", ".pgm", ".ppm", ".jfif"}
 
 
 class ImageFiles(Sequence[Any]):
-    """Image files as tensors (channels, size, size) in [-1, 1], with their class.
+    """Image files as tensors (channels, size, size), with their label.
 
     Args:
-        files: Path and class of each.
+        files: Path and label of each.
         size: Height and width in pixels.
         channels: 3 or 1.
+        mean: Of each channel, of pixels in [0, 1]; None is 0.5, which with ``std`` scales them to [-1, 1].
+        std: Standard deviation of each channel, by which pixels are divided; None is 0.5.
 
     Example:
         >>> from PIL import Image
@@ -36,25 +40,47 @@ class ImageFiles(Sequence[Any]):
                  [1., 1.]]]), 3)
     """
 
-    def __init__(self, files: list[tuple[Path, int]], size: int, channels: int) -> None:
-        self.files, self.size, self.channels = files, size, channels
+    def __init__(
+        self,
+        files: list[tuple[Path, Any]],
+        size: int,
+        channels: int,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        self.files, self.size, self.channels, self.mean, self.std = files, size, channels, mean, std
+
+    @property
+    def labels(self) -> list[Any]:
+        """The label of each file, without reading any."""
+        return [label for _, label in self.files]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, number: Any) -> Any:
-        file, label = self.files[number]
-        return self._image(file), label
+        return self.changed(number, None)
 
-    def _image(self, file: Path) -> Tensor:
+    def changed(self, number: int, draw: Callable[[tuple[int, int]], Change] | None) -> tuple[Tensor, Any]:
+        """One row; ``draw`` gives the change of a picture of a width and height."""
         from PIL import Image
 
+        file, label = self.files[number]
         whole = opened(file)
+        change = None if draw is None else draw(whole.size)
         white = Image.new("RGBA", whole.size, "white")
         flat = Image.alpha_composite(white, whole).convert("RGB" if self.channels == 3 else "L")
-        pixels = np.asarray(flat.resize((self.size, self.size), Image.Resampling.BILINEAR), dtype=np.float32)
-        image = torch.from_numpy(pixels.copy()).reshape(self.size, self.size, self.channels)
-        return image.permute(2, 0, 1).contiguous() / 127.5 - 1
+        box = None if change is None else change.box
+        small = flat.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        array = np.asarray(small, dtype=np.float32)
+        pixels = torch.from_numpy(array.copy()).reshape(self.size, self.size, self.channels).permute(2, 0, 1)
+        pixels = pixels.contiguous()
+        if change is not None:
+            pixels = 255 * change.of_pixels(pixels / 255)
+        if self.mean is None and self.std is None:
+            return pixels / 127.5 - 1, label
+        mean, std = (torch.tensor(of or [0.5] * self.channels)[:, None, None] for of in (self.mean, self.std))
+        return (pixels / 255 - mean) / std, label
 
 
 def opened(file: Path) -> Image.Image:

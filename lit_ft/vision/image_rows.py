@@ -105,14 +105,22 @@ class ImageRows(pl.LightningDataModule, ABC):
         if self.rows:
             return
         rows, self.class_names = self.read()
-        numbers = self.splits.draw(len(rows))
+        numbers = self.drawn(len(rows))
         if not numbers["train"]:
             raise ConfigError("path", type(self).__name__, "at least one row for training")
         self.rows = {split: Chosen(rows, chosen[: self.splits.limit(split)]) for split, chosen in numbers.items()}
 
+    def drawn(self, n: int) -> dict[str, list[int]]:
+        """The numbers of the rows of each split, of ``n`` rows that were read, without limits."""
+        return self.splits.draw(n)
+
+    def training_rows(self) -> Sequence[ImageRow]:
+        """What training reads; a sequence with ``of_epoch(number)`` is asked for the rows of an epoch."""
+        return self.rows["train"]
+
     def train_dataloader(self) -> ResumableLoader:
         """Freshly shuffled in every epoch."""
-        rows = self.rows["train"]
+        rows = self.training_rows()
         return self.batching.loader(rows, self.batching.shuffled(len(rows)), self.collate)
 
     def val_dataloader(self) -> ResumableLoader | list[Any]:
