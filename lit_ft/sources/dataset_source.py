@@ -103,7 +103,7 @@ def chosen(found: Mapping[str, Any], place: DatasetPlace) -> Any:
         >>> chosen({"train_sft": "rows"}, DatasetPlace("saved"))
         Traceback (most recent call last):
             ...
-        lit_ft.core.errors.ConfigError: split: given None; allowed: one of the splits of saved: train_sft ...
+        lit_ft.core.errors.ConfigError: split: given None; allowed: one of the splits of saved: train_sft
     """
     if "" in found:
         if place.split is not None:

@@ -55,6 +55,16 @@ def reader_of(path: str, file: Path) -> Reader | None:
     return reader
 
 
+def is_table(file: Path) -> bool:
+    """Whether a name is that of a file with rows, or a pattern for several.
+
+    Example:
+        >>> is_table(Path("part-*.jsonl.gz")), is_table(Path("saved"))
+        (True, False)
+    """
+    return kind_of(file) in _READERS
+
+
 def absent(value: Any) -> bool:
     """Whether a cell has no value: null, or the number that is none.
 

@@ -12,7 +12,7 @@ from lit_ft.running.saying import say
 from lit_ft.sources.assets import PREFIX, packaged
 from lit_ft.sources.dataset_source import DatasetPlace, chosen, opened, rows_of
 from lit_ft.sources.splits import SPLITS, own_names
-from lit_ft.sources.table_files import Row, absent, kind_of, reader_of, tidied
+from lit_ft.sources.table_files import Row, absent, is_table, kind_of, reader_of, tidied
 from lit_ft.sources.table_format import TableFormat, listed, only
 
 AS_IT_IS = TableFormat()
@@ -86,13 +86,13 @@ def read_splits(
         >>> read_splits("saved")
         {'train': [{'text': 'a'}, {'text': 'b'}], 'val': [{'text': 'a'}]}
     """
+    if "train" not in wanted and (path.startswith(PREFIX) or is_table(Path(path))):
+        return {}
     file = packaged(path) if path.startswith(PREFIX) else Path(path).expanduser()
     reader = _reader(path, file, form)
     if reader is not None:
         if split is not None:
             raise ConfigError("split", split, f"null: {path} is one file, without splits")
-        if "train" not in wanted:
-            return {}
         rows = [tidied(row, form.encoding) for row in list(reader(file, form))[:max_rows]]
         return {"train": _checked(path, rows, required, plain)}
     place = DatasetPlace.of(path, split)

@@ -39,7 +39,7 @@ class Augmentation:
         >>> Augmentation(crop=0.0)
         Traceback (most recent call last):
             ...
-        lit_ft.core.errors.ConfigError: Augmentation.crop: given 0.0; allowed: a finite number, above 0 and 1 or less
+        lit_ft.core.errors.ConfigError: Augmentation.crop: given 0.0; allowed: a finite number, 1 or less and above 0
     """
 
     flip: bool = True
