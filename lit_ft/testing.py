@@ -77,17 +77,24 @@ class ForeignModule(pl.LightningModule):
 class ForeignData(pl.LightningDataModule):
     """Rows for ``ForeignModule``, in an order that resumes exactly.
 
+    Args:
+        num_rows: Number of rows, of which four are a batch.
+
     Example:
         >>> inputs, labels = next(iter(ForeignData().train_dataloader()))
         >>> inputs.shape, labels.shape
         (torch.Size([4, 6]), torch.Size([4]))
     """
 
+    def __init__(self, num_rows: int = ROWS) -> None:
+        super().__init__()
+        self.num_rows = num_rows
+
     def _loader(self, training: bool) -> Any:
         generator = torch.Generator().manual_seed(7)
-        x = torch.randn(ROWS, 6, generator=generator)
-        y = (x[:, :3] + 0.5 * torch.randn(ROWS, 3, generator=generator)).argmax(1)
-        plan = shuffled_batches(ROWS, BATCH, seed=5, shuffle=training)
+        x = torch.randn(self.num_rows, 6, generator=generator)
+        y = (x[:, :3] + 0.5 * torch.randn(self.num_rows, 3, generator=generator)).argmax(1)
+        plan = shuffled_batches(self.num_rows, BATCH, seed=5, shuffle=training)
         return make_loader(TensorDataset(x, y), plan, default_collate, seed=5, training=training)
 
     def train_dataloader(self) -> Any:
@@ -258,14 +265,15 @@ def assert_begins_anew(make: MakeCallback, make_module: Any = ForeignModule, **f
         >>> assert_begins_anew(lambda: SAM(rho=0.05), max_steps=2)
     """
 
-    def run(callback: Callback, module: pl.LightningModule | None = None, **more: Any) -> dict[str, Any]:
+    def run(callback: Callback, module: pl.LightningModule | None = None, **more: Any) -> tuple[dict[str, Any], int]:
         logged = _Logged()
-        module, _ = fit_foreign([callback, logged], None, module, make_module=make_module, **fit, **more)
+        callbacks = [callback, logged]
+        module, trainer = fit_foreign(callbacks, None, module, make_module=make_module, **{**fit, **more})
         told = {name: getattr(callback, name)() for name in ("state_dict", "report") if hasattr(callback, name)}
-        return {"weights": dict(module.state_dict()), "logged": logged.rows, **told}
+        return {"weights": dict(module.state_dict()), "logged": logged.rows, **told}, int(trainer.num_training_batches)
 
-    new = run(make())
-    for earlier in ({}, {"crash_at": 14, "accumulate_grad_batches": 2}):
+    new, epoch = run(make())
+    for earlier in ({"max_epochs": 1}, {"crash_at": epoch + 3, "accumulate_grad_batches": 2}):
         used, other = make(), make_module()
         other.configure_model()
         with torch.no_grad():
@@ -273,9 +281,9 @@ def assert_begins_anew(make: MakeCallback, make_module: Any = ForeignModule, **f
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)
         before = _traces(other)
         run(used, other, **earlier)
-        assert (after := _traces(other)) == before, f"{after - before or before - after} after {earlier or 'the end'}"
-        places = difference(run(used), new)
-        assert not places, f"of a fit {earlier or 'that ended'} there is left {places[:5]}"
+        assert (after := _traces(other)) == before, f"{after - before or before - after} after {earlier}"
+        places = difference(run(used)[0], new)
+        assert not places, f"of a fit {earlier} there is left {places[:5]}"
 
 
 def _traces(module: pl.LightningModule) -> set[str]:
@@ -343,13 +351,13 @@ def check_callback(make: MakeCallback, folder: Path, no_op: MakeCallback | None 
     """
     pickle.loads(pickle.dumps(make()))
     copy.deepcopy(make())
-    _, trainer = fit_foreign([make()], **fit)
-    assert trainer.global_step == 2 * trainer.num_training_batches
-    fit_foreign([make()], precision="bf16-mixed", **fit)
+    _, trainer = fit_foreign([make()], precision="bf16-mixed", **fit)
+    epoch = int(trainer.num_training_batches)
+    assert trainer.global_step == 2 * epoch
     assert_begins_anew(make, **fit)
-    assert_resumes(make, folder / "resume", **fit)
+    assert_resumes(make, folder / "resume", crash_at=epoch + 2, **fit)
     windows = {"accumulate_grad_batches": 3, "gradient_clip_val": 0.1}
-    assert_resumes(make, folder / "resume_accumulated", crash_at=17, **windows, **fit)
+    assert_resumes(make, folder / "resume_accumulated", crash_at=epoch + 5, **windows, **fit)
     if no_op is not None:
         assert_no_op(no_op, folder / "no_op", **fit)
         assert_no_op(no_op, folder / "no_op_accumulated", **windows, **fit)

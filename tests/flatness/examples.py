@@ -6,7 +6,7 @@ from tests.example import OfCallback
 
 EXAMPLES = {
     "EdgeOfStability": OfCallback(
-        lambda: EdgeOfStability(2, save_vectors=True), no_op=lambda: EdgeOfStability(every_n_steps=2)
+        lambda: EdgeOfStability(3, save_vectors=True), no_op=lambda: EdgeOfStability(every_n_steps=3)
     ),
     "GaussianNoise": OfCallback(lambda: GaussianNoise(0.1, key=0), no_op=lambda: GaussianNoise(0.0, key=0)),
     "GradientGrafting": OfCallback(GradientGrafting),

@@ -23,7 +23,7 @@ class Ragged(ForeignData):
 
 
 def forgetting(steps: int) -> Forgetting:
-    return Forgetting({"old": Ragged(), "new": ForeignData()}, every_n_steps=steps)
+    return Forgetting({"old": Ragged(), "new": ForeignData(12)}, every_n_steps=steps)
 
 
 def measuring(make: Any, **more: Any) -> OfCallback:
@@ -37,7 +37,7 @@ EXAMPLES = {
         lambda: ContinualScores([0.1] * 6), lambda n: (drawn(n)(6).tolist(),), of_nothing=False, shared=False
     ),
     "FeatureProbe": measuring(lambda: FeatureProbe("model.2", at_validation=True)),
-    "Forgetting": measuring(lambda: forgetting(3), lasting=lambda: forgetting(11)),
+    "Forgetting": measuring(lambda: forgetting(3), lasting=lambda: forgetting(7)),
     "ImportanceLorenz": OfMetric(ImportanceLorenz, lambda n: (drawn(n)(6, 3), drawn(n)(6, below=3))),
     "KernelRegime": measuring(lambda: KernelRegime("model", every_n_steps=3)),
     "LayerSimilarity": measuring(lambda: LayerSimilarity(["model.0", "model.2"], num_rows=20), one_process=True),

@@ -38,9 +38,9 @@ class LabelledTokens(ForeignData):
     batch = LabelledTextBatch
 
     def _loader(self, training: bool) -> Any:
-        ids = torch.randint(1, 8, (44, 3), generator=torch.Generator().manual_seed(0))
+        ids = torch.randint(1, 8, (28, 3), generator=torch.Generator().manual_seed(0))
         rows = [{"input_ids": i, "attention_mask": torch.ones_like(i), "labels": (i[0] < 4).long()} for i in ids]
-        return make_loader(rows, shuffled_batches(44, 4, 5, training), default_collate, 5, training=training)  # type: ignore[arg-type]
+        return make_loader(rows, shuffled_batches(28, 4, 5, training), default_collate, 5, training=training)  # type: ignore[arg-type]
 
 
 def classifier() -> LightningModule:
@@ -61,8 +61,8 @@ EXAMPLES = {
         lambda: GradientMask(Names(["model.0.*"]) | RandomElements(0.3, patterns=["model.4.weight"]))
     ),
     "HeadOffsets": OfCallback(lambda: HeadOffsets(first_steps=4, density=0.3), module=classifier, data=LabelledTokens),
-    "LearnedGraft": OfCallback(lambda: LearnedGraft(6, density=0.1, lr=10.0, bias=2.0)),
-    "LotteryTicket": OfCallback(lambda: LotteryTicket(6, density=0.2)),
+    "LearnedGraft": OfCallback(lambda: LearnedGraft(4, density=0.1, lr=10.0, bias=2.0)),
+    "LotteryTicket": OfCallback(lambda: LotteryTicket(4, density=0.2)),
     "SoftMask": OfCallback(
         lambda: SoftMask(importance(torch.linspace(0, 1, 12)[:, None])),
         no_op=lambda: SoftMask(importance(torch.zeros(12, 1))),
@@ -74,8 +74,8 @@ EXAMPLES = {
         lambda: SoftMask({"model.0.weight": torch.full((12, 6), 0.5)}), no_op=lambda: SoftMask({})
     ),
     "TaskRegions": OfCallback(
-        lambda: TaskRegions({"a": ForeignData(), "b": ForeignData()}, density=0.2, steps=3),
-        no_op=lambda: TaskRegions({"a": ForeignData()}, density=0.2, steps=3),
+        lambda: TaskRegions({"a": ForeignData(12), "b": ForeignData(12)}, density=0.2, steps=3),
+        no_op=lambda: TaskRegions({"a": ForeignData(12)}, density=0.2, steps=3),
         one_process=True,
     ),
     "TrainingFlops": OfCallback(lambda: TrainingFlops(every_n_steps=3), no_op=TrainingFlops),
