@@ -86,7 +86,7 @@ def run_lit_ft(options: argparse.Namespace, cached: bool) -> tuple[Any, dict[str
             {"path": options.model},  # type: ignore[arg-type]
             beta=BETA,
             reference=CachedLogProbs(f"{folder}/reference.pt") if cached else FrozenCopy(),
-            optimizer=lambda p: torch.optim.AdamW(p, lr=RATE, weight_decay=0.0, fused=True),
+            optimizer=lambda p: torch.optim.AdamW(p, lr=RATE, weight_decay=0.0),
         )
         meter = Meter()
         trainer = our_trainer(options.steps, CLIP, lambda batch: meter.step(int(batch["attention_mask"].sum())))

@@ -43,7 +43,7 @@ def batches(steps: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def optimizer(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
+    return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
 
 
 class Classifier(Method):

@@ -112,8 +112,7 @@ def run_lit_ft(options: argparse.Namespace, packed: bool, precision: str) -> tup
 
     module = SupervisedFineTuning(
         {"path": options.model},  # type: ignore[arg-type]
-        # Lightning refuses to clip for a fused optimizer under autocast
-        optimizer=lambda p: torch.optim.AdamW(p, lr=RATE, weight_decay=0.0, fused=precision == "32-true"),
+        optimizer=lambda p: torch.optim.AdamW(p, lr=RATE, weight_decay=0.0),
     )
     module.configure_model()
     meter = Meter()

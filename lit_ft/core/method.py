@@ -22,6 +22,7 @@ from lit_ft.core.batches import kind_of
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.facts import FACTS, data_of
 from lit_ft.core.frozen_base import FrozenBase
+from lit_ft.core.fused import fused
 from lit_ft.core.hyperparameters import is_plain
 from lit_ft.core.network import Network
 from lit_ft.core.optimizers import adamw, made
@@ -66,6 +67,7 @@ class Method(pl.LightningModule):
         network: Where the network comes from. In Python also a ready ``torch.nn.Module``; it is then no
             hyper-parameter, and ``load_from_checkpoint`` needs it as an argument.
         optimizer: Makes the optimizer from parameters. Parameters of one dimension (biases, norms) get no weight decay.
+            Adam, AdamW, SGD and Adagrad run torch's fused kernel unless ``fused`` or ``foreach`` is set.
         schedule: Learning-rate schedule; None keeps the rate constant.
         metrics: Metrics of validation and test by logged name. They replace the method's own metrics, and a mean of the
             same name; ``{}`` logs none. Each stage updates copies with ``predictions`` and ``targets`` of
@@ -346,6 +348,7 @@ class Method(pl.LightningModule):
             decayed = [parameter for parameter in parameters if parameter.ndim >= 2 and id(parameter) not in kept]
             groups = [{"params": decayed}] if decayed else []
             optimizer = self.optimizer([*groups, {"params": flat, "weight_decay": 0.0}])
+        optimizer = fused(optimizer)
         if self.schedule is None:
             return optimizer
         schedule = self.schedule.configure(optimizer, self.trainer.estimated_stepping_batches)

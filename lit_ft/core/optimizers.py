@@ -90,7 +90,7 @@ def made(argument: str, make: Callable[..., Any], *arguments: Any) -> Any:
     given = getattr(make, "keywords", {})
     try:
         found = make(*arguments)
-    except (ValueError, TypeError, AssertionError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         shown = ", ".join(f"{name} {value!r}" for name, value in given.items() if value is not None)
         text = " ".join(str(error).split())
         if "empty parameter list" in text:  # that is for whoever froze them to say

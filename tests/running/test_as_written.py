@@ -10,6 +10,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim import lr_scheduler as lrs
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.fused import fused
 from lit_ft.running.run_checkpoint import RunCheckpoint, newest_whole
 from lit_ft.testing import ForeignModule, difference, fit_foreign
 
@@ -224,3 +225,22 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         fit(tmp_path, lambda m: AdamW(m.parameters()), 8, resume=True)
     with pytest.raises(ConfigError, match=r"optimizer: given 'groups of 2 parameters'; allowed: .*of 6; .*--from"):
         fit(tmp_path, lambda m: SGD(m.model[0].parameters(), lr=0.1), 8, resume=True)
+
+
+def test_a_checkpoint_from_before_the_fused_kernel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its groups say None, or False: what is built now wins and is told, and the run ends where it would have ended."""
+
+    def kind(options: dict[str, Any], own: Callable[[Any], Any]) -> Configure:
+        return lambda module: own(SGD(module.parameters(), lr=0.1, momentum=0.9, **options))
+
+    ends = []
+    for number, options in enumerate(({}, {"fused": False})):
+        fit(tmp_path / str(number), kind(options, lambda optimizer: optimizer), 5)
+        assert not capsys.readouterr().err
+        module, trainer, _ = fit(tmp_path / str(number), kind({}, fused), 8, resume=True)
+        assert f"optimizer.fused: {options.get('fused')} -> True" in capsys.readouterr().err
+        assert trainer.optimizers[0].param_groups[0]["fused"] is True
+        ends.append(module)
+    whole, _, _ = fit(tmp_path / "whole", kind({}, fused), 8)
+    assert not difference(ends[0].state_dict(), ends[1].state_dict())
+    torch.testing.assert_close(ends[0].state_dict(), whole.state_dict(), rtol=1e-4, atol=1e-5)
