@@ -71,8 +71,8 @@ class FitCallback(pl.Callback):
     """Attributes (plain data and tensors) that are saved, each under its name without leading underscores."""
     forgets: ClassVar[tuple[str, ...]] = ()
     """Further attributes that begin anew; they are not saved, or the subclass saves them in its own form."""
-    settled: ClassVar[tuple[str, ...]] = ()
-    """Arguments by which the saved state was made: a resume with others is refused, as they would have no effect."""
+    ends: ClassVar[bool] = False
+    """Whether it may end the run; one that goes on with other arguments of it has not ended."""
     first: ClassVar[bool] = False
     """Whether it makes itself the first callback of the trainer."""
     before: ClassVar[tuple[type[pl.Callback], ...]] = ()
@@ -83,6 +83,10 @@ class FitCallback(pl.Callback):
 
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Remove hooks and everything else from the module; called at the end of each stage and after an exception."""
+
+    def settled(self) -> tuple[str, ...]:
+        """Arguments by which the state was made and that act no more: a resume with others is refused."""
+        return ()
 
     def log_step(self, trainer: pl.Trainer, module: pl.LightningModule, values: Mapping[str, Any]) -> None:
         """Log values of the present step, if a logger writes it: ``log`` costs half a millisecond."""
@@ -155,8 +159,12 @@ class FitCallback(pl.Callback):
     @property
     def state_key(self) -> str:
         """The name of the class; unique for each object without state, as Lightning refuses two equal keys."""
-        stateless = not self.remembers and type(self).state_dict is FitCallback.state_dict
-        return f"{super().state_key} {id(self)}" if stateless else super().state_key
+        return super().state_key if self.has_state else f"{super().state_key} {id(self)}"
+
+    @property
+    def has_state(self) -> bool:
+        """Whether checkpoints hold something of it."""
+        return bool(self.remembers) or type(self).state_dict is not FitCallback.state_dict
 
     def state_dict(self) -> dict[str, Any]:
         """The attributes in ``remembers``, in new containers."""

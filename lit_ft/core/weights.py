@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,20 +81,26 @@ def tensors_in(argument: str, file: Path) -> dict[str, Tensor]:
     Raises:
         ConfigError: It is another kind of file, or incomplete, or holds more than tensors and plain data.
     """
+    return tensors_and_notes(argument, file)[0]
+
+
+def tensors_and_notes(argument: str, file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """What :func:`tensors_in` gives, and what a checkpoint says beside; read once."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if file.suffix == ".safetensors":
-            return load_file(file)
+            return load_file(file), {}
         loaded = read(argument, file, map_location="cpu", mmap=True)
     except (SafetensorError, OSError, RuntimeError, UnpicklingError, EOFError):
         loaded = None
-    found = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
+    notes = loaded if isinstance(loaded, Mapping) else {}
+    found = notes.get("state_dict", notes)
     tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ConfigError(argument, str(file), "a whole .safetensors file, or a checkpoint with weights")
-    return tensors
+    return tensors, notes
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:

@@ -124,6 +124,10 @@ class SWAG(FitCallback):
         self._last_step = 0
         self._count = StepCounter()
 
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("start",) if self.weights.count else ()
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a fraction of a run of unknown length."""
         self._count.begin(trainer)

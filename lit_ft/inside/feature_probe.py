@@ -83,6 +83,10 @@ class FeatureProbe(Measurement):
         self.at_start, self.at_validation, self.penalty = at_start, at_validation, penalty
         self.measured: list[dict[str, float]] = []
 
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("at_start",)
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse two probes with one name, and set up ``data``."""
         super().setup(trainer, pl_module, stage)

@@ -71,6 +71,10 @@ class Forgetting(Measurement):
         self.data, self.every_n_steps, self.stage, self.limit_batches = data, every_n_steps, stage, limit_batches
         self._loaders: dict[str, Any] = {}
 
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("data", "stage", "limit_batches") if self.steps else ()
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Set up the data modules, and refuse those whose batches the module does not read."""
         super().setup(trainer, pl_module, stage)

@@ -75,6 +75,10 @@ class LayerSimilarity(Measurement):
         self._start: dict[str, Tensor] = {}
         self._found: dict[str, dict[str, float]] = {}
 
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("modules", "num_rows", "probe") if self._start else ()
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.checks import PositiveFloat, PositiveInt, Range, checked
@@ -121,6 +122,10 @@ class CoBa(FitCallback):
         self._given: dict[str, float] | None = None
         self._losses: list[list[float]] = []
         self._slopes: list[list[float]] = []
+
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("num_batches",)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the start; a resumed run restores its weights."""

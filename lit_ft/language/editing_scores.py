@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from typing_extensions import override
+
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.measurement import MeasuredRun, Measurement
@@ -58,6 +60,10 @@ class EditingScores(Measurement):
         self.every_n_steps, self.locality_tokens, self.batch_size = every_n_steps, locality_tokens, batch_size
         self._examples: dict[str, Examples] = {}
         self._before: Examples = []
+
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("locality_tokens",)
 
     def prepare(self, run: MeasuredRun) -> None:
         """Keep the texts that are written before the first step, unless the run was resumed."""

@@ -38,6 +38,7 @@ class StopBelowLoss(FitCallback):
     """
 
     needs = ("clipping by norm",)
+    ends = True
     remembers = ("skipped", "ended", "_sum", "_steps")
 
     def __init__(self, loss: PositiveFloat = 1.0e-2) -> None:

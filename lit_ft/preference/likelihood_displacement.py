@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
@@ -69,6 +70,10 @@ class LikelihoodDisplacement(Measurement):
         self.every_n_steps, self.num_batches = every_n_steps, num_batches
         self._batches: dict[str, list[Any]] = {}
         self._start: dict[str, Tensor] = {}
+
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("num_batches",) if self._start else ()
 
     def prepare(self, run: MeasuredRun) -> None:
         """Choose the pairs and measure them before training; a resumed run restores these values."""

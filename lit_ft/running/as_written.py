@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.errors import ConfigError
-from lit_ft.running.arguments import of_callbacks, put_back, saved_arguments
+from lit_ft.running.arguments import of_callbacks, put_back, saved_arguments, stopping
 from lit_ft.running.as_built import as_built, changed, factors, of_its_groups, plain, reached, same
 
 SCHEDULED = ("lr", "momentum", "betas")  # what schedules of torch move
@@ -91,9 +91,13 @@ class AsWritten(FitCallback):
     ) -> None:
         """Note what optimizers and schedules were built with."""
         if self._built is not None:
-            states = checkpoint.get("callbacks", {})
-            of_states = saved_arguments(trainer.callbacks, self._made_with, states)  # type: ignore[attr-defined]
-            checkpoint["as_built"] = {**self._built, "reached": reached(trainer), "callbacks": of_states}
+            callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            checkpoint["as_built"] = {
+                **self._built,
+                "reached": reached(trainer),
+                "callbacks": saved_arguments(callbacks, self._made_with, checkpoint.get("callbacks", {})),
+                "stopping": stopping(callbacks, self._made_with),
+            }
 
 
 @rank_zero_only

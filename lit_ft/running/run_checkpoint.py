@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from typing_extensions import override
 
 from lit_ft.core.archive import classes_in, shown, verify
 from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.lifecycle import StepCounter, from_its_start
 from lit_ft.core.passes.window import window_starts
+from lit_ft.running.arguments import stays_ended
 from lit_ft.running.as_written import AsWritten
 from lit_ft.running.direction import direction
 from lit_ft.running.epoch_state import epoch_state
@@ -26,6 +28,7 @@ from lit_ft.running.metrics_file import MetricsFile
 from lit_ft.running.not_finite import may_save
 from lit_ft.running.resume_point import ResumePoint, add_resume_point
 from lit_ft.running.run_folder import remove_half_written
+from lit_ft.running.saying import say
 from lit_ft.running.stop_signals import StopSignals, ended_by
 
 OLD = 10.0  # seconds: what a save at the start of an epoch may cost is little beside it
@@ -253,6 +256,20 @@ class RunCheckpoint(AsWritten):
         add_resume_point(checkpoint, trainer, self._fetches, self._summed, rows)
         checkpoint["run_checkpoint"]["stopped"] = trainer.should_stop
 
+    def state_dict(self) -> dict[str, Any]:
+        """The best value, and of what it is the best."""
+        return {**super().state_dict(), "monitor": self.monitor, "mode": self.mode}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        now = {"monitor": self.monitor, "mode": self.mode}
+        if {**now, **state_dict}.items() >= now.items():
+            return
+        self.best = None  # the best of something else
+        if self.monitor is not None:
+            say(f"RunCheckpoint: best.ckpt begins anew, with {self.monitor} ({self.mode}), after the next validation")
+
     # resuming
 
     def on_load_checkpoint(
@@ -262,9 +279,8 @@ class RunCheckpoint(AsWritten):
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
         if "run_checkpoint" not in checkpoint or trainer.state.fn != "fit":
             return
-        trainer.should_stop = checkpoint["run_checkpoint"].get("stopped", False) and not more_patience(
-            trainer, checkpoint["callbacks"]
-        )
+        ended = checkpoint["run_checkpoint"].get("stopped", False)
+        trainer.should_stop = ended and stays_ended(checkpoint, self._made_with)
         self._resumed = ResumePoint(checkpoint)
         self._saved_step = checkpoint["global_step"]
 
@@ -305,14 +321,6 @@ def remove(checkpoints: Iterable[Path]) -> None:
     for path in checkpoints:
         path.unlink()
         digest_file(path).unlink(missing_ok=True)
-
-
-def more_patience(trainer: pl.Trainer, states: dict[str, Any]) -> bool:
-    """Whether an ``EarlyStopping`` that may have stopped the run has another patience now, before it is restored."""
-    return any(
-        states.get(one.state_key, {}).get("patience", one.patience) != one.patience
-        for one in trainer.early_stopping_callbacks
-    )
 
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:

@@ -166,20 +166,22 @@ class RunReport(FitCallback):
         if trainer.state.fn == "validate":
             self._add_evaluation(trainer)
 
-    def _callbacks(self, trainer: pl.Trainer) -> dict[str, Any]:
+    def _callbacks(self, trainer: pl.Trainer, running: bool = False) -> dict[str, Any]:
+        """The reports of the callbacks; of a run that may yet be killed, what no state could tell again."""
         summaries: dict[str, Any] = {}
         seen: Counter[str] = Counter()
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if callable(getattr(callback, "report", None)):
                 name = type(callback).__name__
                 seen[name] += 1
-                summaries[name if seen[name] == 1 else f"{name} {seen[name]}"] = callback.report()
+                if not running or (isinstance(callback, FitCallback) and not callback.has_state):
+                    summaries[name if seen[name] == 1 else f"{name} {seen[name]}"] = callback.report()
         return summaries
 
-    def _told(self, trainer: pl.Trainer) -> dict[str, Any]:
-        """The reports of the callbacks; one that has nothing to say now does not unsay what it said before."""
+    def _told(self, trainer: pl.Trainer, running: bool) -> dict[str, Any]:
+        """The reports; a callback that has nothing to say now does not unsay what it said before."""
         earlier = self._before.get("callbacks", {})
-        return {name: part or earlier.get(name, part) for name, part in self._callbacks(trainer).items()}
+        return {name: part or earlier.get(name, part) for name, part in self._callbacks(trainer, running).items()}
 
     def _save(self, trainer: pl.Trainer, status: str, draw: bool = True) -> None:
         assert self._wall is not None
@@ -212,7 +214,7 @@ class RunReport(FitCallback):
             "trainable_parameters": _size([p for p in parameters if p.requires_grad]),
             "adapter": adapter_matches(trainer.lightning_module),
             "metrics": {} if running else final_values(read_history(self.folder / "metrics.csv")),
-            "callbacks": {**before.get("callbacks", {}), **({} if running else self._told(trainer))},
+            "callbacks": {**before.get("callbacks", {}), **self._told(trainer, running)},
             "versions": versions(),
             "machine": machine(trainer),
             "git": self._git,

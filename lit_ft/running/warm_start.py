@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 from torch.nn.parameter import is_lazy
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.errors import ConfigError, existing, nearest
 from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.method import Method
-from lit_ft.core.weights import tensors_in
+from lit_ft.core.weights import tensors_and_notes
 from lit_ft.running.files import undamaged
 
 
@@ -45,7 +44,7 @@ class WarmStart(FitCallback):
         """Copy the weights in place, unless the fit resumes or continues another one."""
         if not from_its_start(trainer):
             return
-        saved = tensors_in("checkpoint", Path(self.checkpoint))
+        saved, notes = tensors_and_notes("checkpoint", Path(self.checkpoint))
         own = pl_module.state_dict()
         fitting = {name: tensor for name, tensor in saved.items() if name in own}
         if not fitting:
@@ -58,7 +57,6 @@ class WarmStart(FitCallback):
                 shapes = f"{tuple(tensor.shape)} for {name}"
                 raise ConfigError("checkpoint", f"{self.checkpoint} with {shapes}", f"shape {tuple(own[name].shape)}")
         if isinstance(pl_module, Method) and not self.checkpoint.endswith(".safetensors"):
-            notes = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
             pl_module.check_origin(notes, whole=False)
         pl_module.load_state_dict(fitting, strict=False)
         self._counts = {"loaded": len(fitting), "kept": len(own) - len(fitting), "unused": len(saved) - len(fitting)}

@@ -152,6 +152,10 @@ class ForwardMask(FitCallback):
         self._buffers: HeldBuffers | None = None
         self._left: dict[str, dict[str, Tensor]] = {}
 
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("selection", "init")
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Continue with the masks of an earlier fit of this trainer."""
         super().setup(trainer, pl_module, stage)

@@ -82,6 +82,10 @@ class GradientMask(FitCallback):
         self.choices: Choices = {}
         self._draw = 0
 
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("selection", "outside")
+
     # before the optimizer is made
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

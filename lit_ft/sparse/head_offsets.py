@@ -116,6 +116,10 @@ class HeadOffsets(TwoPhases):
         self.heads: list[tuple[str, int]] = []
         self._saved: dict[str, Any] = {}
 
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("selection", "dense", *(("first_steps", "density", "penalty") if self.second else ()))
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put scales and offsets on, after other weights were loaded, and make a new optimizer."""
         index = ParameterIndex(pl_module)

@@ -119,6 +119,10 @@ class LearnedGraft(TwoPhases):
         self.seeds: dict[str, Tensor] = {}
         self.rounded: dict[str, Tensor] = {}
 
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("first_steps", "density", "bias", "patterns", "seed_mask") if self.second else ()
+
     def turn(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
         """Keep the tuned weights, choose the first mask, and write the soft graft."""
         self.tuned = {name: index[name].parameter.detach().clone() for name in self.base}

@@ -74,6 +74,10 @@ class LotteryTicket(TwoPhases):
         self._hold: Hold | None = None
         self.choices: Choices = {}
 
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("first_steps", "density", "scope", "dense") if self.second else ()
+
     def turn(self, trainer: pl.Trainer, index: ParameterIndex) -> None:
         """Choose the entries, rewind the weights, and hold the other entries."""
         whole: Choices = Names(self.dense).choose(index, None) if self.dense else {}

@@ -63,6 +63,10 @@ class SoftMask(FitCallback):
         self._handles: list[Any] = []
         self._measured: dict[str, Tensor] = {}
 
+    @override
+    def settled(self) -> tuple[str, ...]:
+        return ("importance",) if self._measured and isinstance(self.importance, UnitImportance) else ()
+
     def _read(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Tensor]:
         if isinstance(self.importance, UnitImportance):
             if not self._measured:  # a resumed run goes on with what was measured at its start

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from lit_ft.callbacks import RunCheckpoint, RunReport, WarmStart
@@ -20,12 +21,17 @@ def test_the_columns_of_another_run_stay(tmp_path: Path) -> None:
     assert second.rows == 3
 
 
-def test_the_part_of_a_warm_start_survives_a_resume(tmp_path: Path) -> None:
-    """Also where the command that goes on names no run to start from."""
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_part_of_a_warm_start_survives_a_resume(killed: bool, tmp_path: Path) -> None:
+    """Also where the command that goes on names no run to start from, and where a kill left no time for a report."""
     torch.save({"state_dict": {"model.0.bias": torch.ones(12)}}, tmp_path / "other.ckpt")
     start = WarmStart(tmp_path / "other.ckpt")
-    fit_foreign([start, RunReport(str(tmp_path)), RunCheckpoint()], tmp_path, max_steps=2)
-    for steps, callbacks in ((3, [WarmStart(tmp_path / "other.ckpt")]), (4, [])):
+    with pytest.MonkeyPatch.context() as patch:
+        if killed:
+            patch.setattr(RunReport, "on_train_end", lambda *_: None)
+        fit_foreign([start, RunReport(str(tmp_path)), RunCheckpoint()], tmp_path, max_steps=2)
+    assert json.loads((tmp_path / "report.json").read_text())["status"] == ("running" if killed else "finished")
+    for steps, callbacks in ((3, []), (4, [WarmStart(tmp_path / "other.ckpt")]), (5, [])):
         last = tmp_path / f"checkpoints/step={steps - 1:08d}.ckpt"
         fit_foreign([*callbacks, RunReport(str(tmp_path)), RunCheckpoint()], tmp_path, resume=last, max_steps=steps)
         report = json.loads((tmp_path / "report.json").read_text())
