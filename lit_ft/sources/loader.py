@@ -11,12 +11,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import distributed
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan, length_buckets, shuffled_batches
@@ -88,6 +89,10 @@ class PlannedSampler(DistributedSampler):
         world, rank = self.place()
         return self._whole(self.batches(self.epoch), world)[rank + position * world]
 
+    def of_one_epoch(self) -> PlannedSampler:
+        """The batches of the first epoch, in every epoch."""
+        return PlannedSampler(partial(_of_epoch_0, self.batches), self.seed, self.training, *self._place)
+
     def _whole(self, plan: list[list[int]], world: int) -> list[list[int]]:
         """The plan with a number of batches that is a multiple of the number of processes."""
         missing = -len(plan) % world if plan else 0
@@ -104,11 +109,21 @@ class PlannedSampler(DistributedSampler):
         return plan
 
 
+def _of_epoch_0(batches: Plan, epoch: int) -> list[list[int]]:
+    return batches(0)
+
+
 class ResumableLoader(DataLoader):
     """A ``DataLoader`` over a :class:`PlannedSampler` that counts the batches it has yielded.
 
     Lightning saves and loads ``state_dict()`` with the trainer's checkpoint. Its length stays that of a whole epoch. A
     checkpoint at the end of an epoch continues with the start of the next one. Build it with :func:`make_loader`.
+
+    Args:
+        dataset: Collates the batches that a sampler yields.
+        planned: The sampler.
+        sampler: That of Lightning for ``overfit_batches``, in its place: every epoch is then as the first.
+        options: Further arguments of ``DataLoader``.
 
     Example:
         >>> loader = make_loader(list("abcdef"), shuffled_batches(6, batch_size=2), "".join)
@@ -122,9 +137,16 @@ class ResumableLoader(DataLoader):
         True
     """
 
-    sampler: PlannedSampler
+    sampler: PlannedSampler  # type: ignore[assignment]
     _reached: dict[str, int] | None = None
     _pending: dict[str, int] | None = None
+
+    def __init__(
+        self, dataset: Dataset, planned: PlannedSampler, sampler: Sampler | None = None, **options: Any
+    ) -> None:
+        own = planned.of_one_epoch() if sampler is not None and sampler is not planned else planned
+        super().__init__(dataset, sampler=own, **options)
+        self.planned = planned
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Batches of the sampler's epoch, continued where a loaded state left off.
@@ -170,8 +192,6 @@ class _Batches(Dataset):
         self.rows, self.collate = rows, collate
 
     def __getitem__(self, planned: Any) -> Any:
-        if not isinstance(planned, tuple):
-            raise ConfigError("trainer.overfit_batches", "a value above 0", "0; limit_train_batches does the like")
         key, numbers = planned
         rows = self.rows.of_epoch(key[1]) if hasattr(self.rows, "of_epoch") else self.rows
         with _randomness_of(key):
@@ -232,8 +252,8 @@ def make_loader(
     """
     return ResumableLoader(
         _Batches(dataset, collate),
+        PlannedSampler(batches, seed=seed, training=training),
         batch_size=None,
-        sampler=PlannedSampler(batches, seed=seed, training=training),
         collate_fn=_as_it_is,
         num_workers=num_workers,
         generator=torch.Generator().manual_seed(seed),  # without it, every new iterator draws from the global one

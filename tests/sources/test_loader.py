@@ -164,12 +164,22 @@ def test_ranks_share_the_batches_equally(world):
     assert sorted(chain(*chain(*test))) == list(range(23)), "evaluation repeats no row and leaves none out"
 
 
-@pytest.mark.filterwarnings("ignore:You requested to overfit:UserWarning")
-def test_too_few_rows_for_the_ranks_and_overfit_batches_are_refused():
+def test_too_few_rows_for_the_ranks_are_refused():
     with pytest.raises(ConfigError, match="rows for evaluation"):
         list(PlannedSampler(shuffled_batches(2, 1), training=False, num_replicas=3, rank=0))
-    with pytest.raises(ConfigError, match="overfit_batches"):
-        fit(overfit_batches=2)
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit:UserWarning")
+@pytest.mark.parametrize(("batches", "number"), [(1, 1), (2, 2), (0.5, 4)])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_overfitting_takes_the_same_batches_in_every_epoch(batches, number, workers, tmp_path):
+    first = [batch["numbers"].tolist() for batch in loader()][:number]
+    save = SaveOnce(tmp_path / "a.ckpt", number)
+    whole = fit(save=save, train=loader(workers), overfit_batches=batches)
+    assert [numbers for _, numbers, _ in whole.seen] == first * 3
+    assert len({tuple(draws) for _, _, draws in whole.seen}) == 3 * number
+    resumed = fit(tmp_path / "a.ckpt", train=loader(workers), overfit_batches=batches)
+    assert resumed.seen == whole.seen[number:]
 
 
 def test_predict_takes_the_rows_in_order():
