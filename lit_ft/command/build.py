@@ -1,7 +1,7 @@
 """The parser of a command, and the objects of its configuration."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import lit_ft.core.schedules  # noqa: F401  importing a class is what makes its short name known in YAML
+from lit_ft.command.counts import check_counts
 from lit_ft.command.names import import_named, named_by_user, public
 from lit_ft.command.overrides import override_callbacks
 from lit_ft.command.remote_code import refuse_unsaid
 from lit_ft.command.request import OPTIONS, RUN_KEYS, Request
-from lit_ft.core.checks import Range
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.trust import reading
+from lit_ft.core.trust import own_modules, reading
 from lit_ft.core.yaml_text import read_yaml, write_yaml
 from lit_ft.running.metrics_file import MetricsFile
 
@@ -91,7 +91,7 @@ class Build(LightningCLI):
         """While the parser reads and writes values: what they may name depends on where they come from."""
         request, stored = self.request, any(file.is_stored for file in self.request.configs)
         named = named_by_user(request) if stored else request.imports
-        return reading(stored, named, imported=not request.command)
+        return reading(stored, [*named, *([] if request.command else own_modules())])
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What a run watches; where it is, was, and is to be."""
@@ -116,13 +116,13 @@ class Build(LightningCLI):
     def make_trainer(self, callbacks: list[Callback], folder: Path | None) -> pl.Trainer:
         """The trainer of the configuration, with further callbacks in front and ``metrics.csv`` in ``folder``."""
         config = dict(self.config_init["trainer"])
-        check_counts(config)
         given = config.get("callbacks") or []
         given = given if isinstance(given, list) else [given]
         config["callbacks"] = [*callbacks, *given]
         check_once(config["callbacks"])
         if config.get("max_steps", -1) == -1 and config.get("max_epochs") is None and config.get("max_time") is None:
             config["max_epochs"] = 1
+        check_counts(config)
         if folder is not None:
             loggers = config.get("logger")
             loggers = loggers if isinstance(loggers, list) else [loggers] if loggers not in (None, True, False) else []
@@ -151,30 +151,6 @@ class Build(LightningCLI):
             text = self.parser.dump(self.config, skip_none=False, skip_validation=True)
         said = {key: value for key, value in read_yaml(text).items() if key not in RUN_KEYS}
         return public({key: value for key, value in said.items() if (key, value) != ("monitor", None)})
-
-
-LEAST = {
-    "accumulate_grad_batches": Range(above=0),
-    "val_check_interval": Range(above=0),
-    "check_val_every_n_epoch": Range(above=0),
-    "gradient_clip_val": Range(low=0),
-    "log_every_n_steps": Range(low=0),
-    "num_sanity_val_steps": Range(low=-1),
-    "num_nodes": Range(low=1),
-    "limit_train_batches": Range(low=0),
-    "limit_val_batches": Range(low=0),
-    "limit_test_batches": Range(low=0),
-    "limit_predict_batches": Range(low=0),
-    "overfit_batches": Range(low=0),
-}
-
-
-def check_counts(trainer: Mapping[str, Any]) -> None:
-    """Refuse numbers that the trainer would divide by after the first step, or that it reads as something else."""
-    for key, allowed in LEAST.items():
-        value = trainer.get(key)
-        if isinstance(value, (int, float)) and value not in allowed:
-            raise ConfigError(f"trainer.{key}", value, str(allowed))
 
 
 def check_once(callbacks: Sequence[Callback]) -> None:

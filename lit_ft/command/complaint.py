@@ -63,7 +63,8 @@ def _raised_within(error: BaseException) -> str | None:
     """The message for an error of a library of which the place, and not the type, says that the user can mend it."""
     text = " ".join(str(error).split())
     if type(error).__name__ == "MisconfigurationException":
-        return text
+        named = any(frame.f_code.co_qualname == "Trainer.__init__" for frame, _ in walk_tb(error.__traceback__))
+        return f"trainer: {text}" if named else text
     if isinstance(error, OSError) and error.errno is not None:  # Lightning writes to files without a name
         return f"{error.strerror or text}".lower()
     for frame, _ in walk_tb(error.__traceback__):
@@ -82,6 +83,8 @@ def _raised_within(error: BaseException) -> str | None:
             return f"seed_everything: {text}"
         if place == ("serialization.py", "load") and isinstance(error, (RuntimeError, UnpicklingError, EOFError)):
             return f"{frame.f_locals['f']}: not a checkpoint that can be read"
+        if "torch/optim" in frame.f_code.co_filename and "without overflow" in text:
+            return f"optimizer: {text}; allowed: a rate, and other numbers, that float32 holds"
         if place == ("module.py", "Module.load_state_dict") and isinstance(error, RuntimeError):
             return f"the checkpoint does not fit the network: {str(error).splitlines()[-1].strip()}"
     return None

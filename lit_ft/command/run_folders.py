@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.command.request import Request
+from lit_ft.core.archive import read
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.running.files import digest_file, undamaged, write_text
 from lit_ft.running.metrics_file import MetricsFile
@@ -129,7 +131,7 @@ def chosen(request: Request, here: Path | None = None) -> Place:
     checkpoint = existing("--ckpt_path", which)
     if checkpoint.is_dir():
         raise ConfigError("--ckpt_path", str(checkpoint), "last, best, none or a file; of another run with --run")
-    undamaged("--ckpt_path", checkpoint)
+    whole_checkpoint(stage, checkpoint)
     own = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
     if stage != "fit":
         return Place(folder or own, checkpoint)
@@ -143,6 +145,19 @@ def begun(request: Request, folder: Path | None) -> bool:
         return True
     found = (Path(request.runs) / request.run_name).glob("[!.]*")
     return any(number_of(path) is not None or checkpoints(path) or "status" in report_of(path) for path in found)
+
+
+def whole_checkpoint(stage: str, path: Path) -> None:
+    """Refuse a file that is no checkpoint of a run, before anything is said or made."""
+    undamaged("--ckpt_path", path)
+    try:
+        content = read("--ckpt_path", path, map_location="meta", mmap=True)
+    except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError) as error:
+        raise ConfigError("--ckpt_path", str(path), "a checkpoint; this file cannot be read as one") from error
+    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
+        raise ConfigError("--ckpt_path", str(path), "a checkpoint of a run; weights alone are what --from takes")
+    if stage == "fit" and not {"loops", "optimizer_states"} <= content.keys():
+        raise ConfigError("--ckpt_path", str(path), "one to go on from; this holds weights alone: --from takes it")
 
 
 def _same(a: Path, b: Path) -> bool:

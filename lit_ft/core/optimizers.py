@@ -8,6 +8,8 @@ import torch
 
 from lit_ft.core.errors import ConfigError
 
+LARGEST = 1e30  # torch multiplies such a number before it makes it float32, which ends at 3e38
+
 
 def adamw(params: Iterable[Any], lr: float = 1e-4, weight_decay: float = 0.01) -> torch.optim.Optimizer:
     """AdamW at rate 1e-4 with decay 0.01.
@@ -107,6 +109,9 @@ def made(argument: str, make: Callable[..., Any], *arguments: Any) -> Any:
         raise ConfigError(argument, shown, f"values that it takes; it says: {text}") from error
     for name, value in {**given, **getattr(found, "defaults", {})}.items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
-        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+        sizes = [abs(number) for number in numbers if type(number) in (int, float)]
+        if not all(map(math.isfinite, sizes)):
             raise ConfigError(f"{argument}.{name}", value, "a finite number")
+        if max(sizes, default=0) > LARGEST:
+            raise ConfigError(f"{argument}.{name}", value, f"a number of at most {LARGEST:g}, as weights are float32")
     return found

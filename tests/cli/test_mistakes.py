@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 
 from lit_ft.command.cli import command
 from lit_ft.command.report import report_command
@@ -62,6 +63,9 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "rate below 0": (config(sgd(lr=-0.1)), r"optimizer\.lr: given -0\.1; .*Invalid learning rate: -0\.1"),
     "rate no number": (config(sgd(lr=NAN)), r"optimizer\.lr: given nan; allowed: a finite number"),
     "rate without end": (config(sgd(lr=math.inf)), r"optimizer\.lr: given inf"),
+    "rate too large": (config(sgd("AdamW", lr=1e38)), r"optimizer\.lr: given 1e\+38; allowed: a number of at most"),
+    "epsilon too large": (config(sgd("AdamW", eps=1e308)), r"optimizer\.eps: given 1e\+308"),
+    "a rate of many digits": (config(sgd(lr=10**40)), r"optimizer\.lr: given 1.*0; allowed: a number of at most"),
     "decay no number": (config(sgd(lr=0.1, weight_decay=NAN)), r"optimizer\.weight_decay: given nan"),
     "momentum no number": (config(sgd(lr=0.1, momentum=NAN)), r"optimizer\.momentum: given nan"),
     "momentum below 0": (config(sgd(lr=0.1, momentum=-1.0)), r"Invalid momentum value: -1\.0"),
@@ -89,13 +93,19 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         "monitor": "val/los"}}]), r"trainer\.callbacks\[0\]\.init_args\.monitor: given 'val/los'.*'val/loss'"),
     "metric null": (config(metrics={"a": None}), r"model\.init_args\.metrics: given .*allowed: a Metric"),
     "interval above the epoch": (trainer(val_check_interval=500), r"trainer: `val_check_interval` \(500\) must be"),
-    "steps below 0": (trainer(max_steps=-5), "max_steps"),
+    "steps below 0": (trainer(max_steps=-5), r"trainer\.max_steps: given -5; allowed: -1 or more"),
     "clipping below 0": (trainer(gradient_clip_val=-1.0), r"trainer\.gradient_clip_val: given -1\.0; allowed: 0"),
     "clipping no number": (trainer(gradient_clip_val=NAN), r"trainer\.gradient_clip_val: given nan"),
     "logging below 0": (trainer(log_every_n_steps=-1), r"trainer\.log_every_n_steps: given -1"),
     "sanity below all": (trainer(num_sanity_val_steps=-5), r"trainer\.num_sanity_val_steps: given -5; allowed: -1"),
     "limit no number": (trainer(limit_val_batches=NAN), r"trainer\.limit_val_batches: given nan"),
-    "no devices": (trainer(devices=0), "devices=0"),
+    "no devices": (trainer(devices=0), r"trainer\.devices: given 0; allowed: 1 to \d+, the cores"),
+    "devices of another machine": (trainer(devices=4096), r"trainer\.devices: given 4096; allowed: 1 to \d+, the"),
+    "devices below all": (trainer(devices="-3"), r"trainer\.devices: given '-3'; allowed: 1 to"),
+    "more steps than most": (trainer(min_steps=9), r"trainer\.min_steps: given 9; allowed: at most .*max_steps.* 2"),
+    "more epochs than most": (trainer(max_steps=-1, max_epochs=1, min_epochs=2), r"trainer\.min_epochs: given 2"),
+    "more epochs than the one": (trainer(max_steps=-1, min_epochs=2), r"trainer\.min_epochs: given 2"),
+    "a time of no unit": (trainer(max_time="5"), r"trainer: `Timer\(duration='5'\)` is not a valid duration"),
     "precision": (trainer(precision="half"), r"trainer\.precision: given 'half'; allowed: "),
     "two checkpoints": (trainer(callbacks=[{"class_path": "RunCheckpoint"}] * 2),
         r"trainer\.callbacks: given 'RunCheckpoint 2 times'; allowed: RunCheckpoint once"),
@@ -129,6 +139,26 @@ def test_a_mistake_is_one_line(case: str, capsys: pytest.CaptureFixture[str]) ->
     assert re.search(expected, line), line
     for inside in ("Union", "Parser key", "Subtypes", "Namespace", "Traceback"):
         assert inside not in line
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [
+    ("text", "a checkpoint; this file cannot be read as one"),
+    ("nothing", "a checkpoint; this file cannot be read as one"),
+    ("tensors", "a checkpoint of a run; weights alone are what --from takes"),
+    ("weights", "one to go on from; this holds weights alone: --from takes it"),
+])  # fmt: skip
+def test_what_is_no_checkpoint_is_refused_before_a_step_is_said(
+    kind: str, allowed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("c.yaml").write_text(json.dumps(config()))
+    weights = {"state_dict": {"network.0.weight": torch.ones(1)}, "pytorch-lightning_version": "2.6.4"}
+    content = {"text": b"hello", "nothing": b"", "tensors": weights["state_dict"], "weights": weights}[kind]
+    Path("x.ckpt").write_bytes(content) if isinstance(content, bytes) else torch.save(content, "x.ckpt")
+    assert command(["fit", "-c", "c.yaml", "--ckpt_path", "x.ckpt"]) == 2
+    said = capsys.readouterr()
+    assert said.err == f"lit-ft: --ckpt_path: given 'x.ckpt'; allowed: {allowed}\n"
+    assert not said.out
+    assert not Path("runs").exists()
 
 
 def test_no_step_is_said(capsys: pytest.CaptureFixture[str]) -> None:
