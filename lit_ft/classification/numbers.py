@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from lit_ft.classification.batches import NumbersBatch
 from lit_ft.core.checks import NonNegativeFloat, NonNegativeInt, PositiveInt, Range, checked
+from lit_ft.core.data_module import LitData
 from lit_ft.sources.batching import shuffled_batches
 from lit_ft.sources.loader import ResumableLoader, make_loader
 from lit_ft.sources.splits import Share
@@ -70,7 +70,7 @@ class GaussianClusters(ImageRows):
         return list(zip(points, labels.tolist(), strict=True)), [str(number) for number in range(self.classes)]
 
 
-class NoisyLinear(pl.LightningDataModule):
+class NoisyLinear(LitData):
     r"""Regression with a known answer: :math:`y = Xw + \epsilon`, with :math:`X, w \sim N(0, I)`.
 
     A batch is ``{inputs, targets}`` of shapes (rows, features) and (rows,), see

@@ -22,6 +22,7 @@ OPTIONS = {
 }  # where a run is, was, and is to be
 RUN_KEYS = ("stage", *OPTIONS, "config", "import")
 SECTIONS = ("seed_everything", "model", "data", "trainer", "monitor", *RUN_KEYS)
+LEFT_BY_A_RUN = ("metrics.csv", ".start", "checkpoints/step=*.ckpt", "checkpoints/*.sha256")
 FLAGS = {"-c": "config", **{f"--{key}": key for key in ("config", "import", *OPTIONS)}}  # with a value each
 
 
@@ -33,18 +34,20 @@ class YamlFile:
         path: As it was given.
         text: Its text.
         tree: The text as plain data.
+        of_run: Whether it was asked for as the configuration of a run.
     """
 
     path: str
     text: str
     tree: Any
+    of_run: bool = False
 
     @property
     def is_stored(self) -> bool:
-        """Whether it may be the configuration of a run, written by somebody else: by its name, or by what is beside."""
+        """Whether it is the configuration of a run, which somebody else may have written: by what is beside it."""
         files = Path(self.path), Path(self.path).resolve()
-        named = any(re.fullmatch(r"config(_until_step_\d+)?\.ya?ml", file.name.lower()) for file in files)
-        return named or any((file.parent / "report.json").exists() for file in files)
+        reported = any((file.parent / "report.json").exists() for file in files)
+        return self.of_run or reported or any(map(_is_beside_a_run, files))
 
     @classmethod
     def read(cls, argument: str, path: str | Path) -> "YamlFile":
@@ -58,9 +61,15 @@ class YamlFile:
         return cls(str(path), text, read_yaml(text, str(path)))
 
 
-def read_config(path: str) -> YamlFile:
+def _is_beside_a_run(file: Path) -> bool:
+    """Whether it has the name of a stored configuration, and a run has left something beside it."""
+    named = re.fullmatch(r"config(_until_step_\d+)?\.ya?ml", file.name.lower())
+    return named is not None and any(next(file.parent.glob(left), None) for left in LEFT_BY_A_RUN)
+
+
+def read_config(path: str, of_run: bool = False) -> YamlFile:
     """Read a config; refuse a section that nothing reads, about which the parser is silent when it is empty."""
-    file = YamlFile.read("--config", path)
+    file = replace(YamlFile.read("--config", path), of_run=of_run)
     if file.tree is not None and not isinstance(file.tree, dict):
         raise ConfigError("--config", path, f"a mapping with the keys {', '.join(SECTIONS)}")
     for section in file.tree or ():
@@ -108,18 +117,21 @@ class Request:
     to: str | None = None
 
     @classmethod
-    def of(cls, args: "Sequence[str] | Request", command: str = "") -> "Request":
+    def of(cls, args: "Sequence[str] | Request", command: str = "", run: str | Path | None = None) -> "Request":
         """Read arguments and the configs that they name.
 
         Args:
             args: As on the command line after the stage or tool; a request is returned as it is.
             command: The stage or tool.
+            run: Folder of a run whose configuration is read before them.
 
         Raises:
             ConfigError: A flag has no value, or a config is absent, no mapping, or has a section that nothing reads.
         """
         if isinstance(args, Request):
             return args if command in ("", args.command) else replace(args, command=command)
+        if run is not None:
+            args = ["-c", str(existing("--run", Path(run) / "config.yaml")), *args]
         kept: list[str] = []
         imports: list[str] = []
         configs: list[YamlFile] = []
@@ -130,12 +142,12 @@ class Request:
             elif written != ["--debug"]:
                 kept += written
             if key == "config":
-                configs.append(read_config(value))
+                configs.append(read_config(value, of_run=run is not None and not configs))
                 options |= {key: value for key, value in (configs[-1].tree or {}).items() if key in OPTIONS}
             elif key in OPTIONS:
                 options[key] = None if value == "null" else value
         if options.get("run") and not configs:
-            return cls.of(["-c", str(existing("--run", Path(options["run"]) / "config.yaml")), *args], command)
+            return cls.of(args, command, options["run"])
         named = {"start" if key == "from" else key: value for key, value in options.items() if value is not None}
         rest, overrides = split_overrides(kept)
         return cls(command, tuple(kept), tuple(rest), tuple(overrides), tuple(configs), tuple(imports), **named)

@@ -79,7 +79,8 @@ def resolve(args: Sequence[str]) -> dict[str, Any]:
 def load_run(run_dir: str | Path, args: Sequence[str] = (), command: str = "") -> Build:
     """What a run was made of, with its best weights in the model where it watched a value, else with its last.
 
-    Classes of other packages than lit_ft and its dependencies must have been imported before.
+    Of classes outside of lit_ft and its dependencies, your own must have been imported before; ``--import`` names those
+    of other packages that are installed.
 
     Args:
         run_dir: The run folder.
@@ -87,7 +88,8 @@ def load_run(run_dir: str | Path, args: Sequence[str] = (), command: str = "") -
         command: The tool that asks; empty where Python does.
     """
     folder = existing("run_dir", run_dir)
-    built = Build(Request.of(["-c", str(existing("run_dir", folder / "config.yaml")), *args], command))
+    existing("run_dir", folder / "config.yaml")
+    built = Build(Request.of(args, command, run=folder))
     which = built.request.ckpt_path
     built.checkpoint = weights_of(folder) if which is None else find_checkpoint(which, folder)
     checkpoint = read("run_dir", built.checkpoint, map_location="cpu")

@@ -7,8 +7,10 @@ packages that it stands on, and modules that the user has named or imported.
 """
 
 import inspect
+import os
 import re
 import sys
+import sysconfig
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -105,6 +107,13 @@ def _imported() -> list[str]:
     return [name for name in list(sys.modules) if not _is_here(name)]
 
 
+def own_modules() -> list[str]:
+    """What the user has imported of his own: neither of Python, nor of a package that is installed."""
+    installed = tuple(f"{sysconfig.get_path(kind)}{os.sep}" for kind in ("stdlib", "purelib", "platlib"))
+    files = {name: getattr(sys.modules[name], "__file__", None) for name in _imported()}
+    return [name for name, file in files.items() if not str(file or "").startswith(installed)]
+
+
 def _is_here(name: str) -> bool:
     return name.split(".")[0] in {*sys.stdlib_module_names, *PACKAGES}
 
@@ -115,7 +124,7 @@ def _allowed(name: str, stored: bool) -> str:
     module = name.rpartition(".")[0]
     return (
         f"what is stored names only lit_ft and its dependencies, and what you name yourself: --import {module}, if you"
-        " trust it (in Python, import it first)"
+        " trust it (in Python, import it first, or hand the option on to load_run)"
     )
 
 

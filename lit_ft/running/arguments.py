@@ -127,10 +127,11 @@ def stays_ended(checkpoint: Mapping[str, Any], made_with: Mapping[str, dict[str,
     """Whether what ended the run of a checkpoint, early stopping or another callback, is written as it was then."""
     states = {key: state for key, state in checkpoint["callbacks"].items() if key in made_with}
     then = checkpoint.get("as_built", {}).get("stopping", states)  # an older one tells what is in the states
-    return all(
-        key in made_with and all(name not in made_with[key] or same(old, made_with[key][name]) for name, old in one.items())
-        for key, one in then.items()
-    )
+    for key, one in then.items():
+        now = made_with.get(key)
+        if now is None or any(name in now and not same(old, now[name]) for name, old in one.items()):
+            return False
+    return True
 
 
 def _short(value: Any) -> Any:

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import lightning.pytorch as pl
-
 from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
+from lit_ft.core.data_module import LitData
 from lit_ft.sources.assets import PREFIX, packaged
 from lit_ft.sources.loader import Batching
 from lit_ft.sources.splits import SPLITS, Share, Splits
@@ -107,7 +106,7 @@ class TableRows:
         return {split: tables[split][: self.splits.limit(split)] for split in SPLITS}
 
 
-class TableData(pl.LightningDataModule):
+class TableData(LitData):
     """Rows of a table of texts. A subclass reads them with ``self.source`` and makes batches with ``self.batching``.
 
     Args:

@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
+from lit_ft.core.data_module import LitData
 from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import shuffled_batches
 from lit_ft.sources.loader import Batching, ResumableLoader
@@ -21,7 +21,7 @@ ImageRow = tuple[Tensor, int]
 _EVALUATED_AT_ONCE = 512  # rows of a batch in validation and test if training takes all rows at once
 
 
-class ImageRows(pl.LightningDataModule, ABC):
+class ImageRows(LitData, ABC):
     """Labelled images, or vectors of numbers; a subclass implements ``read``.
 
     A batch is ``{images, labels}`` of shapes (rows, channels, height, width) or (rows, features), and (rows,), see

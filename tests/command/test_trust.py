@@ -2,9 +2,12 @@
 
 import json
 import sys
+import sysconfig
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from lit_ft.command.run import load_run
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
 from lit_ft.core.trust import PACKAGES
+from lit_ft.data import Digits, Instructions, NoisyLinear
 from lit_ft.methods import ImageClassifier
 from lit_ft.running.files import commit
 
@@ -107,8 +111,9 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     Path("foreign.py").write_text(FOREIGN)
-    for folder in ("sent", "run"):
-        Path(folder).mkdir()
+    for folder in ("sent/checkpoints", "run"):
+        Path(folder).mkdir(parents=True)
+    Path("sent/checkpoints/step=00000001.ckpt").touch()
     yield
     sys.modules.pop("foreign", None)
 
@@ -201,6 +206,7 @@ def test_what_a_stored_configuration_is() -> None:
         "config.yaml",
         "run/config.yaml",
         "sent/Config.yml",
+        "sent/x.yaml",
         "run/config_until_step_12.yaml",
         "run/x.yaml",
     ):
@@ -208,17 +214,35 @@ def test_what_a_stored_configuration_is() -> None:
     Path("run/report.json").write_text("{}")
     Path("link.yaml").symlink_to("run/config.yaml")
     Path("mine.yaml").write_text(json.dumps(config()))
-    names = ["mine.yaml", "config.yaml", "run/config.yaml", "sent/Config.yml", "run/config_until_step_12.yaml",
-             "run/x.yaml", "link.yaml"]  # fmt: skip
+    names = ["mine.yaml", "config.yaml", "sent/x.yaml", "run/config.yaml", "sent/Config.yml",
+             "run/config_until_step_12.yaml", "run/x.yaml", "link.yaml"]  # fmt: skip
     assert [file.is_stored for file in Request.of([part for n in names for part in ("-c", n)]).configs] == [
-        False, *[True] * 6]  # fmt: skip
-    assert Request.of(["--run", "run"]).configs[0].is_stored
+        *[False] * 3, *[True] * 5]  # fmt: skip
+    Path("bare").mkdir()
+    Path("bare/config.yaml").write_text(json.dumps(config()))
+    assert not Request.of(["-c", "bare/config.yaml"]).configs[0].is_stored
+    assert Request.of(["--run", "bare"]).configs[0].is_stored, "whatever is beside it"
+
+
+def test_what_python_has_imported_of_others_is_not_what_the_user_names() -> None:
+    Path("foreign.py").write_text(OWN)
+    spec = {"class_path": "foreign.Rate", "init_args": {"lr": 0.25}}
+    Path("sent/config.yaml").write_text(json.dumps(PLACES["optimizer"](spec)))
+    import_module("foreign")
+    assert Build(Request.of([], run="sent")).model.optimizer is not None, "the user's own"
+    others = {"class_path": "apart.Rate", "init_args": {"lr": 0.25}}
+    Path("sent/config.yaml").write_text(json.dumps(PLACES["optimizer"](others)))
+    apart = ModuleType("apart")
+    apart.Rate, apart.__file__ = sys.modules["foreign"].Rate, f"{sysconfig.get_path('purelib')}/apart.py"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "apart", apart)
+        with pytest.raises(ConfigError, match="--import apart"):
+            Build(Request.of([], run="sent"))
 
 
 @pytest.mark.parametrize("spec", [{"class_path": "foreign.Rate"}, {"class_path": "os.system", "init_args": TOUCH}])
 def test_every_way_to_a_run_folder(spec: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     Path("sent/config.yaml").write_text(json.dumps(PLACES["optimizer"](spec)))
-    Path("sent/checkpoints").mkdir()
     torch.save({"state_dict": {}}, "aside")
     commit(Path("aside"), Path("sent/checkpoints/step=00000001.ckpt"))
     Path("sent/graft.safetensors").touch()
@@ -280,6 +304,18 @@ def test_of_a_checkpoint_nothing_is_called_or_imported(name: str) -> None:
         torch.save(content, "bad.ckpt")
         with pytest.raises(Exception, match=r".+"):
             ImageClassifier.load_from_checkpoint("bad.ckpt", weights_only=True)
+        assert not Path("pwned").exists()
+        assert "foreign" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["os.system", "foreign.Rate"])
+def test_of_data_in_a_checkpoint_nothing_is_imported(name: str) -> None:
+    for kind in (Instructions, Digits, NoisyLinear):
+        stored = {"_class_path": name, "_instantiator": "lightning.pytorch.cli.instantiate_module", **CALLABLES[name]}
+        content = {"datamodule_hyper_parameters": stored, "pytorch-lightning_version": "2.6.4"}
+        torch.save({**content, "datamodule_hparams_name": "kwargs"}, "bad.ckpt")
+        with pytest.raises(Exception, match=r".+"):
+            kind.load_from_checkpoint("bad.ckpt", weights_only=True)
         assert not Path("pwned").exists()
         assert "foreign" not in sys.modules
 

@@ -98,7 +98,7 @@ def test_the_rate_of_an_averaging_that_has_begun(now: float, refused: bool, epoc
     fit(0.02, epochs)
     last = tmp_path / f"first/step={11 * epochs:08d}.ckpt"
     if refused and epochs == 3:
-        with pytest.raises(ConfigError, match="swa_lrs: given 0.05; allowed: 0.02, by which"):
+        with pytest.raises(ConfigError, match=r"swa_lrs: given 0\.05; allowed: 0\.02, by which"):
             fit(now, epochs + 1, last)
     else:
         fit(now, epochs + 1, last)
@@ -143,4 +143,5 @@ def test_the_best_value_is_of_what_is_monitored(now: Any, tmp_path: Path, capsys
     if now == ("val/loss", "max"):
         _, trainer = fit_foreign([saves], resume=tmp_path / "step=00000011.ckpt", max_epochs=2)
         after = torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]["model.0.weight"]
-        assert saves.best == trainer.callback_metrics["val/loss"] and not torch.equal(before, after)
+        assert saves.best == trainer.callback_metrics["val/loss"]
+        assert not torch.equal(before, after)
