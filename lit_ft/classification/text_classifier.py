@@ -90,7 +90,8 @@ class TextClassifier(NamesClasses, LanguageMethod):
         """Last hidden states, averaged over the tokens that are not padding; shape (rows, width)."""
         mask = batch["attention_mask"]
         output = self.network(input_ids=batch["input_ids"], attention_mask=mask, output_hidden_states=True)
-        return pool(output.hidden_states[-1], mask, "mean")
+        hidden = output.hidden_states[-1][:, -mask.shape[1] :]  # without what an adapter has put before the text
+        return pool(hidden, mask, "mean")
 
 
 def class_logits(network: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from lit_ft.core.errors import ConfigError, existing
 from lit_ft.running.files import write_text
 from lit_ft.running.metrics_file import History, read_history
 from lit_ft.running.report import STYLE, curves, read_report, svg, table
+from lit_ft.running.run_folder import status_of
 
 
 def report_command(argv: Sequence[str]) -> int:
@@ -36,7 +37,7 @@ def report_command(argv: Sequence[str]) -> int:
     if unknown:
         known = sorted({key for report in reports.values() for key in report["metrics"]})
         raise ConfigError("--keys", unknown[0], ", ".join(known))
-    show(reports, keys)
+    show({label: {**report, "status": status_of(folders[label])} for label, report in reports.items()}, keys)
     if options.html:
         write_text(Path(options.html), compare_page(folders, reports, keys))
         print(f"curves: {options.html}")

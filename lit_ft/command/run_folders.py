@@ -27,9 +27,11 @@ from lit_ft.running.run_folder import (
     held,
     in_use,
     is_begun,
+    note_machine,
     number_of,
     remove_half_written,
     report_of,
+    status_of,
     take_number,
 )
 
@@ -74,6 +76,8 @@ def placed(request: Request) -> Iterator[tuple[Path, Path | None, bool]]:
             try:
                 if request.command == "fit" and (place.checkpoint is None or not is_begun(folder)):
                     take_number(folder, folder.absolute().parent)
+                if request.command == "fit":
+                    note_machine(folder)
                 remove_half_written(folder, folder / "plots")
                 say(request.command, place, request)
                 os.environ[RUN_DIR] = str(folder)
@@ -210,7 +214,7 @@ def say(stage: str, place: Place, request: Request | None = None) -> None:
         print(f"{stage}: {place.folder} has no checkpoint; it begins anew", flush=True)
     elif (checkpoint := place.checkpoint) is not None:
         verb = "goes on" if stage == "fit" else "takes the weights"
-        status = report_of(checkpoint.parent.parent).get("status", "finished")
+        status = status_of(checkpoint.parent.parent)
         unfinished = "" if stage == "fit" or status == "finished" else f" (the run is {status})"
         best = best_of(checkpoint)
         print(f"{stage}: {verb} from step {step_of(checkpoint)}, {checkpoint}{best}{unfinished}", flush=True)

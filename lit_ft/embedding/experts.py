@@ -107,7 +107,11 @@ def expand_to_experts(network: nn.Module, experts: int, route: Route) -> int:
         if entry.role.startswith("feed_forward") and not entry.bias and isinstance(entry.module, nn.Linear)
     ]
     if not found:
-        raise ConfigError("network", type(network).__name__, "a network with linear feed-forward layers in its blocks")
+        raise ConfigError(
+            "network",
+            type(network).__name__,
+            "a network with linear feed-forward layers in its blocks, of which it has two or more",
+        )
     owners = {id(layer) for layer in found}
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):

@@ -182,7 +182,21 @@ def _config(spec: Network, defaults: dict[str, Any], head: dict[str, Any]) -> An
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             settings.setdefault(name, getattr(words, name))
     with _config_error(spec):
-        return AutoConfig.for_model(model_type, **settings)
+        config = AutoConfig.for_model(model_type, **settings)
+    _refuse_heads(config, given)
+    return config
+
+
+def _refuse_heads(config: Any, given: dict[str, Any]) -> None:
+    """Heads that do not divide the width would leave a part of it out, unsaid, where their size is not given."""
+    width, heads = (getattr(config, name, None) for name in ("hidden_size", "num_attention_heads"))
+    if not isinstance(width, int) or not isinstance(heads, int) or heads < 1 or not width % heads:
+        return
+    sizes = {getattr(config, name, None) for name in ("head_dim", "d_kv", "kv_channels")} - {None, width // heads}
+    if not sizes and "head_dim" not in given:
+        names = getattr(config, "attribute_map", {})
+        name, of = (names.get(one, one) for one in ("num_attention_heads", "hidden_size"))
+        raise ConfigError(f"network.config.{name}", heads, f"a divisor of {of}, which is {width}")
 
 
 @contextmanager

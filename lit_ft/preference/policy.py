@@ -79,7 +79,9 @@ class Policy(LanguageMethod):
 
 
 def without_dropout(network: nn.Module) -> None:
-    """Set every dropout probability of a network to 0: those of layers, and those that attention stores as numbers.
+    """Set every dropout probability of a network to 0: those of layers, and those that others store as numbers.
+
+    Attention does so, and adapters such as LoHa, which have one for each adapter by its name.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
@@ -88,8 +90,12 @@ def without_dropout(network: nn.Module) -> None:
         Dropout(p=0.0, inplace=False)
     """
     for module in network.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "attn_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), float):
+        if "dropout" in type(module).__name__.lower() and isinstance(getattr(module, "p", None), float):
+            module.p = 0.0  # type: ignore[assignment]
+        for name, value in vars(module).items():
+            if "dropout" not in name and name != "layerdrop":
+                continue
+            if isinstance(value, float):
                 setattr(module, name, 0.0)
+            elif isinstance(value, dict):
+                value.update({key: 0.0 for key, one in value.items() if isinstance(one, float)})

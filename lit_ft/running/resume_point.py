@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.trainer import call
 
 from lit_ft.core.passes.randomness import Randomness
+from lit_ft.running.averaged import KEY, go_on_from
 from lit_ft.running.epoch_starts import EpochStarts, noted
 from lit_ft.running.epoch_state import epoch_state, restore_epoch_state
 from lit_ft.running.fetches import Fetches, Position
@@ -186,9 +187,11 @@ class ResumePoint:
         self._validation = loop["epoch_loop.val_loop.batch_progress"]
         self._inside = loop["epoch_loop.batch_progress"]["current"]["completed"] > 0
         self._epoch_starts = EpochStarts(saved.get("epoch_starts", {}))
+        self._current = checkpoint.get(KEY, {})
 
     def before_training(self, trainer: pl.Trainer, fetches: Fetches) -> None:
-        """Bring counters and loaders to the point; for ``on_train_start``."""
+        """Bring weights, counters and loaders to the point; for ``on_train_start``."""
+        go_on_from(self._current, trainer.lightning_module)
         self._epoch_starts.before_training(trainer)
         if len(self._positions) != trainer.world_size:
             settle(trainer, self._loaders)

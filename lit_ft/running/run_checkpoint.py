@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
-from typing_extensions import override
+from torch import Tensor
 
 from lit_ft.core.archive import classes_in, shown, verify
 from lit_ft.core.checks import PositiveInt, checked
@@ -20,6 +20,7 @@ from lit_ft.core.lifecycle import StepCounter, from_its_start
 from lit_ft.core.passes.window import window_starts
 from lit_ft.running.arguments import stays_ended
 from lit_ft.running.as_written import AsWritten
+from lit_ft.running.averaged import average, write_average
 from lit_ft.running.direction import direction
 from lit_ft.running.epoch_state import epoch_state
 from lit_ft.running.fetches import Fetches
@@ -28,7 +29,6 @@ from lit_ft.running.metrics_file import MetricsFile
 from lit_ft.running.not_finite import may_save
 from lit_ft.running.resume_point import ResumePoint, add_resume_point
 from lit_ft.running.run_folder import remove_half_written
-from lit_ft.running.saying import say
 from lit_ft.running.stop_signals import StopSignals, ended_by
 
 OLD = 10.0  # seconds: what a save at the start of an epoch may cost is little beside it
@@ -68,7 +68,7 @@ class RunCheckpoint(AsWritten):
     """
 
     first = True  # a checkpoint is taken before any other callback has touched the next batch
-    remembers = ("best", "best_step", "best_of")
+    remembers = ("best", "best_step", "best_of", "best_mode")
     forgets = (*AsWritten.forgets, "_saved_step", "_fetches", "_summed", "_resumed", "_looked")
 
     def __init__(
@@ -89,8 +89,10 @@ class RunCheckpoint(AsWritten):
         self.best: float | None = None
         self.best_step: int | None = None
         self.best_of: str | None = None
+        self.best_mode: str | None = None
         self._saved_step = 0
         self._looked = False
+        self._average: dict[str, Tensor] | None = None
         self._count = StepCounter()
         self._fetches = Fetches()
         self._summed: dict[str, Any] | None = None
@@ -136,8 +138,10 @@ class RunCheckpoint(AsWritten):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the end of the run."""
         self._signals.restore()
-        if trainer.global_step != self._saved_step:
+        self._average = average(trainer)
+        if trainer.global_step != self._saved_step or self._average is not None:
             self._save_between(trainer)
+        self._average = None
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End as asked, also where the wish came too late to cut the training short."""
@@ -174,9 +178,13 @@ class RunCheckpoint(AsWritten):
             known = ", ".join(sorted(trainer.callback_metrics))
             raise ConfigError("monitor", self.monitor, f"a logged key: {known}")
         value = float(trainer.callback_metrics[self.monitor])
-        sign = 1 if (self.mode or direction("monitor", self.monitor, pl_module)) == "min" else -1
+        mode = self.mode or direction("monitor", self.monitor, pl_module)
+        if self.best_mode not in (None, mode):  # in the run that goes on here
+            self.best = None
+        sign = 1 if mode == "min" else -1
         if math.isfinite(value) and (self.best is None or sign * value < sign * self.best):
-            self.best, self.best_step, self.best_of = value, trainer.global_step, self.monitor
+            self.best, self.best_step = value, trainer.global_step
+            self.best_of, self.best_mode = self.monitor, mode
             self._write(trainer, self.directory(trainer) / "best.ckpt", weights_only=True)
 
     def _save_between(self, trainer: pl.Trainer) -> None:
@@ -255,20 +263,8 @@ class RunCheckpoint(AsWritten):
         rows = [logger.rows for logger in trainer.loggers if isinstance(logger, MetricsFile)]
         add_resume_point(checkpoint, trainer, self._fetches, self._summed, rows)
         checkpoint["run_checkpoint"]["stopped"] = trainer.should_stop
-
-    def state_dict(self) -> dict[str, Any]:
-        """The best value, and of what it is the best."""
-        return {**super().state_dict(), "monitor": self.monitor, "mode": self.mode}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        now = {"monitor": self.monitor, "mode": self.mode}
-        if {**now, **state_dict}.items() >= now.items():
-            return
-        self.best = None  # the best of something else
-        if self.monitor is not None:
-            say(f"RunCheckpoint: best.ckpt begins anew, with {self.monitor} ({self.mode}), after the next validation")
+        if self._average:
+            write_average(checkpoint, pl_module, self._average)
 
     # resuming
 
@@ -306,10 +302,10 @@ class RunCheckpoint(AsWritten):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best value, unless it is of another key than the one that is watched now."""
-        unknown = {"best_step": None, "best_of": self.monitor}  # of checkpoints of earlier versions
+        unknown = {"best_step": None, "best_of": self.monitor, "best_mode": None}  # of earlier versions
         super().load_state_dict({**unknown, **state_dict})
         if self.best_of != self.monitor:
-            self.best = self.best_step = self.best_of = None
+            self.best = self.best_step = self.best_of = self.best_mode = None
 
     def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Leave the loops of the trainer as they were."""

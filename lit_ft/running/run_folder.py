@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ from typing import Any
 from lit_ft.core.errors import ConfigError
 from lit_ft.running.report import read_report
 
-START = ".start"  # locked by the process that works in the folder; holds the number of the run until its report does
+START = (
+    ".start"  # locked by who works in the folder; holds the number of the run until its report does, and the machine
+)
 _held: set[int] = set()
 
 
@@ -102,9 +105,56 @@ def number_of(folder: Path) -> int | None:
         >>> number_of(Path("started")), number_of(Path("elsewhere"))
         (1, None)
     """
+    text = _lines(folder)
+    return int(text[0]) if text else report_of(folder).get("number")
+
+
+def _lines(folder: Path) -> list[str]:
+    """What stands in the file of the start: the number, and the machine that works in the folder."""
     start = folder / START
-    text = start.read_text(encoding="utf-8").strip() if start.exists() else ""
-    return int(text) if text else report_of(folder).get("number")
+    return start.read_text(encoding="utf-8").split() if start.exists() else []
+
+
+def note_machine(folder: Path) -> None:
+    """Write down on which machine a run goes on; for who holds its folder."""
+    if (number := number_of(folder)) is not None:
+        with (folder / START).open("r+", encoding="utf-8") as file:  # a kill in between leaves the number
+            file.write(f"{number}\n{platform.node()}\n")
+            file.truncate()
+
+
+def status_of(folder: Path) -> str:
+    """What a run is: what its report says, or dead where it says running, and the lock says that nobody works there.
+
+    Example:
+        >>> from lit_ft.running.report import write_report
+        >>> write_report(Path("run"), {"status": "running"})
+        >>> status_of(Path("run"))  # of Python, where nobody holds a folder
+        'running, or dead'
+        >>> take_number(Path("run"), among=Path())
+        >>> status_of(Path("run"))
+        'dead'
+        >>> with held(Path("run")):
+        ...     status_of(Path("run"))
+        'running'
+    """
+    status = report_of(folder).get("status", "finished")
+    if status != "running":
+        return status
+    try:
+        file = os.open(folder / START, os.O_RDONLY)
+    except OSError:
+        return "running, or dead"
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return "running"
+    except OSError:  # a file system that cannot lock
+        return "running, or dead"
+    finally:
+        os.close(file)
+    machine = "".join(_lines(folder)[1:2])
+    return "dead" if machine in ("", platform.node()) else f"running, or dead, on {machine}"
 
 
 def report_of(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """By which layout a row is read: the one that uses most of the columns of its table.
 
 A layout maps the columns of a file to those that a data module knows. Of two that fit, the one that uses more of the
-columns wins; where neither has all columns of the other one, the row is refused with both named.
+columns wins; a text that renders what the other one reads, in every row, is contained in it. Where neither contains the
+other, the row is refused with both named.
 """
 
 from __future__ import annotations
@@ -182,6 +183,12 @@ class Reading:
         if chosen is not None and chosen.is_whole:
             self.guarded = frozenset()
         found = fitting(layouts, self.present, self.filled) if chosen is None else [chosen]
+        self.rendered: frozenset[str] = frozenset()
+        if len(found) > 1:
+            whole = [each for each in found if any(renders(each, other, self.filled, rows) for other in found)]
+            self.rendered = frozenset(name for each in whole for name in each.needs)
+            self.layouts = [each for each in layouts if each not in whole]
+            found = [each for each in found if each not in whole]
         self.main = found[0] if len(found) == 1 else None
         self.rows, self.chosen = len(rows), chosen
         self.kinds: dict[frozenset[str], Layout] = {}
@@ -249,6 +256,41 @@ def read_tables(
     return read
 
 
+def renders(text: Layout, other: Layout, filled: Iterable[str], rows: Sequence[Row]) -> bool:
+    """Whether one layout is a text that holds, in every row, all that another one reads: it shows the same as a whole.
+
+    Args:
+        text: The layout that may be one.
+        other: The other one.
+        filled: Columns that hold something.
+        rows: The rows that have both.
+
+    Example:
+        >>> from lit_ft.sources.text_layouts import SUPERVISED
+        >>> layouts = fitting(SUPERVISED, ["prompt", "completion", "text"])
+        >>> row = {"prompt": "1 + 1", "completion": "2", "text": "Question: 1 + 1 Answer: 2"}
+        >>> [layout.needs for layout in layouts if renders(layout, layouts[0], row, [row])]
+        [('text',)]
+    """
+    columns = other.used(filled)
+    if text is other or len(text.needs) > 1 or text.may or not rows:
+        return False
+    for row in rows:
+        try:
+            whole, parts = row.get(text.needs[0]), _texts_in(other.read(row, columns, 0))
+        except ConfigError:
+            return False
+        if not isinstance(whole, str) or not parts or not all(part.strip() in whole for part in parts):
+            return False
+    return True
+
+
+def _texts_in(read: Row) -> list[str]:
+    """The texts that a row says: those of its messages, or of its question and answer."""
+    said = [message.get("content") for message in read.get("messages") or ()]
+    return [text for text in (*said, read.get("prompt"), read.get("completion")) if isinstance(text, str)]
+
+
 def announce(path: str, reading: Reading) -> None:
     """Say in a line how a table is read, and which of its columns are not.
 
@@ -256,9 +298,10 @@ def announce(path: str, reading: Reading) -> None:
         >>> from lit_ft.sources.text_layouts import SUPERVISED
         >>> announce("rows.csv", Reading("rows.csv", SUPERVISED, [{"prompt": "Hi", "response": "Yo"}]))
     """
-    unread = [] if reading.main is None else sorted(reading.filled - reading.main.used(reading.filled))
-    rest = f"; not read: {listed(unread)}" if unread else ""
-    say(f"{path}: read as {reading.name}; --data.layout names another{rest}")
+    rest = frozenset() if reading.main is None else reading.filled - reading.main.used(reading.filled)
+    unread = [f"{name} (it renders the same)" if name in reading.rendered else name for name in sorted(rest)]
+    said = f"; not read: {listed(unread)}" if unread else ""
+    say(f"{path}: read as {reading.name}; --data.layout names another{said}")
 
 
 def _check_named(layout: Layout, rows: Sequence[Row], path: str) -> None:

@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
 
 from lit_ft.core.callback import FitCallback
 from lit_ft.core.errors import existing
 from lit_ft.core.lifecycle import from_its_start
+from lit_ft.core.parameters import ParameterIndex
 from lit_ft.core.selection.base import overlap
 from lit_ft.sparse.sparse_delta import SparseDelta
 
@@ -45,11 +49,15 @@ class ComposedDeltas(FitCallback):
         super().__init__()
         self.files = [str(existing("files", file)) for file in files]
         self._report: dict[str, Any] = {}
+        self._before: dict[nn.Parameter, Tensor] = {}
 
-    def _add(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def _add(self, trainer: pl.Trainer, module: pl.LightningModule, keep: bool = False) -> None:
         if not self.files or not from_its_start(trainer):
             return
         deltas = [SparseDelta.load(file, module) for file in self.files]
+        if keep:
+            changed, index = {name for delta in deltas for name in delta.choices}, ParameterIndex(module)
+            self._before = {p: p.detach().clone() for p in (index[name].parameter for name in sorted(changed))}
         (deltas[0] if len(deltas) == 1 else SparseDelta.sum(deltas)).apply_(module)
         shared = [overlap(a.choices, b.choices, module) for a, b in combinations(deltas, 2)]
         self._report = {"entries": [delta.numel for delta in deltas], "overlap": shared}
@@ -61,11 +69,19 @@ class ComposedDeltas(FitCallback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the deltas if validation is the whole run."""
         if trainer.state.fn == "validate":
-            self._add(trainer, pl_module)
+            self._add(trainer, pl_module, keep=True)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the deltas before a test."""
-        self._add(trainer, pl_module)
+        self._add(trainer, pl_module, keep=True)
+
+    @override
+    def leave(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """An evaluation leaves the weights as they were."""
+        with torch.no_grad():
+            for parameter, before in self._before.items():
+                parameter.copy_(before)
+        self._before = {}
 
     def report(self) -> dict[str, Any]:
         """Number of entries of each delta, and the Jaccard index of each pair."""

@@ -235,6 +235,8 @@ class ForwardMask(FitCallback):
                     precision = trainer.precision_plugin.val_step_context()  # a step's end is outside of autocast
                     with output_of(module, self.output) as outputs, torch.set_grad_enabled(not opened), precision:
                         module.validation_step(*arguments(module.validation_step, *self._batch))
+                    if not outputs:
+                        raise ConfigError("output", self.output, "a submodule that validation_step calls")
                     logits.append(outputs[-1].float().log_softmax(-1))
             finally:
                 self._open(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.running.saying import say
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -86,7 +88,7 @@ class ImageFiles(Sequence[Any]):
 def opened(file: Path) -> Image.Image:
     """The picture in a file, upright, in red, green, blue and alpha of 8 bits.
 
-    Grey of 16 bits is scaled to 8, and so are fractions in [0, 1].
+    Grey of 16 bits is scaled to 8, and so are fractions in [0, 1]. Of frames or pages the first is taken, and said.
 
     Args:
         file: Any image that Pillow can read.
@@ -104,6 +106,8 @@ def opened(file: Path) -> Image.Image:
 
     try:
         with Image.open(file) as found:
+            if found.format != "MPO" and getattr(found, "is_animated", False):  # cameras keep previews as frames
+                say_of_frames(str(found.format), file)
             upright = ImageOps.exif_transpose(found)
             sixteen = found.format in ("PNG", "PPM")  # their numbers have 16 bits at most
             return _in_bytes(file, upright, sixteen).convert("RGBA")
@@ -112,6 +116,18 @@ def opened(file: Path) -> Image.Image:
     # what Pillow raises depends on the format and on where a file ends
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise ConfigError("path", str(file), f"a whole image that Pillow can read: {error}") from error
+
+
+@cache
+def _first(kind: str) -> list[Path]:
+    return []
+
+
+def say_of_frames(kind: str, file: Path) -> None:
+    """Say once for each kind of file that only a part of it is read."""
+    if not _first(kind):
+        _first(kind).append(file)
+        say(f"{file}: a {kind} of several frames or pages; of such files the first one is read")
 
 
 def _in_bytes(file: Path, picture: Image.Image, sixteen: bool) -> Image.Image:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.checks import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt, checked
 from lit_ft.core.passes.evaluating import evaluating
 
 ABSTAINS = -1
@@ -69,21 +69,15 @@ class SmoothedClassifier(nn.Module):
     def __init__(
         self,
         base: nn.Module,
-        sigma: float = 0.25,
-        n0: int = 100,
-        n: int = 1000,
-        alpha: float = 0.001,
-        batch_size: int = 1000,
-        seed: int = 0,
+        sigma: PositiveFloat = 0.25,
+        n0: PositiveInt = 100,
+        n: PositiveInt = 1000,
+        alpha: OpenUnitInterval = 0.001,
+        batch_size: PositiveInt = 1000,
+        seed: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        for name, count in (("n0", n0), ("n", n), ("batch_size", batch_size)):
-            if count < 1:
-                raise ConfigError(name, count, "a whole number of at least 1")
-        if not 0 < sigma < float("inf"):
-            raise ConfigError("sigma", sigma, "a finite number above 0")
-        if not 0 < alpha < 1:
-            raise ConfigError("alpha", alpha, "a probability in (0, 1)")
+        checked(locals())
         self.base, self.sigma, self.n0, self.n, self.alpha = base, sigma, n0, n, alpha
         self.batch_size, self.seed = batch_size, seed
 

@@ -150,6 +150,12 @@ def test_calls_of_tools_are_for_tool_conversations() -> None:
         ({"prompt": "Hi", "completion": "Yo", "answer": 3}, "Hi", ["Yo>"]),
         ({"prompt": "Hi", "answer": "Yo"}, "Hi", ["Yo>"]),
         ({"text": "Hi", "title": "x"}, "H", ["i>"]),
+        ({"instruction": "Hi", "input": "", "output": "Yo", "text": "### Instruction:\nHi\n\n### Response:\nYo "},
+         "<user\nHi><assistant", ["Yo>"]),
+        ({"instruction": "Add.", "input": "1", "output": "2", "text": "Do: Add.\nTo: 1\nIt is 2"},
+         "<user\nAdd.\n1><assistant", ["2>"]),
+        ({"prompt": "Hi", "completion": " Yo", "text": "Hi Yo"}, "Hi", [" Yo>"]),
+        ({"messages": [ASK, REPLY], "text": "<user>Hi<bot>Yo"}, "<user\nHi><assistant", ["Yo>"]),
     ],
 )  # fmt: skip
 def test_rows_read_by_what_they_are(row: Any, read: str, learned: list[str], tmp_path: Path) -> None:
@@ -159,7 +165,8 @@ def test_rows_read_by_what_they_are(row: Any, read: str, learned: list[str], tmp
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ({"instruction": "a", "output": "b", "text": "ab"}, "instruction/output or text: both fit row 1"),
+        ({"instruction": "a", "output": "b", "text": "c"}, "instruction/output or text: both fit row 1"),
+        ({"instruction": "a", "input": "d", "output": "b", "text": "ab"}, "instruction/input/output or text: both fit"),
         ({"messages": [ASK, REPLY], "prompt": "a", "completion": "b"}, "messages or prompt/completion: both fit"),
         ({"question": "a", "answer": "b", "response": "c"}, "question/response or question/answer: both fit"),
         ({"prompt": "a", "completion": "b", "images": ["a.png"]}, "row 1 has images"),

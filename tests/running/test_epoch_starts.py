@@ -121,3 +121,22 @@ def test_what_is_not_called_again_is_said(tmp_path: Path, capsys: pytest.Capture
     saves = RunCheckpoint(None, folder=str(tmp_path / "rest"))
     fit_foreign([saves, LambdaCallback(on_train_epoch_start=acts)], resume=folder / "step=00000003.ckpt")
     assert capsys.readouterr().err.count("LambdaCallback: on_train_epoch_start was called for epoch 0") == 1
+
+
+@pytest.mark.parametrize("kind", ["averaging", "averaging with batch norm", "averaging without a schedule"])
+def test_the_last_checkpoint_holds_the_average(kind: str, tmp_path: Path) -> None:
+    """It is what evaluations, exports and other runs take; a longer run goes on from the weights of the last step."""
+    make, module = KINDS[kind]
+    trained, _ = fit_foreign([RunCheckpoint(folder=str(tmp_path)), make()], make_module=module, max_epochs=4)
+    last = max(tmp_path.glob("step=*.ckpt"))
+    saved = torch.load(last, weights_only=True)
+    assert not difference(saved["state_dict"], dict(trained.state_dict()))
+    again, _ = fit_foreign([RunCheckpoint(folder=str(tmp_path)), make()], make_module=module, resume=last, max_epochs=4)
+    assert not difference(dict(again.state_dict()), dict(trained.state_dict())), "nothing is left to train"
+    if kind == "averaging":
+        seen: list[Any] = []
+        looks = LambdaCallback(on_train_start=lambda _, module: seen.append(module.model[0].weight.clone()))
+        saves = RunCheckpoint(folder=str(tmp_path / "more"))
+        fit_foreign([saves, make(), looks], make_module=module, resume=last, max_epochs=5)
+        assert torch.equal(seen[0], saved["current_model_state"]["model.0.weight"])
+        assert not torch.equal(seen[0], saved["state_dict"]["model.0.weight"])
