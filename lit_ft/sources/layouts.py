@@ -277,18 +277,21 @@ def renders(text: Layout, other: Layout, filled: Iterable[str], rows: Sequence[R
         return False
     for row in rows:
         try:
-            whole, parts = row.get(text.needs[0]), _texts_in(other.read(row, columns, 0))
+            parts = _texts_in(row, other, columns) if other.accepts(row) else []
         except ConfigError:
             return False
+        whole = row.get(text.needs[0])
         if not isinstance(whole, str) or not parts or not all(part.strip() in whole for part in parts):
             return False
     return True
 
 
-def _texts_in(read: Row) -> list[str]:
-    """The texts that a row says: those of its messages, or of its question and answer."""
-    said = [message.get("content") for message in read.get("messages") or ()]
-    return [text for text in (*said, read.get("prompt"), read.get("completion")) if isinstance(text, str)]
+def _texts_in(row: Row, layout: Layout, columns: frozenset[str]) -> list[str]:
+    """What the columns of a row say: texts as they are, and the texts of messages."""
+    said = [row[name] for name in columns if holds(row.get(name))]
+    if not all(isinstance(value, str) for value in said):
+        said += [message.get("content") for message in layout.read(row, columns, 0).get("messages") or ()]
+    return [value for value in said if isinstance(value, str)]
 
 
 def announce(path: str, reading: Reading) -> None:

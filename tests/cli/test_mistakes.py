@@ -14,7 +14,8 @@ import torch
 from lit_ft.command.cli import command
 from lit_ft.command.report import report_command
 from lit_ft.running import files
-from lit_ft.running.report import curves, save_figures
+from lit_ft.running.report import curves, save_figures, write_report
+from lit_ft.running.run_folder import held, number_of, take_number
 
 NAN = math.nan
 
@@ -125,6 +126,8 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "dropout no number": (small(dropout=NAN), r"network\.config\.dropout: given nan"),
     "model type a list": (vit(model_type=["vit"]), r"network\.config\.model_type: given \['vit'\]"),
     "config a list": (config(network={"config": [1]}), r"model\.init_args\.network\.?.*: given .*; allowed: "),
+    "heads that do not divide": (vit(num_attention_heads=3),
+        r"network\.config\.num_attention_heads: given 3; allowed: a divisor of hidden_size, which is 8"),
     "size a word": (vit(hidden_size="x"), r"network\.config: given .*hidden_size"),
     "size below 0": (vit(hidden_size=-4), r"network\.config\.hidden_size: given -4; allowed: 0 or more"),
 }  # fmt: skip
@@ -181,6 +184,21 @@ def test_names_with_brackets_and_dollars(capsys: pytest.CaptureFixture[str]) -> 
     assert "val/[/bol" in capsys.readouterr().out, "a narrow column"
     page = Path("run/report.html").read_text()
     assert "c$_{^d" in page
+
+
+def test_a_table_of_runs_tells_the_dead_from_those_that_run(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("dead", "alive", "done", "elsewhere", "of Python"):
+        write_report(Path("r") / name, {"status": "finished" if name == "done" else "running", "metrics": {}})
+        if name != "of Python":
+            take_number(Path("r") / name, Path("r"))
+    Path("r/elsewhere/.start").write_text("7\npc2\n")
+    with held(Path("r/alive")):
+        report_command(["r"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("r/dead (dead)", "r/alive (running)", "r/done", "r/elsewhere (running, or dead, on pc2)",
+                  "r/of Python (running, or dead)"):  # fmt: skip
+        assert words in shown, shown
+    assert number_of(Path("r/elsewhere")) == 7
 
 
 def test_a_figure_of_a_callback_with_a_broken_formula_is_drawn(tmp_path: Path) -> None:

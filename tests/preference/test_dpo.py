@@ -21,6 +21,7 @@ from lit_ft.data import Preferences, UnpairedPreferences
 from lit_ft.methods import DPO, AdapterOff, CachedLogProbs, FrozenCopy
 from lit_ft.models.byte_tokenizer import byte_tokenizer
 from lit_ft.preference.paired import IPO, PreferenceLoss, SimPO
+from lit_ft.preference.policy import without_dropout
 from lit_ft.preference.reference import row_keys, sequence_log_probs
 from lit_ft.running.processes import run_ranks
 from lit_ft.testing import assert_resumes
@@ -521,3 +522,26 @@ def test_damaged_values_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.M
     file.write_bytes(content)
     with pytest.raises(ConfigError, match="damaged"):
         _stubbed(str(file), monkeypatch, [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("LoHaConfig", {"rank_dropout": 0.5, "module_dropout": 0.5}),
+        ("LoKrConfig", {"rank_dropout": 0.5, "module_dropout": 0.5}),
+        ("OFTConfig", {"module_dropout": 0.5, "r": 2, "oft_block_size": 0}),
+        ("LoraConfig", {"lora_dropout": 0.5}),
+    ],
+)
+def test_dropouts_of_adapters_are_off(kind: str, options: dict[str, Any]) -> None:
+    peft = pytest.importorskip("peft")
+    network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout1d(0.5))
+    adapted = peft.get_peft_model(network, getattr(peft, kind)(target_modules=["0"], **options))
+    for parameter in adapted.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    inputs = torch.ones(1, 8)
+    before = [adapted.train()(inputs) for _ in range(8)]
+    without_dropout(adapted)
+    after = [adapted.train()(inputs) for _ in range(8)]
+    assert all(torch.equal(one, after[0]) for one in after)
+    assert not all(torch.equal(one, before[0]) for one in before)

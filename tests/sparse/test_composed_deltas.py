@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from lit_ft.core.parameters import ParameterIndex
 from lit_ft.sparse.composed_deltas import ComposedDeltas
 from lit_ft.sparse.lottery_ticket import LotteryTicket
 from lit_ft.sparse.sparse_delta import SparseDelta
-from lit_ft.testing import ForeignModule, fit_foreign
+from lit_ft.testing import ForeignData, ForeignModule, difference, fit_foreign
 
 
 class Still(ForeignModule):
@@ -51,6 +52,19 @@ def test_a_run_begins_at_the_sum(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "sum.ckpt")  # has them: they are not added twice
     again, _ = fit_foreign([ComposedDeltas(files)], module=Still(), max_epochs=4, resume=tmp_path / "sum.ckpt")
     assert all(torch.equal(a, b) for a, b in zip(weights(module).values(), weights(again).values(), strict=True))
+
+
+def test_an_evaluation_leaves_the_weights_as_they_were(tmp_path: Path) -> None:
+    callback, module = ComposedDeltas(two_deltas(tmp_path)), Still()
+    before = weights(module)
+    quiet: Any = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    values = []
+    for _ in range(2):
+        trainer = pl.Trainer(accelerator="cpu", callbacks=[callback], enable_checkpointing=False, **quiet)
+        values.append(trainer.validate(module, ForeignData(), verbose=False)[0]["val/loss"])
+        assert not difference(weights(module), before)
+    plain = pl.Trainer(accelerator="cpu", enable_checkpointing=False, **quiet)
+    assert values[0] == values[1] != plain.validate(module, ForeignData(), verbose=False)[0]["val/loss"]
 
 
 def test_another_base_and_an_absent_file_are_refused(tmp_path: Path) -> None:

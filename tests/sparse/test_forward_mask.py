@@ -177,3 +177,13 @@ def test_bad_input() -> None:
             ForwardMask(Names(["*"]), **arguments)
     with pytest.raises(ConfigError, match="masks"):
         mask_weights_(ForeignModule(), {"model.0.weight": torch.ones(1, 1, dtype=torch.bool)})
+
+
+def test_an_output_that_is_never_called_is_named() -> None:
+    class Unused(ForeignModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = torch.nn.Linear(2, 2)
+
+    with pytest.raises(ConfigError, match="output: given 'unused'; allowed: a submodule that validation_step calls"):
+        fit_foreign([ForwardMask(Names(["model.*.weight"]), init=0.006, dropout=1.0, output="unused")], module=Unused())

@@ -10,6 +10,7 @@ from PIL import Image
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.data import ImageFolder
+from lit_ft.vision import image_files
 from lit_ft.vision.image_files import ImageFiles
 
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)
@@ -75,11 +76,21 @@ def test_a_photo_is_turned_upright(orientation: int, tmp_path: Path) -> None:
     assert torch.equal(read(tmp_path / "photo.png"), read(tmp_path / "upright.png"))
 
 
-def test_an_animation_is_its_first_picture(tmp_path: Path) -> None:
+def test_an_animation_is_its_first_picture_and_that_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image_files._first.cache_clear()
     first, second = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     for name in ("moving.gif", "moving.webp", "moving.png"):
         first.save(tmp_path / name, save_all=True, append_images=[second], duration=100)
         assert read(tmp_path / name)[:, 4, 4].tolist() == pytest.approx([1.0, -1.0, -1.0], abs=0.05), name
+        said = [line for line in capsys.readouterr().err.splitlines() if "of several frames" in line]
+        assert [line.partition(": a ")[0] for line in said] == [str(tmp_path / name)]
+        read(tmp_path / name)
+        assert not capsys.readouterr().err
+    first.save(tmp_path / "still.gif")
+    read(tmp_path / "still.gif")
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
