@@ -128,14 +128,14 @@ def status_of(folder: Path) -> str:
 
     Example:
         >>> from lit_ft.running.report import write_report
-        >>> write_report(Path("run"), {"status": "running"})
-        >>> status_of(Path("run"))  # of Python, where nobody holds a folder
+        >>> write_report(Path("begun"), {"status": "running"})
+        >>> status_of(Path("begun"))  # of Python, where nobody holds a folder
         'running, or dead'
-        >>> take_number(Path("run"), among=Path())
-        >>> status_of(Path("run"))
+        >>> take_number(Path("begun"), among=Path())
+        >>> status_of(Path("begun"))
         'dead'
-        >>> with held(Path("run")):
-        ...     status_of(Path("run"))
+        >>> with held(Path("begun")):
+        ...     status_of(Path("begun"))
         'running'
     """
     status = report_of(folder).get("status", "finished")
