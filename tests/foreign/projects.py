@@ -7,6 +7,7 @@ the README.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,23 +17,35 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 Weights = dict[str, Any]
+Made = tuple[Any, Any, Any]  # a module, its training loader, its validation loader
 
 
-def trained(make: Callable[[], tuple[Any, Any, Any]], *callbacks: Any) -> Weights:
-    """The weights of a module after three batches."""
+class Others(pl.LightningDataModule):
+    """Validation rows as a data module of their own."""
+
+    def __init__(self, make: Callable[[], Made]) -> None:
+        super().__init__()
+        self.make = make
+
+    def val_dataloader(self) -> Any:
+        return self.make()[2]
+
+
+def trained(make: Callable[[], Made], *callbacks: Any, epochs: int = 1, **fit: Any) -> Weights:
+    """The weights of a module after epochs of three batches."""
     pl.seed_everything(0, verbose=False)
     module, train, val = make()
     pl.seed_everything(1, verbose=False)
     trainer = pl.Trainer(
-        max_epochs=1, limit_train_batches=3, limit_val_batches=1, accelerator="cpu", devices=1, logger=False,
+        max_epochs=epochs, limit_train_batches=3, limit_val_batches=1, accelerator="cpu", devices=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         callbacks=list(callbacks),
     )  # fmt: skip
-    trainer.fit(module, train, val)
+    trainer.fit(module, train, val, **fit)
     return dict(module.state_dict())
 
 
-def forecasting(name: str) -> tuple[Any, Any, Any]:
+def forecasting(name: str) -> Made:
     import pandas as pd
     import pytorch_forecasting as pf
 
@@ -50,7 +63,7 @@ def forecasting(name: str) -> tuple[Any, Any, Any]:
     return module, data.to_dataloader(train=True, batch_size=16), data.to_dataloader(train=False, batch_size=16)
 
 
-def molecules() -> tuple[Any, Any, Any]:
+def molecules() -> Made:
     from chemprop import data, models
     from chemprop.nn import BinaryClassificationFFN, BondMessagePassing, MeanAggregation
 
@@ -61,7 +74,7 @@ def molecules() -> tuple[Any, Any, Any]:
     return module, data.build_dataloader(rows, batch_size=8), data.build_dataloader(rows, batch_size=8, shuffle=False)
 
 
-def graphs() -> tuple[Any, Any, Any]:
+def graphs() -> Made:
     from torch_geometric.data import Data
     from torch_geometric.loader import DataLoader as Graphs
     from torch_geometric.nn import GCNConv, global_mean_pool
@@ -87,7 +100,7 @@ def graphs() -> tuple[Any, Any, Any]:
     return Net(), Graphs(rows, 8, shuffle=True), Graphs(rows, 8)
 
 
-def cells(adversarial: bool) -> tuple[Any, Any, Any]:
+def cells(adversarial: bool) -> Made:
     import scvi
     from scvi.dataloaders import AnnDataLoader
 
@@ -103,7 +116,7 @@ def cells(adversarial: bool) -> tuple[Any, Any, Any]:
     return plan, *loaders
 
 
-def gluon() -> tuple[Any, Any, Any]:
+def gluon() -> Made:
     from gluonts.dataset.common import ListDataset
     from gluonts.torch import DeepAREstimator
 
@@ -142,7 +155,7 @@ def without_torchvision() -> None:
         del sys.modules["torchvision"], sys.modules["torchvision.ops"]
 
 
-def pictures(name: str) -> tuple[Any, Any, Any]:
+def pictures(name: str) -> Made:
     """Methods of lightly, put together as its examples are."""
     without_torchvision()
     from lightly.loss.dino_loss import DINOLoss
@@ -249,66 +262,74 @@ class Project:
     what: str
     train: Callable[..., Weights]
     place: str
+    make: Callable[[], Made] | None = None  # None: its own trainer makes module and loaders
 
 
-def ours(make: Callable[[], tuple[Any, Any, Any]]) -> Callable[..., Weights]:
-    return lambda *callbacks: trained(make, *callbacks)
+def project(package: str, what: str, make: Callable[[], Made], place: str) -> Project:
+    return Project(package, what, lambda *callbacks, **fit: trained(make, *callbacks, **fit), place, make)
 
 
 PROJECTS = {
-    "TFT": Project("pytorch-forecasting", "temporal fusion transformer",
-                   ours(lambda: forecasting("TemporalFusionTransformer")), "output_layer"),
-    "N-BEATS": Project("pytorch-forecasting", "N-BEATS", ours(lambda: forecasting("NBeats")), "net_blocks.0"),
-    "DeepAR": Project("pytorch-forecasting", "DeepAR", ours(lambda: forecasting("DeepAR")), "distribution_projector"),
-    "chemprop": Project("chemprop", "message passing network", ours(molecules), "agg"),
-    "PyG": Project("torch-geometric", "graph convolution", ours(graphs), "enc"),
-    "scVI": Project("scvi-tools", "scVI", ours(lambda: cells(False)), "module.z_encoder"),
-    "scVI, adversarial": Project("scvi-tools", "adversarial plan, by hand",
-                                 ours(lambda: cells(True)), "module.z_encoder"),
-    "GluonTS": Project("gluonts", "DeepAR", ours(gluon), "model.param_proj"),
-    **{name: Project("lightly", name, ours(lambda name=name: pictures(name)), "backbone")
+    "TFT": project("pytorch-forecasting", "temporal fusion transformer",
+                   lambda: forecasting("TemporalFusionTransformer"), "output_layer"),
+    "N-BEATS": project("pytorch-forecasting", "N-BEATS", lambda: forecasting("NBeats"), "net_blocks.0"),
+    "DeepAR": project("pytorch-forecasting", "DeepAR", lambda: forecasting("DeepAR"), "distribution_projector"),
+    "chemprop": project("chemprop", "message passing network", molecules, "agg"),
+    "PyG": project("torch-geometric", "graph convolution", graphs, "enc"),
+    "scVI": project("scvi-tools", "scVI", lambda: cells(False), "module.z_encoder"),
+    "scVI, adversarial": project("scvi-tools", "adversarial plan, by hand", lambda: cells(True), "module.z_encoder"),
+    "GluonTS": project("gluonts", "DeepAR", gluon, "model.param_proj"),
+    **{name: project("lightly", name, lambda name=name: pictures(name), "backbone")
        for name in ("SimCLR", "BYOL", "MoCo", "DINO")},
     "N-HiTS": Project("neuralforecast", "N-HiTS, pytorch_lightning", neural, "blocks.0"),
     "darts": Project("darts", "N-BEATS, pytorch_lightning", dart, "stacks.0"),
 }  # fmt: skip
 
 
-def callbacks(place: str) -> dict[str, Callable[[str], Any]]:
+def callbacks(one: Project) -> dict[str, Callable[[str], Any]]:
     """Each in a setting with which a run is as without it; by the folder that it may write to."""
     from lit_ft.callbacks import (
         SAM,
         SWAG,
+        Calibration,
         EdgeOfStability,
         FeatureProbe,
+        Forgetting,
         GradientMask,
         KernelRegime,
         LayerSimilarity,
         RunCheckpoint,
+        TrainingFlops,
     )
     from lit_ft.core.selection import Names
     from lit_ft.running.run_report import RunReport
 
-    return {
+    found: dict[str, Callable[[str], Any]] = {
         "SAM": lambda folder: SAM(0.0),
         "EdgeOfStability": lambda folder: EdgeOfStability(every_n_steps=2),
         "SWAG": lambda folder: SWAG(1, 1),
         "GradientMask": lambda folder: GradientMask(Names("*")),
         "RunCheckpoint": lambda folder: RunCheckpoint(1, folder=f"{folder}/checkpoints"),
         "RunReport": lambda folder: RunReport(f"{folder}/report"),
-        "LayerSimilarity": lambda folder: LayerSimilarity([place], num_rows=8, probe=False),
-        "FeatureProbe": lambda folder: FeatureProbe(place, num_rows=16, max_eval_rows=16),
-        "KernelRegime": lambda folder: KernelRegime(place, every_n_steps=2),
+        "LayerSimilarity": lambda folder: LayerSimilarity([one.place], num_rows=8, probe=False),
+        "FeatureProbe": lambda folder: FeatureProbe(one.place, num_rows=16, max_eval_rows=16),
+        "KernelRegime": lambda folder: KernelRegime(one.place, every_n_steps=2),
+        "Calibration": lambda folder: Calibration(one.place),
+        "TrainingFlops": lambda folder: TrainingFlops(every_n_steps=2),
     }
+    if (make := one.make) is not None:
+        found["Forgetting"] = lambda folder: Forgetting({"others": Others(make)}, every_n_steps=2, limit_batches=1)
+    return found
 
 
-def outcome(project: Project, callback: Any, plain: Weights) -> str:
-    """``right``: weights are as without it, bit by bit; ``refused: why``; else what is wrong."""
+def outcome(plain: Weights, train: Callable[..., Weights], *arguments: Any) -> str:
+    """Of a run: ``right``: weights are as without a callback, bit by bit; ``refused: why``; else what is wrong."""
     from lit_ft.core.errors import ConfigError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = project.train(callback)
+            found = train(*arguments)
     except ConfigError as error:
         return f"refused: {error}" if "\n" not in str(error) else f"WRONG: {error}"
     except Exception as error:
@@ -317,6 +338,21 @@ def outcome(project: Project, callback: Any, plain: Weights) -> str:
         torch.equal(value, plain[name]) for name, value in found.items() if isinstance(value, torch.Tensor)
     )
     return "right" if same else "WRONG: the weights differ"
+
+
+def resumed(one: Project, folder: str) -> str:
+    """Whether a run that goes on behind its first epoch in a new trainer ends as the one that nobody stopped.
+
+    Their loaders have no state of their own: inside an epoch they would begin it again, which Lightning says.
+    """
+    from lit_ft.callbacks import RunCheckpoint
+
+    whole = one.train(RunCheckpoint(1, keep=20, folder=folder), epochs=2)
+    files = sorted(Path(folder).glob("step=*.ckpt"))
+    half = files[len(files) // 2 - 1]
+    return outcome(
+        whole, lambda: one.train(RunCheckpoint(1, folder=folder), epochs=2, ckpt_path=half, weights_only=False)
+    )
 
 
 def main() -> None:
@@ -336,8 +372,10 @@ def main() -> None:
         except Exception as error:
             print(name, "DOES NOT RUN:", type(error).__name__, str(error)[:300], flush=True)
             continue
-        for key, make in callbacks(project.place).items():
-            print(f"{name} | {key} | {outcome(project, make(tempfile.mkdtemp()), plain)}", flush=True)
+        for key, make in callbacks(project).items():
+            print(f"{name} | {key} | {outcome(plain, project.train, make(tempfile.mkdtemp()))}", flush=True)
+        if project.make is not None:
+            print(f"{name} | resume | {resumed(project, tempfile.mkdtemp())}", flush=True)
 
 
 if __name__ == "__main__":
