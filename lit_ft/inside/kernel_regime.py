@@ -51,10 +51,10 @@ class KernelRegime(Measurement):
 
     Source: A kernel-based view of language model fine-tuning, 2022 (C2); princeton-nlp/LM-Kernel-FT at 81450f6.
     Deviations: targets are 1 and -1 for any number of classes, where the reference has 1 and 0 for several classes, and
-    1 and -1 for the difference of the two outputs of two; the kernel between all pairs of outputs is its own, but it is
-    solved by least squares, with a ridge in units of the mean diagonal, and for ``asymmetric`` in the same way (there by
-    logistic regression unless asked otherwise, with a ridge in units of the largest singular value, and ``asymmetric``
-    for two classes alone by a system of its own); :math:`f_0` is always subtracted from the targets (there on request).
+    1 and -1 for the difference of the two outputs of two. The kernel between all pairs of outputs is the reference's,
+    but it is solved by least squares with a ridge in units of its mean diagonal, for every ``kind`` (there by logistic
+    regression unless asked otherwise, with a ridge in units of the largest singular value, and ``asymmetric`` by a
+    system of its own, for two classes alone); :math:`f_0` is always subtracted from the targets (there on request).
 
     See also: :class:`~lit_ft.inside.ntk.EmpiricalNTK`.
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +13,7 @@ from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.yaml_text import write_yaml
 from lit_ft.running.files import sha256, write_text
 from lit_ft.studies.code import class_paths, code_digest
-from lit_ft.studies.places import PlacedValue, changed, drawn_by_the_seed, is_seed, places, read_name
+from lit_ft.studies.places import Steps, changed, drawn_by_the_seed, is_seed, places, read_name, the_place
 from lit_ft.studies.study import Study
 
 IRRELEVANT = ("devices", "accelerator", "logger", "default_root_dir", "enable_progress_bar", "enable_model_summary")
@@ -34,6 +34,7 @@ class Planned:
         after: Run folder whose weights it starts from.
         final: Whether it is of the last stage.
         drawn: Names of the values that take its seed, beside ``seed_everything``.
+        tuned: What is tuned, and its values.
     """
 
     arm: str
@@ -46,11 +47,13 @@ class Planned:
     after: Path | None = None
     final: bool = True
     drawn: tuple[str, ...] = ()
+    tuned: dict[str, Any] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """Arm, seed and stage."""
-        return f"{self.arm} seed {self.seed}{f' {self.stage}' if self.stage else ''}"
+        """Arm, seed, stage, and what it was tuned to."""
+        tuned = "".join(f", {key} {value}" for key, value in self.tuned.items())
+        return f"{self.arm} seed {self.seed}{f' {self.stage}' if self.stage else ''}{tuned}"
 
 
 def study_folder(study: Study, runs: Path) -> Path:
@@ -58,30 +61,80 @@ def study_folder(study: Study, runs: Path) -> Path:
     return runs / "studies" / study.name
 
 
-def plan(study: Study, runs: Path) -> list[Planned]:
+class Resolver:
+    """Resolves configurations, each once: it is not free, and the runs of a study share most of theirs."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def __call__(self, files: Sequence[str]) -> dict[str, Any]:
+        """What config files make together.
+
+        Args:
+            files: Their paths, in order.
+        """
+        from lit_ft.command.preload import quick_imports
+
+        with quick_imports(for_good=True):
+            from lit_ft.command.run import resolve
+        if tuple(files) not in self._known:
+            self._known[tuple(files)] = resolve([*_layers(files), "--seed_everything=0"])
+        return self._known[tuple(files)]
+
+    def tuned(
+        self, files: Sequence[str], values: Mapping[str, Any], folder: Path, argument: str
+    ) -> tuple[dict[str, Any], list[Steps]]:
+        """The same with other values at some places, each as the parser takes it, and those places.
+
+        Args:
+            files: Their paths, in order.
+            values: Values by the names of their places.
+            folder: Where what the parser reads is written.
+            argument: Where the names were given, for the error.
+        """
+        config, taken = self(files), dict[Steps, Any]()
+        for key, value in values.items():
+            steps = the_place(config, key, argument).steps
+            name = hashlib.sha256(repr((files, key, value)).encode()).hexdigest()[:10]
+            file = _sections(changed(config, {steps: value}), [steps], folder / f"{key}-{name}.yaml")
+            taken[steps] = next(place.value for place in places(self([*files, str(file)])) if place.steps == steps)
+        return changed(config, taken), list(taken)
+
+
+def plan(
+    study: Study,
+    runs: Path,
+    resolver: Resolver | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    folder: str = "",
+) -> list[Planned]:
     """All runs of a study, earlier stages first; those that arms share appear once.
 
     Args:
         study: The study.
         runs: Folder of all runs.
+        resolver: Resolves configurations, and keeps them for the next plan.
+        settings: Values that arms have been tuned to, by the names of their places, in the last stage.
+        folder: Where the runs of the last stage stand in the folder of the study; then those of the arms of
+            ``settings`` alone.
 
     Raises:
         ConfigError: Two arms have the same resolved configuration, or nothing takes the seed that ``seeded`` names.
     """
-    root = study_folder(study, runs)
+    root, resolver, settings = study_folder(study, runs), resolver or Resolver(), settings or {}
     planned: dict[Path, Planned] = {}
     arm_of: dict[str, str] = {}
     known: dict[str, None] = {}
     stages = study.stages or [{"name": "", "config": ""}]
-    for arm, overrides in study.arms.items():
+    for arm in settings if folder else study.arms:
         folders: dict[tuple[str, int], Path] = {}
         for stage in stages:
             last = stage is stages[-1]
             files = [*study.base, *([stage["config"]] if stage["config"] else [])]
             if own := last or bool(study.overrides(arm, stage["name"])):
                 files.append(str(_overlay(study, arm, stage["name"], root / "arms")))
-            layers = [part for file in files for part in ("-c", file)]
-            resolved = _resolve([*layers, "--seed_everything=0"])
+            point = settings.get(arm, {}) if last else {}
+            resolved, tuned = resolver.tuned(files, point, root / "arms", f"tune: arm {arm}")
             drawn = drawn_by_the_seed(resolved, [YamlFile.read("base", file).tree for file in files], study.seeded)
             known |= dict.fromkeys(place.name for place in places(resolved))
             for seed in study.seeds:
@@ -89,36 +142,35 @@ def plan(study: Study, runs: Path) -> list[Planned]:
                 after = folders.get((stage.get("from", ""), seed))
                 key = run_key(config, after)
                 name = _name(seed, stage["name"], key)
-                folder = root / (arm if last else "shared") / name
+                place = root / folder / arm / name if last else root / "shared" / name
                 if last and (same := arm_of.setdefault(name, arm)) != arm:
-                    raise ConfigError(f"arms.{arm}", overrides, f"overrides that make it differ from arm {same}")
-                folders[stage["name"], seed] = folder
-                if folder not in planned:
-                    file = root / "arms" / f"{_name(seed, stage['name'], arm if own else 'shared')}.yaml"
-                    args = [*layers, *_drawing(config, drawn, file), f"--seed_everything={seed}"]
+                    said = {**study.arms[arm], **point}
+                    raise ConfigError(f"arms.{arm}", said, f"overrides that make it differ from arm {same}")
+                folders[stage["name"], seed] = place
+                if place not in planned:
+                    moved = [*tuned, *(place.steps for place in drawn)]
+                    file = root / "arms" / f"{arm if own else 'shared'}-{name}.yaml"
+                    args = [*_layers([*files, *([str(_sections(config, moved, file))] if moved else [])])]
+                    args.append(f"--seed_everything={seed}")
                     names = tuple(dict.fromkeys(place.name for place in drawn))
-                    planned[folder] = Planned(arm, seed, stage["name"], args, folder, key, config, after, last, names)
+                    planned[place] = Planned(
+                        arm, seed, stage["name"], args, place, key, config, after, last, names, dict(point)
+                    )
     for given in study.seeded or ():
         if read_name(given) not in known:
             raise ConfigError("seeded", given, f"a value of a configuration{nearest(read_name(given), known)}")
     return list(planned.values())
 
 
-def _resolve(args: Sequence[str]) -> dict[str, Any]:
-    from lit_ft.command.preload import quick_imports
-
-    with quick_imports(for_good=True):
-        from lit_ft.command.run import resolve
-    return resolve(args)
+def _layers(files: Sequence[str]) -> list[str]:
+    return [part for file in files for part in ("-c", file)]
 
 
-def _drawing(config: Mapping[str, Any], drawn: Sequence[PlacedValue], file: Path) -> list[str]:
-    """The arguments that give a run the seeds of its data and choices: its sections in full, where they have one."""
-    sections = {str(place.steps[0]): config[str(place.steps[0])] for place in drawn}
-    if not sections:
-        return []
-    write_text(file, f"# {', '.join(dict.fromkeys(place.name for place in drawn))}\n{write_yaml(sections)}")
-    return ["-c", str(file)]
+def _sections(config: Mapping[str, Any], moved: Sequence[Steps], file: Path) -> Path:
+    """A config of the sections in which something was changed, in full: lists are not merged."""
+    sections = {str(steps[0]): config[str(steps[0])] for steps in moved}
+    write_text(file, f"# what the seed draws, and what was tuned\n{write_yaml(sections)}")
+    return file
 
 
 def drawn_keys(planned: Sequence[Planned]) -> list[str]:
@@ -136,10 +188,10 @@ def what_seeds_draw(drawn: Sequence[str]) -> str:
     return f"each seed draws {', '.join(drawn) or 'weights and what is random in training, and no data'}"
 
 
-def differing(study: Study) -> list[str]:
+def differing(study: Study, resolver: Resolver | None = None) -> list[str]:
     """Lines that say what each arm resolves to in its last stage, where the arms differ, and what the seeds draw."""
     with TemporaryDirectory() as runs:
-        planned = plan(replace(study, seeds=study.seeds[:1]), Path(runs))
+        planned = plan(replace(study, seeds=study.seeds[:1]), Path(runs), resolver)
     arms = {run.arm: {place.full: place.value for place in places(run.config)} for run in planned if run.final}
     lines = [f"{study.name}, seed {study.seeds[0]}"]
     for key in dict.fromkeys(key for leaves in arms.values() for key in leaves):

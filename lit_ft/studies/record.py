@@ -46,7 +46,9 @@ def judge_study(study: Study, values: Values) -> list[ClaimVerdict]:
     ]
 
 
-def result_of(study: Study, planned: Sequence[Planned], values: Values) -> dict[str, Any]:
+def result_of(
+    study: Study, planned: Sequence[Planned], values: Values, tuned: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What ``study.json`` and a recorded result hold."""
     from lit_ft.running.report import versions
 
@@ -56,6 +58,7 @@ def result_of(study: Study, planned: Sequence[Planned], values: Values) -> dict[
         **verdicts(study, values),
         "seeds": study.seeds,
         "drawn": drawn_keys(planned),
+        **({"tuned": dict(tuned)} if tuned else {}),
         "values": {arm: {name: list(map(float, v)) for name, v in own.items()} for arm, own in values.items()},
         "note": study.note,
         "scale": study.scale,

@@ -8,6 +8,7 @@ import numpy as np
 
 from lit_ft.running.metrics_file import read_history
 from lit_ft.running.report import STYLE, grid, svg, table, without_formulas
+from lit_ft.studies.grid import tuned_lines
 from lit_ft.studies.interval import t_interval
 from lit_ft.studies.plan import Planned, what_seeds_draw
 from lit_ft.studies.study import Study
@@ -32,6 +33,8 @@ def show(result: Mapping[str, Any]) -> None:
         grid.add_row(arm, *(mean_and_sd(own[name]) for name in measures))
     console.print(grid)
     console.print(what_seeds_draw(result["drawn"]), markup=False)
+    for line in tuned_lines(result["tuned"]) if "tuned" in result else ():
+        console.print(line, markup=False)
     for claim in map(ClaimVerdict.of, result["claims"]):
         console.print(f"{claim.verdict}{' (main)' if claim.main and len(result['claims']) > 1 else ''}: {claim.says}",
                       style="bold", markup=False)  # fmt: skip
@@ -61,9 +64,22 @@ def page(study: Study, result: Mapping[str, Any], planned: Sequence[Planned]) ->
         f"{head}<style>{STYLE}</style><h1>{escape(study.name)}: {escape(result['verdict'])}</h1>"
         f"{claims}"
         f'<div class="plots">{"".join(f"<div>{svg(figure)}</div>" for figure in figures)}</div>'
-        f"<h2>Measures</h2>{grid(rows)}<h2>Study</h2>{table(facts)}"
+        f"<h2>Measures</h2>{grid(rows)}{_tuned(result)}<h2>Study</h2>{table(facts)}"
         f"<details><summary>Environment</summary>{table(result['versions'])}</details></html>\n"
     )
+
+
+def _tuned(result: Mapping[str, Any]) -> str:
+    """Every point that was tried, with its score, and what was chosen, as a part of the page."""
+    if "tuned" not in result:
+        return ""
+    tuned, parts = result["tuned"], []
+    for line, (arm, found) in zip(tuned_lines(tuned), tuned["arms"].items(), strict=True):
+        scores = ["diverged" if score is None else f"{score:.4g}" for score in found["scores"]]
+        names = [", ".join(f"{key} {value}" for key, value in point.items()) for point in found["points"]]
+        parts.append(f"<p>{escape(line)}</p>{table({f'{arm}: {n}': s for n, s in zip(names, scores, strict=True)})}")
+    how = f"{tuned['by']} ({tuned['mode']}), {tuned['take']}, seeds {tuned['seeds']}"
+    return f"<h2>Tuned by {escape(how)}</h2>{''.join(parts)}"
 
 
 def _claim(claim: ClaimVerdict) -> str:

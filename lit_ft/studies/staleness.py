@@ -28,6 +28,7 @@ def study_digest(content: Mapping[str, Any], root: Path = Path()) -> str:
         "arms": {arm: overrides or {} for arm, overrides in content["arms"].items()},
         "stages": [{key: value for key, value in stage.items() if key != "config"} for stage in stages],
         **({} if content.get("seeded") is None else {"seeded": content["seeded"]}),
+        **({"tune": content["tune"]} if content.get("tune") else {}),
         "base": [_content(root / file) for file in files],
         "measure": {
             name: [m["key"], m.get("take", "last"), *([m["stage"]] if m.get("stage") else [])]

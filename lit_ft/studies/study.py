@@ -13,6 +13,7 @@ from lit_ft.core.plain import from_mapping
 from lit_ft.studies.atoms import atoms
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.expression import check
+from lit_ft.studies.grid import Grid
 from lit_ft.studies.measures import Measure, placed
 from lit_ft.studies.places import places, read_name
 
@@ -55,6 +56,8 @@ class Study:
         measure: What is read from each run.
         given: Preconditions of all claims, over arms and measures.
         paper: Id of the paper, whose card is ``lit_ft/papers/<id>.yaml``; empty for a comparison of your own.
+        tune: ``{KEY: [values], by: val/loss}``: what is chosen for every arm before its runs, from one grid; see
+            :class:`~lit_ft.studies.grid.Grid`.
         stages: ``[{name, config, from}]``: runs after one another; ``from`` names an earlier stage whose weights the
             stage starts from.
         test: Whether each run is tested after its fit.
@@ -72,6 +75,7 @@ class Study:
     given: list[str] = field(default_factory=list)
     paper: str = ""
     seeded: list[str] | None = None
+    tune: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, str]] = field(default_factory=list)
     test: bool = True
     plot: str | None = None
@@ -81,6 +85,11 @@ class Study:
     def __post_init__(self) -> None:
         """Refuse what could only fail after hours."""
         _check(self)
+
+    @property
+    def grid(self) -> Grid | None:
+        """What is tuned; None for nothing."""
+        return Grid.of(self.tune, list(self.arms), self.seeds) if self.tune else None
 
     @property
     def stage_names(self) -> list[str]:
@@ -181,6 +190,7 @@ def _check(study: Study) -> None:
                 raise ConfigError(
                     f"arms.{arm}.{place.name}", place.value, "no value: `seeded` gives it the study's seed"
                 )
+    _ = study.grid
     empty = [arm for arm, overrides in study.arms.items() if not overrides]
     if len(empty) > 1:
         raise ConfigError(f"arms.{empty[1]}", {}, f"overrides; only one arm can be the base, and {empty[0]} is")
