@@ -11,6 +11,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.yaml_text import write_yaml
 from lit_ft.running.files import write_text
 from lit_ft.running.processes import warm_up
+from lit_ft.studies.checkout import is_held, run_held
 from lit_ft.studies.code import late_imports
 from lit_ft.studies.conduct import run_study, shown
 from lit_ft.studies.study import Study, parse_seeds
@@ -38,7 +39,10 @@ def study_command(argv: Sequence[str]) -> int:
         print("\n".join(line for study in studies for line in shown(study, options)))
         return 0
     warm_up([EVERYTHING, *late_imports(name for study in studies for name in study.class_names())])
-    results = [run_study(study, options, Path(file)) for study, file in zip(studies, options.files, strict=True)]
+    results = [
+        (run_held if is_held(study, options) else run_study)(study, options, Path(file))
+        for study, file in zip(studies, options.files, strict=True)
+    ]
     if any(result is None for result in results):
         return 1
     verdicts = [claim["verdict"] for result in results for claim in (result or {}).get("claims", ())]

@@ -17,52 +17,73 @@ from lit_ft.studies.pace import forecast
 from lit_ft.studies.plan import Planned, Resolver, differing, plan, runs_of, shortened, study_folder
 from lit_ft.studies.probe import measured, probe, readable
 from lit_ft.studies.progress import progress
-from lit_ft.studies.record import as_text, confirmed, gather, result_of
+from lit_ft.studies.record import as_text, confirmed, gather, is_settled, recorded_seeds, result_of
 from lit_ft.studies.runner import FAILED, Launch, Status, make_runs
 from lit_ft.studies.staleness import study_digest
 from lit_ft.studies.study import Study, parse_seeds
 from lit_ft.studies.tuning import Search, choose, chosen, known_choice, plan_tuning, runs_of_search
-from lit_ft.studies.verdict import FEWEST, LEVEL
+from lit_ft.studies.verdict import FEWEST, level_of
 
 
 def run_study(study: Study, options: argparse.Namespace, file: Path) -> dict[str, Any] | None:
     """Make the runs of one study, judge, and write what was found; nothing for a part of it, None when runs failed."""
-    recorded = file.parent / "results" / f"{study.name}.json"
-    before = _checked(study, options, recorded)
-    study = _with_seeds(study, options, before)
+    recorded = recorded_at(study, file)
+    record = _checked(study, options, recorded)
+    study = _with_seeds(study, options, record)
     runs, resolver = Path(options.runs), Resolver()
     root = study_folder(study, runs)
     search = {} if options.quick or options.confirm else plan_tuning(study, runs, resolver, options.only or ())
-    tuned = before.get("tuned", {}) if options.confirm else known_choice(study, search)
-    planned = plan(study, runs, resolver, chosen(tuned))
+    tuned = record.get("tuned", {}) if options.confirm else known_choice(study, search, record)
     with launcher(options.launcher) as launch:
-        asked = runs_of(options.only, planned) if options.only else planned
-        print(f"{study.name}: {_counted(asked, search)}; {decidable(len(study.seeds))}")
+        planned, asked, kept = _planned(study, options, record, resolver, tuned)
+        print(f"{study.name}: {_counted(asked, search, study)}")
         if options.quick:
             return {} if _try(study, asked, options, root, launch) else None
         paces = probe(study, asked, root / "probe", options.jobs, launch)
-        print(f"{study.name}: {forecast([*runs_of_search(search), *asked], paces, options.jobs)}")
+        print(f"{study.name}: {forecast([*(() if tuned else runs_of_search(search)), *asked], paces, options.jobs)}")
         if search and not tuned:
             if not _made(runs_of_search(search), options, launch, test=False):
                 return None
             tuned = choose(study, search)
-            planned = plan(study, runs, resolver, chosen(tuned))
-            asked = runs_of(options.only, planned) if options.only else planned
+            planned, asked, kept = _planned(study, options, record, resolver, tuned)
         print("".join(f"{line}\n" for line in tuned_lines(tuned)), end="")
-        if not _made(asked, options, launch, study.test, partial(measured, study)):
-            return None
+        for count in study.looks:
+            seeds = study.seeds[:count]
+            block = [run for run in asked if run.seed in seeds]
+            if not _made(block, options, launch, study.test, partial(measured, study)):
+                return None
+            if options.only:
+                continue
+            if options.confirm:
+                result = confirmed(record, study, planned, gather(study, planned, seeds))
+            else:
+                result = result_of(study, planned, seeds, tuned, record, kept)
+            if options.record or options.confirm:
+                write_text(recorded, as_text(result))
+            if is_settled(result):
+                break
     if options.only:
         return {}
-    values = gather(study, planned)
-    if options.confirm:
-        result = confirmed(before, study, planned, values)
-    else:
-        result = result_of(study, planned, values, tuned)
+    if not options.confirm:
         _publish(study, planned, result, root)
     if options.record or options.confirm:
-        write_text(recorded, as_text(result))
         print(f"{'confirmed' if options.confirm else 'recorded'}: {recorded}")
     return result
+
+
+def recorded_at(study: Study, file: Path) -> Path:
+    """Where the result of a study is recorded."""
+    return file.parent / "results" / f"{study.name}.json"
+
+
+def _planned(
+    study: Study, options: argparse.Namespace, record: Mapping[str, Any], resolver: Resolver, tuned: Mapping[str, Any]
+) -> tuple[list[Planned], list[Planned], list[int]]:
+    """All runs, those that are asked for, and the seeds that need none, as a record has them."""
+    planned = plan(study, Path(options.runs), resolver, chosen(tuned))
+    kept = recorded_seeds(record, study, planned) if options.record else []
+    wanted = runs_of(options.only, planned) if options.only else planned
+    return planned, [run for run in wanted if run.seed not in kept], kept
 
 
 def shown(study: Study, options: argparse.Namespace) -> list[str]:
@@ -75,19 +96,23 @@ def shown(study: Study, options: argparse.Namespace) -> list[str]:
         tries = ", ".join(f"{key} {tried}" for key, tried in grid.values.items())
         lines.append(f"tuned by {grid.by.key} ({grid.mode}) with the seeds {grid.seeds}: {tries}")
         lines += [f"  {arm} keeps its {', '.join(keys)}" for arm, keys in grid.fixed.items()]
-        lines += tuned_lines(known_choice(study, search)) or [
+        lines += tuned_lines(known_choice(study, search, {})) or [
             "  what is chosen is not known before these runs are made"
         ]
     else:
         search = {}
-    planned = plan(study, runs, resolver, chosen(known_choice(study, search)))
-    lines.append(f"{_counted(planned, search)}; {decidable(len(study.seeds))}")
+    planned = plan(study, runs, resolver, chosen(known_choice(study, search, {})))
+    lines.append(_counted(planned, search, study))
     lines.append(forecast([*runs_of_search(search), *planned], {}, options.jobs))
     return lines
 
 
-def decidable(seeds: int) -> str:
+def decidable(seeds: int, looks: int = 1) -> str:
     """The smallest effect that so many seeds could decide, in standard deviations between seeds.
+
+    Args:
+        seeds: How many seeds.
+        looks: How often claims may be judged until they are decided.
 
     Example:
         >>> decidable(8), decidable(2)
@@ -95,7 +120,8 @@ def decidable(seeds: int) -> str:
     """
     if seeds < FEWEST:
         return f"{seeds} seeds decide nothing, {FEWEST} do"
-    return f"{seeds} seeds decide differences above {half_width(1, seeds, LEVEL):.2g} standard deviations between seeds"
+    half = half_width(1, seeds, level_of(1, looks))
+    return f"{seeds} seeds decide differences above {half:.2g} standard deviations between seeds"
 
 
 def _with_seeds(study: Study, options: argparse.Namespace, before: Mapping[str, Any]) -> Study:
@@ -104,9 +130,12 @@ def _with_seeds(study: Study, options: argparse.Namespace, before: Mapping[str, 
     return study if options.seeds is None else replace(study, seeds=parse_seeds(options.seeds))
 
 
-def _counted(planned: Sequence[Planned], search: Search) -> str:
-    tried = len(runs_of_search(search))
-    return f"{len(planned)} runs{f', after {tried} that tune' if tried else ''}"
+def _counted(planned: Sequence[Planned], search: Search, study: Study) -> str:
+    """How many runs there are, and what they can decide."""
+    tried, (*earlier, last) = len(runs_of_search(search)), study.looks
+    runs = f"{len(planned)} runs{f', after {tried} that tune' if tried else ''}"
+    looks = f"; judged with {', '.join(map(str, earlier))} and {last} of them, until all is decided" if earlier else ""
+    return f"{runs}; {decidable(last, len(study.looks))}{looks}"
 
 
 def _checked(study: Study, options: argparse.Namespace, recorded: Path) -> dict[str, Any]:
@@ -120,7 +149,8 @@ def _checked(study: Study, options: argparse.Namespace, recorded: Path) -> dict[
         if getattr(options, flag) and (options.only or options.quick or options.seeds):
             raise ConfigError(f"--{flag}", True, "the whole study with its own seeds")
     if not options.confirm:
-        return {}
+        found = options.record and recorded.exists()
+        return json.loads(recorded.read_text(encoding="utf-8")) if found else {}
     before = json.loads(existing("--confirm", recorded).read_text(encoding="utf-8"))
     if options.record or before["config_digest"] != study_digest(asdict(study)):
         raise ConfigError("--confirm", study.name, "a study that says what was recorded, without --record")

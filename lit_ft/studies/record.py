@@ -20,15 +20,31 @@ from lit_ft.studies.study import Study
 from lit_ft.studies.verdict import ClaimVerdict, judge_claim, main_of, plain
 
 
-def gather(study: Study, planned: Sequence[Planned]) -> Values:
-    """``values[arm][measure]``: vectors over the seeds of the study, read from the run folders."""
+def gather(
+    study: Study,
+    planned: Sequence[Planned],
+    seeds: Sequence[int],
+    record: Mapping[str, Any] | None = None,
+    kept: Sequence[int] = (),
+) -> Values:
+    """``values[arm][measure]``: vectors over seeds, read from the run folders.
+
+    Args:
+        study: The study.
+        planned: Its runs.
+        seeds: Which of its seeds.
+        record: What was recorded before.
+        kept: The seeds whose values are taken from there.
+    """
     by_folder = {run.folder: run for run in planned}
     values: dict[str, dict[str, np.ndarray]] = {}
     for arm in study.arms:
         found: dict[str, list[float]] = {name: [] for name in study.measure}
         own = {run.seed: run for run in planned if run.arm == arm and run.final}
-        for seed in study.seeds:
-            run: Planned | None = own[seed]
+        for seed in seeds:
+            run: Planned | None = None if seed in kept else own[seed]
+            for name in found if record is not None and seed in kept else ():
+                found[name].append(record["values"][arm][name][record["seeds"].index(seed)])
             while run is not None:  # back through the stages
                 for name, measure in study.measures_of(run.stage).items():
                     with placed(f"measure.{name}"):
@@ -38,43 +54,88 @@ def gather(study: Study, planned: Sequence[Planned]) -> Values:
     return values
 
 
-def judge_study(study: Study, values: Values) -> list[ClaimVerdict]:
+def judge_study(study: Study, values: Values, looks: int = 1) -> list[ClaimVerdict]:
     """Every claim of a study, judged."""
     return [
-        judge_claim(claim.says, claim.expect, [*study.given, *claim.given], claim.main, values)
+        judge_claim(claim.says, claim.expect, [*study.given, *claim.given], claim.main, values, looks)
         for claim in study.claims
     ]
 
 
-def result_of(
-    study: Study, planned: Sequence[Planned], values: Values, tuned: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """What ``study.json`` and a recorded result hold."""
-    from lit_ft.running.report import versions
+def keys_of(planned: Sequence[Planned]) -> dict[str, dict[str, str]]:
+    """``keys[arm][seed]``: what decides the runs of a seed, those of its earlier stages included."""
+    keys: dict[str, dict[str, str]] = {}
+    for run in planned:
+        if run.final:
+            keys.setdefault(run.arm, {})[str(run.seed)] = run.key[:20]
+    return keys
 
+
+def recorded_seeds(record: Mapping[str, Any], study: Study, planned: Sequence[Planned]) -> list[int]:
+    """Seeds of a record whose runs would be the same again: study, data and code of every arm are what they were."""
+    if not record.get("keys") or record["config_digest"] != study_digest(asdict(study)):
+        return []
+    now, then = keys_of(planned), record["keys"]
+    return [
+        seed for seed in record["seeds"]
+        if all(then.get(arm, {}).get(str(seed)) == own.get(str(seed)) is not None for arm, own in now.items())
+    ]  # fmt: skip
+
+
+def result_of(
+    study: Study,
+    planned: Sequence[Planned],
+    seeds: Sequence[int],
+    tuned: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
+    kept: Sequence[int] = (),
+) -> dict[str, Any]:
+    """What ``study.json`` and a recorded result hold.
+
+    Args:
+        study: The study.
+        planned: Its runs.
+        seeds: The seeds that it is judged with.
+        tuned: What was chosen for its arms.
+        record: What was recorded before.
+        kept: The seeds whose values are taken from there.
+    """
+    from lit_ft.running.report import git_state, versions
+
+    values = gather(study, planned, seeds, record, kept)
+    here = {"date": date.today().isoformat(), "hardware": hardware(), "versions": versions()}
+    parts = [{**part, "seeds": [s for s in part["seeds"] if s in kept]} for part in (record or {}).get("made", [])]
+    new = [seed for seed in seeds if seed not in kept]
+    parts.append({"seeds": new, "commit": (git_state() or {}).get("commit"), **here})
     return {
         "study": study.name,
         "paper": study.paper,
-        **verdicts(study, values),
-        "seeds": study.seeds,
+        **verdicts(study, values, len(study.looks)),
+        "seeds": list(seeds),
+        "looks": len(study.looks),
         "drawn": drawn_keys(planned),
         **({"tuned": dict(tuned)} if tuned else {}),
         "values": {arm: {name: list(map(float, v)) for name, v in own.items()} for arm, own in values.items()},
         "note": study.note,
         "scale": study.scale,
-        "date": date.today().isoformat(),
-        "hardware": hardware(),
-        "versions": versions(),
+        **here,
+        "made": [part for part in parts if part["seeds"]],
         "config_digest": study_digest(asdict(study)),
         "classes": class_digests(planned),
+        "keys": {arm: {str(s): own[str(s)] for s in seeds} for arm, own in keys_of(planned).items()},
     }
 
 
-def verdicts(study: Study, values: Values) -> dict[str, Any]:
+def verdicts(study: Study, values: Values, looks: int = 1) -> dict[str, Any]:
     """The part of a result that follows from its values and what the study file expects."""
-    claims = judge_study(study, values)
+    claims = judge_study(study, values, looks)
     main = main_of(claims)
     return {"verdict": main.verdict, "headline": main.headline(), "claims": plain(claims)}
+
+
+def is_settled(result: Mapping[str, Any]) -> bool:
+    """Whether further seeds would be waited for by no claim."""
+    return all(ClaimVerdict.of(claim).is_settled for claim in result["claims"])
 
 
 def hardware() -> str:
@@ -129,4 +190,5 @@ def confirmed(result: Mapping[str, Any], study: Study, planned: Sequence[Planned
 
 def verdicts_again(result: Mapping[str, Any], study: Study) -> dict[str, Any]:
     """The verdicts of the recorded values under what the study file expects now."""
-    return verdicts(study, {arm: {n: np.array(v) for n, v in own.items()} for arm, own in result["values"].items()})
+    values = {arm: {n: np.array(v) for n, v in own.items()} for arm, own in result["values"].items()}
+    return verdicts(study, values, result.get("looks", 1))

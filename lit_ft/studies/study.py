@@ -16,6 +16,7 @@ from lit_ft.studies.expression import check
 from lit_ft.studies.grid import Grid
 from lit_ft.studies.measures import Measure, placed
 from lit_ft.studies.places import places, read_name
+from lit_ft.studies.verdict import FEWEST
 
 PARTS = ("model", "data", "trainer", "stages")  # what an arm may override
 
@@ -49,6 +50,9 @@ class Study:
         arms: Overrides by arm, in the form of a config; ``{}`` is the base itself, at most once. They apply to the last
             stage; ``stages: {NAME: {...}}`` among them overrides an earlier one for this arm.
         seeds: Seeds that every arm runs with.
+        block: So many seeds at a time, until every claim is decided or the seeds are used up; at least five. Claims are
+            judged after each block, at a level that allows for all of these looks. With ``--record`` such a study runs
+            from a checkout of its own, at one commit. None makes all seeds at once.
         seeded: Values that take the seed as ``seed_everything`` does, in every stage. By default every seed of a
             configuration that no file writes: of splits, generated rows, examples, random masks; so intervals over
             seeds are over rows too. A seed that a file writes stands. A list (``[data.seed]``) names those that
@@ -74,6 +78,7 @@ class Study:
     measure: dict[str, Measure]
     given: list[str] = field(default_factory=list)
     paper: str = ""
+    block: int | None = None
     seeded: list[str] | None = None
     tune: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, str]] = field(default_factory=list)
@@ -90,6 +95,19 @@ class Study:
     def grid(self) -> Grid | None:
         """What is tuned; None for nothing."""
         return Grid.of(self.tune, list(self.arms), self.seeds) if self.tune else None
+
+    @property
+    def looks(self) -> list[int]:
+        """How many seeds there are whenever the claims are judged.
+
+        Example:
+            >>> study = Study.__new__(Study)
+            >>> study.seeds, study.block = list(range(12)), 5
+            >>> study.looks
+            [5, 10, 12]
+        """
+        every = len(self.seeds)
+        return [*range(self.block, every, self.block), every] if self.block else [every]
 
     @property
     def stage_names(self) -> list[str]:
@@ -197,6 +215,8 @@ def _check(study: Study) -> None:
     twice = {seed for seed in study.seeds if study.seeds.count(seed) > 1}
     if twice or not study.seeds or min(study.seeds) < 0:
         raise ConfigError("seeds", study.seeds, "different whole numbers from 0, at least one")
+    if study.block is not None and study.block < FEWEST:
+        raise ConfigError("block", study.block, f"{FEWEST} or more: fewer seeds decide nothing")
     mains = sum(claim.main for claim in study.claims)
     if mains != 1:
         raise ConfigError("claims", f"{mains} with main: true", "exactly one, whose verdict is that of the study")

@@ -1,5 +1,6 @@
 """The runs that a study makes before its own, to choose each arm's values from the grid that is the same for all."""
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,12 @@ def choose(study: Study, search: Search) -> dict[str, Any]:
             with placed("tune.by"):
                 numbers.append([grid.by.read(run.folder) for run in runs if run.final])
         found[arm] = grid.choose(arm, [point for point, _ in points], numbers)
-    return {**grid.said(), "arms": found}
+    return {**grid.said(), "arms": found, "runs": digest_of(search)}
+
+
+def digest_of(search: Search) -> str:
+    """Digest of what decides the runs of a search: two of the same digest choose the same."""
+    return hashlib.sha256(" ".join(sorted(run.key for run in runs_of_search(search))).encode()).hexdigest()[:20]
 
 
 def chosen(tuned: Mapping[str, Any]) -> dict[str, Point]:
@@ -73,6 +79,9 @@ def chosen(tuned: Mapping[str, Any]) -> dict[str, Point]:
     return {arm: found["chosen"] for arm, found in tuned.get("arms", {}).items()}
 
 
-def known_choice(study: Study, search: Search) -> dict[str, Any]:
-    """What was chosen, where all runs of the search are there; else nothing."""
+def known_choice(study: Study, search: Search, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What was chosen, where all runs of the search are there or a record has what they say; else nothing."""
+    said: dict[str, Any] = record.get("tuned", {})
+    if search and said.get("runs") == digest_of(search):
+        return said
     return choose(study, search) if all(is_complete(run.folder) for run in runs_of_search(search)) else {}

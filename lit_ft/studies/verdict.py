@@ -75,6 +75,11 @@ class ClaimVerdict:
     given: list[Judged] = field(default_factory=list)
     diverged: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether further seeds are not waited for: it is decided, or a diverged seed leaves it open for good."""
+        return self.verdict != OPEN or bool(self.diverged)
+
     def headline(self) -> str:
         """What decides, with its numbers."""
         if self.diverged:
@@ -93,10 +98,25 @@ class ClaimVerdict:
         return cls(**{**{key: value for key, value in content.items() if key != "headline"}, **parts})
 
 
-def judge_claim(says: str, expect: Sequence[str], given: Sequence[str], main: bool, values: Values) -> ClaimVerdict:
+def level_of(statements: int, looks: int = 1) -> float:
+    """Level of the interval of one statement (Bonferroni), where a claim has several and may be judged several times.
+
+    Whatever the number of seeds at each look, a true claim that is judged at every one of them is called false with a
+    probability of at most 5 % in all.
+
+    Example:
+        >>> level_of(1), level_of(2), level_of(1, looks=4)
+        (0.95, 0.975, 0.9875)
+    """
+    return 1 - (1 - LEVEL) / (max(1, statements) * looks)
+
+
+def judge_claim(
+    says: str, expect: Sequence[str], given: Sequence[str], main: bool, values: Values, looks: int = 1
+) -> ClaimVerdict:
     """Judge a claim by Student's t intervals over seeds.
 
-    Each statement has an interval at the level of the claim shared among them (Bonferroni): 1 - 0.05 / statements. One
+    Each statement has an interval at the level of the claim shared among them and among looks: :func:`level_of`. One
     whose whole interval lies where it is said to be *holds*, one whose interval lies wholly elsewhere *does not hold*,
     else it is *not decided*, as with fewer than five seeds. The claim holds if all of them do, and does not if one does
     not. A precondition is judged at its mean; where one fails the claim is *not testable here*. A diverged seed in one
@@ -108,9 +128,10 @@ def judge_claim(says: str, expect: Sequence[str], given: Sequence[str], main: bo
         given: What must be true for the claim to be tested at all.
         main: Whether it is the main one.
         values: ``values[arm][measure]``, vectors over the same seeds in the same order.
+        looks: How often it may be judged, with more seeds each time, until it is decided.
     """
     split = [atom for text in expect for atom in atoms(text)]
-    level = 1 - (1 - LEVEL) / max(1, len(split))
+    level = level_of(len(split), looks)
     diverged = diverged_seeds([*expect, *given], values)
     judged = [judge(atom, values, level) for atom in split]
     conditions = [at_its_mean(judge(atom, values, LEVEL), atom, values) for text in given for atom in atoms(text)]

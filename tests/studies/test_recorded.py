@@ -38,7 +38,7 @@ def test_a_recorded_verdict_is_that_of_its_numbers(path: Path) -> None:
     again = json.loads(json.dumps(verdicts_again(result, study)))
     assert {key: result[key] for key in ("verdict", "headline")} == {k: again[k] for k in ("verdict", "headline")}
     assert [claim["verdict"] for claim in result["claims"]] == [claim["verdict"] for claim in again["claims"]]
-    assert result["seeds"] == study.seeds
+    assert result["seeds"] in [study.seeds[:count] for count in study.looks]
     assert result["paper"] == study.paper
     assert result["versions"]["torch"]
     assert result["hardware"]
