@@ -42,9 +42,11 @@ def gather(
         found: dict[str, list[float]] = {name: [] for name in study.measure}
         own = {run.seed: run for run in planned if run.arm == arm and run.final}
         for seed in seeds:
-            run: Planned | None = None if seed in kept else own[seed]
-            for name in found if record is not None and seed in kept else ():
-                found[name].append(record["values"][arm][name][record["seeds"].index(seed)])
+            if record is not None and seed in kept:
+                for name in found:
+                    found[name].append(record["values"][arm][name][record["seeds"].index(seed)])
+                continue
+            run: Planned | None = own[seed]
             while run is not None:  # back through the stages
                 for name, measure in study.measures_of(run.stage).items():
                     with placed(f"measure.{name}"):
