@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from lit_ft.core.errors import ConfigError, existing
@@ -87,21 +88,27 @@ def _planned(
 
 
 def shown(study: Study, options: argparse.Namespace) -> list[str]:
-    """What the arms of a study resolve to, what its seeds draw, what is tuned, and how many runs it has; no run."""
+    """What the arms of a study resolve to, what its seeds draw, what is tuned, and how many runs it has.
+
+    No run is made and nothing is written; runs that are there count.
+    """
     study = _with_seeds(study, options, {})
-    runs, resolver = Path(options.runs), Resolver()
-    lines = differing(study, resolver)
+    with TemporaryDirectory() as scratch:
+
+        def there(planned: Sequence[Planned]) -> list[Planned]:
+            return [replace(run, folder=Path(options.runs) / run.folder.relative_to(scratch)) for run in planned]
+
+        resolver = Resolver()
+        lines = differing(study, resolver)
+        search = plan_tuning(study, Path(scratch), resolver)
+        search = {arm: [(point, there(runs)) for point, runs in points] for arm, points in search.items()}
+        tuned = known_choice(study, search, {})
+        planned = there(plan(study, Path(scratch), resolver, chosen(tuned)))
     if (grid := study.grid) is not None:
-        search = plan_tuning(study, runs, resolver)
         tries = ", ".join(f"{key} {tried}" for key, tried in grid.values.items())
         lines.append(f"tuned by {grid.by.key} ({grid.mode}) with the seeds {grid.seeds}: {tries}")
         lines += [f"  {arm} keeps its {', '.join(keys)}" for arm, keys in grid.fixed.items()]
-        lines += tuned_lines(known_choice(study, search, {})) or [
-            "  what is chosen is not known before these runs are made"
-        ]
-    else:
-        search = {}
-    planned = plan(study, runs, resolver, chosen(known_choice(study, search, {})))
+        lines += tuned_lines(tuned) or ["  what is chosen is not known before these runs are made"]
     lines.append(_counted(planned, search, study))
     lines.append(forecast([*runs_of_search(search), *planned], {}, options.jobs))
     return lines
