@@ -25,6 +25,10 @@ class PlacedValue:
     name: str
     value: Any
 
+    def is_called(self, key: str) -> bool:
+        """Whether a person who writes this name means it: the short one, or the way to it as ``--show`` prints it."""
+        return read_name(key) in (self.name, read_name(self.full))
+
     @property
     def full(self) -> str:
         """The way to it as configurations have it."""
@@ -47,14 +51,21 @@ def places(node: Any, steps: Steps = (), name: str = "") -> Iterator[PlacedValue
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
             part = "" if key == "init_args" else str(key).removesuffix("+")
-            yield from places(value, (*steps, key), ".".join(filter(None, (name, part))))
+            alone = part == "callbacks" and isinstance(value, Mapping)  # without a list
+            yield from places(
+                value, (*steps, key), ".".join(filter(None, (name, part, _class(value) if alone else "")))
+            )
     elif isinstance(node, list) and any(isinstance(part, (Mapping, list)) for part in node):
         for number, value in enumerate(node):
-            path = value.get("class_path") if isinstance(value, Mapping) else None
-            part = path.rpartition(".")[2] if isinstance(path, str) else str(number)
-            yield from places(value, (*steps, number), f"{name}.{part}")
+            yield from places(value, (*steps, number), f"{name}.{_class(value) or number}")
     else:
         yield PlacedValue(steps, name, node)
+
+
+def _class(node: Any) -> str:
+    """The class that a node of a configuration names; empty for none."""
+    path = node.get("class_path") if isinstance(node, Mapping) else None
+    return path.rpartition(".")[2] if isinstance(path, str) else ""
 
 
 def read_name(text: str) -> str:
@@ -74,7 +85,7 @@ def the_place(config: Mapping[str, Any], key: str, argument: str) -> PlacedValue
         ConfigError: There is none, or there are several.
     """
     every = list(places(config))
-    found = [place for place in every if place.name == read_name(key)]
+    found = [place for place in every if place.is_called(key)]
     if not found:
         raise ConfigError(
             argument, key, f"a value of the configuration{nearest(read_name(key), [p.name for p in every])}"
@@ -122,8 +133,7 @@ def drawn_by_the_seed(
         seeded: Names of places that take the seed, and no others do; None takes every seed that no file writes.
     """
     if seeded is not None:
-        names = [read_name(key) for key in seeded]
-        return [place for place in places(config) if place.name in names]
+        return [place for place in places(config) if any(place.is_called(key) for key in seeded)]
     mine = [place for layer in layers for place in places(layer) if is_seed(place)]
     written = {(place.name, place.value) for place in mine}
     return [place for place in places(config) if is_seed(place) and (place.name, place.value) not in written]

@@ -13,7 +13,7 @@ from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.yaml_text import write_yaml
 from lit_ft.running.files import sha256, write_text
 from lit_ft.studies.code import class_paths, code_digest
-from lit_ft.studies.places import Steps, changed, drawn_by_the_seed, is_seed, places, read_name, the_place
+from lit_ft.studies.places import PlacedValue, Steps, changed, drawn_by_the_seed, is_seed, places, read_name, the_place
 from lit_ft.studies.study import Study
 
 IRRELEVANT = ("devices", "accelerator", "logger", "default_root_dir", "enable_progress_bar", "enable_model_summary")
@@ -124,7 +124,7 @@ def plan(
     root, resolver, settings = study_folder(study, runs), resolver or Resolver(), settings or {}
     planned: dict[Path, Planned] = {}
     arm_of: dict[str, str] = {}
-    known: dict[str, None] = {}
+    known: dict[str, PlacedValue] = {}
     stages = study.stages or [{"name": "", "config": ""}]
     for arm in settings if folder else study.arms:
         folders: dict[tuple[str, int], Path] = {}
@@ -136,7 +136,7 @@ def plan(
             point = settings.get(arm, {}) if last else {}
             resolved, tuned = resolver.tuned(files, point, root / "arms", f"tune: arm {arm}")
             drawn = drawn_by_the_seed(resolved, [YamlFile.read("base", file).tree for file in files], study.seeded)
-            known |= dict.fromkeys(place.name for place in places(resolved))
+            known |= {place.full: place for place in places(resolved)}
             for seed in study.seeds:
                 config = {**changed(resolved, {place.steps: seed for place in drawn}), "seed_everything": seed}
                 after = folders.get((stage.get("from", ""), seed))
@@ -157,8 +157,9 @@ def plan(
                         arm, seed, stage["name"], args, place, key, config, after, last, names, dict(point)
                     )
     for given in study.seeded or ():
-        if read_name(given) not in known:
-            raise ConfigError("seeded", given, f"a value of a configuration{nearest(read_name(given), known)}")
+        if not any(place.is_called(given) for place in known.values()):
+            close = nearest(read_name(given), [place.name for place in known.values()])
+            raise ConfigError("seeded", given, f"a value of a configuration{close}")
     return list(planned.values())
 
 

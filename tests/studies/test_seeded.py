@@ -74,8 +74,13 @@ def test_a_study_may_name_what_is_drawn() -> None:
 
 
 def test_places_are_named_or_refused() -> None:
-    config = {"trainer": {"callbacks": [{"class_path": "a.SAM", "init_args": {"rho": 1}}] * 2}, "data": {"size": 2}}
+    config: dict[str, Any] = {
+        "trainer": {"callbacks": [{"class_path": "a.SAM", "init_args": {"rho": 1}}] * 2},
+        "data": {"size": 2},
+    }
     assert the_place(config, "data.init_args.size", "tune").value == 2
+    assert the_place(config, "trainer.callbacks[1].init_args.rho", "tune").steps[2] == 1, "as --show prints it"
+    assert the_place({"trainer": {"callbacks": config["trainer"]["callbacks"][0]}}, "trainer.callbacks.SAM.rho", "x")
     for key, message in {
         "data.sise": "did you mean 'data.size'",
         "trainer.callbacks.SAM.rho": r"callbacks\[1\]",
