@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lit_ft.preference.unpaired_preferences import UnpairedPreferences as UnpairedPreferences
     from lit_ft.vision.digits import Digits as Digits
     from lit_ft.vision.image_folder import ImageFolder as ImageFolder
+    from lit_ft.vision.labelled_images import LabelledImages as LabelledImages
     from lit_ft.vision.mnist import MNIST5k as MNIST5k
     from lit_ft.vision.redundant_digits import RedundantDigits as RedundantDigits
     from lit_ft.vision.side_by_side import SideBySide as SideBySide

@@ -1,20 +1,23 @@
-"""Batches of texts with a class, and of vectors with a number."""
+"""Batches of texts with a label, and of vectors with a number."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
 
 class LabelledTextBatch(TypedDict):
-    """Texts with a class, padded on the right.
+    """Texts, or pairs of texts, with a label, padded on the right.
 
-    ================== ================================================= =====
-    key                shape                                             type
-    ================== ================================================= =====
-    ``input_ids``      (rows, tokens)                                    int64
-    ``attention_mask`` (rows, tokens): 1 on tokens, 0 on padding         int64
-    ``labels``         (rows,)                                           int64
-    ================== ================================================= =====
+    ================== ======================================================= ================
+    key                shape                                                   type
+    ================== ======================================================= ================
+    ``input_ids``      (rows, tokens)                                          int64
+    ``attention_mask`` (rows, tokens): 1 on tokens, 0 on padding               int64
+    ``labels``         (rows,): a class; or (rows, classes): marks of classes; int64; float32;
+                       or (rows,): a number                                    float32
+    ``token_type_ids`` (rows, tokens): which text of a pair a token is of,     int64
+                       where the tokenizer tells
+    ================== ======================================================= ================
 
     See also: :class:`~lit_ft.methods.TextClassifier`, :class:`~lit_ft.data.LabelledText`.
 
@@ -30,6 +33,7 @@ class LabelledTextBatch(TypedDict):
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
+    token_type_ids: NotRequired[Tensor]
 
 
 class NumbersBatch(TypedDict):

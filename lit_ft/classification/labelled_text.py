@@ -1,45 +1,88 @@
-"""Texts with one label each."""
+"""Texts, or pairs of texts, with a label each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lit_ft.classification.batches import LabelledTextBatch
-from lit_ft.core.checks import PositiveInt
+from lit_ft.core.checks import PositiveInt, checked
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.problems import CLASS, CLASSES, NUMBER, ProblemType
+from lit_ft.running.saying import say
 from lit_ft.sources.batching import Plan
-from lit_ft.sources.class_names import labelled
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.splits import Share, first_with_rows
 from lit_ft.sources.table_data import TableData
-from lit_ft.tokens.tokenized import TokenRows, tokenized
+from lit_ft.sources.tables import Row
+from lit_ft.sources.targets import label_tensor, targets
+from lit_ft.tokens.token_table import warn_of_cuts
+from lit_ft.tokens.tokenized import CutRows, TokenRows, tokenized
 from lit_ft.tokens.tokenizer_of import tokenizer_of
 
-TextRow = tuple[Tensor, int]
+TextRow = tuple[Any, ...]
+"""Token ids, label, and of pairs the types of the tokens where there are any."""
+
+
+class TextRows(Sequence[TextRow]):
+    """Rows of tokens beside their labels.
+
+    Args:
+        tokens: Ids, and types where there are any, of each row; None is no row.
+        labels: Label of each row.
+
+    Example:
+        >>> TextRows(None, []).sizes
+        tensor([], dtype=torch.int64)
+    """
+
+    def __init__(self, tokens: CutRows | None, labels: Sequence[Any]) -> None:
+        self.tokens, self.labels = tokens, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def sizes(self) -> Tensor:
+        """Tokens of each row."""
+        return torch.zeros(0, dtype=torch.int64) if self.tokens is None else self.tokens.sizes
+
+    def __getitem__(self, row: Any) -> Any:
+        if self.tokens is None:
+            raise IndexError(row)
+        ids, *types = self.tokens[row]
+        return (ids, self.labels[row], *types)
 
 
 class LabelledText(TableData):
-    r"""Text classification from any table.
+    r"""Texts and what is predicted of them, from any table: one class, any number of classes, or a number.
 
     A batch is ``{input_ids, attention_mask, labels}`` of shapes (rows, tokens), (rows, tokens), (rows,), padded on the
     right to its longest row, see :class:`~lit_ft.classification.batches.LabelledTextBatch`. A batch has rows of similar
     length. The tokenizer is that of the method, without a Trainer ``data.tokenizer``. A class is called as
     :func:`~lit_ft.sources.class_names.class_name` says; classes are numbered in order, numbers by size, then texts.
 
-    Warns, with counts, of rows that were cut, of texts that occur in two splits, and of labels that look alike.
+    Warns, with counts, of rows that were cut and what they lose, of texts that occur in two splits, and of labels that
+    look alike.
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
         text: Column with the text.
+        text_pair: Column with a second text (the hypothesis to a premise); both are encoded as the tokenizer encodes
+            pairs.
         label: Column with the label.
+        problem_type: What a label is: ``single_label_classification``, ``multi_label_classification`` or
+            ``regression``; None is any number of classes where cells are lists or a ``separator`` is given, else one.
+        separator: What stands between the classes of a cell.
         batch_size: Rows in a batch.
-        max_length: Longest row in tokens, special tokens included; longer ones are cut at the end.
+        max_length: Longest row in tokens, special tokens included; longer ones are cut at the end, of a pair the longer
+            text first. ``auto`` is the longest of all rows, up to what the tokenizer says its network can read.
         test_fraction: Share of ``path`` for the test, in [0, 1), also where the source has a split for it; None is 0.1
             where it has none.
 
@@ -68,49 +111,93 @@ class LabelledText(TableData):
         text: str = "text",
         label: str = "label",
         batch_size: PositiveInt = 32,
-        max_length: PositiveInt = 128,
+        max_length: PositiveInt | Literal["auto"] = 128,
         test_fraction: Share | None = None,
+        text_pair: str | None = None,
+        problem_type: ProblemType | None = None,
+        separator: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            path=path, batch_size=batch_size, tokens_per_batch=None, max_length=max_length,
-            test_fraction=test_fraction, **kwargs,
+            path=path, batch_size=batch_size, tokens_per_batch=None, test_fraction=test_fraction,
+            max_length=max_length if isinstance(max_length, int) else 1, **kwargs,
         )  # fmt: skip
-        self.text, self.label = text, label
+        checked(locals())
+        if separator is not None and problem_type in (CLASS, NUMBER):
+            raise ConfigError("separator", separator, f"null for {problem_type}")
+        self.max_length: int | Literal["auto"] = max_length
+        self.text, self.text_pair, self.label = text, text_pair, label
+        self.problem_type, self.separator = problem_type, separator
         self.class_names: list[str] = []
-        self.rows: dict[str, list[TextRow]] = {}
+        self.class_counts: list[int] = []  # of training rows
+        self.rows: dict[str, TextRows] = {}
         self.numbers: dict[str, list[int]] = {}  # of rows in their table, from 1
 
     @property
     def num_classes(self) -> int:
-        """Number of different labels; known after ``setup``."""
+        """Number of different classes; known after ``setup``."""
         return len(self.class_names)
 
     @property
+    def train_rows(self) -> int:
+        """Number of training rows; known after ``setup``."""
+        return len(self.rows.get("train", ()))
+
+    @property
     def longest_text(self) -> int:
-        """Tokens of the longest text; known after ``setup``."""
-        return max((len(ids) for rows in self.rows.values() for ids, _ in rows), default=0)
+        """Tokens of the longest row; known after ``setup``."""
+        return max((int(rows.sizes.max()) for rows in self.rows.values() if len(rows)), default=0)
 
     def setup(self, stage: str) -> None:
         """Read, split and tokenise; once, whatever the stage."""
         if self.rows:
             return
         self.tokenizer = tokenizer = tokenizer_of(self)
-        found, self.numbers = self.source.read((self.text, self.label), plain=True)
+        texts = [self.text, *([self.text_pair] if self.text_pair else [])]
+        several = self.problem_type == CLASSES or self.separator is not None  # a row may have none
+        found, self.numbers = self.source.read(texts if several else [*texts, self.label], plain=texts)
         tables = self.source.limited(found)
-        names, classes = labelled(tables, self.numbers, self.label)
-        if len(names) < 2:
+        labels = targets(
+            tables, self.numbers, self.label, self.problem_type, self.separator, places=self.source.paths()
+        )
+        names = labels.names
+        if labels.problem_type == CLASS and len(names) < 2:
             raise ConfigError("label", self.label, f"a column with at least two different labels; all are {names[0]!r}")
-        unseen = [name for number, name in enumerate(names) if number not in classes["train"]]
+        self.class_counts = labels.counts("train")
+        unseen = [name for name, count in zip(names, self.class_counts, strict=True) if not count]
         if unseen:
             rank_zero_warn(f"labels without a training row: {', '.join(map(repr, unseen))}")
-        _warn_of_copies(tables, self.text)
-        self.class_names = names
-        for split, table in tables.items():
-            texts = [str(row[self.text]) for row in table]
-            tokens = _cut(tokenized(texts, tokenizer), tokenizer, self.max_length, split) if texts else []
-            self.rows[split] = list(zip(tokens, classes[split], strict=True))
+        _warn_of_copies(tables, texts)
+        self.class_names, self.problem_type = names, labels.problem_type
+        cells = {split: [[str(row[name]) for row in table] for name in texts] for split, table in tables.items()}
+        tokens = {split: tokenized(own[0], tokenizer, *own[1:]) for split, own in cells.items() if own[0]}
+        self._limit(tokens)
+        for split in tables:
+            rows = CutRows(tokens[split], tokenizer, self.max_length, *cells[split]) if split in tokens else None
+            self.rows[split] = TextRows(rows, labels.values[split])
         self.padding = tokenizer.pad_token_id
+
+    def _limit(self, tokens: Mapping[str, TokenRows]) -> None:
+        """Settle ``max_length``, and say what it cuts."""
+        lengths = {split: rows.lengths for split, rows in tokens.items()}
+        special = self.tokenizer.num_special_tokens_to_add(pair=self.text_pair is not None)
+        if self.max_length == "auto":
+            longest = max(max(found) for found in lengths.values())
+            self.max_length = min(longest, self.tokenizer.model_max_length)
+            of = (
+                "as many as the longest row has"
+                if self.max_length == longest
+                else f"what {self.tokenizer.name_or_path} reads"
+            )
+            say(f"{self.source.path}: max_length is {self.max_length} tokens, {of}")
+        elif self.text_pair is not None and self.max_length < special + 2:
+            raise ConfigError("max_length", self.max_length, f"{special + 2} or more, for two texts and special tokens")
+        if self.text_pair is not None and special == 0:
+            rank_zero_warn(
+                "the tokenizer puts nothing between the texts of a pair: the network sees where one ends by its words"
+            )
+        for split, found in lengths.items():
+            warn_of_cuts(found, self.max_length, split)
 
     def train_dataloader(self) -> ResumableLoader:
         """Batches of rows of similar length, in an order that is drawn anew in every epoch."""
@@ -134,7 +221,7 @@ class LabelledText(TableData):
         return {"row": self.numbers[first_with_rows(self.rows)][number]}
 
     def _bucketed(self, split: str, training: bool) -> ResumableLoader:
-        plan = self.batching.by_length([len(ids) for ids, _ in self.rows[split]])
+        plan = self.batching.by_length(self.rows[split].sizes.tolist())
         return self._loader(split, plan if training else lambda epoch: plan(0), training)
 
     def _loader(self, split: str, plan: Plan, training: bool) -> ResumableLoader:
@@ -150,35 +237,19 @@ def collate_labelled(rows: list[TextRow], padding: int) -> dict[str, Tensor]:
                 [8, 0, 0]]), 'attention_mask': tensor([[1, 1, 1],
                 [1, 0, 0]]), 'labels': tensor([1, 0])}
     """
-    ids = torch.nn.utils.rnn.pad_sequence([ids for ids, _ in rows], batch_first=True, padding_value=padding)
-    lengths = torch.tensor([len(ids) for ids, _ in rows])
+    ids = pad_sequence([ids for ids, *_ in rows], batch_first=True, padding_value=padding)
+    lengths = torch.tensor([len(ids) for ids, *_ in rows])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([label for _, label in rows])}
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": label_tensor([label for _, label, *_ in rows])}
+    if len(rows[0]) > 2:
+        batch["token_type_ids"] = pad_sequence([types for *_, types in rows], batch_first=True)
+    return batch
 
 
-def _cut(tokens: TokenRows, tokenizer: Any, max_length: int, split: str) -> list[Tensor]:
-    """Rows of at most ``max_length`` tokens; a final special token is kept."""
-    lengths = tokens.lengths
-    long = sum(length > max_length for length in lengths)
-    if long:
-        rank_zero_warn(
-            f"{long} of {len(lengths)} {split} rows are longer than max_length={max_length} tokens and are cut"
-        )
-    closing = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
-    cut = []
-    for number in range(len(tokens)):
-        ids = tokens[number]
-        if len(ids) > max_length:
-            last = ids[-1:]
-            ids = torch.cat([ids[: max_length - 1], last]) if last.item() in closing else ids[:max_length]
-        cut.append(ids)
-    return cut
-
-
-def _warn_of_copies(tables: dict[str, list[dict[str, Any]]], text: str) -> None:
+def _warn_of_copies(tables: Mapping[str, Sequence[Row]], texts: Sequence[str]) -> None:
     """Warn how many texts of validation and test are also training texts."""
-    trained = {row[text] for row in tables["train"]}
+    trained = {tuple(row[text] for text in texts) for row in tables["train"]}
     for split in ("val", "test"):
-        copies = sum(row[text] in trained for row in tables[split])
+        copies = sum(tuple(row[text] for text in texts) in trained for row in tables[split])
         if copies:
             rank_zero_warn(f"{copies} of {len(tables[split])} {split} rows have a text that is also a training row")

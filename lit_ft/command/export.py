@@ -38,6 +38,9 @@ def export_command(argv: Sequence[str]) -> int:
             if left.name != START:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         name_classes(network, getattr(module, "class_names", None) or ())
+        problem = getattr(module, "problem", None)
+        if problem is not None and hasattr(getattr(network, "config", None), "problem_type"):
+            network.config.problem_type = problem  # by which pipelines choose between softmax, sigmoid and numbers
         network.save_pretrained(aside)
         name_base(network, getattr(module, "spec", None), aside, target)
         if getattr(module, "tokenizer", None) is not None:

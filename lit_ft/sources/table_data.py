@@ -53,7 +53,7 @@ class TableRows:
                 packaged(path)
 
     def table(
-        self, path: str, required: Sequence[str] = (), max_rows: int | None = None, plain: bool = False
+        self, path: str, required: Sequence[str] = (), max_rows: int | None = None, plain: bool | Sequence[str] = False
     ) -> list[Row]:
         """The rows of one of the tables."""
         split = self.split if path == self.path else None
@@ -65,13 +65,13 @@ class TableRows:
         return rows if self.only is None else true_ones(rows, self.only)
 
     def read(
-        self, required: Sequence[str] = (), plain: bool = False
+        self, required: Sequence[str] = (), plain: bool | Sequence[str] = False
     ) -> tuple[dict[str, list[Row]], dict[str, list[int]]]:
         """The rows of each split without limits, and their numbers in their table, counted from 1.
 
         Args:
             required: Columns that every row must have, with a value.
-            plain: Whether these columns hold texts or numbers, never lists or objects.
+            plain: Whether these columns hold texts or numbers, never lists or objects; or which of them do.
         """
         required = self._with_only(required)
         tables = self.beside(required, plain=plain, train=True)
@@ -86,7 +86,11 @@ class TableRows:
         return tables, numbers
 
     def beside(
-        self, required: Sequence[str] = (), max_rows: int | None = None, plain: bool = False, train: bool = False
+        self,
+        required: Sequence[str] = (),
+        max_rows: int | None = None,
+        plain: bool | Sequence[str] = False,
+        train: bool = False,
     ) -> dict[str, list[Row]]:
         """The tables for validation and test that are not drawn from ``path``; with ``train``, also ``path``."""
         named = {split: path for split, path in self.others.items() if path}
@@ -104,6 +108,16 @@ class TableRows:
     def limited(self, tables: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
         """The rows of each split up to its limit."""
         return {split: tables[split][: self.splits.limit(split)] for split in SPLITS}
+
+
+def own_splits(val_fraction: float | None, test_fraction: float | None) -> tuple[str, ...]:
+    """The splits that may be a source's own: those whose share is not said.
+
+    Example:
+        >>> own_splits(None, 0.1)
+        ('val',)
+    """
+    return tuple(name for name, share in (("val", val_fraction), ("test", test_fraction)) if share is None)
 
 
 class TableData(LitData):
@@ -173,9 +187,9 @@ class TableData(LitData):
     ) -> None:
         super().__init__()
         checked(locals())
-        shares = {"val": val_fraction, "test": test_fraction}
-        own = tuple(name for name, share in shares.items() if share is None)
-        val, test = (self.shares[name] if share is None else share for name, share in shares.items())
+        own = own_splits(val_fraction, test_fraction)
+        val = self.shares["val"] if val_fraction is None else val_fraction
+        test = self.shares["test"] if test_fraction is None else test_fraction
         splits = Splits(val, test, max_rows, max_eval_rows, seed)
         form = table_format(encoding, columns, delimiter, quoting)
         self.source = TableRows(path, splits, {"val": val_path, "test": test_path}, form, only, split, own)

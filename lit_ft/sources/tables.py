@@ -23,7 +23,7 @@ def read_rows(
     required: Sequence[str] = (),
     split: str | None = None,
     max_rows: int | None = None,
-    plain: bool = False,
+    plain: bool | Sequence[str] = False,
     form: TableFormat = AS_IT_IS,
 ) -> list[Row]:
     r"""All rows of a table, as dicts.
@@ -39,7 +39,7 @@ def read_rows(
         required: Columns that every row must have, with a value.
         split: The split of a ``datasets`` source; None is the one that ``path`` names, else ``train``.
         max_rows: Most rows, from the first; None reads all.
-        plain: Whether the required columns hold texts or numbers, never lists or objects.
+        plain: Whether the required columns hold texts or numbers, never lists or objects; or which of them do.
         form: How the file is written.
 
     Raises:
@@ -63,7 +63,7 @@ def read_splits(
     required: Sequence[str] = (),
     split: str | None = None,
     max_rows: int | None = None,
-    plain: bool = False,
+    plain: bool | Sequence[str] = False,
     form: TableFormat = AS_IT_IS,
     wanted: Collection[str] = SPLITS,
 ) -> dict[str, list[Row]]:
@@ -75,7 +75,7 @@ def read_splits(
             of them is left out, and a line says so.
         split: The split that is read; where it is said, here or in ``path``, no other one is.
         max_rows: Most rows of each.
-        plain: Whether the required columns hold texts or numbers.
+        plain: Whether the required columns hold texts or numbers, or which of them do.
         form: How the file is written.
         wanted: Which of ``train``, ``val`` and ``test`` are read; those that the source does not have are absent.
 
@@ -125,12 +125,12 @@ def _splits_said(place: DatasetPlace, found: Mapping[str, Any], tables: Mapping[
     return f"{place}: read {said}" + (f"; not used: {', '.join(others)}" if others else "")
 
 
-def _checked(path: str, rows: list[Row], required: Sequence[str], plain: bool) -> list[Row]:
+def _checked(path: str, rows: list[Row], required: Sequence[str], plain: bool | Sequence[str]) -> list[Row]:
     if not rows:
         raise ConfigError("path", path, "a source with at least one row")
     for number, row in enumerate(rows, start=1):
         _check_columns(path, number, row, required)
-        for column in required if plain else ():
+        for column in required if plain is True else plain or ():
             if isinstance(row[column], (list, dict)):
                 allowed = f"a text in {column!r}, not a list or an object; see row {number} of {path}"
                 raise ConfigError("path", row[column], allowed)

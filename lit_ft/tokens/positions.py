@@ -84,7 +84,7 @@ def longest_texts(data: Any) -> dict[str, int]:
     parts = sources.items() if isinstance(sources, dict) and sources else [("", data)]
     found = {}
     for name, part in parts:
-        chosen = part.max_length if _was_chosen(part) else 0
+        chosen = part.max_length if _was_chosen(part) and part.max_length != "auto" else 0
         place = f"data.sources.{name}.max_length" if name else "data.max_length"
         found[place] = max(chosen, getattr(part, "longest_text", 0))
     return found

@@ -155,15 +155,17 @@ def warn_of_cuts(lengths: Sequence[int], max_length: int, split: str) -> None:
         ...     warnings.simplefilter("always")
         ...     warn_of_cuts([3, 9, 4, 12], max_length=4, split="train")
         >>> str(found[0].message)
-        '2 of 4 train examples are longer than max_length = 4 and are cut: 12 keeps all'
+        '2 of 4 train examples are longer than max_length = 4 and are cut, which loses 46 % of all tokens: 12 keeps all'
     """
     long = sum(length > max_length for length in lengths)
     if long:
         most = sorted(lengths)[math.ceil(0.95 * len(lengths)) - 1]
         longest = max(lengths)
         enough = f"{most} keeps 95 % whole, {longest} all" if max_length < most < longest else f"{longest} keeps all"
+        share = sum(length - max_length for length in lengths if length > max_length) / sum(lengths)
         rank_zero_warn(
-            f"{long} of {len(lengths)} {split} examples are longer than max_length = {max_length} and are cut: {enough}"
+            f"{long} of {len(lengths)} {split} examples are longer than max_length = {max_length} and are cut, which"
+            f" loses {100 * share:.2g} % of all tokens: {enough}"
         )
 
 

@@ -6,13 +6,14 @@ from torch import Tensor
 
 
 class ImagesBatch(TypedDict):
-    """Images, or vectors of numbers, with a class.
+    """Images, or vectors of numbers, with a label.
 
     ========== ==================================================================== =======
     key        shape                                                                type
     ========== ==================================================================== =======
     ``images`` (rows, channels, height, width), or (rows, features)                 float32
-    ``labels`` (rows,)                                                              int64
+    ``labels`` (rows,): a class                                                     int64
+               or (rows, classes): marks of classes; or (rows,): a number           float32
     ``groups`` (rows,): number of the group of each row, where rows have groups     int64
     ``ids``    (rows,): unique number of each row, where rows are augmented         int64
     ========== ==================================================================== =======

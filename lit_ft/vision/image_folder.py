@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.checks import checked
 from lit_ft.core.errors import ConfigError, existing
+from lit_ft.core.problems import CLASS
 from lit_ft.running.saying import say
-from lit_ft.sources.class_names import labelled
 from lit_ft.sources.splits import SPLITS, Share, own_names
+from lit_ft.sources.targets import targets
 from lit_ft.vision.image_files import SUFFIXES
 from lit_ft.vision.image_rows import ImageRow
 from lit_ft.vision.picture_rows import PictureRows
@@ -32,6 +33,7 @@ class ImageFolder(PictureRows):
         val_fraction: Share of the training pictures for validation, in [0, 1), also where there is a folder for it;
             None is that folder, or 0.1 where there is none.
         test_fraction: Share of the training pictures for the test, likewise.
+        problem_type: ``regression`` where the names of the folders are numbers to predict; else they are classes.
         **kwargs: As in :class:`~lit_ft.vision.picture_rows.PictureRows`.
 
     See also: :class:`~lit_ft.methods.ImageClassifier`.
@@ -49,12 +51,17 @@ class ImageFolder(PictureRows):
     """
 
     def __init__(
-        self, path: str, val_fraction: Share | None = None, test_fraction: Share | None = None, **kwargs: Any
+        self,
+        path: str,
+        val_fraction: Share | None = None,
+        test_fraction: Share | None = None,
+        problem_type: Literal["single_label_classification", "regression"] = "single_label_classification",
+        **kwargs: Any,
     ) -> None:
         val, test = (0.1 if share is None else share for share in (val_fraction, test_fraction))
         super().__init__(val_fraction=val, test_fraction=test, **kwargs)
         checked(locals())
-        self.path = path
+        self.path, self.problem_type = path, problem_type
         shares = {"val": val_fraction, "test": test_fraction}
         self._own = [split for split, share in shares.items() if share is None]
         self._splits: list[str] = []  # of each file, where there are folders of splits
@@ -73,8 +80,12 @@ class ImageFolder(PictureRows):
         if others:
             rank_zero_warn(f"{others} of {len(found)} files have no class or are no images, and are left out")
         folders = [{"folder": file.relative_to(root).parts[0]} for _, file, root in rows]
-        names, classes = labelled({"": folders}, {"": range(1, len(rows) + 1)}, "folder", "path")
-        if len(names) < 2:
+        if not rows:
+            raise ConfigError("path", self.path, "a folder with images in at least two folders, one for each class")
+        numbers = {"": range(1, len(rows) + 1)}
+        labels = targets({"": folders}, numbers, "folder", self.problem_type, argument="path")
+        names, values = labels.names, labels.values[""]
+        if self.problem_type == CLASS and len(names) < 2:
             raise ConfigError("path", self.path, "a folder with images in at least two folders, one for each class")
         self._splits = [split for split, _, _ in rows if split]
         if splits:
@@ -83,10 +94,10 @@ class ImageFolder(PictureRows):
             )
             unread = [name for split, name in splits.items() if split not in wanted]
             say(f"{self.path}: read its folders {counts}" + (f"; not used: {', '.join(unread)}" if unread else ""))
-            trained = {label for split, label in zip(self._splits, classes[""], strict=True) if split == "train"}
+            trained = {label for split, label in zip(self._splits, values, strict=True) if split == "train"}
             if unseen := [name for number, name in enumerate(names) if number not in trained]:
                 rank_zero_warn(f"classes without a training picture: {', '.join(map(repr, unseen))}")
-        return self.pictures([file for _, file, _ in rows], classes[""]), names
+        return self.pictures([file for _, file, _ in rows], values), names
 
     def drawn(self, n: int) -> dict[str, list[int]]:
         """The folders of splits, and shares of the training pictures for those that have none."""

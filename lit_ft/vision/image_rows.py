@@ -12,12 +12,14 @@ from torch import Tensor
 from lit_ft.core.checks import NonNegativeInt, PositiveInt, checked
 from lit_ft.core.data_module import LitData
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.problems import ProblemType
 from lit_ft.sources.batching import shuffled_batches
 from lit_ft.sources.loader import Batching, ResumableLoader
 from lit_ft.sources.splits import Share, Splits, first_with_rows
+from lit_ft.sources.targets import class_counts, label_tensor
 from lit_ft.vision.batch import ImagesBatch
 
-ImageRow = tuple[Tensor, int]
+ImageRow = tuple[Tensor, Any]
 _EVALUATED_AT_ONCE = 512  # rows of a batch in validation and test if training takes all rows at once
 
 
@@ -53,6 +55,8 @@ class ImageRows(LitData, ABC):
     """
 
     batch: ClassVar[type] = ImagesBatch
+    problem_type: ProblemType | None = None
+    """What a label is, where it may be something else than one class."""
 
     def __init__(
         self,
@@ -88,12 +92,25 @@ class ImageRows(LitData, ABC):
     def collate(rows: list[Any]) -> dict[str, Tensor]:
         """Stack images and labels."""
         images, labels = zip(*rows, strict=True)
-        return {"images": torch.stack(images), "labels": torch.tensor(labels)}
+        return {"images": torch.stack(images), "labels": label_tensor(labels)}
 
     @property
     def num_classes(self) -> int:
         """Number of classes; known after ``setup``."""
         return len(self.class_names)
+
+    @property
+    def train_rows(self) -> int:
+        """Number of training rows; known after ``setup``."""
+        return len(self.rows.get("train", ()))
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Training rows of each class; known after ``setup``."""
+        rows = self.rows["train"]
+        assert isinstance(rows, Chosen)
+        labels = getattr(rows.all, "labels", None) or [row[1] for row in rows.all]
+        return class_counts([labels[number] for number in rows.numbers], self.num_classes)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -89,7 +89,10 @@ def test_own_files_for_validation_and_test(tmp_path):
 
 
 def test_long_rows_are_cut_counted_and_keep_their_closing_token(tmp_path):
-    with pytest.warns(UserWarning, match=r"\d+ of 96 train rows are longer than max_length=10"):
+    with pytest.warns(
+        UserWarning,
+        match=r"\d+ of 96 train examples are longer than max_length = 10 and are cut, which loses \d+ % of all",
+    ):
         module = data(tmp_path, max_length=10)
     assert max(len(ids) for ids, _ in module.rows["train"]) == 10
     words = byte_tokenizer()
