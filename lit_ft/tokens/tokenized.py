@@ -120,7 +120,7 @@ def _tokenize(columns: Sequence[Sequence[str]], tokenizer: Any, folder: Path) ->
 
 
 class CutRows(Sequence[tuple[Tensor, ...]]):
-    """The ids, and where there are any the types, of each row, of at most ``max_length`` tokens, cut when they are used.
+    """The ids, and where there are any the types, of rows of at most ``max_length`` tokens, cut when they are used.
 
     A text loses its end, of a pair the longer text loses it first; a special token that closes a text is kept.
 

@@ -19,7 +19,8 @@ WORDS = ["fine", "poor", "kind", "grim", "warm"]
 
 def texts(i: int) -> dict:
     sides = {"review": f"a {WORDS[i % 5]} film, number {i}", "second": f"seen on day {i}"}
-    return {**sides, "sentiment": ["neg", "pos"][i % 2], "stars": str(i / 4), "tags": ["long", "long;loud", "", "loud"][i % 4]}  # fmt: skip
+    sides |= {"tags": ["long", "long;loud", "", "loud"][i % 4]}
+    return {**sides, "sentiment": ["neg", "pos"][i % 2], "stars": str(i / 4)}
 
 
 def pictures(folder: Path) -> None:
