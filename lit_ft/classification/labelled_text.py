@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,7 +24,7 @@ from lit_ft.sources.table_data import TableData
 from lit_ft.sources.tables import Row
 from lit_ft.sources.targets import label_tensor, targets
 from lit_ft.tokens.token_table import warn_of_cuts
-from lit_ft.tokens.tokenized import CutRows, TokenRows, tokenized
+from lit_ft.tokens.tokenized import ShortenedRows, TokenRows, tokenized
 from lit_ft.tokens.tokenizer_of import tokenizer_of
 
 TextRow = tuple[Any, ...]
@@ -42,7 +43,7 @@ class TextRows(Sequence[TextRow]):
         tensor([], dtype=torch.int64)
     """
 
-    def __init__(self, tokens: CutRows | None, labels: Sequence[Any]) -> None:
+    def __init__(self, tokens: ShortenedRows | None, labels: Sequence[Any]) -> None:
         self.tokens, self.labels = tokens, labels
 
     def __len__(self) -> int:
@@ -58,6 +59,9 @@ class TextRows(Sequence[TextRow]):
             raise IndexError(row)
         ids, *types = self.tokens[row]
         return (ids, self.labels[row], *types)
+
+    def __add__(self, other: Sequence[TextRow]) -> list[TextRow]:
+        return [*self, *other]
 
 
 class LabelledText(TableData):
@@ -173,7 +177,7 @@ class LabelledText(TableData):
         tokens = {split: tokenized(own[0], tokenizer, *own[1:]) for split, own in cells.items() if own[0]}
         self._limit(tokens)
         for split in tables:
-            rows = CutRows(tokens[split], tokenizer, self.max_length, *cells[split]) if split in tokens else None
+            rows = ShortenedRows(tokens[split], tokenizer, self.max_length, *cells[split]) if split in tokens else None
             self.rows[split] = TextRows(rows, labels.values[split])
         self.padding = tokenizer.pad_token_id
 
@@ -248,8 +252,9 @@ def collate_labelled(rows: list[TextRow], padding: int) -> dict[str, Tensor]:
 
 def _warn_of_copies(tables: Mapping[str, Sequence[Row]], texts: Sequence[str]) -> None:
     """Warn how many texts of validation and test are also training texts."""
-    trained = {tuple(row[text] for text in texts) for row in tables["train"]}
+    of = itemgetter(*texts)
+    trained = set(map(of, tables["train"]))
     for split in ("val", "test"):
-        copies = sum(tuple(row[text] for text in texts) in trained for row in tables[split])
+        copies = sum(of(row) in trained for row in tables[split])
         if copies:
             rank_zero_warn(f"{copies} of {len(tables[split])} {split} rows have a text that is also a training row")

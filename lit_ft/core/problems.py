@@ -204,12 +204,13 @@ def class_weight_tensor(
     """
     called = list(names or map(str, range(classes)))
     if given != "balanced":
+        given = {str(name): weight for name, weight in given.items()}  # type: ignore[union-attr]
         for name in given:
             if name not in called and names is not None:
                 raise ConfigError(
                     "class_weights", name, f"names of classes: {', '.join(called)}{nearest(name, called)}"
                 )
-        return torch.tensor([float(given.get(name, 1.0)) for name in called] + [1.0] * (classes - len(called)))  # type: ignore[union-attr]
+        return torch.tensor([float(given.get(name, 1.0)) for name in called] + [1.0] * (classes - len(called)))
     if counts is None or rows is None:
         return torch.ones(classes)
     total = torch.tensor([*counts, *[0] * (classes - len(counts))], dtype=torch.float64)

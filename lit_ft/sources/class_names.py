@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -79,7 +80,11 @@ def labelled(
         >>> labelled(tables, {"train": [1, 2, 3], "val": [4]}, "kind")
         (['7', '8', 'x'], {'train': [1, 1, 2], 'val': [0]})
     """
-    found = {split: [class_name(row[column]) for row in rows] for split, rows in tables.items()}
+    known = lru_cache(maxsize=2**16)(class_name)  # a text is asked for once, and not once a row
+    found = {
+        split: [known(cell) if type(cell := row[column]) is str else class_name(cell) for row in rows]
+        for split, rows in tables.items()
+    }
     if any(isinstance(row[column], bool) for rows in tables.values() for row in rows):
         found = {split: [_truth(name) for name in names] for split, names in found.items()}  # JSON beside a CSV
     for split, names in found.items():

@@ -23,7 +23,7 @@ from lit_ft.sources.table_format import MARKS, TableFormat, listed, only, repeat
 Row = dict[str, Any]
 Reader = Callable[[Path, TableFormat], Iterable[Row]]
 
-_NAN = ("nan", "NaN")  # as pandas and others write a missing value into a cell
+_NAN = frozenset(("nan", "NaN"))  # as pandas and others write a missing value into a cell
 _ROWS_AT_ONCE = 256  # of Parquet, whose columns are decoded in pieces
 
 
@@ -178,10 +178,14 @@ def _cells(file: Path, form: TableFormat) -> Iterator[Row]:
                     continue
                 if len(cells) != len(names):
                     raise ConfigError("path", str(file), _cell_count(cells, names, line, quoting))
-                named = list(zip(names, cells, strict=True))
-                unnamed += any(cell.strip() for name, cell in named if not name)
                 quoted += not quoting and any(_is_quoted(cell) for cell in cells)
-                yield {name: math.nan if cell in _NAN else cell for name, cell in named if name}
+                row: Row = dict(zip(names, cells, strict=True))  # of a million rows, each thing done counts
+                if "" in row:
+                    unnamed += any(cell.strip() for name, cell in zip(names, cells, strict=True) if not name)
+                    del row[""]
+                if not _NAN.isdisjoint(cells):
+                    row = {name: math.nan if cell in _NAN else cell for name, cell in row.items()}
+                yield row
         except csv.Error as error:
             allowed = f"quotation marks that close where a cell ends: those of the row from line {line + 1} do not"
             more = f"{allowed} ({error}); quoting: false reads the marks as text"

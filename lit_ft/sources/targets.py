@@ -107,7 +107,10 @@ def targets(
     cells = _Cells({split: [row.get(column) for row in rows] for split, rows in tables.items()}, numbers, places or {})
     if problem_type == NUMBER:
         return Targets(NUMBER, [], cells.each(lambda cell, where: _number(cell, where, argument)))
-    lists = [(split, row) for split, row, cell in cells if isinstance(cell, (list, tuple))]
+    kinds = {type(cell) for *_, cell in cells}
+    lists = (
+        [(split, row) for split, row, cell in cells if isinstance(cell, (list, tuple))] if kinds & {list, tuple} else []
+    )
     if problem_type is None and separator is None:
         several = lists and len(lists) == sum(cell is not None for *_, cell in cells)
         problem_type = CLASSES if several else CLASS

@@ -119,7 +119,7 @@ def _tokenize(columns: Sequence[Sequence[str]], tokenizer: Any, folder: Path) ->
     torch.save(saved, folder / "tokens.pt")
 
 
-class CutRows(Sequence[tuple[Tensor, ...]]):
+class ShortenedRows(Sequence[tuple[Tensor, ...]]):
     """The ids, and where there are any the types, of rows of at most ``max_length`` tokens, cut when they are used.
 
     A text loses its end, of a pair the longer text loses it first; a special token that closes a text is kept.
@@ -135,7 +135,7 @@ class CutRows(Sequence[tuple[Tensor, ...]]):
         >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
         >>> words = byte_tokenizer()
         >>> rows = tokenized(["abcdef", "a"], words, ["xy", "z"])
-        >>> [words.decode(ids) for (ids,) in CutRows(rows, words, 5, ["abcdef", "a"], ["xy", "z"])]
+        >>> [words.decode(ids) for (ids,) in ShortenedRows(rows, words, 5, ["abcdef", "a"], ["xy", "z"])]
         ['abcxy', 'az']
     """
 

@@ -90,6 +90,22 @@ def test_classifiers(kind: str, peft: Any) -> None:
             sequence_classifier(Network(path="out", peft=peft), 3)
 
 
+@pytest.mark.parametrize("label", ["tags", "stars"])
+def test_a_pipeline_knows_several_classes_and_numbers(label: str) -> None:
+    from transformers import pipeline
+
+    rows = [{"text": f"text {i}", "tags": [["a"], ["a", "b"], []][i % 3], "stars": i / 4} for i in range(20)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    number = {"problem_type": "regression"} if label == "stars" else {}
+    data = {"class_path": "LabelledText", "init_args": {"path": "rows.jsonl", "label": label, **number}}
+    trained = exported("TextClassifier", base("bert", whole=True), data)
+    words = trained.tokenizer("text 3", return_tensors="pt")
+    outputs = trained(words["input_ids"], words["attention_mask"]).detach()[0]
+    found = {one["label"]: one["score"] for one in pipeline("text-classification", "out", top_k=None)("text 3")}
+    expected = {"LABEL_0": outputs[0]} if number else dict(zip("ab", outputs.sigmoid(), strict=True))
+    assert found == pytest.approx({name: float(score) for name, score in expected.items()}, abs=1e-5)
+
+
 def test_reward_models_with_an_adapter() -> None:
     from peft import AutoPeftModelForSequenceClassification
     from transformers import AutoModelForSequenceClassification
