@@ -54,9 +54,19 @@ def class_line(data: Any) -> list[str]:
     return ["classes: " + ", ".join(f"{number} {name}" for number, name in enumerate(names[:_CLASSES])) + more]
 
 
-def label_name(label: float, data: Any) -> str:
-    """A label as its class, or as its number."""
+def label_name(label: float | Sequence[float], data: Any) -> str:
+    """A label as its class or classes, or as its number.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> label_name([1.0, 0.0, 1.0], SimpleNamespace(class_names=["big", "old", "red"]))
+        'big + red'
+    """
     names: Sequence[str] = getattr(data, "class_names", None) or ()
+    if isinstance(label, Sequence):
+        if len(names) != len(label):
+            return str(label)
+        return " + ".join(name for name, mark in zip(names, label, strict=True) if mark) or "none"
     return f"{names[int(label)]}" if float(label).is_integer() and 0 <= label < len(names) else f"{label:g}"
 
 
@@ -73,9 +83,9 @@ def _sides(batch: Mapping[str, Tensor], size: int) -> list[str]:
 
 def _label(batch: Mapping[str, Tensor], data: Any, row: int) -> str:
     labels = batch.get("labels")
-    if labels is None or labels.dim() != 1 or row >= len(labels):
+    if labels is None or labels.dim() not in (1, 2) or row >= len(labels):
         return ""
-    return f", label {label_name(labels[row].item(), data)}"
+    return f", label {label_name(labels[row].tolist(), data)}"
 
 
 def _place(batch: Mapping[str, Tensor], data: Any, row: int) -> str:

@@ -32,7 +32,7 @@ def labels(batch: Any, data: Any) -> list[str]:
     from lit_ft.command.row_names import class_line, label_name
 
     found = batch.get("labels") if isinstance(batch, Mapping) else None
-    if not isinstance(found, Tensor) or found.dim() != 1:
+    if not isinstance(found, Tensor) or found.dim() not in (1, 2):
         return []
     first = ", ".join(label_name(label, data) for label in found[:_LABELS].tolist())
     return [*class_line(data), f"labels: {first}{', ...' * (len(found) > _LABELS)}"]

@@ -101,7 +101,7 @@ def test_a_pipeline_knows_several_classes_and_numbers(label: str) -> None:
     trained = exported("TextClassifier", base("bert", whole=True), data)
     words = trained.tokenizer("text 3", return_tensors="pt")
     outputs = trained(words["input_ids"], words["attention_mask"]).detach()[0]
-    found = {one["label"]: one["score"] for one in pipeline("text-classification", "out", top_k=None)("text 3")}
+    found = {one["label"]: one["score"] for one in pipeline("text-classification", "out", top_k=None)(["text 3"])[0]}
     expected = {"LABEL_0": outputs[0]} if number else dict(zip("ab", outputs.sigmoid(), strict=True))
     assert found == pytest.approx({name: float(score) for name, score in expected.items()}, abs=1e-5)
 
