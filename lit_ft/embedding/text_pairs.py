@@ -23,6 +23,7 @@ from lit_ft.sources.table_data import TableData
 from lit_ft.sources.tables import Row
 from lit_ft.sources.truth import check_verdicts
 from lit_ft.tokens.segments import Encoded, Segment, encode_all, fill, special_fields
+from lit_ft.tokens.token_table import warn_of_cuts
 from lit_ft.tokens.tokenizer_of import tokenizer_of
 
 ANCHORS = ("anchor", "query", "prompt")
@@ -135,6 +136,8 @@ class TextPairs(TableData):
     ) -> list[dict[str, Any]]:
         texts = [str(row[column]) for row in rows for column in self.columns]
         encoded = encode_texts(tokenizer, texts, self.template, self.max_length)
+        whole = whole_lengths(tokenizer, texts, encoded, self.template, self.max_length)
+        warn_of_cuts(whole, self.max_length, split, "texts")
         width = len(self.columns)
         for i, text in enumerate(encoded):
             if not any(text.embed):
@@ -239,6 +242,38 @@ def encode_texts(
     cut = [replace(s, max_tokens=s.max_tokens or max_length) if "{text}" in s.text else s for s in template]
     specials = special_fields(tokenizer)
     return encode_all(tokenizer, [fill(cut, {"text": text}, specials, i) for i, text in enumerate(texts, start=1)])
+
+
+def whole_lengths(
+    tokenizer: Any,
+    texts: Sequence[str],
+    encoded: Sequence[Encoded],
+    template: Sequence[Segment] | None,
+    max_length: int,
+) -> list[int]:
+    """Tokens of each text before ``max_length`` cut it; only texts that fill it are tokenised once more.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: The texts.
+        encoded: What :func:`encode_texts` made of them.
+        template: As given to it.
+        max_length: As given to it.
+
+    Example:
+        >>> from lit_ft.models.byte_tokenizer import byte_tokenizer
+        >>> texts = ["abcdef", "ab"]
+        >>> whole_lengths(byte_tokenizer(), texts, encode_texts(byte_tokenizer(), texts, None, 4), None, 4)
+        [6, 2]
+    """
+    sizes = [sum(one.embed) for one in encoded]
+    full = [i for i, size in enumerate(sizes) if size >= max_length]
+    if full:
+        some = [texts[i] for i in full]
+        found = tokenizer(some, add_special_tokens=template is None, return_attention_mask=False, verbose=False)
+        for i, ids in zip(full, found["input_ids"], strict=True):
+            sizes[i] = len(ids)
+    return sizes
 
 
 def text_key(text: str) -> int:

@@ -141,13 +141,14 @@ def _encode(
     torch.save(saved, folder / "examples.pt")
 
 
-def warn_of_cuts(lengths: Sequence[int], max_length: int, split: str) -> None:
+def warn_of_cuts(lengths: Sequence[int], max_length: int, split: str, what: str = "examples") -> None:
     """Warn how many examples are cut, and which limits would keep most and all of them.
 
     Args:
         lengths: Tokens of each example before it is cut.
         max_length: The limit.
         split: Name of the split, for the message.
+        what: What they are, for the message.
 
     Example:
         >>> import warnings
@@ -164,7 +165,7 @@ def warn_of_cuts(lengths: Sequence[int], max_length: int, split: str) -> None:
         enough = f"{most} keeps 95 % whole, {longest} all" if max_length < most < longest else f"{longest} keeps all"
         share = sum(length - max_length for length in lengths if length > max_length) / sum(lengths)
         rank_zero_warn(
-            f"{long} of {len(lengths)} {split} examples are longer than max_length = {max_length} and are cut, which"
+            f"{long} of {len(lengths)} {split} {what} are longer than max_length = {max_length} and are cut, which"
             f" loses {100 * share:.2g} % of all tokens: {enough}"
         )
 

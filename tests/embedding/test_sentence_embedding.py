@@ -12,6 +12,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.embedding.contrastive import InBatchContrastive, Vectors
 from lit_ft.embedding.sentence_embedding import SentenceEmbedding
 from lit_ft.embedding.text_pairs import ECHO, TextPairs, checked_template, encode_texts
+from lit_ft.models.byte_tokenizer import byte_tokenizer
 
 LLAMA = {
     "model_type": "llama", "tokenizer": "bytes", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
@@ -158,3 +159,15 @@ def test_one_text_is_one_vector() -> None:
     for wrong in (["a", None], [1], [["a", "b"]], [b"a"]):
         with pytest.raises(ConfigError, match="a text, or a list of texts"):
             model.encode(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("template", [None, "echo"])
+def test_texts_that_are_cut_are_counted(template: str | None, tmp_path: Path) -> None:
+    rows = [{"anchor": "a" * 6, "positive": "b" * 30}, {"anchor": "c" * 10, "positive": "d" * 3}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = TextPairs(str(tmp_path / "rows.jsonl"), max_length=10, template=template, val_fraction=0.0, batch_size=2)
+    data.tokenizer = byte_tokenizer()
+    with pytest.warns(
+        UserWarning, match="1 of 4 train texts are longer than max_length = 10 .* loses 41 % of all tokens"
+    ):
+        data.setup("fit")
