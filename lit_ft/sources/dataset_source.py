@@ -86,13 +86,14 @@ def opened(place: DatasetPlace, streaming: bool = False) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {"": found}
 
 
-def chosen(found: Mapping[str, Any], place: DatasetPlace) -> Any:
-    """The split that is meant, else ``train``.
+def chosen(found: Mapping[str, Any], place: DatasetPlace, meant: str = "train") -> Any:
+    """The split that the place names, else the one that is meant.
 
     Args:
         found: Every split by its name, as :func:`opened` gives them.
         place: The source; its ``split`` may be a slice or a sum too (``train[:10%]``, ``train+extra``) where it is not
             streamed.
+        meant: ``train``, or ``val`` or ``test``, for which an only split will do too.
 
     Raises:
         ConfigError: There is no such split.
@@ -109,8 +110,8 @@ def chosen(found: Mapping[str, Any], place: DatasetPlace) -> Any:
         if place.split is not None:
             raise ConfigError("split", place.split, f"null: {place} has no splits")
         return found[""]
-    names = own_names(found)
-    name = place.split or names.get("train", "train")
+    only = meant != "train" and len(found) == 1
+    name = place.split or (next(iter(found)) if only else own_names(found).get(meant, meant))
     if name in found:
         return found[name]
     if any(mark in name for mark in "[+"):

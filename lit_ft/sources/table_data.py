@@ -94,7 +94,9 @@ class TableRows:
     ) -> dict[str, list[Row]]:
         """The tables for validation and test that are not drawn from ``path``; with ``train``, also ``path``."""
         named = {split: path for split, path in self.others.items() if path}
-        tables = {split: read_rows(path, required, None, max_rows, plain, self.form) for split, path in named.items()}
+        tables = {
+            split: read_rows(path, required, None, max_rows, plain, self.form, split) for split, path in named.items()
+        }
         wanted = [*(["train"] if train else []), *(split for split in self.own if split not in named)]
         return read_splits(self.path, required, self.split, max_rows, plain, self.form, wanted) | tables
 

@@ -25,6 +25,7 @@ def read_rows(
     max_rows: int | None = None,
     plain: bool | Sequence[str] = False,
     form: TableFormat = AS_IT_IS,
+    meant: str = "train",
 ) -> list[Row]:
     r"""All rows of a table, as dicts.
 
@@ -37,10 +38,11 @@ def read_rows(
             folder, with ``:split`` behind it or not, or a hub id (``user/name``, ``user/name:configuration``,
             ``user/name:configuration:split``). Class labels of ``datasets`` are read as their names.
         required: Columns that every row must have, with a value.
-        split: The split of a ``datasets`` source; None is the one that ``path`` names, else ``train``.
+        split: The split of a ``datasets`` source; None is the one that ``path`` names, else that of ``meant``.
         max_rows: Most rows, from the first; None reads all.
         plain: Whether the required columns hold texts or numbers, never lists or objects; or which of them do.
         form: How the file is written.
+        meant: What the rows are for: ``train``, or ``val`` or ``test``, for which a source's only split will do too.
 
     Raises:
         ConfigError: No such file, no row, a broken line (with its number), a missing column (with the nearest existing
@@ -55,7 +57,7 @@ def read_rows(
             ...
         lit_ft.core.errors.ConfigError: path: given 'rows.csv'; ... (did you mean 'label'?); ...
     """
-    return read_splits(path, required, split, max_rows, plain, form, ("train",))["train"]
+    return _read(path, required, split, max_rows, plain, form, (meant,), meant)[0][meant]
 
 
 def read_splits(
@@ -88,6 +90,23 @@ def read_splits(
     """
     if "train" not in wanted and (path.startswith(PREFIX) or is_table(Path(path))):
         return {}
+    tables, line = _read(path, required, split, max_rows, plain, form, wanted, "train")
+    if line:
+        say(line)
+    return tables
+
+
+def _read(
+    path: str,
+    required: Sequence[str],
+    split: str | None,
+    max_rows: int | None,
+    plain: bool | Sequence[str],
+    form: TableFormat,
+    wanted: Collection[str],
+    meant: str,
+) -> tuple[dict[str, list[Row]], str]:
+    """The tables, and the line that says which splits of several they are."""
     file = packaged(path) if path.startswith(PREFIX) else Path(path).expanduser()
     reader = _reader(path, file, form)
     if reader is not None:
@@ -96,24 +115,22 @@ def read_splits(
         rows = list(reader(file, form))[:max_rows]
         if kind_of(file) not in (".csv", ".tsv"):  # whose cells are texts
             rows = [tidied(row, form.encoding) for row in rows]
-        return {"train": _checked(path, rows, required, plain)}
+        return {meant: _checked(path, rows, required, plain)}, ""
     place = DatasetPlace.of(path, split)
     found = opened(place)
-    parts = {"train": chosen(found, place)}
-    if place.split is None:
-        parts |= {name: found[theirs] for name, theirs in own_names(found).items() if name != "train"}
+    parts = {meant: chosen(found, place, meant)}
+    if place.split is None and len(wanted) > 1:
+        parts |= {name: found[theirs] for name, theirs in own_names(found).items() if name not in parts}
     tables = {}
     for name, part in parts.items():
         if name not in wanted:
             continue
         rows = [tidied(row, form.encoding) for row in rows_of(part, max_rows)]
-        if name != "train" and (lacking := _lacking(rows, required)):
+        if name != meant and (lacking := _lacking(rows, required)):
             say(f"{place}: its {name} split is not used, as no row of it has a {lacking!r}")
             continue
         tables[name] = _checked(str(place) if name == "train" else f"{place} ({name})", rows, required, plain)
-    if place.split is None and len(found) > 1:
-        say(_splits_said(place, found, tables))
-    return tables
+    return tables, _splits_said(place, found, tables) if place.split is None and len(found) > 1 else ""
 
 
 def _lacking(rows: Sequence[Row], required: Sequence[str]) -> str | None:
@@ -121,7 +138,8 @@ def _lacking(rows: Sequence[Row], required: Sequence[str]) -> str | None:
 
 
 def _splits_said(place: DatasetPlace, found: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> str:
-    used = {own_names(found)[name]: len(rows) for name, rows in tables.items()}
+    names = own_names(found)
+    used = {names[name]: len(rows) for name, rows in tables.items() if name in names}
     said = ", ".join(f"{name} ({n:,} rows)" for name, n in used.items())
     others = [name for name in found if name not in used]
     return f"{place}: read {said}" + (f"; not used: {', '.join(others)}" if others else "")

@@ -56,6 +56,17 @@ def test_written_shares_and_paths_win(saved: str) -> None:
     assert {text.split()[0] for text in texts(data, "val")} == {"train"}
 
 
+def test_a_table_for_validation_is_the_split_for_it_or_the_only_one(saved: str, tmp_path: Path) -> None:
+    Path(tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"r{i},good\ns{i},bad\n" for i in range(9)))
+    DatasetDict(rest=part("rest", 3)).save_to_disk(tmp_path / "only")
+    data = ready(LabelledText(str(tmp_path / "rows.csv"), val_path=saved, test_path=str(tmp_path / "only")))
+    assert texts(data, "val")[0] == "validation 0"
+    assert texts(data, "test")[0] == "rest 0"
+    DatasetDict(train=part("a", 3), more=part("b", 3)).save_to_disk(tmp_path / "two")
+    with pytest.raises(ConfigError, match=r"split: given None; allowed: one of the splits of .*two: train, more"):
+        ready(LabelledText(saved, val_path=str(tmp_path / "two")))
+
+
 @pytest.mark.parametrize(
     ("split", "first", "rows"),
     [("extra", "extra", 10), ("test", "test", 7), ("train[:5]", "train", 5), ("test[3:]+extra", "test", 14)],
