@@ -97,7 +97,7 @@ class Resumed:
                 raise ConfigError("--seed_everything", new, f"{old}, whose randomness goes on; {FROM}")
             if key.startswith("data.") and self.inside_epoch and not _of_no_row(key):
                 raise _in_the_middle(key, new, old)
-        lines = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in found.items()]
+        lines = [f"{key}: {old!r} -> {new!r}{_of_form(key, plain)}" for key, (old, new) in found.items()]
         if any(key not in LENGTH for key in found):
             text = "".join(f"\n  {line}" for line in lines)
             rank_zero_warn(f"the configuration differs from the checkpoint {self.path} and wins:{text}")
@@ -113,6 +113,14 @@ class Resumed:
             return False
         at_its_end = batch["is_last_batch"] and batch["current"]["ready"] == batch["current"]["completed"]
         return batch["current"]["completed"] > 0 and not at_its_end
+
+
+def _of_form(key: str, plain: Mapping[str, Any]) -> str:
+    """What the place of a network still says where a checkpoint holds all weights; beside an adapter, its base."""
+    spec = (plain["model"].get("init_args") or {}).get("network")
+    if not key.endswith(".network.path") or not isinstance(spec, Mapping) or spec.get("peft") is not None:
+        return ""
+    return " (its form alone: the weights are those of the checkpoint)"
 
 
 def _in_the_middle(key: str, given: Any, old: Any) -> ConfigError:

@@ -27,6 +27,8 @@ BUFFERS = (  # what an option asks for, and the buffer of the same shape that st
     ("centered", "grad_avg", "square_avg"),
     ("momentum", "momentum_buffer", "square_avg"),
 )
+SETTLED = (("Adagrad", "initial_accumulator_value"), ("LBFGS", "history_size"), ("Rprop", "lr"))
+"""Options that act in the first step alone: what they gave is in the state."""
 FROM = "to begin another run from its weights: lit-ft fit --from, or the callback WarmStart"
 
 
@@ -172,6 +174,7 @@ class _Rewrite:
             changed(self.old["groups"][origin], group)
             for origin, group in zip(origins, self.new["groups"], strict=True)
         ]
+        self._refuse_settled(differing)
         scheduled = bool(self.removed) or any(one.changed for one in self.schedules)
         regrouped = self._regroup(origins)
         lines = self._lines(differing) + [line for one in self.schedules for line in one.lines()]
@@ -199,6 +202,14 @@ class _Rewrite:
         if self.schedules or self.removed:
             lines += self._rates(rates)
         return lines
+
+    def _refuse_settled(self, differing: list[dict[str, tuple[Any, Any]]]) -> None:
+        kind = _short(self.old["class"])
+        for keys in differing if self.state["state"] else ():
+            for name in keys:
+                if (kind, name.removeprefix("initial_") if name == "initial_lr" else name) in SETTLED:
+                    old, new = map(_shown, keys[name])
+                    raise ConfigError(f"{self.name}.{name}", new, f"{old}, by which the state was made; {FROM}")
 
     def _put(self, group: dict[str, Any], fresh: Mapping[str, Any], keys: set[str], old: Mapping[str, Any]) -> None:
         """Put new values of some keys into a group; a plateau's reductions of the rate are kept."""

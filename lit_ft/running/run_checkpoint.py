@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,7 +169,8 @@ class RunCheckpoint(AsWritten):
         if trainer.is_global_zero:
             place = self._directory / f"step={self._saved_step:08d}.ckpt"
             said = f"saved: {place}" if place.exists() else "nothing is saved, as no step was made"
-            print(f"{number.name}: {said}", file=sys.stderr, flush=True)
+            with suppress(OSError):  # the terminal may be what is gone
+                print(f"{number.name}: {said}", file=sys.stderr, flush=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the weights when the monitored value is the best so far."""

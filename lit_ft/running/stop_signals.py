@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 ENDED = {signal.SIGINT: 130, signal.SIGTERM: 143}  # exit status, as shells have it
+AS_SIGTERM = {signal.SIGHUP} if hasattr(signal, "SIGHUP") else set()  # a terminal that is closed
 
 
 class Interrupted(KeyboardInterrupt):
@@ -21,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopSignals:
-    """Notes the first SIGINT or SIGTERM; a second SIGINT is obeyed at once.
+    """Notes the first SIGINT or SIGTERM; a second SIGINT is obeyed at once. SIGHUP counts as SIGTERM.
 
     A signal that the process ignores, as SIGINT in the background of a shell, stays ignored.
 
@@ -44,7 +46,7 @@ class StopSignals:
         """Take over both signals; only the main thread can."""
         self.received = None
         if current_thread() is main_thread():
-            for number in ENDED:
+            for number in (*ENDED, *AS_SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._handlers[number] = signal.signal(number, self._note)
 
@@ -63,8 +65,9 @@ class StopSignals:
         if self.received is None:
             again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
             told = f"{signal.Signals(number).name}: saving at the end of this accumulation window{again}\n"
-            os.write(2, told.encode())  # print may be what it interrupted
-        self.note(signal.Signals(number))
+            with suppress(OSError):  # the terminal is gone
+                os.write(2, told.encode())  # print may be what it interrupted
+        self.note(signal.SIGTERM if number in AS_SIGTERM else signal.Signals(number))
 
     def __getstate__(self) -> dict[str, Any]:
         """Neither a copy nor another process has the handlers of this one."""

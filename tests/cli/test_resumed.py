@@ -72,6 +72,14 @@ def test_the_same_configuration_says_nothing(capsys: pytest.CaptureFixture[str])
     assert [path.name for path in Path("run").glob("config_until*")] == ["config_until_step_7.yaml"]
 
 
+def test_a_network_of_another_place_is_not_said_to_win() -> None:
+    assert fit() == 0
+    with pytest.warns(
+        UserWarning, match=r"network\.path: 'here' -> 'there' \(its form alone: the weights"
+    ):
+        goes_on("--model.network.path=there")
+
+
 STOPPING = (
     '--trainer.callbacks+={"class_path": "EarlyStopping", "init_args": {"monitor": "train/loss", "patience": %s}}'
 )

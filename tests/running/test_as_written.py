@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim import LBFGS, SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop, Rprop
 from torch.optim import lr_scheduler as lrs
 
 from lit_ft.core.errors import ConfigError
@@ -70,6 +70,20 @@ def test_options_of_groups(kind: Any, old: Any, new: Any, tmp_path: Path, capsys
                                   if key != "params"}  # fmt: skip
     told = capsys.readouterr().err
     assert all(f"optimizer.{key}: " in told for key in new if old.get(key) != new[key] and key != "amsgrad")
+
+
+@pytest.mark.parametrize(("kind", "now"), [
+    (Adagrad, {"initial_accumulator_value": 2.0}), (Rprop, {"lr": 0.5}), (LBFGS, {"history_size": 2}),
+])  # fmt: skip
+def test_what_acts_in_the_first_step_alone_is_refused(kind: Any, now: Any, tmp_path: Path) -> None:
+    def fit_with(resume: bool = False, **options: Any) -> None:
+        fit(tmp_path, lambda m: kind(m.parameters(), **{"lr": 0.1, **options}), 4 if resume else 3, resume)
+
+    fit_with()
+    (name,) = now
+    with pytest.raises(ConfigError, match=rf"optimizer\.{name}: given .*, by which the state was made; to begin"):
+        fit_with(resume=True, **now)
+    fit_with(resume=True)
 
 
 SWITCHED_ON = [

@@ -64,6 +64,11 @@ HONOURED: list[tuple[Any, dict[str, Any], dict[str, Any]]] = [  # what acts in e
 ]
 
 
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize(("kind", "then", "now"), SETTLED + OF_WORDS)
 @pytest.mark.filterwarnings("ignore:.*the run ended in its first phase")
 def test_what_comes_too_late_is_refused(kind: Any, then: Any, now: Any, tmp_path: Path) -> None:
