@@ -1,11 +1,9 @@
 """Every test runs on one thread, offline, with a cache of its own choosing, and in the folder it is given."""
 
-import functools
-import importlib.metadata
 import logging
 import os
 import warnings
-from typing import Any
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -14,41 +12,27 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import huggingface_hub.constants
 import pytest
 import torch
-from lightning.fabric.utilities import registry
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric
 
 from lit_ft.running import processes
+from tests import quick
 
 huggingface_hub.constants.HF_HUB_OFFLINE = True  # it was read before: a warning filter makes pytest import lightning
 torch.set_num_threads(1)
-processes.PRELOAD.insert(0, "lit_ft.command.everything")  # every process that a test starts is forked from one
+# every process that a test starts is forked from one, which imports these
+processes.PRELOAD[:0] = ["lit_ft.command.everything", "tests.quick"]
+ROOT = str(Path(__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
-# what Lightning does again and again, a fifth of the time of a small fit: it reads the list of installed packages for
-# each trainer, and with each logged value copies all that it noted of it to the device on which that is
-registry.entry_points = functools.cache(importlib.metadata.entry_points)  # type: ignore[attr-defined]
-_moved = _ResultMetric.to
-
-
-def _to(noted: _ResultMetric, device: Any = None, *args: Any, **kwargs: Any) -> _ResultMetric:
-    here = getattr(vars(noted).get("value"), "device", None)
-    return noted if device is not None and here == torch.device(device) else _moved(noted, device, *args, **kwargs)
-
-
-_ResultMetric.to = _to  # type: ignore[method-assign]
-
 
 @pytest.fixture(autouse=True)
-def _apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees the run folder of another one, nor the seed, which Lightning sets again in every rank.
-
-    Nor does one wait for the disk: a checkpoint that outlives a power cut is of no use to it.
-    """
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+def _apart(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """No test sees the run folder of another one, nor the seed, which Lightning sets again in every rank."""
     monkeypatch.delenv("LIT_FT_RUN_DIR", raising=False)
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    monkeypatch.setenv(quick.DRAWS, "1" if "draws" in request.keywords else "")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

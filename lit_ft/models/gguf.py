@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -16,7 +17,15 @@ def expanded(file: Path) -> Path:
     The blocks are expanded to float32 on every machine: with a kernel for packed weights, ``transformers`` would keep
     them packed, and such a model can be neither trained nor saved. The cache is keyed by the file's sha256.
     """
-    return cached(f"gguf/{file.stem}-{sha256(file)[:16]}", lambda folder: _expand(file, folder))
+    is_now = file.stat()
+    digest = _digest(file.resolve(), is_now.st_size, is_now.st_mtime_ns)
+    return cached(f"gguf/{file.stem}-{digest[:16]}", lambda folder: _expand(file, folder))
+
+
+@cache
+def _digest(file: Path, size: int, changed: int) -> str:
+    """Read once a process, as long as it is the same file: a command asks for the network and for its tokenizer."""
+    return sha256(file)
 
 
 def _expand(file: Path, folder: Path) -> None:

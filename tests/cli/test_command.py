@@ -44,6 +44,7 @@ def the_run(name: str = "toy") -> Path:
     return find_run(Path("runs"), name, finished=False)
 
 
+@pytest.mark.draws
 def test_fit_and_test_leave_one_report() -> None:
     assert lit_ft("fit", "-c", "toy.yaml", "--trainer.max_steps=10") == 0
     run = the_run()
@@ -71,6 +72,7 @@ def test_fit_and_test_leave_one_report() -> None:
     assert not re.search(r"""(src|href)=["']http|@import|<script""", page), "self-contained"
 
 
+@pytest.mark.draws
 def test_a_figure_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
 
@@ -289,6 +291,7 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'fit'" in capsys.readouterr().err
 
 
+@pytest.mark.draws
 def test_report_over_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert lit_ft("fit", "-c", "toy.yaml") == 0
     assert lit_ft("fit", "-c", "toy.yaml", "--name", "other", "--seed_everything=3") == 0

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonargparse import ArgumentParser
+from transformers import AutoTokenizer
 
 import lit_ft.data
 from lit_ft.command.catalogue import config_files, config_folder
@@ -33,12 +34,18 @@ REAL: dict[str, dict[str, Any]] = {
     "embedding/echo.yaml": {"batch_size": 2, "max_length": 8},
     "classification/trec.yaml": {},
 }
-FEW = {"max_rows": 64, "max_eval_rows": 16, "max_length": 64}
+FEW = {"max_rows": 64, "max_eval_rows": 16, "max_length": 64, "rows": 400}
+# a file each for all that has figures of its own
+DRAWN = (
+    "connectivity/classifier_pair.yaml", "flatness/edge_of_stability_gd.yaml", "preference/dpo.yaml",
+    "sparse/frozen_layers.yaml", "sparse/high_digits.yaml", "vision/certified_classifier.yaml",
+)  # fmt: skip
 SLOW_DEMO = "demo.yaml"  # minutes of probing and curvature; make demo runs it
 
 
 def marks(path: Path, slow: bool) -> list[pytest.MarkDecorator]:
     found = [pytest.mark.real] if "packaged:" in path.read_text() else []
+    found += [pytest.mark.draws] if str(path.relative_to(config_folder())) in DRAWN else []
     return [*found, pytest.mark.slow] if slow or path.name == SLOW_DEMO else found
 
 
@@ -97,6 +104,25 @@ def in_small(config: dict[str, Any]) -> dict[str, Any]:
         return {}
     tiny = {"path": None, "config": {**TINY[name], "tokenizer": network["path"]}}
     return {"model": {"init_args": {"network": tiny}}}
+
+
+LOADED: dict[str, tuple[Any, Any]] = {}
+load = AutoTokenizer.from_pretrained
+
+
+def loaded(place: str, **settings: Any) -> Any:
+    """A tokenizer that was loaded before, unless somebody has added to it since."""
+    found, was = LOADED.get(str(place), (None, None))
+    if found is None or (len(found), found.chat_template) != was:
+        found = load(place, **settings)
+        LOADED[str(place)] = found, (len(found), found.chat_template)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _tokenizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes a third of a second to load, which the runs of a file do four times."""
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", loaded)
 
 
 @pytest.mark.filterwarnings("ignore:EdgeOfStability. with SAM:UserWarning")

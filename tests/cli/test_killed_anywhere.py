@@ -107,6 +107,7 @@ def there(pattern: str) -> bool:
     return any(Path().glob(pattern))
 
 
+@pytest.mark.draws
 def test_a_kill_at_every_stage(whole: dict[str, Any]) -> None:
     """One run is killed six times: set-up, before a checkpoint, at one, after the last, while drawing, exporting."""
     run, ended = "runs/it/*", f"runs/it/*/checkpoints/step={STEPS:08d}.ckpt"
@@ -131,6 +132,7 @@ def progress(name: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.draws
 def test_twenty_kills_at_random(whole: dict[str, Any]) -> None:
     draw, end, found = random.Random(os.environ.get("PYTEST_SEED", "7")), progress("whole"), []
     for number in range(20):

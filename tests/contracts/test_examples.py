@@ -21,6 +21,7 @@ COVERED = (
     *("lit_ft.callbacks", "lit_ft.methods", "lit_ft.data", "lit_ft.metrics", "lit_ft.testing"),
     *("lit_ft.core.selection", "lit_ft.core.schedules", "lit_ft.core.curvature"),
 )
+pytestmark = pytest.mark.draws
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 

@@ -42,7 +42,8 @@ def test_resumes_exactly(row: OfRun, tmp_path: Path) -> None:
 def test_the_same_objects_serve_again(row: OfRun) -> None:
     """One epoch and one more are two; and data that have served in a fit serve the next one like new ones."""
     data = pickle.loads(pickle.dumps(copy.deepcopy(row.data())))
-    limits = {name: value for name, value in row.fit.items() if name.startswith("limit_")}
+    limits = {"limit_train_batches": 4, "limit_val_batches": 2}
+    limits |= {name: min(limits[name], value) for name, value in row.fit.items() if name in limits}
 
     def module() -> Any:
         made: Any = row.module()

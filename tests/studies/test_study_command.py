@@ -69,6 +69,7 @@ def runs(arm: str) -> list[Path]:
     return sorted(path for path in Path("runs/studies/claim", arm).iterdir() if (path / "complete").exists())
 
 
+@pytest.mark.draws
 def test_a_study_is_made_judged_and_reused(capsys: pytest.CaptureFixture[str]) -> None:
     assert study("--jobs", "2", "--record") == 0
     printed = capsys.readouterr().out
