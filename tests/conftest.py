@@ -19,7 +19,7 @@ from tests import quick
 huggingface_hub.constants.HF_HUB_OFFLINE = True  # it was read before: a warning filter makes pytest import lightning
 torch.set_num_threads(1)
 # every process that a test starts is forked from one, which imports these
-processes.PRELOAD[:0] = ["lit_ft.command.everything", "tests.quick"]
+processes.PRELOAD[:0] = ["lit_ft.command.everything", "tests.quick", "sklearn.datasets"]
 ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

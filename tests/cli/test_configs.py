@@ -34,7 +34,8 @@ REAL: dict[str, dict[str, Any]] = {
     "embedding/echo.yaml": {"batch_size": 2, "max_length": 8},
     "classification/trec.yaml": {},
 }
-FEW = {"max_rows": 64, "max_eval_rows": 16, "max_length": 64, "rows": 400}
+FEW = {"max_rows": 64, "max_eval_rows": 16, "max_length": 64, "rows": 400, "tasks": 4, "conversations": 64,
+       "sequences": 64, "eval_sequences": 8, "documents": 64}  # fmt: skip
 # a file each for all that has figures of its own
 DRAWN = (
     "connectivity/classifier_pair.yaml", "flatness/edge_of_stability_gd.yaml", "preference/dpo.yaml",
@@ -82,18 +83,31 @@ def run(path: Path, tmp_path: Path, overlay: dict, capsys: pytest.CaptureFixture
     assert any(key.startswith("test/") for key in tested["metrics"])
 
 
-def in_short(config: dict[str, Any]) -> dict[str, Any]:
-    """An overlay by which the data module, where it can, takes few and short rows, and the steps are validated."""
-    trainer = {"trainer": {"val_check_interval": 1}} if "val_check_interval" in config.get("trainer", {}) else {}
-    data = config.get("data") or {}
-    kind = getattr(lit_ft.data, data.get("class_path", ""), None)
+def few(value: Any) -> Any:
+    """A part of a configuration, whose data modules, where they can, take few and short rows."""
+    if isinstance(value, list):
+        return [few(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    made = {key: few(part) for key, part in value.items()}
+    kind = getattr(lit_ft.data, str(value.get("class_path")), None)
     if kind is None:
-        return trainer
-    parser = ArgumentParser(exit_on_error=False)
-    known = parser.add_class_arguments(kind)  # also what it hands on to its base
-    given = data.get("init_args") or {}
-    few = {name: min(number, given.get(name) or number) for name, number in FEW.items() if name in known}
-    return {**trainer, **({"data": {"init_args": few}} if few else {})}
+        return made
+    known = ArgumentParser(exit_on_error=False).add_class_arguments(kind)  # also what it hands on to its base
+    given = made.get("init_args") or {}
+    less = {name: min(number, given.get(name) or number) for name, number in FEW.items() if name in known}
+    return {**made, "init_args": {**given, **less}}
+
+
+def in_short(config: dict[str, Any]) -> dict[str, Any]:
+    """An overlay by which all data are few, and the second step is validated."""
+    trainer, overlay = config.get("trainer") or {}, {}
+    if "val_check_interval" in trainer:
+        overlay["val_check_interval"] = 2
+    if (callbacks := few(trainer.get("callbacks"))) != trainer.get("callbacks"):
+        overlay["callbacks"] = callbacks
+    data = few(config.get("data"))
+    return {"trainer": overlay, **({"data": data} if data != config.get("data") else {})}
 
 
 def in_small(config: dict[str, Any]) -> dict[str, Any]:
