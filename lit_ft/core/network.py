@@ -21,6 +21,7 @@ class Network:
             ``path`` absent. A key ``tokenizer`` may name a folder or ``packaged:NAME`` for the text side.
         dtype: Type of the weights in memory.
         attention: Attention kernel of ``transformers`` (``eager``, ``sdpa`` ...); None leaves the model's own default.
+            On a CPU ``sdpa`` is computed in float32 in half precision too, where torch's kernel is slow.
         attention_bias: Add zero biases to attention layers without biases, such as Llama's. The function is unchanged,
             and ``HeadOffsets`` can be folded into them.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.

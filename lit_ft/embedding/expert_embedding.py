@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
@@ -87,13 +88,20 @@ class ExpertEmbedding(NamesClasses, SentenceEmbedding):
         domains = labels.repeat(len(batch["input_ids"]) // len(labels))
         return super()._all({**batch, "domains": domains})
 
-    def encode_domain(self, texts: str | Sequence[str], domain: int, max_length: int = 256) -> Tensor:
+    def encode_domain(
+        self,
+        texts: str | Sequence[str],
+        domain: int,
+        max_length: int = 256,
+        dtype: torch.dtype | str | None = None,
+    ) -> Tensor:
         """Vectors of texts of one domain, shape (texts, width); of one text, one vector (width,).
 
         Args:
             texts: A text, or any number of texts.
             domain: Number of the expert.
             max_length: Longest text in tokens.
+            dtype: As in :meth:`encode`.
         """
         self.configure_model()
         assert isinstance(self.network, RoutedEncoder)
@@ -101,4 +109,4 @@ class ExpertEmbedding(NamesClasses, SentenceEmbedding):
         dense._tokenizer = self.tokenizer
         dense.configure_model()
         dense.to(self.device)  # a new LightningModule takes its device to be the CPU
-        return dense.encode(texts, max_length=max_length)
+        return dense.encode(texts, max_length=max_length, dtype=dtype)

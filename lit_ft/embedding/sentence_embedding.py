@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -23,6 +24,8 @@ from lit_ft.tokens.language_method import LanguageMethod
 from lit_ft.tokens.pooling import Pooling, pool
 from lit_ft.tokens.positions import check_positions
 from lit_ft.tokens.segments import Segment
+
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class SentenceEmbedding(LanguageMethod):
@@ -145,6 +148,7 @@ class SentenceEmbedding(LanguageMethod):
         template: str | Sequence[Segment] | None = None,
         max_length: int = 256,
         tokens_per_batch: int = 2048,
+        dtype: torch.dtype | str | None = None,
     ) -> Tensor:
         """Vectors of texts, shape (texts, width), in the order of the texts; of one text, one vector (width,).
 
@@ -153,9 +157,14 @@ class SentenceEmbedding(LanguageMethod):
             template: As in ``TextPairs``: ``echo``, segments, or None.
             max_length: Longest text in tokens.
             tokens_per_batch: Most tokens in a batch, padding included; at least one text.
+            dtype: ``bfloat16`` or ``float16`` computes matrix products in it and gives vectors in float32: faster where
+                the processor has such products, several times slower elsewhere, at a cosine of .9999 to the exact
+                vectors. None takes the type of the weights, or of an autocast around.
         """
         if isinstance(texts, str):
-            return self.encode([texts], template, max_length, tokens_per_batch)[0]
+            return self.encode([texts], template, max_length, tokens_per_batch, dtype)[0]
+        if dtype not in (None, *HALF.values(), *HALF):
+            raise ConfigError("dtype", dtype, f"{', '.join(HALF)}, or None for the type of the weights")
         texts = list(texts)
         if not all(isinstance(text, str) for text in texts):
             raise ConfigError("texts", texts[:3], "a text, or a list of texts")
@@ -169,12 +178,18 @@ class SentenceEmbedding(LanguageMethod):
             return torch.empty(0, self.network.config.hidden_size, device=self.device)
         order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]))
         parts, start = [], 0
-        with evaluating(self.network):
+        with evaluating(self.network), self._products_in(dtype):
             while start < len(order):
                 size = max(1, tokens_per_batch // len(encoded[order[start]]))
                 batch = padded([encoded[i] for i in order[start : start + size]], self.tokenizer.pad_token_id or 0)
                 parts.append(self.embed({name: tensor.to(self.device) for name, tensor in batch.items()}))
                 start += size
+        if dtype is not None:
+            parts = [part.float() for part in parts]
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(parts)[back.to(parts[0].device)]
+
+    def _products_in(self, dtype: torch.dtype | str | None) -> AbstractContextManager[Any]:
+        half: Any = HALF.get(str(dtype), dtype)
+        return nullcontext() if half is None else torch.autocast(self.device.type, half)

@@ -152,7 +152,7 @@ class FeatureProbe(Measurement):
         rows = 0
         for batch in run.loader(source, self.data):
             labels = labels_of(batch)
-            found.append((self._features(run.module, batch, len(labels)).float(), labels))
+            found.append((self._features(run, batch, len(labels)).float(), labels))
             rows += len(found[-1][1])
             if limit is not None and rows * run.trainer.world_size >= limit:
                 break
@@ -161,13 +161,18 @@ class FeatureProbe(Measurement):
         features, labels = (gather_rows(torch.cat(parts))[0].cpu()[:limit] for parts in zip(*found, strict=True))
         return features, labels
 
-    def _features(self, module: pl.LightningModule, batch: Any, rows: int) -> Tensor:
+    def _features(self, run: MeasuredRun, batch: Any, rows: int) -> Tensor:
+        module = run.module
         if self.module is not None:
-            return vectors(outputs_on(module, [self.module], batch)[self.module][-1], self.module, rows)
+            with run.precision():
+                found = outputs_on(module, [self.module], batch)[self.module][-1]
+            return vectors(found, self.module, rows)
         own = getattr(module, "features", None)
         if own is None:
             raise ConfigError("module", None, f"a module's name: {type(module).__name__} has no features(batch)")
-        return vectors(own(batch), "features(batch)", rows)
+        with run.precision():
+            found = own(batch)
+        return vectors(found, "features(batch)", rows)
 
     @property
     def state_key(self) -> str:

@@ -119,7 +119,8 @@ class LayerSimilarity(Measurement):
         rows = 0
         for batch in run.loader("val_dataloader"):
             own = self._labels(labels_of, batch) if self.probe else None
-            outputs = outputs_on(module, list(places.values()), batch)
+            with run.precision():
+                outputs = outputs_on(module, list(places.values()), batch)
             for layer, place in places.items():
                 hidden = _pooled(outputs[place][0], batch, place, None if own is None else len(own))
                 found[layer].append(hidden.float().cpu())

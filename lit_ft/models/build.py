@@ -13,6 +13,7 @@ from torch import nn
 
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.network import Network
+from lit_ft.models import attention
 from lit_ft.models.adapter import with_adapter
 from lit_ft.models.attention_bias import add_attention_bias
 from lit_ft.models.byte_tokenizer import byte_tokenizer
@@ -137,6 +138,7 @@ def _network(
     """
     from transformers import AutoConfig
 
+    attention.take_over()
     dtype = spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
     settings: dict[str, Any] = {"dtype": dtype, "trust_remote_code": spec.trust_remote_code}
     if spec.attention is not None:

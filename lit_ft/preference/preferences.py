@@ -223,6 +223,9 @@ class Preferences(TokenData):
     def _buckets(self, split: str) -> Plan:
         return self.batching.by_length(self.pairs[split].lengths, texts=2)
 
+    def _in_order(self, split: str) -> Plan:
+        return self.batching.in_order(len(self.pairs[split]), self.pairs[split].lengths, texts=2)
+
     def _loader(self, split: str, plan: Plan, training: bool, packed: bool = False) -> ResumableLoader:
         collate = partial(collate_pairs, padding=self.padding)
         return self.batching.loader(self.pairs[split], plan, collate, training)

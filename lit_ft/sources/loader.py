@@ -276,8 +276,8 @@ class Batching:
         >>> lengths = [3, 60, 5, 58, 4, 30]
         >>> [[lengths[row] for row in batch] for batch in batching.by_length(lengths)(0)]
         [[5, 3, 4], [58], [30], [60]]
-        >>> batching.in_order(3)(0)
-        [[0, 1, 2]]
+        >>> [[lengths[row] for row in batch] for batch in batching.in_order(6, lengths)(0)]
+        [[3], [60], [5], [58], [4, 30]]
     """
 
     batch_size: int | None
@@ -289,9 +289,25 @@ class Batching:
         """Batches of ``n`` rows, freshly shuffled in every epoch."""
         return shuffled_batches(n, self.batch_size, self.seed, drop_last=drop_last)
 
-    def in_order(self, n: int) -> Plan:
-        """Batches of ``n`` rows in their order."""
-        return shuffled_batches(n, self.batch_size, shuffle=False)
+    def in_order(self, n: int, lengths: Sequence[int] = (), texts: int = 1) -> Plan:
+        """Batches of ``n`` rows in their order, within the budget of tokens if there is one.
+
+        Args:
+            n: Number of rows.
+            lengths: Tokens of each row, for the budget.
+            texts: Texts of about this length that a row puts into the batch.
+        """
+        if self.tokens_per_batch is None:
+            return shuffled_batches(n, self.batch_size, shuffle=False)
+        batches: list[list[int]] = []
+        longest = 0
+        for row, length in enumerate(lengths):
+            longest = max(longest, length)
+            if not batches or (len(batches[-1]) + 1) * longest * texts > self.tokens_per_batch:
+                batches.append([])
+                longest = length
+            batches[-1].append(row)
+        return lambda epoch: batches
 
     def by_length(self, lengths: Sequence[int], texts: int = 1) -> Plan:
         """Batches of rows of similar length, within the budget of tokens if there is one.

@@ -199,7 +199,11 @@ class TokenData(TableData):
     def predict_dataloader(self) -> ResumableLoader:
         """The rows of the test (else validation, else training) in the order of their split."""
         split = self.predicted
-        return self._loader(split, self.batching.in_order(len(self.rows_of(split))), training=False)
+        return self._loader(split, self._in_order(split), training=False)
+
+    def _in_order(self, split: str) -> Plan:
+        rows = self.rows_of(split)
+        return self.batching.in_order(len(rows), rows.lengths)
 
     @property
     def predicted(self) -> str:

@@ -104,6 +104,20 @@ def test_encode_equals_one_by_one() -> None:
             owner.encode(none)
 
 
+def test_vectors_of_products_in_half_precision_are_near() -> None:
+    owner, texts = method(), ["a", "some longer text", "mid one", "x" * 40]
+    exact = owner.encode(texts)
+    for dtype in ("bfloat16", torch.bfloat16):
+        found = owner.encode(texts, dtype=dtype)
+        assert found.dtype == torch.float32
+        assert not torch.equal(found, exact)
+        assert torch.nn.functional.cosine_similarity(found, exact).min() > 0.9999
+    assert torch.equal(owner.encode(texts[0], dtype="bfloat16"), owner.encode(texts[:1], dtype="bfloat16")[0])
+    for wrong in ("bf16", torch.int8):
+        with pytest.raises(ConfigError, match=r"dtype: given .*bfloat16, float16, or None"):
+            owner.encode(texts, dtype=wrong)
+
+
 def test_learns_to_find_the_positive(tmp_path: Path) -> None:
     owner = method(loss=InBatchContrastive(scale=20))
     owner.optimizer = lambda params: torch.optim.AdamW(params, lr=1e-2)

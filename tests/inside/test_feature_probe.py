@@ -72,6 +72,29 @@ def test_it_measures_the_frozen_features(tmp_path):
     assert probe.report() == again.report()
 
 
+@pytest.mark.parametrize("module", [None, "network.blocks.1"])
+def test_features_are_in_the_precision_of_a_validation(tmp_path, module):
+    class Seen(ImageClassifier):
+        def forward_types(self):
+            return [torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")]
+
+        def features(self, batch):
+            types.append(self.forward_types())
+            return super().features(batch)
+
+        def compute(self, batch):
+            types.append(self.forward_types())
+            return super().compute(batch)
+
+    types = []
+    trainer = pl.Trainer(accelerator="cpu", precision="bf16-mixed", logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False, max_steps=1,
+                         callbacks=[FeatureProbe(module=module, num_rows=300)], default_root_dir=tmp_path)  # fmt: skip
+    trainer.fit(Seen({"config": CNN}), Digits())
+    assert len(types) > 2
+    assert all(found == [True, torch.bfloat16] for found in types)
+
+
 def test_wrong_settings_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="num_rows"):
         FeatureProbe(num_rows=0)

@@ -121,6 +121,25 @@ def test_chosen_and_rejected_of_a_pair_share_their_prompt_when_cut(tmp_path: Pat
     assert targets[2] == "UVWXYZ</s>"
 
 
+def test_predicted_rows_keep_the_budget_of_tokens(tmp_path: Path) -> None:
+    """They were cut by the number of rows alone; a pair is two texts."""
+    rows = [
+        {"prompt": "ab", "chosen": "c" * (1 + number % 7), "rejected": "de" * (1 + number % 3)} for number in range(20)
+    ]
+
+    def predicted(**budget: Any) -> list[dict[str, torch.Tensor]]:
+        data = Preferences(table(tmp_path, rows), val_fraction=0.0, **budget)
+        data.trainer = type("T", (), {"lightning_module": dpo()})()
+        data.setup("predict")
+        return list(data.predict_dataloader())
+
+    batches, singles = predicted(tokens_per_batch=120), predicted(batch_size=1)
+    assert all(batch["input_ids"].numel() <= 120 for batch in batches)
+    numbers = [number for batch in batches for number in batch["rows"].chunk(2)[0].tolist()]
+    assert numbers == [int(batch["rows"][0]) for batch in singles] == list(range(20))
+    assert len(batches) < len(singles)
+
+
 def test_a_long_answer_leaves_the_prompt_half_of_the_room(tmp_path: Path) -> None:
     """It took all of it, so that half of real pairs at 512 tokens were answers to nothing."""
     rows = [{"prompt": prompt, "chosen": "n" * 30, "rejected": "Y"} for prompt in ("abcdefghijklm", "abc")]
