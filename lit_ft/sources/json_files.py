@@ -101,6 +101,9 @@ def _rows_of(found: Any, file: Path) -> list[Any]:
         if inner == list(map(str, range(len(inner)))) and all(list(value) == inner for value in values):
             return [{name: value[i] for name, value in found.items()} for i in inner]  # columns by the number of a row
         return values
+    if len(found) > 1 and _are_columns(values):
+        say(f"the rows of {file} are those of its columns {listed(found)}")
+        return [dict(zip(found, row, strict=True)) for row in zip(*values, strict=True)]
     lists = [name for name, value in found.items() if isinstance(value, list) and value and all(map(_is_object, value))]
     if len(lists) == 1 and not any(name in ("role", "from") for name in chain(*found[lists[0]])):
         say(f"the rows of {file} are those of its key {lists[0]!r}")
@@ -121,6 +124,12 @@ def _named(row: Any, place: str, wanted: str, file: Path, columns: Sequence[str]
     if "\\ud" in text.lower() and not _is_whole(json.dumps(row, ensure_ascii=False)):
         raise ConfigError("path", str(file), f"whole characters: {place} has half of one (\\ud800 to \\udfff alone)")
     return row
+
+
+def _are_columns(values: list[Any]) -> bool:
+    """Whether values are lists of one length, of no objects."""
+    lists = all(isinstance(value, list) and not any(map(_is_object, value)) for value in values)
+    return lists and len(set(map(len, values))) == 1 and len(values[0]) > 0
 
 
 def _is_object(value: Any) -> bool:

@@ -23,6 +23,15 @@ from lit_ft.sources.table_format import MARKS, TableFormat, listed, only, repeat
 Row = dict[str, Any]
 Reader = Callable[[Path, TableFormat], Iterable[Row]]
 
+OTHERS = {
+    b"PAR1": "a Parquet file",
+    b"PK\x03\x04": "a zip archive, as those of Excel are",
+    b"\xd0\xcf\x11\xe0": "a file of Excel",
+    b"\x1f\x8b": "compressed by gzip, which a name in .gz says",
+    b"ARROW1": "an Arrow file",
+    b"version https://git-lfs": "a pointer of Git LFS: the file itself was not fetched",
+}
+"""How files of other kinds begin that may come under the name of one of text."""
 _NAN = frozenset(("nan", "NaN"))  # as pandas and others write a missing value into a cell
 _ROWS_AT_ONCE = 256  # of Parquet, whose columns are decoded in pieces
 
@@ -115,6 +124,8 @@ def _text(file: Path, form: TableFormat, newline: str | None = None) -> Iterator
         family = (marked or "").removesuffix("-sig")
         if form.encoding and not codecs.lookup(form.encoding).name.startswith(family):
             raise ConfigError("encoding", form.encoding, f"null: {file} begins with the mark of {family}")
+        if file.suffix.lower() != ".gz" and (other := _other_kind(file)):
+            raise ConfigError("path", str(file), f"text, as its name says: this is {other}")
         if marked is None and form.encoding is None and b"\0" in start:
             allowed = f"text in UTF-8; {file} is in another encoding (utf-16-le, utf-16-be) or is no text"
             raise ConfigError("encoding", None, allowed)
@@ -130,6 +141,13 @@ def _text(file: Path, form: TableFormat, newline: str | None = None) -> Iterator
         other = "encoding: names another, cp1252 for most files of Excel and Windows"
         allowed = f"text in {name}: line {number} has {error.reason} ({other})"
         raise ConfigError("path", str(file), allowed) from error
+
+
+def _other_kind(file: Path) -> str | None:
+    """What a file is of which the name says something else."""
+    with file.open("rb") as content:
+        start = content.read(32)
+    return next((kind for mark, kind in OTHERS.items() if start.startswith(mark)), None)
 
 
 def _decodes(line: bytes, encoding: str) -> bool:
@@ -244,7 +262,9 @@ def _parquet(file: Path, form: TableFormat) -> Iterator[Row]:
             for rows in table.iter_batches(batch_size=_ROWS_AT_ONCE):
                 yield from named_rows(rows.to_pylist(maps_as_pydicts="strict"), named)
     except pyarrow.ArrowInvalid as error:
-        raise ConfigError("path", str(file), f"a Parquet file: {error}") from error
+        other = _other_kind(file)
+        said = f"this is {other}" if other not in (None, OTHERS[b"PAR1"]) else str(error)
+        raise ConfigError("path", str(file), f"a Parquet file: {said}") from error
 
 
 def _features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:

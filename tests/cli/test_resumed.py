@@ -74,9 +74,7 @@ def test_the_same_configuration_says_nothing(capsys: pytest.CaptureFixture[str])
 
 def test_a_network_of_another_place_is_not_said_to_win() -> None:
     assert fit() == 0
-    with pytest.warns(
-        UserWarning, match=r"network\.path: 'here' -> 'there' \(its form alone: the weights"
-    ):
+    with pytest.warns(UserWarning, match=r"network\.path: 'here' -> 'there' \(its form alone: the weights"):
         goes_on("--model.network.path=there")
 
 

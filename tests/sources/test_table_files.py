@@ -160,6 +160,12 @@ def test_rows_of_json_are_found_where_they_are(tmp_path: Path, name: str, text: 
     assert read_rows(write(tmp_path, name, text)) == [{"t": 1}, {"t": 2}]
 
 
+def test_columns_as_lists_are_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, "a.json", '{"t": ["x", "y"], "n": [1, null]}')
+    assert read_rows(path) == [{"t": "x", "n": 1}, {"t": "y", "n": None}]
+    assert "are those of its columns t, n" in capsys.readouterr().err
+
+
 def test_lists_in_the_lines_of_a_file_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", '["a", 1]\n["b", 2]\n')
     form = TableFormat(columns=("text", "label"))

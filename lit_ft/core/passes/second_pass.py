@@ -10,7 +10,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from lit_ft.core.errors import ConfigError
 from lit_ft.core.lightning import either
 from lit_ft.core.method import Method
 from lit_ft.core.passes.evaluating import modes_kept
@@ -84,7 +86,7 @@ class Window:
 
     A callback calls ``record`` in ``on_train_batch_start`` and may call ``backward`` in ``on_before_optimizer_step``.
     The batches stay on the device until the next window. Their containers are copied, so that a step may pop keys and
-    set attributes; their tensors are not, so that a step that writes into them cannot be repeated. State is kept
+    set attributes; their tensors are in the first window, and later where the step writes into them. State is kept
     because a step may read values that it wrote (a momentum network, a counter, power iterations of a spectral norm);
     batch norm does not read its statistics in training, and costs nothing.
 
@@ -97,6 +99,7 @@ class Window:
         self.written: list[Tensor] = []
         self.lost: list[Tensor] = []
         self._watches = True
+        self._writes = False
         self._release: Callable[[], None] | None = None
 
     def record(self, trainer: pl.Trainer, batch_idx: int) -> None:
@@ -111,10 +114,17 @@ class Window:
             self.release()
             like = self.micro_batches[-1].state if self.micro_batches else None
             state = State(module, trainer, statistics=False, written=self.written, like=like)
-            again = tuple(copied(argument) for argument in arguments)
+            copies = self._watches or self._writes
+            again = tuple(copied(argument, tensors=copies) for argument in arguments)
             self.micro_batches.append(MicroBatch(again[0], batch_idx, again, Randomness(), state))
+            tensors = [one for one in tree_leaves(arguments) if isinstance(one, Tensor) and not one.is_inference()]
+            before = [one._version for one in tensors]
             with state.watching() if self._watches else nullcontext():
                 output = step(*arguments)
+            self._writes = self._writes or [one._version for one in tensors] != before
+            if self._writes and not copies:
+                given = f"{type(module).__name__}, whose training_step writes into its batch in some steps alone"
+                raise ConfigError("model", given, "a step that leaves its batch as it is, as it is run again")
             self._look(state)
             return output
 
@@ -183,7 +193,8 @@ class Window:
             last = position == len(chosen) - 1
             whole = weights is not None and parts > 1 and last
             with _gradient_sync(trainer, enabled=sync and last):
-                loss = loss_of(trainer.strategy.training_step(*(copied(argument) for argument in item.arguments)))
+                arguments = (copied(argument, tensors=self._writes) for argument in item.arguments)
+                loss = loss_of(trainer.strategy.training_step(*arguments))
                 if loss is None:
                     continue
                 dtype = loss.dtype
@@ -246,8 +257,8 @@ def loss_of(output: Any) -> Tensor | None:
     return output["loss"] if isinstance(output, Mapping) else output
 
 
-def copied(batch: Any) -> Any:
-    """The batch with new containers around the same tensors.
+def copied(batch: Any, tensors: bool = False) -> Any:
+    """The batch with new containers around the same tensors, or around copies of them.
 
     Example:
         >>> batch = {"input_ids": torch.tensor([1, 2])}
@@ -255,21 +266,23 @@ def copied(batch: Any) -> Any:
         >>> other is batch, other["input_ids"] is batch["input_ids"]
         (False, True)
     """
+    if isinstance(batch, Tensor):
+        return batch.detach().clone().requires_grad_(batch.requires_grad) if tensors else batch
     if isinstance(batch, MutableMapping):
         new = copy.copy(batch)
         for key, value in batch.items():
-            new[key] = copied(value)
+            new[key] = copied(value, tensors)
         return new
     if isinstance(batch, tuple):
-        items = [copied(item) for item in batch]
+        items = [copied(item, tensors) for item in batch]
         return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
     if isinstance(batch, list):
-        return [copied(item) for item in batch]
+        return [copied(item, tensors) for item in batch]
     if is_dataclass(batch) and not isinstance(batch, type):
         other: Any = copy.copy(batch)
         for field in fields(batch):
             if hasattr(batch, field.name):
-                object.__setattr__(other, field.name, copied(getattr(batch, field.name)))
+                object.__setattr__(other, field.name, copied(getattr(batch, field.name), tensors))
         return other
     own = hasattr(batch, "__dict__") and not isinstance(batch, (Tensor, nn.Module))
     return copy.copy(batch) if own else batch  # an object with attributes, such as a graph

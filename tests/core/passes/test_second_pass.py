@@ -15,8 +15,10 @@ from torchmetrics import MetricCollection
 from torchmetrics.aggregation import CatMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassPrecision
 
+from lit_ft.callbacks import SAM
+from lit_ft.core.errors import ConfigError
 from lit_ft.core.passes.second_pass import copied, without_trace
-from lit_ft.testing import ForeignData, difference, fit_foreign
+from lit_ft.testing import ForeignData, ForeignModule, difference, fit_foreign
 
 
 class Traces(pl.LightningModule):
@@ -147,3 +149,36 @@ def test_a_step_may_set_attributes_of_its_batch() -> None:
     again.inner.parts.pop("y")
     assert pair.x is graph.x is pair.inner.parts["y"] is tensor
     assert copied(pair).inner.parts["y"] is tensor
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_may_write_into_its_batch(accumulate: int) -> None:
+    class Doubles(ForeignModule):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            batch[0].mul_(2)
+            return super().training_step(batch, batch_idx)
+
+    class Doubled(ForeignModule):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return super().training_step((batch[0] * 2, batch[1]), batch_idx)
+
+    for make in (lambda: SAM(rho=0.0), lambda: SAM(rho=0.05)):
+        fit = {"max_steps": 5, "accumulate_grad_batches": accumulate}
+        weights = [
+            dict(fit_foreign([make()], make_module=kind, **fit)[0].state_dict())  # type: ignore[arg-type]
+            for kind in (Doubles, Doubled)
+        ]
+        assert not difference(*weights), make()
+
+
+def test_a_step_that_begins_to_write_into_its_batch_is_refused() -> None:
+    class Later(ForeignModule):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            if batch_idx == 3:
+                batch[0].mul_(2)
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(
+        ConfigError, match="given 'Later, whose training_step writes into its batch in some steps alone'"
+    ):
+        fit_foreign([SAM(rho=0.05)], make_module=Later, max_steps=5)
