@@ -20,6 +20,7 @@ from lit_ft.core.callback import FitCallback
 from lit_ft.core.errors import ConfigError
 from lit_ft.running.arguments import of_callbacks, put_back, saved_arguments, stopping
 from lit_ft.running.as_built import as_built, changed, factors, of_its_groups, plain, reached, same
+from lit_ft.running.averaged import give_network
 
 SCHEDULED = ("lr", "momentum", "betas")  # what schedules of torch move
 BUFFERS = (  # what an option asks for, and the buffer of the same shape that stands wherever the option is known
@@ -73,10 +74,12 @@ class AsWritten(FitCallback):
         """Keep the checkpoint until there are optimizers."""
         if trainer.state.fn == "fit":
             self._checkpoint = checkpoint
+            give_network(trainer, pl_module)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         checkpoint, self._checkpoint = self._checkpoint, None
+        give_network(trainer, pl_module)
         self._built = as_built(trainer, pl_module)
         if checkpoint is None:
             return

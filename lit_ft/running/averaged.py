@@ -5,6 +5,7 @@ checkpoint of its own. The last checkpoint therefore holds the average as the we
 other runs take, and beside them those of the last step, from which a longer run goes on.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,19 @@ from torch import Tensor
 from lit_ft.core.lightning import either
 
 KEY = "current_model_state"  # as Lightning's WeightAveraging names it
+
+
+def give_network(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Let an averaging average: it copies the module in ``setup``, before ``configure_model`` has built its network.
+
+    For hooks behind ``configure_model``, before the averaging is restored or begins.
+    """
+    names = {name for name, _ in module.named_parameters()}
+    averages = [one for one in trainer.callbacks if isinstance(one, either(StochasticWeightAveraging))]  # type: ignore
+    for callback in averages:
+        copied = callback._average_model
+        if copied is not None and not names <= {name for name, _ in copied.named_parameters()}:
+            callback._average_model = copy.deepcopy(module)
 
 
 def average(trainer: pl.Trainer) -> dict[str, Tensor] | None:

@@ -1,5 +1,6 @@
 """Callbacks of Lightning that act at the start of an epoch, in a run that resumes inside of it."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from torch import nn
+from torch.optim import SGD
 
+from lit_ft.classification.numbers import NoisyLinear
+from lit_ft.classification.regression import Regression
 from lit_ft.running.run_checkpoint import RunCheckpoint
 from lit_ft.testing import ForeignModule, difference, fit_foreign
 
@@ -140,3 +144,24 @@ def test_the_last_checkpoint_holds_the_average(kind: str, tmp_path: Path) -> Non
         fit_foreign([saves, make(), looks], make_module=module, resume=last, max_epochs=5)
         assert torch.equal(seen[0], saved["current_model_state"]["model.0.weight"])
         assert not torch.equal(seen[0], saved["state_dict"]["model.0.weight"])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_network_that_is_built_late_is_averaged(first: bool, tmp_path: Path) -> None:
+    """Lightning copies the module before ``configure_model``: of a method, nothing would be averaged, unsaid."""
+
+    def method() -> Any:
+        return Regression({"config": {"model_type": "mlp", "width": 4, "depth": 1}}, optimizer=partial(SGD, lr=0.05))
+
+    def fit(folder: str, resume: Path | None = None) -> Any:
+        saves, averages = RunCheckpoint(8, keep=9, folder=str(tmp_path / folder)), averaging()
+        callbacks = [saves, averages] if first else [averages, saves]
+        more = {"make_module": method, "make_data": NoisyLinear, "max_epochs": 4, "resume": resume}
+        return dict(fit_foreign(callbacks, **more)[0].state_dict())
+
+    whole = fit("whole")
+    last = max((tmp_path / "whole").glob("step=*.ckpt"))
+    saved = torch.load(last, weights_only=True)
+    assert not difference(saved["state_dict"], whole)
+    assert difference(saved["current_model_state"], whole), "those of the last step"
+    assert not difference(fit("rest", tmp_path / "whole/step=00000024.ckpt"), whole)
