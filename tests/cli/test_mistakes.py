@@ -171,6 +171,7 @@ def test_no_step_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert line == "report: none, as no step was made" or Path(line.removeprefix("report: ")).exists()
 
 
+@pytest.mark.draws
 def test_names_with_brackets_and_dollars(capsys: pytest.CaptureFixture[str]) -> None:
     names = ("share[red]of$x", "c$_{^d", "[/bold]")
     metric = {"class_path": "torchmetrics.classification.MulticlassAccuracy", "init_args": {"num_classes": 4}}
@@ -201,6 +202,7 @@ def test_a_table_of_runs_tells_the_dead_from_those_that_run(capsys: pytest.Captu
     assert number_of(Path("r/elsewhere")) == 7
 
 
+@pytest.mark.draws
 def test_a_figure_of_a_callback_with_a_broken_formula_is_drawn(tmp_path: Path) -> None:
     from matplotlib.figure import Figure
 
