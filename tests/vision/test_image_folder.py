@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,8 @@ from PIL import Image
 
 from lit_ft.core.errors import ConfigError
 from lit_ft.data import ImageFolder
+from lit_ft.methods import ImageClassifier
+from lit_ft.testing import assert_resumes
 from lit_ft.vision.augmentation import Augmentation
 
 
@@ -117,6 +120,18 @@ def test_augmentation_is_a_function_of_seed_epoch_and_row(tmp_path: Path) -> Non
     assert torch.equal(next(iter(plain.val_dataloader()))["images"], next(iter(changed.val_dataloader()))["images"])
     none = by_file(1, augment={"flip": False, "crop": 1.0, "jitter": 0.0})
     assert all(torch.allclose(none[name], image, atol=1e-6) for name, image in by_file(1, augment=None).items())
+
+
+def test_a_run_that_resumes_sees_the_same_changes(tmp_path: Path) -> None:
+    path = folder(tmp_path / "pictures", "cat", "dog", each=6)
+
+    def module() -> ImageClassifier:
+        return ImageClassifier({"config": {"model_type": "mlp", "width": 4}})
+
+    def data() -> ImageFolder:
+        return ImageFolder(path, image_size=4, augment=Augmentation(crop=0.5, jitter=0.3), batch_size=3)
+
+    assert_resumes(pl.Callback, tmp_path / "run", crash_at=5, max_epochs=2, make_module=module, make_data=data)
 
 
 def test_each_change_does_what_it_says() -> None:
