@@ -125,6 +125,8 @@ class Correlation(PearsonCorrCoef):
         tensor(1.)
     """
 
+    higher_is_better = True  # torchmetrics leaves it open
+
     def compute(self) -> Tensor:
         """NaN where it is not defined."""
         with warnings.catch_warnings():

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from lit_ft.core.errors import ConfigError
+from lit_ft.core.problems import label_metrics
 from lit_ft.data import LabelledText
 from lit_ft.methods import IndependentMembers, TextClassifier
 from lit_ft.models.byte_tokenizer import byte_tokenizer
@@ -153,6 +154,19 @@ def test_a_weighted_window_is_the_weighted_mean_over_its_rows() -> None:
         trainer(accumulate_grad_batches=parts).fit(model, made)
         after.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
     torch.testing.assert_close(after[0], after[1], rtol=1e-5, atol=1e-7)
+
+
+def test_metrics_of_few_rows_are_unknown_and_tell_which_way_is_better() -> None:
+    """Without a warning, which would be an error here."""
+    for metrics, row, label in (
+        (label_metrics("regression", 0), torch.tensor([1.0]), torch.tensor([2.0])),
+        (label_metrics("multi_label_classification", 2), torch.tensor([[0.5, 0.2]]), torch.tensor([[0, 0]])),
+    ):
+        values = {name: float(metric(row, label)) for name, metric in metrics.items()}
+        assert {name for name, value in values.items() if math.isnan(value)} == set(metrics) & {"r2", "pearson", "map"}
+        assert {name: metric.higher_is_better for name, metric in metrics.items()} == {
+            name: name != "absolute_error" for name in metrics
+        }
 
 
 def test_losses_are_those_of_torch() -> None:
