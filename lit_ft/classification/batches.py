@@ -8,16 +8,17 @@ from torch import Tensor
 class LabelledTextBatch(TypedDict):
     """Texts, or pairs of texts, with a label, padded on the right.
 
-    ================== ======================================================= ================
+    ================== ======================================================= =====
     key                shape                                                   type
-    ================== ======================================================= ================
+    ================== ======================================================= =====
     ``input_ids``      (rows, tokens)                                          int64
     ``attention_mask`` (rows, tokens): 1 on tokens, 0 on padding               int64
-    ``labels``         (rows,): a class; or (rows, classes): marks of classes; int64; float32;
-                       or (rows,): a number                                    float32
+    ``labels``         (rows,): a class                                        int64
     ``token_type_ids`` (rows, tokens): which text of a pair a token is of,     int64
                        where the tokenizer tells
-    ================== ======================================================= ================
+    ================== ======================================================= =====
+
+    Labels of any number of classes are marks of shape (rows, classes), and numbers have shape (rows,), in float32.
 
     See also: :class:`~lit_ft.methods.TextClassifier`, :class:`~lit_ft.data.LabelledText`.
 

@@ -13,10 +13,11 @@ class ImagesBatch(TypedDict):
     ========== ==================================================================== =======
     ``images`` (rows, channels, height, width), or (rows, features)                 float32
     ``labels`` (rows,): a class                                                     int64
-               or (rows, classes): marks of classes; or (rows,): a number           float32
     ``groups`` (rows,): number of the group of each row, where rows have groups     int64
     ``ids``    (rows,): unique number of each row, where rows are augmented         int64
     ========== ==================================================================== =======
+
+    Labels of any number of classes are marks of shape (rows, classes), and numbers have shape (rows,), in float32.
 
     See also: :class:`~lit_ft.methods.ImageClassifier`, :class:`~lit_ft.data.ImageFolder`.
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lit_ft.data import Digits, ImageFolder, MNIST5k, RedundantDigits, SideBySide
+from lit_ft.data import Digits, ImageFolder, LabelledImages, MNIST5k, RedundantDigits, SideBySide
 from lit_ft.methods import (
     CertifiedClassifier,
     ConcatRepresentations,
@@ -18,6 +18,7 @@ from lit_ft.methods import (
     LeaveOneOutNeighbours,
 )
 from lit_ft.metrics import CertifiedAccuracy, GroupAccuracy
+from lit_ft.vision.augmentation import Augmentation
 from tests.example import MLP, OfMetric, OfRun, drawn
 
 FLAT: Any = {"config": MLP}
@@ -30,12 +31,24 @@ def digits(flat: bool = False) -> Digits:
     return Digits(flat=flat, max_rows=120, batch_size=40)
 
 
-def images() -> ImageFolder:
+def written(folder: str) -> None:
     for name in ("one", "two"):
-        Path("images", name).mkdir(parents=True, exist_ok=True)
+        Path(folder, name).mkdir(parents=True, exist_ok=True)
         for i in range(24):
             pixels = drawn(100 * len(name) + i)(5, 5, 3, below=256).to(torch.uint8)
-            Image.fromarray(pixels.numpy()).save(Path("images", name, f"{i}{name}.png"))
+            Image.fromarray(pixels.numpy()).save(Path(folder, name, f"{i}{name}.png"))
+
+
+def labelled_images() -> LabelledImages:
+    written("named")
+    rows = [f"{name}/{i}{name}.png,{('a', 'a;b', '', 'b')[i % 4]}" for name in ("one", "two") for i in range(24)]
+    Path("named/table.csv").write_text("\n".join(["file_name,label", *rows]))
+    sizes = {"image_size": 6, "batch_size": 4, "max_rows": 16}
+    return LabelledImages("named/table.csv", separator=";", augment=Augmentation(crop=0.5, jitter=0.2), **sizes)
+
+
+def images() -> ImageFolder:
+    written("images")
     return ImageFolder("images", image_size=6, batch_size=4, max_rows=16)
 
 
@@ -75,6 +88,7 @@ EXAMPLES = {
     "ImageClassifier": OfRun(lambda: ImageClassifier(CNN), digits, THIRD),
     "ImageFolder": OfRun(lambda: ImageClassifier(CNN), images),
     "IndependentMembers": OfRun(lambda: IndependentMembers(CNN, num_members=2), digits, THIRD),
+    "LabelledImages": OfRun(lambda: ImageClassifier(CNN), labelled_images),
     "LeaveOneOutNeighbours": OfRun(
         lambda: LeaveOneOutNeighbours(CNN, k=5, memory=100),
         lambda: Digits(classes=[[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]], max_rows=120, batch_size=40),
