@@ -67,7 +67,7 @@ class Told:
             next(a.partition("=")[2] for a in job.fit if a.startswith("--seed_everything=")))  # fmt: skip
         if "probe" not in folder.parts:
             MADE.append(f"{arm} {seed}")
-        values = {"test/accuracy": difference(arm, seed)}
+        values = {"test/accuracy": difference(arm, seed), "val/accuracy": 0.5}
         folder.mkdir(parents=True, exist_ok=True)
         write_report(folder, {"status": "finished", "steps": 1, "wall_seconds": 1.0, "metrics": values})
         write_text(folder / "complete", "")
@@ -150,6 +150,28 @@ def test_a_record_takes_further_seeds(capsys: pytest.CaptureFixture[str]) -> Non
     Path("base.yaml").write_text(Path("base.yaml").read_text() + "trainer: {max_steps: 3}\n")
     assert study("--record", seeds=8) == 0
     assert len(MADE) == 16, "another study: nothing of the record counts"
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_record_keeps_what_was_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    """The runs that tuned are gone too."""
+    tune = {"data.batch_size": [16, 32], "by": "val/accuracy", "seeds": [100], "fixed": {"like": ["data.batch_size"]}}
+    assert study("--record", seeds=5, tune=tune) == 0
+    assert MADE[:2] == ["still 100", "still 100"]
+    assert len(MADE) == 12
+    capsys.readouterr()
+    assert study("--show", seeds=5, tune=tune) == 0
+    assert (
+        "tuned still: data.batch_size 16 (val/accuracy 0.5); data.batch_size at the border" in capsys.readouterr().out
+    )
+    for again, made in (("--record", 2), ("--confirm", 2)):
+        shutil.rmtree("runs")
+        MADE.clear()
+        assert study(again, seeds=6 if again == "--record" else 5, tune=tune) == 0
+        assert len(MADE) == made, "one seed of two arms"
+    assert json.loads(Path("results/claim.json").read_text())["tuned"]["arms"]["still"]["chosen"] == {
+        "data.batch_size": 16
+    }
 
 
 @pytest.mark.usefixtures("_here")
