@@ -18,9 +18,11 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.problems import CLASS, CLASSES, NUMBER, ProblemType
 from lit_ft.running.saying import say
 from lit_ft.sources.batching import Plan
+from lit_ft.sources.class_names import class_name
 from lit_ft.sources.loader import ResumableLoader
-from lit_ft.sources.splits import Share, first_with_rows
+from lit_ft.sources.splits import NEW, Share, first_with_rows
 from lit_ft.sources.table_data import TableData
+from lit_ft.sources.table_files import row_id
 from lit_ft.sources.tables import Row
 from lit_ft.sources.targets import label_tensor, targets
 from lit_ft.tokens.token_table import warn_of_cuts
@@ -84,6 +86,7 @@ class LabelledText(TableData):
         problem_type: What a label is: ``single_label_classification``, ``multi_label_classification`` or
             ``regression``; None is any number of classes where cells are lists or a ``separator`` is given, else one.
         separator: What stands between the classes of a cell.
+        predict_path: Table with rows to predict, which need no label; None predicts those of the test.
         batch_size: Rows in a batch.
         max_length: Longest row in tokens, special tokens included; longer ones are cut at the end, of a pair the longer
             text first. ``auto`` is the longest of all rows, up to what the tokenizer says its network can read.
@@ -114,6 +117,7 @@ class LabelledText(TableData):
         path: str,
         text: str = "text",
         label: str = "label",
+        predict_path: str | None = None,
         batch_size: PositiveInt = 32,
         max_length: PositiveInt | Literal["auto"] = 128,
         test_fraction: Share | None = None,
@@ -131,16 +135,18 @@ class LabelledText(TableData):
             raise ConfigError("separator", separator, f"null for {problem_type}")
         self.max_length: int | Literal["auto"] = max_length
         self.text, self.text_pair, self.label = text, text_pair, label
-        self.problem_type, self.separator = problem_type, separator
+        self.problem_type, self.separator, self.predict_path = problem_type, separator, predict_path
+        self._asked: list[str] | None = None
         self.class_names: list[str] = []
         self.class_counts: list[int] = []  # of training rows
         self.rows: dict[str, TextRows] = {}
         self.numbers: dict[str, list[int]] = {}  # of rows in their table, from 1
+        self._told: dict[int, dict[str, Any]] = {}  # by the number in its table, what is said of a row to predict
 
     @property
-    def num_classes(self) -> int:
-        """Number of different classes; known after ``setup``."""
-        return len(self.class_names)
+    def num_classes(self) -> int | None:
+        """Number of different labels; known after ``setup``, but not by rows that are only to be predicted."""
+        return len(self.class_names) or None
 
     @property
     def train_rows(self) -> int:
@@ -157,7 +163,10 @@ class LabelledText(TableData):
         if self.rows:
             return
         self.tokenizer = tokenizer = tokenizer_of(self)
+        self.padding = tokenizer.pad_token_id
         texts = [self.text, *([self.text_pair] if self.text_pair else [])]
+        if stage == "predict" and (self.predict_path is not None or self._asked is not None):
+            return self._set_up_new(texts)
         several = self.problem_type == CLASSES or self.separator is not None  # a row may have none
         found, self.numbers = self.source.read(texts if several else [*texts, self.label], plain=texts)
         tables = self.source.limited(found)
@@ -173,13 +182,53 @@ class LabelledText(TableData):
             rank_zero_warn(f"labels without a training row: {', '.join(map(repr, unseen))}")
         _warn_of_copies(tables, texts)
         self.class_names, self.problem_type = names, labels.problem_type
+        self._encode(tables, labels.values, texts)
+        if stage == "predict":
+            self._tell(tables[self.predicted], self.numbers[self.predicted], texts)
+
+    def _encode(
+        self, tables: Mapping[str, Sequence[Row]], labels: Mapping[str, Sequence[Any]], texts: Sequence[str]
+    ) -> None:
         cells = {split: [[str(row[name]) for row in table] for name in texts] for split, table in tables.items()}
-        tokens = {split: tokenized(own[0], tokenizer, *own[1:]) for split, own in cells.items() if own[0]}
+        tokens = {split: tokenized(own[0], self.tokenizer, *own[1:]) for split, own in cells.items() if own[0]}
         self._limit(tokens)
         for split in tables:
-            rows = ShortenedRows(tokens[split], tokenizer, self.max_length, *cells[split]) if split in tokens else None
-            self.rows[split] = TextRows(rows, labels.values[split])
-        self.padding = tokenizer.pad_token_id
+            some = split in tokens
+            rows = ShortenedRows(tokens[split], self.tokenizer, self.max_length, *cells[split]) if some else None
+            self.rows[split] = TextRows(rows, labels[split])
+
+    def ask(self, texts: list[str]) -> None:
+        """Predict these texts, in place of the rows of a table."""
+        if self.text_pair is not None:
+            allowed = "rows of two texts, by --data.predict_path FILE: this run reads pairs"
+            raise ConfigError("--text", texts[0], allowed)
+        self._asked = texts
+
+    def _set_up_new(self, texts: Sequence[str]) -> None:
+        """Rows that are only to be predicted: of the others, which may be gone, nothing is read."""
+        if self._asked is not None:
+            table = [{self.text: text} for text in self._asked]
+        else:
+            table = self.source.table(str(self.predict_path), texts, plain=texts)
+        if not table:
+            raise ConfigError("predict_path", self.predict_path, "a table with at least one row")
+        self.numbers = {NEW: list(range(1, len(table) + 1))}
+        self._encode({NEW: table}, {NEW: [None] * len(table)}, texts)
+        self._tell(table, self.numbers[NEW], texts, self.label)
+
+    def _tell(self, table: Sequence[Row], numbers: Sequence[int], texts: Sequence[str], label: str = "") -> None:
+        """Note what predictions say of rows beside what is predicted: an id, the texts, a label that is known."""
+        for row, number in zip(table, numbers, strict=False):
+            said = row.get(label)
+            parts = said.split(self.separator) if self.separator and isinstance(said, str) else said
+            known = [class_name(one) for one in parts] if isinstance(parts, list) else class_name(parts)
+            told = {"text": str(row[texts[0]])} | {name: str(row[name]) for name in texts[1:]}
+            self._told[number] = {**row_id(row), **told, **({"expected": known} if known else {})}
+
+    @property
+    def predicted(self) -> str:
+        """The split whose rows are predicted."""
+        return NEW if NEW in self.rows else first_with_rows(self.rows)
 
     def _limit(self, tokens: Mapping[str, TokenRows]) -> None:
         """Settle ``max_length``, and say what it cuts."""
@@ -216,13 +265,14 @@ class LabelledText(TableData):
         return self._bucketed("test", training=False) if self.rows["test"] else []
 
     def predict_dataloader(self) -> ResumableLoader:
-        """The rows of the test (else validation, else training) in the order of their split."""
-        split = first_with_rows(self.rows)
+        """The rows of ``predict_path``, else of the test (else validation, else training), in their order."""
+        split = self.predicted
         return self._loader(split, self.batching.in_order(len(self.rows[split])), training=False)
 
     def place_of(self, number: int) -> dict[str, Any]:
-        """Where a row of ``predict_dataloader`` is from: its number in its table, from 1."""
-        return {"row": self.numbers[first_with_rows(self.rows)][number]}
+        """What a row of ``predict_dataloader`` is: its number in its table, from 1, its ``id`` and its text."""
+        row = self.numbers[self.predicted][number]
+        return {"row": row, **self._told.get(row, {})}
 
     def _bucketed(self, split: str, training: bool) -> ResumableLoader:
         plan = self.batching.by_length(self.rows[split].sizes.tolist())
@@ -233,7 +283,7 @@ class LabelledText(TableData):
 
 
 def collate_labelled(rows: list[TextRow], padding: int) -> dict[str, Tensor]:
-    """Pad token ids on the right to the longest row.
+    """Pad token ids on the right to the longest row; rows without labels give none.
 
     Example:
         >>> collate_labelled([(torch.tensor([5, 6, 7]), 1), (torch.tensor([8]), 0)], padding=0)
@@ -244,7 +294,10 @@ def collate_labelled(rows: list[TextRow], padding: int) -> dict[str, Tensor]:
     ids = pad_sequence([ids for ids, *_ in rows], batch_first=True, padding_value=padding)
     lengths = torch.tensor([len(ids) for ids, *_ in rows])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": label_tensor([label for _, label, *_ in rows])}
+    labels = [label for _, label, *_ in rows]
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if None not in labels:
+        batch["labels"] = label_tensor(labels)
     if len(rows[0]) > 2:
         batch["token_type_ids"] = pad_sequence([types for *_, types in rows], batch_first=True)
     return batch

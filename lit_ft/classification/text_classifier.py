@@ -98,6 +98,12 @@ class TextClassifier(ReadsLabels, LanguageMethod):
 
     general = compute
 
+    def predict_step(self, batch: LabelledTextBatch, batch_idx: int) -> Tensor | None:  # type: ignore[override]
+        """Logits, also of rows without labels."""
+        if "labels" in batch:
+            return self.compute(batch).predictions
+        return self(batch["input_ids"], batch["attention_mask"]).float()
+
     def prediction_rows(self, batch: LabelledTextBatch, predictions: Tensor) -> list[dict[str, Any]]:
         """Classes and probabilities, or numbers."""
         return label_rows(self.problem, self.class_names, predictions, batch.get("labels"))

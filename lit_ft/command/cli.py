@@ -21,6 +21,8 @@ lit-ft: a modular trainer for fine-tuning research
 
   lit-ft fit -c FILE [-c FILE ...] [--KEY VALUE ...]     train; writes runs/<name>/<time>/
   lit-ft validate | test | predict -c FILE [--ckpt_path last | best | none | FILE]
+  lit-ft predict --run DIR --data.predict_path FILE [--to FILE.jsonl]     new rows, without labels or answers
+  lit-ft predict --run DIR --text "..." | --text -        one text, or a line each from standard input
   lit-ft methods [--json]                                what there is, by kind and by batch shape
   lit-ft report RUN ...                                  a table over runs, and their curves as one page
   lit-ft show-batch -c FILE | --run DIR                  one batch, tokens coloured by target and weight
@@ -170,10 +172,15 @@ def summary(run: "Run") -> None:
         if not key.startswith("lr-"):
             grid.add_row(escape(key), f"{value:.4g}")
     console = Console()
-    console.print(grid)
+    if grid.row_count:
+        console.print(grid)
     for callback in run.trainer.callbacks if run.trainer.state.fn == "fit" else ():  # type: ignore[attr-defined]
         if getattr(callback, "best_step", None) is not None:
             console.print(f"best: {callback.best_of} {callback.best:.4g} at step {callback.best_step}", markup=False)
+    if run.predictions is not None:
+        if run.predictions.exists():  # texts of the command line are shown
+            console.print(f"predictions: {run.predictions}", soft_wrap=True, markup=False)
+        return
     report = run.folder / "report.html"
     written = str(report) if report.exists() else "none, as no step was made"
     console.print(f"report: {written}", soft_wrap=True, markup=False)

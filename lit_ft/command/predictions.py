@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,23 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lit_ft.running.files import sha256
-from lit_ft.running.predictions import WHOLE, begin
+from lit_ft.running.predictions import begin, file_of
 
 _SETTINGS = ("precision", "limit_predict_batches")  # of the trainer
 _READ_WHOLE = 2**28  # bytes; of larger files, size and time are looked at
 
 
-def begin_predictions(folder: Path, config: Mapping[str, Any], checkpoint: Path | None) -> bool:
-    """Make a folder ready for predictions; returns whether they are all there.
+def begin_predictions(to: Path, config: Mapping[str, Any], checkpoint: Path | None, texts: Sequence[str] = ()) -> bool:
+    """Make a place ready for predictions; returns whether they are all there.
 
     Args:
-        folder: Where they are written.
+        to: Folder or file that they are written to.
         config: The resolved configuration.
         checkpoint: Where the weights come from; None where the network is used as it was built.
+        texts: What is predicted in place of rows of a table.
     """
     if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
-        return (folder / WHOLE).exists()
+        return file_of(to).exists()
     trainer = config.get("trainer") or {}
     made_of = {
         **{key: config.get(key) for key in ("model", "data", "seed_everything")},
@@ -33,9 +34,11 @@ def begin_predictions(folder: Path, config: Mapping[str, Any], checkpoint: Path 
         "checkpoint": None if checkpoint is None else sha256(checkpoint),
         "files": {path: _state(Path(path)) for path in sorted(set(_paths([config.get("model"), config.get("data")])))},
     }
-    whole = begin(folder, made_of)
+    if texts:
+        made_of["texts"] = list(texts)
+    whole = begin(to, made_of)
     if whole:
-        print(f"nothing to do: {folder / WHOLE} has all predictions of this model on these data")
+        print(f"nothing to do: {file_of(to)} has all predictions of this model on these data")
     return whole
 
 

@@ -1,6 +1,7 @@
 """What a command line asks for: read once, before anything heavy is imported, and handed on."""
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,12 @@ OPTIONS = {
     "name": "Name of the run; the stem of the last -c by default.",
     "run_dir": "Run folder to write; runs/<name>/<time> by default.",
     "runs": "Folder of all runs.",
-    "to": "Folder that predict writes predictions to; the run folder by default.",
+    "to": "File (.jsonl) or folder that predict writes predictions to; the run folder by default.",
 }  # where a run is, was, and is to be
 RUN_KEYS = ("stage", *OPTIONS, "config", "import")
 SECTIONS = ("seed_everything", "model", "data", "trainer", "monitor", *RUN_KEYS)
 LEFT_BY_A_RUN = ("metrics.csv", ".start", "checkpoints/step=*.ckpt", "checkpoints/*.sha256")
-FLAGS = {"-c": "config", **{f"--{key}": key for key in ("config", "import", *OPTIONS)}}  # with a value each
+FLAGS = {"-c": "config", **{f"--{key}": key for key in ("config", "import", "text", *OPTIONS)}}  # with a value each
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class Request:
         name: Name of the run.
         run_dir: Run folder to write.
         runs: Folder of all runs.
-        to: Folder that predict writes to.
+        to: File or folder that predict writes to.
+        texts: What predict is to predict in place of rows of a table, by ``--text``; ``-`` reads standard input.
     """
 
     command: str
@@ -115,6 +117,7 @@ class Request:
     run_dir: str | None = None
     runs: str = "runs"
     to: str | None = None
+    texts: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, args: "Sequence[str] | Request", command: str = "", run: str | Path | None = None) -> "Request":
@@ -135,10 +138,13 @@ class Request:
         kept: list[str] = []
         imports: list[str] = []
         configs: list[YamlFile] = []
+        texts: list[str] = []
         options: dict[str, Any] = {}
         for key, value, written in read_flags(args):
             if key == "import":
                 imports.append(value)
+            elif key == "text":
+                texts += sys.stdin.read().splitlines() if value == "-" else [value]
             elif written != ["--debug"]:
                 kept += written
             if key == "config":
@@ -147,9 +153,11 @@ class Request:
             elif key in OPTIONS:
                 options[key] = None if value == "null" else value
         if options.get("run") and not configs:
-            return cls.of(args, command, options["run"])
+            again = cls.of([*kept, *(f"--import={module}" for module in imports)], command, options["run"])
+            return replace(again, texts=tuple(texts))  # standard input can be read once
         named = {"start" if key == "from" else key: value for key, value in options.items() if value is not None}
         rest, overrides = split_overrides(kept)
+        named["texts"] = tuple(texts)
         return cls(command, tuple(kept), tuple(rest), tuple(overrides), tuple(configs), tuple(imports), **named)
 
     @property
@@ -178,7 +186,7 @@ def read_flags(args: Sequence[str]) -> Iterator[tuple[str, str, list[str]]]:
         key = _key(flag)
         following = [next(pending, "")] if key and not given else []
         value = "".join(following) or value
-        if key and (not value or (following and value.startswith("-"))):
+        if key and (not value or (following and value.startswith("-") and value != "-")):
             raise ConfigError(flag, "nothing", "a run folder" if key == "run" else "a value")
         yield key, value, [argument, *following]
 

@@ -10,17 +10,19 @@ import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, LearningRateMonitor
 
 from lit_ft.command.build import Build, Resolved
+from lit_ft.command.predicting import SaysSplit, predicting
 from lit_ft.command.predictions import begin_predictions
 from lit_ft.command.request import Request
 from lit_ft.command.resumed import LENGTH, Resumed
 from lit_ft.command.run_folders import ClearDead, CutRows, find_checkpoint, placed, weights_of
 from lit_ft.core.archive import read
 from lit_ft.core.errors import ConfigError, existing
+from lit_ft.core.method import Method
 from lit_ft.core.yaml_text import write_yaml
 from lit_ft.running.as_written import AsWritten
 from lit_ft.running.monitored import Monitored
 from lit_ft.running.not_finite import NotFinite
-from lit_ft.running.predictions import WHOLE, Predictions
+from lit_ft.running.predictions import Predictions, file_of
 from lit_ft.running.report import read_report
 from lit_ft.running.run_checkpoint import RunCheckpoint
 from lit_ft.running.run_configuration import RunConfiguration
@@ -40,12 +42,14 @@ class Run:
         trainer: The trainer, with the values it logged last.
         module: The module.
         data: The data module; None when the module brings its own loaders.
+        predictions: The file that ``predict`` has written.
     """
 
     folder: Path
     trainer: pl.Trainer
     module: pl.LightningModule
     data: pl.LightningDataModule | None
+    predictions: Path | None = None
 
     @property
     def dir(self) -> Path:
@@ -111,6 +115,8 @@ def execute(stage: str, args: Sequence[str] | Request) -> Run:
     if stage not in STAGES:
         raise ConfigError("stage", stage, ", ".join(STAGES))
     request = Request.of(args, stage)
+    if request.texts and stage != "predict":
+        raise ConfigError("--text", request.texts[0], f"for predict alone; {stage} reads the data of the config")
     if request.to is not None and stage != "predict":
         raise ConfigError("--to", request.to, f"where predict writes to; {stage} writes to --run_dir")
     with placed(request) as (folder, checkpoint, anew):
@@ -134,16 +140,14 @@ def _executed(built: Build, folder: Path, checkpoint: Path | None, anew: bool) -
     elif stage == "fit" and checkpoint is not None and not checkpoint.name.startswith("step="):
         callbacks.insert(0, CutRows())
     if stage == "predict":
-        folder = Path(built.request.to or folder)
-        if begin_predictions(folder, plain, checkpoint):
-            return Run(folder, built.make_trainer(callbacks, None), built.model, built.datamodule)
-        callbacks.append(Predictions(folder))
+        if isinstance(built.model, Method) and resumed is not None:
+            built.model.restore_facts(resumed.content)  # new rows know nothing of the classes
+        with predicting(built.request, folder, built.datamodule) as to:
+            return _predicted(built, callbacks, to, checkpoint)
     trainer = built.make_trainer(callbacks, folder if stage == "fit" else None)
     kwargs: dict[str, Any] = {"datamodule": built.datamodule, "ckpt_path": checkpoint}
     if checkpoint is not None:
         kwargs["weights_only"] = True
-    if stage == "predict":
-        kwargs["return_predictions"] = False  # they are in the file
     try:
         getattr(trainer, stage)(built.model, **kwargs)
     except SystemExit as ended:
@@ -151,9 +155,24 @@ def _executed(built: Build, folder: Path, checkpoint: Path | None, anew: bool) -
     if stage in ("validate", "test") and not trainer.callback_metrics:
         allowed = f"a data module with rows to {stage}; this one has none (see its {stage} path or fraction)"
         raise ConfigError("data", type(built.datamodule).__name__, allowed)
-    if stage == "predict" and not (folder / WHOLE).exists():
-        raise ConfigError("data", type(built.datamodule).__name__, "a data module with rows to predict; this has none")
     return Run(folder, trainer, built.model, built.datamodule)
+
+
+def _predicted(built: Build, callbacks: list[Callback], to: Path, checkpoint: Path | None) -> Run:
+    """Predict into a file; what is there already is not made again."""
+    file, data = file_of(to), built.datamodule
+    folder = file.parent
+    if begin_predictions(to, built.plain(), checkpoint, built.request.texts):
+        return Run(folder, built.make_trainer(callbacks, None), built.model, data, file)
+    trainer = built.make_trainer([*callbacks, Predictions(to), SaysSplit(built.request)], None)
+    weights = {} if checkpoint is None else {"ckpt_path": checkpoint, "weights_only": True}
+    try:
+        trainer.predict(built.model, datamodule=data, return_predictions=False, **weights)  # they are in the file
+    except SystemExit as ended:
+        raise as_signal(ended) from None
+    if not file.exists():
+        raise ConfigError("data", type(data).__name__, "a data module with rows to predict; this has none")
+    return Run(folder, trainer, built.model, data, file)
 
 
 def default_callbacks(built: Build, folder: Path, text: str) -> list[Callback]:

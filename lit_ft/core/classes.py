@@ -91,14 +91,14 @@ def class_rows(
 
     Example:
         >>> class_rows(["no", "yes"], torch.tensor([[0.0, 0.0], [-99.0, 99.0]]), torch.tensor([0, 0]))
-        [{'predicted': 'no', 'expected': 'no', 'probabilities': {'no': 0.5, 'yes': 0.5}}, {'predicted': 'yes', ...}]
+        [{'label': 'no', 'expected': 'no', 'probabilities': {'no': 0.5, 'yes': 0.5}}, {'label': 'yes', ...}]
     """
     called = [*(names or ()), *map(str, range(len(names or ()), scores.shape[-1]))]
     best = [called[number] for number in scores.argmax(-1).tolist()]
     values = (scores.double().softmax(-1) if word == "probabilities" else scores).tolist()
     expected = [{}] * len(best) if labels is None else [{"expected": called[number]} for number in labels.tolist()]
     return [
-        {"predicted": name, **right, word: dict(zip(called, row, strict=True))}
+        {"label": name, **right, word: dict(zip(called, row, strict=True))}
         for name, right, row in zip(best, expected, values, strict=True)
     ]
 

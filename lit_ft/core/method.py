@@ -374,11 +374,15 @@ class Method(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore facts about the data that are still None, and refuse a checkpoint of another frozen base."""
+        self.restore_facts(checkpoint)
+        self.configure_model()
+        self.check_origin(checkpoint)
+
+    def restore_facts(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take from a checkpoint what would else come from the data of its run."""
         for name in checkpoint.get(FACTS, ()):
             if getattr(self, name) is None:
                 setattr(self, name, checkpoint["hyper_parameters"].get(name))
-        self.configure_model()
-        self.check_origin(checkpoint)
 
     def check_origin(self, checkpoint: Mapping[str, Any], whole: bool = True) -> None:
         """Refuse weights of a checkpoint that were trained on another base, or with other settings of the adapter.

@@ -9,7 +9,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lit_ft.core.checks import checked
 from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.language.new_rows import row_of, with_answer
 from lit_ft.sources.layouts import holds, read_tables
+from lit_ft.sources.splits import NEW
+from lit_ft.sources.table_files import row_id
 from lit_ft.sources.tables import Row
 from lit_ft.sources.text_layouts import PAIRS, SUPERVISED, answered, chosen_layout
 from lit_ft.sources.truth import check_verdicts
@@ -49,6 +52,7 @@ class Instructions(TokenData):
 
     Args:
         path: Table with the rows: a file, ``packaged:NAME``, or a source of ``datasets``.
+        predict_path: Table with rows to predict, which need no answer; None predicts those of the test.
         template: Segments of each row, ``[{text: "{question}", role: user}, {text: " {answer}{eos}", weight: 1}]``;
             None as above. See :class:`lit_ft.tokens.segments.Segment`.
         chat: Whether segments of a template (or prompt and completion) are messages of the tokenizer's chat template;
@@ -83,6 +87,7 @@ class Instructions(TokenData):
     def __init__(
         self,
         path: str,
+        predict_path: str | None = None,
         template: list[Segment] | None = None,
         chat: bool = False,
         train_on: list[str] = ["assistant"],  # noqa: B006  never changed
@@ -110,6 +115,9 @@ class Instructions(TokenData):
                 raise ConfigError("template.role", segment.role, f"{', '.join(ROLES)}, as chat is on")
         if template is not None and not any(segment.weight for segment in template):
             raise ConfigError("template.weight", 0, "a weight other than 0 in at least one segment")
+        self.predict_path, self.new = predict_path, predict_path is not None
+        self._asked: list[str] | None = None
+        self._answered: list[bool] = []  # of new rows
         self.template, self.chat, self.train_on = template, chat, list(train_on)
         self.weight_column, self.truncation = weight_column, truncation
 
@@ -160,6 +168,30 @@ class Instructions(TokenData):
                     f"{len(blank)} of {len(rows)} {split} rows have an empty answer, which is learned: {some}"
                 )
         return tables
+
+    def ask(self, texts: list[str]) -> None:
+        """Predict answers to these questions, in place of the rows of a table."""
+        self._asked, self.new = texts, True
+
+    def _new_tables(self) -> dict[str, list[Row]]:
+        if self._asked is None:
+            path = str(self.predict_path)
+            given = self.source.table(path)
+        else:
+            path = "--text"
+            like = next(iter(self.source.stream())) if self.template is None and self.layout is None else {}
+            given = [row_of(text, like, self.template, self.layout) for text in self._asked]
+        found = [with_answer(row, self.template, self.layout) for row in given]
+        self._answered = [answered for _, answered in found]
+        self.numbers[NEW], self._ids = list(range(1, len(given) + 1)), {NEW: [row_id(row) for row in given]}
+        tables = {NEW: [row for row, _ in found]}
+        if self.template is not None:
+            return tables
+        return read_tables(tables, self.numbers, {NEW: path}, SUPERVISED, **self._how())
+
+    def is_answered(self, split: str, row: int) -> bool:
+        """Whether a row, by its number within the split, has an answer of its own; new rows may have none."""
+        return split != NEW or self._answered[row]
 
     def _check_verdicts(self, tables: Mapping[str, list[Row]], numbers: Mapping[str, Sequence[int]]) -> None:
         """Refuse answers that a column calls unwanted, unless it has been said that it is not read."""

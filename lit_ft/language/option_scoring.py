@@ -84,4 +84,4 @@ class OptionScoring(LanguageMethod):
         """Numbers, from 0, of the predicted and of the expected option, and the score of each option of a question."""
         counts = (batch["weights"].sum(-1) > 0).sum(-1).tolist()
         rows = zip(predictions.argmax(1).tolist(), batch["labels"].tolist(), predictions.tolist(), counts, strict=True)
-        return [{"predicted": best, "expected": right, "scores": row[:n]} for best, right, row, n in rows]
+        return [{"label": best, "expected": right, "scores": row[:n]} for best, right, row, n in rows]

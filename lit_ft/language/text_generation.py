@@ -26,10 +26,12 @@ class TextGeneration(SupervisedFineTuning):
     """Supervised fine-tuning whose ``predict`` generates answers to each row, and whose evaluation can measure them.
 
     The prompt of a row is its tokens before the first target. ``predictions.jsonl`` has one line per row: ``{row,
-    prompt, expected, answers}``, where ``answers`` are the samples and ``expected`` is whole, also where ``max_length``
-    cuts what is learned. An answer ends at the tokenizer's end token and at those that the generation config of the
-    checkpoint names. The samples of a batch depend on ``--seed_everything`` and its rows. With ``answers``, validation
-    and test generate too, and log ``val/<name>`` and ``test/<name>``; training is not changed by it.
+    prompt, expected, answers, answer_ids, ended}``, where ``answers`` are the samples, ``answer_ids`` their tokens,
+    ``ended`` says of each whether it ended by itself, and ``expected`` is whole, also where ``max_length`` cuts what is
+    learned; new rows without an answer have none. An answer ends at the tokenizer's end token and at those that the
+    generation config of the checkpoint names. The samples of a batch depend on ``--seed_everything`` and its rows. With
+    ``answers``, validation and test generate too, and log ``val/<name>`` and ``test/<name>``; training is not changed
+    by it.
 
     Reads :class:`~lit_ft.tokens.batch.LanguageBatch`, padded.
 
@@ -132,6 +134,10 @@ class TextGeneration(SupervisedFineTuning):
         answers = [list(takewhile(lambda token: token not in ends, row)) for row in found[:, longest:].tolist()]
         return [answers[i : i + self.samples] for i in range(0, len(answers), self.samples)]
 
+    def has_ended(self, answer: list[int]) -> bool:
+        """Whether an answer that ``generate`` gave ended by itself: all others have ``max_new_tokens``."""
+        return len(answer) < self.max_new_tokens
+
     def ends(self) -> list[int]:
         """The tokens that end an answer: that of the tokenizer, and those that the checkpoint names for generation."""
         named = getattr(getattr(self.network, "generation_config", None), "eos_token_id", None)
@@ -162,13 +168,23 @@ class TextGeneration(SupervisedFineTuning):
             samples = self.generate(prompts)
         finally:
             before.restore()
-        whole = getattr(data_of(self), "whole_answer", lambda split, row: None)
+        data = data_of(self)
+        whole = getattr(data, "whole_answer", lambda split, row: None)
+        known = getattr(data, "is_answered", lambda split, row: True)
+
+        def expected(number: int, learned: list[int]) -> dict[str, str]:
+            if not known(split, number):
+                return {}
+            return {"expected": words.decode(whole(split, number) or learned, skip_special_tokens=True)}
+
         return [
             {
                 "row": number,
                 "prompt": words.decode(ids[:start]),
-                "expected": words.decode(whole(split, number) or ids[start:length], skip_special_tokens=True),
+                **expected(number, ids[start:length]),
                 "answers": [words.decode(answer, skip_special_tokens=True) for answer in answers],
+                "answer_ids": answers,
+                "ended": [self.has_ended(answer) for answer in answers],
             }
             for number, ids, start, length, answers in zip(
                 batch["rows"].tolist(), rows, first, lengths, samples, strict=True

@@ -21,16 +21,45 @@ from lit_ft.core.method import Method
 from lit_ft.running.files import write_text
 from lit_ft.running.json_rows import json_line, plain
 
-WHOLE, NOTE, PARTS = "predictions.jsonl", "predictions.json", ".predictions"
+WHOLE = "predictions.jsonl"
 
 
-def begin(folder: Path, made_of: Mapping[str, Any]) -> bool:
-    """Make a folder ready for predictions; returns whether all of them are there already.
+def file_of(to: str | Path) -> Path:
+    """The file of predictions that ``--to`` names, itself or as a folder.
+
+    Example:
+        >>> file_of("runs/it").as_posix(), file_of("new/rows.jsonl").as_posix()
+        ('runs/it/predictions.jsonl', 'new/rows.jsonl')
+        >>> file_of("rows.csv")
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: --to: given 'rows.csv'; allowed: a folder, or a file that ends in .jsonl
+    """
+    path = Path(to)
+    if path.suffix == ".jsonl" and not path.is_dir():
+        return path
+    if path.is_file() or path.suffix in (".csv", ".tsv", ".json", ".txt", ".parquet"):
+        raise ConfigError("--to", str(to), "a folder, or a file that ends in .jsonl")
+    return path / WHOLE
+
+
+def _note(file: Path) -> Path:
+    """What the predictions are made of."""
+    return file.with_suffix(".json")
+
+
+def _parts(file: Path) -> Path:
+    """Where the rows lie until all are there."""
+    return file.with_name(f".{file.stem}")
+
+
+def begin(to: Path, made_of: Mapping[str, Any]) -> bool:
+    """Make a place ready for predictions; returns whether all of them are there already.
 
     ``predictions.json`` notes what they are made of. Predictions that were begun with the same go on where they stood.
 
     Args:
-        folder: Where they are written.
+        to: Folder or file that they are written to, see :func:`file_of`.
         made_of: Everything that they depend on, as plain data.
 
     Raises:
@@ -42,20 +71,21 @@ def begin(folder: Path, made_of: Mapping[str, Any]) -> bool:
         >>> begin(Path("made"), {"seed": 1})
         Traceback (most recent call last):
             ...
-        lit_ft.core.errors.ConfigError: --to: given 'made'; allowed: a folder without predictions ... (seed: 0 then, ...
+        lit_ft.core.errors.ConfigError: --to: given 'made'; allowed: a place without predictions ... (seed: 0 then, ...
     """
-    note, wanted = folder / NOTE, json.loads(json.dumps(plain(made_of)))
+    whole = file_of(to)
+    note, wanted = _note(whole), json.loads(json.dumps(plain(made_of)))
     begun = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
     changed = differences(begun, wanted) if begun is not None else {}
-    if changed or (begun is None and (folder / WHOLE).exists()):
+    if changed or (begun is None and whole.exists()):
         said = [f"{key}: {then!r:.60} then, {now!r:.60} now" for key, (then, now) in list(changed.items())[:3]]
         of = f" ({'; '.join(said)}{'; ...' * (len(changed) > 3)})" if said else ""
-        allowed = f"a folder without predictions of another model, other data or settings{of}; --to DIR names one"
-        raise ConfigError("--to", str(folder), allowed)
-    if (folder / WHOLE).exists():
+        allowed = f"a place without predictions of another model, other data or settings{of}; --to names one"
+        raise ConfigError("--to", str(to), allowed)
+    if whole.exists():
         return True
     if begun is None:
-        shutil.rmtree(folder / PARTS, ignore_errors=True)
+        shutil.rmtree(_parts(whole), ignore_errors=True)
         write_text(note, json.dumps(wanted, indent=2, ensure_ascii=False))
     return False
 
@@ -69,9 +99,9 @@ class Predictions(Callback):
     that an earlier start has written are not predicted again.
 
     Args:
-        folder: Where they are written.
+        to: Folder or file that they are written to, see :func:`file_of`.
 
-    See also: :func:`begin`, which makes the folder ready.
+    See also: :func:`begin`, which makes the place ready.
 
     Example:
         >>> from lit_ft.data import GaussianClusters
@@ -82,22 +112,22 @@ class Predictions(Callback):
         >>> _ = trainer.predict(model, GaussianClusters(rows=10, classes=2), return_predictions=False)
         >>> row = json.loads(Path("run/predictions.jsonl").read_text().splitlines()[0])
         >>> sorted(row), sorted(row["probabilities"])
-        (['expected', 'predicted', 'probabilities', 'row'], ['0', '1'])
+        (['expected', 'label', 'probabilities', 'row'], ['0', '1'])
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, to: str | Path) -> None:
+        self.file = file_of(to)
         self._done: set[tuple[int, ...]] = set()
-        self._file: TextIO | None = None
+        self._open: TextIO | None = None
         self._own: Callable[..., Any] | None = None
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read what is there, and open a file of this process."""
-        parts = self.folder / PARTS
+        parts = _parts(self.file)
         parts.mkdir(parents=True, exist_ok=True)
         self._done = {key for key, _ in _written(parts)}
         trainer.strategy.barrier()  # nobody writes while others read
-        self._file = (parts / f"{time.time_ns()}-{trainer.global_rank}.jsonl").open("w", encoding="utf-8")
+        self._open = (parts / f"{time.time_ns()}-{trainer.global_rank}.jsonl").open("w", encoding="utf-8")
         step, self._own = pl_module.predict_step, vars(pl_module).get("predict_step")
 
         def unless_done(batch: Any, batch_idx: int, *more: Any, **named: Any) -> Any:
@@ -120,7 +150,7 @@ class Predictions(Callback):
         keys = self._keys(trainer, batch, batch_idx, dataloader_idx)
         if outputs is None and isinstance(pl_module, Method):
             raise ConfigError("model", type(pl_module).__name__, "a method that predicts something for each row")
-        if outputs is None or self._file is None or (keys and self._done.issuperset(keys)):
+        if outputs is None or self._open is None or (keys and self._done.issuperset(keys)):
             return
         named = getattr(pl_module, "prediction_rows", lambda batch, outputs: outputs)(batch, outputs)
         place = getattr(data_of(pl_module), "place_of", None)
@@ -130,22 +160,22 @@ class Predictions(Callback):
             keys = [(dataloader_idx, number, i) for i in range(len(rows))]
         for key, row in zip(keys, rows, strict=True):
             where = {} if len(key) != 2 else {"row": key[1] + 1} if place is None else place(key[1])
-            self._file.write(json_line([key, {**where, **{k: v for k, v in row.items() if k not in where}}]))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+            self._open.write(json_line([key, {**where, **{k: v for k, v in row.items() if k not in where}}]))
+        self._open.flush()
+        os.fsync(self._open.fileno())
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the rows of all processes into one file."""
         self._close(pl_module)
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            rows = sorted(dict(_written(self.folder / PARTS)).items())
+            rows = sorted(dict(_written(_parts(self.file))).items())
             lines = [
                 json_line(row if len(key) == 2 else {"row": number, **row})
                 for number, (key, row) in enumerate(rows, start=1)
             ]
-            write_text(self.folder / WHOLE, "".join(lines))
-            shutil.rmtree(self.folder / PARTS)
+            write_text(self.file, "".join(lines))
+            shutil.rmtree(_parts(self.file))
         trainer.strategy.barrier()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -153,12 +183,12 @@ class Predictions(Callback):
         self._close(pl_module)
 
     def _close(self, module: pl.LightningModule) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._open is not None:
+            self._open.close()
             vars(module).pop("predict_step")
             if self._own:
                 module.predict_step = self._own  # type: ignore[method-assign]
-        self._file = self._own = None
+        self._open = self._own = None
 
     def _keys(self, trainer: pl.Trainer, batch: Any, batch_idx: int, dataloader_idx: int) -> list[tuple[int, ...]]:
         """Loader and number of each row of a batch; none where the loader does not tell."""

@@ -12,6 +12,8 @@ from lit_ft.core.checks import Range
 from lit_ft.core.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
+NEW = "new"
+"""Rows that are only to be predicted."""
 NAMES = {  # what others call them, as `datasets` knows them too
     "train": ("train", "training"),
     "val": ("val", "validation", "valid", "dev"),

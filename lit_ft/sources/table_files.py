@@ -84,6 +84,17 @@ def absent(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def row_id(row: Row) -> Row:
+    """What a row is called, in a mapping; an empty one where its table has no column ``id``.
+
+    Example:
+        >>> row_id({"ID": "a7", "text": "x"}), row_id({"text": "x"})
+        ({'id': 'a7'}, {})
+    """
+    name = next((name for name in row if name.lower() == "id"), None)
+    return {} if name is None or absent(row[name]) else {"id": row[name]}
+
+
 def tidied(row: Row, encoding: str | None = None) -> Row:
     r"""A row as it was written: Arrow fills the absent keys of nested values with null, and keeps some texts as bytes.
 

@@ -14,8 +14,9 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.sources.batching import Plan
 from lit_ft.sources.class_names import class_name, class_names
 from lit_ft.sources.loader import ResumableLoader
-from lit_ft.sources.splits import first_with_rows
+from lit_ft.sources.splits import NEW, first_with_rows
 from lit_ft.sources.table_data import TableData
+from lit_ft.sources.table_files import row_id
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.batch import LanguageBatch
 from lit_ft.tokens.packing import check_packing, packed_batches
@@ -61,6 +62,8 @@ class TokenData(TableData):
     """
 
     batch: ClassVar[type] = LanguageBatch
+    new: bool = False
+    """Whether there are rows that are only to be predicted, beside those of the table."""
 
     def __init__(
         self,
@@ -80,6 +83,7 @@ class TokenData(TableData):
         self.numbers: dict[str, Sequence[int]] = {}  # of rows in their table, from 1; empty for generated rows
         self.examples: dict[str, TokenTable] = {}
         self._evaluated: dict[str, Sequence[Row]] = {}
+        self._ids: dict[str, list[Row]] = {}
 
     # what a subclass defines
 
@@ -102,12 +106,14 @@ class TokenData(TableData):
         if self.examples:
             return
         self.tokenizer = self._tokenizer()
-        tables = self._tables()
+        tables = self._new_tables() if stage == "predict" and self.new else self._tables()
         if self.task_column is not None:
             tasks = (class_name(row[self.task_column]) for table in tables.values() for row in table)
             self.task_names = class_names(tasks)
         self.examples = self._encoded(tables)
-        if "train" not in self.examples:
+        if NEW in tables and NEW not in self.examples:
+            raise ConfigError("predict_path", "no rows", "at least one row to predict")
+        if NEW not in tables and "train" not in self.examples:
             raise ConfigError("path", self.source.path, "at least one row for training")
         self._checked = False
 
@@ -166,7 +172,12 @@ class TokenData(TableData):
         required = [*self.required_columns(), *([self.task_column] if self.task_column else [])]
         tables, numbers = self.source.read(required)
         self.numbers.update(numbers)
+        self._ids = {split: [row_id(row) for row in rows] for split, rows in tables.items() if split != "train"}
         return self.source.limited(tables)
+
+    def _new_tables(self) -> dict[str, list[Row]]:
+        """The rows that are only to be predicted, under ``NEW``."""
+        raise NotImplementedError(f"{type(self).__name__} defines _new_tables()")
 
     @property
     def longest_text(self) -> int:
@@ -197,7 +208,7 @@ class TokenData(TableData):
         return self._evaluation("test")
 
     def predict_dataloader(self) -> ResumableLoader:
-        """The rows of the test (else validation, else training) in the order of their split."""
+        """New rows, else those of the test (else validation, else training), in the order of their split."""
         split = self.predicted
         return self._loader(split, self._in_order(split), training=False)
 
@@ -208,13 +219,13 @@ class TokenData(TableData):
     @property
     def predicted(self) -> str:
         """The split whose rows are predicted."""
-        return first_with_rows(self.examples)
+        return NEW if NEW in self.examples else first_with_rows(self.examples)
 
     def place_of(self, number: int) -> dict[str, Any]:
-        """Where a row of ``predict_dataloader`` is from: its number in its table, from 1."""
+        """Where a row of ``predict_dataloader`` is from: its number in its table, from 1, and its ``id``."""
         row = self.source_row(self.predicted, number)
-        numbers = self.numbers.get(self.predicted)
-        return {"row": row + 1 if numbers is None else numbers[row]}
+        numbers, ids = self.numbers.get(self.predicted), self._ids.get(self.predicted)
+        return {"row": row + 1 if numbers is None else numbers[row], **(ids[row] if ids else {})}
 
     def rows_of(self, split: str) -> Any:
         """What a loader of a split reads, by number: examples, pairs or questions."""

@@ -116,6 +116,10 @@ class ImageClassifier(ReadsLabels, Method):
         targets = F.one_hot(labels, logits.shape[-1]).to(logits.dtype)
         return 0.5 * (logits - targets).square().sum(-1)
 
+    def predict_step(self, batch: ImagesBatch, batch_idx: int) -> Tensor | None:  # type: ignore[override]
+        """Logits, also of pictures without labels."""
+        return self.compute(batch).predictions if "labels" in batch else self(batch["images"]).float()
+
     def prediction_rows(self, batch: ImagesBatch, predictions: Tensor) -> list[dict[str, Any]]:
         """Classes and probabilities; what was fitted to one-hot targets is none, and is called outputs."""
         if self.loss == "squared_error":

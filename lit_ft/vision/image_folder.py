@@ -12,7 +12,7 @@ from lit_ft.core.checks import checked
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.core.problems import CLASS
 from lit_ft.running.saying import say
-from lit_ft.sources.splits import SPLITS, Share, own_names
+from lit_ft.sources.splits import NEW, SPLITS, Share, own_names
 from lit_ft.sources.targets import targets
 from lit_ft.vision.image_files import SUFFIXES
 from lit_ft.vision.image_rows import ImageRow
@@ -34,6 +34,7 @@ class ImageFolder(PictureRows):
             None is that folder, or 0.1 where there is none.
         test_fraction: Share of the training pictures for the test, likewise.
         problem_type: ``regression`` where the names of the folders are numbers to predict; else they are classes.
+        predict_path: Folder with pictures to predict, at any depth, which need no class; None predicts the test.
         **kwargs: As in :class:`~lit_ft.vision.picture_rows.PictureRows`.
 
     See also: :class:`~lit_ft.methods.ImageClassifier`.
@@ -56,12 +57,13 @@ class ImageFolder(PictureRows):
         val_fraction: Share | None = None,
         test_fraction: Share | None = None,
         problem_type: Literal["single_label_classification", "regression"] = "single_label_classification",
+        predict_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         val, test = (0.1 if share is None else share for share in (val_fraction, test_fraction))
         super().__init__(val_fraction=val, test_fraction=test, **kwargs)
         checked(locals())
-        self.path, self.problem_type = path, problem_type
+        self.path, self.problem_type, self.predict_path = path, problem_type, predict_path
         shares = {"val": val_fraction, "test": test_fraction}
         self._own = [split for split, share in shares.items() if share is None]
         self._splits: list[str] = []  # of each file, where there are folders of splits
@@ -109,10 +111,24 @@ class ImageFolder(PictureRows):
         return {split: own[split] if split != "train" and own[split] else [train[i] for i in shares[split]]
                 for split in SPLITS}  # fmt: skip
 
+    def setup(self, stage: str) -> None:
+        """List the files; of those to be predicted, only these are looked at."""
+        if stage != "predict" or self.predict_path is None or self.rows:
+            return super().setup(stage)
+        folder = existing("predict_path", self.predict_path)
+        found = [file for file in _visible(folder) if file.suffix.lower() in SUFFIXES] if folder.is_dir() else [folder]
+        if not found:
+            raise ConfigError(
+                "predict_path", self.predict_path, f"a folder with images ({', '.join(sorted(SUFFIXES))})"
+            )
+        self.rows = {NEW: self.pictures(found, [None] * len(found))}
+
     def place_of(self, number: int) -> dict[str, Any]:
-        """Where a row of ``predict_dataloader`` is from: its file in ``path``."""
-        row = super().place_of(number)["row"] - 1
-        return {"file": self.files[row].relative_to(existing("path", self.path)).as_posix()}
+        """Where a row of ``predict_dataloader`` is from: its number, and its file in the folder."""
+        row = super().place_of(number)["row"]
+        folder = existing("path", self.path if self.predicted != NEW else str(self.predict_path))
+        inside = self.files[row - 1].relative_to(folder).as_posix()
+        return {"row": row, "file": folder.name if inside == "." else inside}
 
 
 def split_folders(folder: Path) -> dict[str, str]:

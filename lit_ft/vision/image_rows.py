@@ -15,7 +15,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.problems import ProblemType
 from lit_ft.sources.batching import shuffled_batches
 from lit_ft.sources.loader import Batching, ResumableLoader
-from lit_ft.sources.splits import Share, Splits, first_with_rows
+from lit_ft.sources.splits import NEW, Share, Splits, first_with_rows
 from lit_ft.sources.targets import class_counts, label_tensor
 from lit_ft.vision.batch import ImagesBatch
 
@@ -92,12 +92,13 @@ class ImageRows(LitData, ABC):
     def collate(rows: list[Any]) -> dict[str, Tensor]:
         """Stack images and labels."""
         images, labels = zip(*rows, strict=True)
-        return {"images": torch.stack(images), "labels": label_tensor(labels)}
+        named = {} if None in labels else {"labels": label_tensor(labels)}  # new rows have none
+        return {"images": torch.stack(images), **named}
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes; known after ``setup``."""
-        return len(self.class_names)
+    def num_classes(self) -> int | None:
+        """Number of classes; known after ``setup``, but not by rows that are only to be predicted."""
+        return len(self.class_names) or None
 
     @property
     def train_rows(self) -> int:
@@ -115,7 +116,7 @@ class ImageRows(LitData, ABC):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one row; known after ``setup``."""
-        return tuple(self.rows["train"][0][0].shape)
+        return tuple(self.rows["train" if "train" in self.rows else NEW][0][0].shape)
 
     def setup(self, stage: str) -> None:
         """Read and split; once, whatever the stage."""
@@ -149,12 +150,17 @@ class ImageRows(LitData, ABC):
         return self._in_order("test") if len(self.rows["test"]) else []
 
     def predict_dataloader(self) -> ResumableLoader:
-        """The rows of the test (else validation, else training), in order."""
-        return self._in_order(first_with_rows(self.rows))
+        """New rows, else those of the test (else validation, else training), in order."""
+        return self._in_order(self.predicted)
+
+    @property
+    def predicted(self) -> str:
+        """The split whose rows are predicted."""
+        return NEW if NEW in self.rows else first_with_rows(self.rows)
 
     def place_of(self, number: int) -> dict[str, Any]:
         """Where a row of ``predict_dataloader`` is from: its number among all rows, from 1."""
-        rows = self.rows[first_with_rows(self.rows)]
+        rows = self.rows[self.predicted]
         return {"row": 1 + (rows.numbers[number] if isinstance(rows, Chosen) else number)}
 
     def _in_order(self, split: str) -> ResumableLoader:

@@ -101,7 +101,7 @@ def test_rows_have_the_numbers_of_their_table(name: str, split: str) -> None:
         assert key in row
         if name == "classes":
             assert row["expected"] == source["kind"]
-            assert row["predicted"] == max(row[key], key=row[key].get)
+            assert row["label"] == max(row[key], key=row[key].get)
             assert (list(row[key]), sum(row[key].values())) == (["eggs", "ham", "spam"], pytest.approx(1))
         if name == "answers":
             assert (row["prompt"], row["expected"]) == (source["prompt"], source["completion"])
@@ -135,7 +135,7 @@ def test_pictures_numbers_and_vectors() -> None:
     assert len(rows) == len({row["file"] for row in rows}) == 4
     assert all((row["file"][:4], set(row["probabilities"])) == (row["expected"], {"cats", "dogs"}) for row in rows)
     fitted = ImageClassifier(config, loss="squared_error")
-    assert set(predicted(fitted, GaussianClusters(rows=20), "b")[0]) == {"row", "predicted", "expected", "outputs"}
+    assert set(predicted(fitted, GaussianClusters(rows=20), "b")[0]) == {"row", "label", "expected", "outputs"}
     write(ROWS, "anchor", "positive")
     bert = {"config": {**LLAMA["config"], "model_type": "bert"}}
     pairs = predicted(SentenceEmbedding(bert), TextPairs("rows.jsonl", val_fraction=0.5), "d")
@@ -252,7 +252,7 @@ def test_two_processes_write_all_rows_in_order() -> None:
     pl.seed_everything(0)
     data = LabelledText("rows.jsonl", label="kind", batch_size=2, val_fraction=0.0, test_fraction=0.55)
     alone, together = predicted(TextClassifier(LLAMA), data), lines("classes")
-    assert [(row["row"], row["predicted"]) for row in together] == [(row["row"], row["predicted"]) for row in alone]
+    assert [(row["row"], row["label"]) for row in together] == [(row["row"], row["label"]) for row in alone]
     assert len(together) == 11
     write([{"prompt": "?", "completion": "!"}] * 20)
     run_ranks(_rank, 2, "samples", 12)
