@@ -99,10 +99,11 @@ class TextClassifier(ReadsLabels, LanguageMethod):
     general = compute
 
     def predict_step(self, batch: LabelledTextBatch, batch_idx: int) -> Tensor | None:  # type: ignore[override]
-        """Logits, also of rows without labels."""
+        """As ``compute`` gives them, also of rows without labels."""
         if "labels" in batch:
             return self.compute(batch).predictions
-        return self(batch["input_ids"], batch["attention_mask"]).float()
+        logits = self(batch["input_ids"], batch["attention_mask"], batch.get("token_type_ids")).float()
+        return readable(self.problem, logits)
 
     def prediction_rows(self, batch: LabelledTextBatch, predictions: Tensor) -> list[dict[str, Any]]:
         """Classes and probabilities, or numbers."""

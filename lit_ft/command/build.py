@@ -9,12 +9,13 @@ from typing import Any
 import lightning.pytorch as pl
 import yaml
 from jsonargparse import set_dumper, set_loader, set_parsing_settings
-from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateFinder, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import lit_ft.core.schedules  # noqa: F401  importing a class is what makes its short name known in YAML
 from lit_ft.command.counts import check_counts
+from lit_ft.command.machine import check_machine, no_rate, tensor_board
 from lit_ft.command.names import import_named, named_by_user, public
 from lit_ft.command.overrides import override_callbacks
 from lit_ft.command.remote_code import refuse_unsaid
@@ -120,9 +121,14 @@ class Build(LightningCLI):
         given = given if isinstance(given, list) else [given]
         config["callbacks"] = [*callbacks, *given]
         check_once(config["callbacks"])
+        if any(isinstance(c, LearningRateFinder) for c in given) and not hasattr(self.model, "lr"):
+            raise no_rate(type(self.model).__name__)
         if config.get("max_steps", -1) == -1 and config.get("max_epochs") is None and config.get("max_time") is None:
             config["max_epochs"] = 1
         check_counts(config)
+        check_machine(config)
+        if config.get("logger") is True:
+            config["logger"] = tensor_board(folder)
         if folder is not None:
             loggers = config.get("logger")
             loggers = loggers if isinstance(loggers, list) else [loggers] if loggers not in (None, True, False) else []
@@ -132,8 +138,8 @@ class Build(LightningCLI):
             config["logger"] = False  # else lightning_logs/ appears where one stands
         config["enable_checkpointing"] = any(isinstance(c, Checkpoint) for c in given)
         if config.get("enable_progress_bar") is None:
-            config["enable_progress_bar"] = sys.stderr.isatty()
-        if config["enable_progress_bar"] and not any(type(c).__name__.endswith("ProgressBar") for c in given):
+            config["enable_progress_bar"] = sys.stderr.isatty() or any(isinstance(c, ProgressBar) for c in given)
+        if config["enable_progress_bar"] and not any(isinstance(c, ProgressBar) for c in given):
             config["callbacks"].append(RichProgressBar())
         return pl.Trainer(**config)
 

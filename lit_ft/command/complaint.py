@@ -1,7 +1,9 @@
 """One clear line from an error: the YAML path, what was given, what is allowed, the nearest right name."""
 
 import argparse
+import inspect
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,9 +12,12 @@ from typing import Any
 
 import yaml
 
+from lit_ft.command.names import known
 from lit_ft.command.parser_complaint import parser_complaint
 from lit_ft.command.request import Request
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.errors import ConfigError, MissingColumn
+
+OF_THE_RUN = ("data", "trainer")  # sections: no class has an argument of this name, but for some data
 
 
 def complaint(error: BaseException, request: Request | None = None) -> str | None:
@@ -23,6 +28,9 @@ def complaint(error: BaseException, request: Request | None = None) -> str | Non
         request: What was asked for, to find the place in its configs; None where it could not be read.
     """
     configs = [config.tree for config in request.configs] if request else []
+    if isinstance(error, MissingColumn) and (place := _naming(error.column, request)):
+        what = error.allowed.partition("there are ")[2] or error.allowed
+        return f"{place}: given {error.column!r}; allowed: a column of {error.given}: {what}"
     if isinstance(error, ConfigError):
         return _placed(error.owner, str(error), configs, error.given)
     text = str(error)
@@ -93,11 +101,37 @@ def _raised_within(error: BaseException) -> str | None:
 def _placed(owner: str | None, message: str, configs: Sequence[Any], given: object = None) -> str:
     path = owner and next((path for config in configs for path in _search(config, owner, "")), None)
     bare = message.removeprefix(f"{owner}.")
+    if path and bare.partition(":")[0].split(".")[0] in OF_THE_RUN:
+        return f"{bare}  [{owner}]"  # no argument of the class: what it says of another section
     if path:
         return f"{path}.init_args.{bare}  [{owner}]"
     argument = bare.partition(":")[0].split(".")  # what was given may stand in one place alone
     paths = [path for config in configs for path in _places(config, argument, given, "")]
     return f"{paths[0]}{bare}" if len(paths) == 1 else message
+
+
+def _naming(column: str, request: Request | None) -> str:
+    """The argument that names a column: on the command line, in a file, or by the default of the data module."""
+    if request is None:
+        return ""
+    for argument, following in zip(request.args, [*request.args[1:], ""], strict=True):
+        flag, given, value = argument.partition("=")
+        if flag.startswith("--data.") and (value if given else following) == column:
+            return flag.removeprefix("--")
+    trees = [config.tree.get("data") for config in request.configs if isinstance(config.tree, dict)]
+    for data in reversed(trees):
+        arguments = data.get("init_args") if isinstance(data, dict) else None
+        for name, value in (arguments or {}).items():
+            if value == column:
+                return f"data.init_args.{name}"
+    names = [data if isinstance(data, str) else (data or {}).get("class_path", "") for data in reversed(trees)]
+    for name in names:
+        module = known().get(name.rpartition(".")[2], ("", ""))[1]
+        kind = getattr(sys.modules.get(module), name.rpartition(".")[2], None)
+        for argument, parameter in inspect.signature(kind).parameters.items() if kind else ():
+            if parameter.default == column:
+                return f"data.init_args.{argument}"
+    return ""
 
 
 def _places(node: Any, keys: Sequence[str], value: object, path: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
+from lit_ft.command.elsewhere import elsewhere
 from lit_ft.command.names import import_all, known
 from lit_ft.command.request import SECTIONS
 from lit_ft.core.errors import nearest
@@ -107,6 +108,9 @@ def _plain_kinds(subtypes: str) -> str:
 
 
 def _unknown_key(name: str, owner: str, classes: list[str]) -> str:
+    first, deeper, _ = name.partition(".")
+    if deeper and (known := _keys(classes[-1], "") if classes else list(SECTIONS)) and first not in known:
+        name = first if classes else name  # the mistake is above what the parser stumbles over
     head, _, key = name.rpartition(".")
     if classes and _is_function(classes[-1], owner.rpartition(".")[2]):
         return f"{owner}: given {key} alone; allowed: with a class_path, as its default is a function and not a class"
@@ -116,6 +120,8 @@ def _unknown_key(name: str, owner: str, classes: list[str]) -> str:
     taker = f"{classes[-1].rpartition('.')[2]} takes" if classes and not head else "the keys"
     shown = keys if len(keys) <= 16 else get_close_matches(key, keys, n=3, cutoff=0.3)
     allowed = f"{taker} {', '.join(shown)}{' ...' * (len(shown) < len(keys))}" if keys else "a known key"
+    if not classes and (place := elsewhere(name)) and first not in SECTIONS:
+        return f"--{name}: unknown key; allowed: {', '.join(SECTIONS)}{place}"
     other = f"; of one in a list: --trainer.callbacks.CLASS.{key}" if owner == "trainer.callbacks" else ""
     return f"{where}: unknown key; allowed: {allowed}{nearest(key, keys)}{other}"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lit_ft.command.elsewhere import elsewhere
 from lit_ft.command.overrides import Override, split_overrides
 from lit_ft.command.shape import check_shape
 from lit_ft.core.errors import ConfigError, existing, nearest
@@ -75,7 +76,8 @@ def read_config(path: str, of_run: bool = False) -> YamlFile:
         raise ConfigError("--config", path, f"a mapping with the keys {', '.join(SECTIONS)}")
     for section in file.tree or ():
         if section not in SECTIONS:
-            allowed = f"{', '.join(SECTIONS)}{nearest(str(section), SECTIONS)}"
+            hint = elsewhere(str(section)) or nearest(str(section), SECTIONS)
+            allowed = f"{', '.join(SECTIONS)}{hint}"
             raise ConfigError("--config", f"the key {section}", allowed)
     check_shape(file.tree or {})
     return file

@@ -35,6 +35,30 @@ class ConfigError(Exception):
         return _rebuild, (type(self), str(self), self.argument, repr(self.given), self.allowed, self.owner)
 
 
+class MissingColumn(ConfigError):
+    """A table lacks a column that an argument names.
+
+    Args:
+        path: The table.
+        column: The column.
+        allowed: The columns that there are, in words.
+
+    Example:
+        >>> raise MissingColumn("rows.csv", "txt", "rows with a column 'txt'; there are text, label")
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.MissingColumn: path: given 'rows.csv'; allowed: rows with a column 'txt'; there are text, ...
+    """
+
+    def __init__(self, path: str, column: str, allowed: str) -> None:
+        super().__init__("path", path, allowed)
+        self.column = column
+
+    def __reduce__(self) -> tuple:
+        """As of a ``ConfigError``: where it goes, it is read."""
+        return _rebuild, (ConfigError, str(self), self.argument, repr(self.given), self.allowed, self.owner)
+
+
 class Diverged(Exception):
     """A run whose loss or weights are not finite any more, in one line.
 

@@ -149,7 +149,7 @@ def label_rows(
 
     Example:
         >>> label_rows("multi_label_classification", ["big", "red"], torch.tensor([[0.75, 0.25]]), None)
-        [{'predicted': ['big'], 'probabilities': {'big': 0.75, 'red': 0.25}}]
+        [{'label': ['big'], 'probabilities': {'big': 0.75, 'red': 0.25}}]
         >>> label_rows("regression", None, torch.tensor([1.5]), torch.tensor([2.0]))
         [{'predicted': 1.5, 'expected': 2.0}]
     """
@@ -162,7 +162,7 @@ def label_rows(
     called = [*(names or ()), *map(str, range(len(names or ()), predictions.shape[-1]))]
     rows = []
     for scores, right in zip(predictions.tolist(), expected, strict=True):
-        row: dict[str, Any] = {"predicted": _marked(called, [score >= 0.5 for score in scores])}
+        row: dict[str, Any] = {"label": _marked(called, [score >= 0.5 for score in scores])}
         row |= {} if right is None else {"expected": _marked(called, right)}
         rows.append({**row, "probabilities": dict(zip(called, scores, strict=True))})
     return rows

@@ -1,6 +1,7 @@
 """The one reader of YAML: nothing that stands in a file is dropped, and no word becomes something else unsaid."""
 
 import re
+from enum import Enum
 from io import StringIO
 from typing import Any
 
@@ -68,6 +69,7 @@ class _Dumper(yaml.SafeDumper):
     """Quotes whatever any version of YAML would not read as a text."""
 
 
+_Dumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
 _Dumper.yaml_implicit_resolvers = {
     first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, ()), *resolvers]
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()

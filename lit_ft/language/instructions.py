@@ -12,7 +12,7 @@ from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.language.new_rows import row_of, with_answer
 from lit_ft.sources.layouts import holds, read_tables
 from lit_ft.sources.splits import NEW
-from lit_ft.sources.table_files import row_id
+from lit_ft.sources.table_files import row_ids
 from lit_ft.sources.tables import Row
 from lit_ft.sources.text_layouts import PAIRS, SUPERVISED, answered, chosen_layout
 from lit_ft.sources.truth import check_verdicts
@@ -183,7 +183,8 @@ class Instructions(TokenData):
             given = [row_of(text, like, self.template, self.layout) for text in self._asked]
         found = [with_answer(row, self.template, self.layout) for row in given]
         self._answered = [answered for _, answered in found]
-        self.numbers[NEW], self._ids = list(range(1, len(given) + 1)), {NEW: [row_id(row) for row in given]}
+        self.numbers[NEW], self._ids = list(range(1, len(given) + 1)), {}
+        self._ids[NEW] = row_ids(given, self.numbers[NEW])
         tables = {NEW: [row for row, _ in found]}
         if self.template is not None:
             return tables

@@ -134,7 +134,11 @@ def _config_class(path: Any) -> type:
         allowed = f"a PeftConfig; of a module of yours, which --import {module} (in Python, import) makes known"
         raise ConfigError("network.peft.class_path", path, allowed)
     if not _is_config(found):
-        raise ConfigError("network.peft.class_path", path, f"a PeftConfig{nearest(name, known)}")
+        raise ConfigError(
+            "network.peft.class_path",
+            path,
+            f"a PeftConfig{nearest(f'peft.{name}', [f'peft.{each}' for each in known])}",
+        )
     return found
 
 

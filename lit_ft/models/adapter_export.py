@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from lit_ft.core.adapters import adapted
+from lit_ft.core.errors import ConfigError
 from lit_ft.core.network import Network
 from lit_ft.models.adapter import changed_base
 from lit_ft.sources.assets import PREFIX
@@ -46,6 +47,39 @@ def name_base(network: nn.Module, spec: Network | None, written: Path, final: Pa
         _save(_without_adapter(model), written / FOLDER, shared=again)
     settings["base_model_name_or_path"] = place
     file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def merged(network: Any) -> Any:
+    """A network whose adapter is part of its weights.
+
+    Args:
+        network: Changed by this.
+
+    Raises:
+        ConfigError: There is no adapter, or one that is no change of weights.
+
+    Example:
+        >>> merged(nn.Linear(1, 1))
+        Traceback (most recent call last):
+            ...
+        lit_ft.core.errors.ConfigError: --merge: given 'Linear without an adapter'; allowed: a run with an adapter; ...
+    """
+    models = adapted(network)
+    if not models:
+        given = f"{type(network).__name__} without an adapter"
+        raise ConfigError("--merge", given, "a run with an adapter; this network is dense as it is")
+    for path, model in models:
+        kind = type(model.active_peft_config).__name__
+        if model.active_peft_config.is_prompt_learning:
+            raise ConfigError("--merge", kind, "an adapter that changes weights: learned prompts are none")
+        try:
+            dense = model.merge_and_unload(safe_merge=True)
+        except (AttributeError, NotImplementedError, ValueError, TypeError) as error:
+            raise ConfigError("--merge", kind, f"an adapter that can be merged: {error}") from error
+        if model is network:
+            return dense
+        network.set_submodule(path, dense)
+    return network
 
 
 def _findable(spec: Network | None) -> str | None:

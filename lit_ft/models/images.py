@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lit_ft.core.errors import ConfigError
+from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.network import Network
 from lit_ft.models.adapter import with_adapter
 from lit_ft.models.build import pretrained_image_classifier
@@ -29,7 +29,14 @@ def image_classifier(spec: Network, num_labels: int, input_shape: tuple[int, ...
         >>> network(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([5, 10])
     """
-    if spec.config is not None and spec.config.get("model_type") in list(SMALL):
+    kind = None if spec.config is None else spec.config.get("model_type")
+    if isinstance(kind, str) and kind not in SMALL and (close := nearest(kind, SMALL)):
+        from transformers import CONFIG_MAPPING
+
+        if kind not in CONFIG_MAPPING:
+            allowed = f"{', '.join(SMALL)}, or a model type of transformers{close}"
+            raise ConfigError("network.config.model_type", kind, allowed)
+    if kind in list(SMALL):
         if spec.gradient_checkpointing:
             raise ConfigError("network.gradient_checkpointing", True, "false for mlp and cnn")
         return with_adapter(small_network(spec.config, input_shape, num_labels, _dtype(spec)), spec)

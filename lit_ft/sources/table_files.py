@@ -95,6 +95,16 @@ def row_id(row: Row) -> Row:
     return {} if name is None or absent(row[name]) else {"id": row[name]}
 
 
+def row_ids(rows: Sequence[Row], numbers: Sequence[int]) -> dict[int, Row]:
+    """What those rows are called that have a name, by their numbers.
+
+    Example:
+        >>> row_ids([{"id": "a7"}, {"text": "x"}], numbers=[4, 9])
+        {4: {'id': 'a7'}}
+    """
+    return {number: named for row, number in zip(rows, numbers, strict=False) if (named := row_id(row))}
+
+
 def tidied(row: Row, encoding: str | None = None) -> Row:
     r"""A row as it was written: Arrow fills the absent keys of nested values with null, and keeps some texts as bytes.
 

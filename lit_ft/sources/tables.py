@@ -7,7 +7,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from lit_ft.core.errors import ConfigError, nearest
+from lit_ft.core.errors import ConfigError, MissingColumn, nearest
 from lit_ft.running.saying import say
 from lit_ft.sources.assets import PREFIX, packaged
 from lit_ft.sources.dataset_source import DatasetPlace, chosen, opened, rows_of
@@ -228,4 +228,5 @@ def _check_columns(path: str, number: int, row: Row, required: Sequence[str]) ->
             elif column in row:
                 state, hint = "is empty" if value is None else f"is {value!r:.40}", ""
                 hint = ", which is no text" if isinstance(value, bytes) else hint
-            raise ConfigError("path", path, f"rows with a column {column!r}: in row {number} it {state}{hint}")
+            allowed = f"rows with a column {column!r}: in row {number} it {state}{hint}"
+            raise MissingColumn(path, column, allowed) if column not in row else ConfigError("path", path, allowed)

@@ -178,12 +178,19 @@ def _claim(place: str, given: Any) -> Claim:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Seeds from ``0-2,7``."""
+    """Seeds from ``0-2,7``; a number alone is how many, from 0 on, and with a comma behind it that seed.
+
+    Example:
+        >>> parse_seeds("0-2,7"), parse_seeds("2"), parse_seeds("2,"), parse_seeds("2-2")
+        ([0, 1, 2, 7], [0, 1], [2], [2])
+    """
+    if text.strip().isdecimal():
+        return list(range(int(text)))
     seeds: list[int] = []
-    for part in text.split(","):
+    for part in text.strip().removesuffix(",").split(","):
         low, dash, high = part.strip().partition("-")
         if not low.isdecimal() or (dash and not (high.isdecimal() and int(low) <= int(high))):
-            raise ConfigError("--seeds", text, "numbers and ranges, such as 0-2,7")
+            raise ConfigError("--seeds", text, "how many (3), or seeds: numbers and ranges (0-2,7; seed 2 alone is 2,)")
         seeds += range(int(low), int(high or low) + 1)
     return seeds
 

@@ -16,7 +16,7 @@ from lit_ft.sources.class_names import class_name, class_names
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.splits import NEW, first_with_rows
 from lit_ft.sources.table_data import TableData
-from lit_ft.sources.table_files import row_id
+from lit_ft.sources.table_files import row_ids
 from lit_ft.sources.tables import Row
 from lit_ft.tokens.batch import LanguageBatch
 from lit_ft.tokens.packing import check_packing, packed_batches
@@ -83,7 +83,7 @@ class TokenData(TableData):
         self.numbers: dict[str, Sequence[int]] = {}  # of rows in their table, from 1; empty for generated rows
         self.examples: dict[str, TokenTable] = {}
         self._evaluated: dict[str, Sequence[Row]] = {}
-        self._ids: dict[str, list[Row]] = {}
+        self._ids: dict[str, dict[int, Row]] = {}  # by the number of the row in its table
 
     # what a subclass defines
 
@@ -172,7 +172,7 @@ class TokenData(TableData):
         required = [*self.required_columns(), *([self.task_column] if self.task_column else [])]
         tables, numbers = self.source.read(required)
         self.numbers.update(numbers)
-        self._ids = {split: [row_id(row) for row in rows] for split, rows in tables.items() if split != "train"}
+        self._ids = {split: row_ids(rows, numbers[split]) for split, rows in tables.items() if split != "train"}
         return self.source.limited(tables)
 
     def _new_tables(self) -> dict[str, list[Row]]:
@@ -224,8 +224,9 @@ class TokenData(TableData):
     def place_of(self, number: int) -> dict[str, Any]:
         """Where a row of ``predict_dataloader`` is from: its number in its table, from 1, and its ``id``."""
         row = self.source_row(self.predicted, number)
-        numbers, ids = self.numbers.get(self.predicted), self._ids.get(self.predicted)
-        return {"row": row + 1 if numbers is None else numbers[row], **(ids[row] if ids else {})}
+        numbers = self.numbers.get(self.predicted)
+        place = row + 1 if numbers is None else numbers[row]
+        return {"row": place, **self._ids.get(self.predicted, {}).get(place, {})}
 
     def rows_of(self, split: str) -> Any:
         """What a loader of a split reads, by number: examples, pairs or questions."""

@@ -117,8 +117,10 @@ class ImageClassifier(ReadsLabels, Method):
         return 0.5 * (logits - targets).square().sum(-1)
 
     def predict_step(self, batch: ImagesBatch, batch_idx: int) -> Tensor | None:  # type: ignore[override]
-        """Logits, also of pictures without labels."""
-        return self.compute(batch).predictions if "labels" in batch else self(batch["images"]).float()
+        """As ``compute`` gives them, also of pictures without labels."""
+        if "labels" in batch:
+            return self.compute(batch).predictions
+        return readable(self.problem, self(batch["images"]).float())
 
     def prediction_rows(self, batch: ImagesBatch, predictions: Tensor) -> list[dict[str, Any]]:
         """Classes and probabilities; what was fitted to one-hot targets is none, and is called outputs."""

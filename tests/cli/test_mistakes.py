@@ -92,6 +92,23 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         "monitor": "val/loss", "mode": "lower"}}]), r"trainer\.callbacks\[0\]: `mode` can be min, max, got lower"),
     "a key that is not logged": (trainer(max_steps=60, callbacks=[{"class_path": "EarlyStopping", "init_args": {
         "monitor": "val/los"}}]), r"trainer\.callbacks\[0\]\.init_args\.monitor: given 'val/los'.*'val/loss'"),
+    "a key above others": (config() | {"model": {"class_path": "ImageClassifier", "init_args": {
+        "optimzer": sgd(lr=0.1)}}},
+        r"model\.init_args\.optimzer: unknown key; .*did you mean 'optimizer'"),
+    "network of ours": (config(network={"config": {"model_type": "mpl"}}), "given 'mpl'; .*did you mean 'mlp'"),
+    "data of another kind": (config() | {"model": {"class_path": "DPO", "init_args": {"network": {"config": {
+        "model_type": "gpt2", "tokenizer": "bytes"}}}}}, r"data: given 'GaussianClusters'; allowed: .*  \[DPO\]"),
+    "accelerator that is not there": (trainer(accelerator="tpu"), r"trainer\.accelerator: given 'tpu'; .*this machine"),
+    "accelerator": (trainer(accelerator="gup"), r"trainer\.accelerator: given 'gup'; .*did you mean 'gpu'"),
+    "strategy": (trainer(strategy="ddpp"), r"trainer\.strategy: given 'ddpp'; .*did you mean 'ddp'"),
+    "TensorBoard": (trainer(logger=True), r"trainer\.logger: given True; .*metrics\.csv is written in any case"),
+    "search for a rate": (trainer(callbacks=[{"class_path": "LearningRateFinder"}]),
+        r"trainer\.callbacks: given 'LearningRateFinder'; allowed: a module with an attribute lr"),
+    "column": (config(data={"class_path": "LabelledText", "init_args": {"path": "t.csv", "text": "txt"}}) | {"model": {
+        "class_path": "TextClassifier", "init_args": {"network": {"config": {
+            "model_type": "bert", "tokenizer": "bytes"}}}}},
+        r"data\.init_args\.text: given 'txt'; allowed: a column of t\.csv: text, kind \(did you mean 'text'"),
+    "key at the top": (config(lr_scheduler="StepLR"), r"the key lr_scheduler.*; here it is model\.schedule"),
     "metric null": (config(metrics={"a": None}), r"model\.init_args\.metrics: given .*allowed: a Metric"),
     "interval above the epoch": (trainer(val_check_interval=500), r"trainer: `val_check_interval` \(500\) must be"),
     "steps below 0": (trainer(max_steps=-5), r"trainer\.max_steps: given -5; allowed: -1 or more"),
@@ -133,9 +150,39 @@ MISTAKES: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("--optimizer=SGD", "; here it is model.optimizer"),
+        ("--lr_scheduler.step_size=3", "; here it is model.schedule"),
+        ("--max_epochs=2", "; here it is trainer.max_epochs"),
+        ("--lr=0.1", "; here it is model.optimizer.lr"),
+    ],
+)
+def test_a_key_of_other_tools_is_told_its_place(
+    argument: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("c.yaml").write_text(json.dumps(config()))
+    assert command(["fit", "-c", "c.yaml", argument]) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_what_is_asked_for_of_the_trainer_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal too: a bar that is named, a profile, an argument that is a word of an enumeration."""
+    callbacks = [{"class_path": "RichProgressBar"}, {"class_path": "Timer"}]
+    content = trainer(callbacks=callbacks, profiler="simple", enable_model_summary=False)
+    del content["trainer"]["enable_progress_bar"]
+    Path("c.yaml").write_text(json.dumps(content))
+    assert command(["fit", "-c", "c.yaml", "--run_dir=run"]) == 0
+    said = capsys.readouterr().out
+    assert all(text in said for text in ("FIT Profiler Report", "run_training_epoch"))
+    assert "interval: step" in Path("run/config.yaml").read_text()
+
+
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_is_one_line(case: str, capsys: pytest.CaptureFixture[str]) -> None:
     content, expected = MISTAKES[case]
+    Path("t.csv").write_text("text,kind\na,b\n")
     Path("c.yaml").write_text(json.dumps(content).replace("NaN", ".nan").replace("Infinity", ".inf"))
     assert command(["fit", "-c", "c.yaml"]) == 2
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("lit-ft: "))

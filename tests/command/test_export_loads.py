@@ -1,6 +1,7 @@
 """What is exported is loaded by the libraries that it is for, and by lit_ft: the same numbers, head and names."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,18 @@ def test_classifiers(kind: str, peft: Any) -> None:
         same(network(input_ids=IDS, attention_mask=MASK).logits, expected)
         plain = AutoModelForSequenceClassification.from_pretrained("out/base")
         same(PeftModel.from_pretrained(plain, "out").eval()(input_ids=IDS, attention_mask=MASK).logits, expected)
+        assert command(["export", "run", "--to", "dense", "--merge", "--ckpt_path=last", "--debug"]) == 0
+        dense = AutoModelForSequenceClassification.from_pretrained("dense").eval()
+        same(dense(input_ids=IDS, attention_mask=MASK).logits, expected)
+        assert not Path("dense/adapter_config.json").exists()
+    card = Path("out/README.md").read_text()
+    assert all(text in card for text in ("Base: body.", "path: rows.jsonl", "lr: 0.05", "| val/accuracy | "))
+    mask = os.umask(0)
+    os.umask(mask)
+    assert {path.stat().st_mode & 0o777 for path in Path("out").rglob("*") if path.is_file()} == {0o666 & ~mask}
+    assert command(["export", "run", "--to", "other", "--ckpt_path=best"]) == 2
+    if not peft:
+        assert command(["export", "run", "--to", "other", "--merge"]) == 2
     again = TextClassifier({"path": "out"}, num_classes=3)
     again.configure_model()
     assert again.class_names == list(names.values())

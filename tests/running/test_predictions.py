@@ -302,7 +302,7 @@ def test_a_second_predict_goes_on_or_is_refused_by_name(capsys: pytest.CaptureFi
         (["--data.seed=1"], "data.init_args.seed: 0 then, 1 now"),
         (["--trainer.precision=bf16-true"], "trainer.precision: None then, 'bf16-true' now"),
     ):
-        with pytest.raises(ConfigError, match=f"--to: given 'run'; .*{said}.*--to DIR names one"):
+        with pytest.raises(ConfigError, match=f"--to: given 'run'; .*{said}.*--to names one"):
             command([*predict, *change])
     assert command([*predict, "--data.seed=1", "--to", "other"]) == 0
     assert {row["row"] for row in lines("other")} != {row["row"] for row in lines()}

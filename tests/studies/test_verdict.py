@@ -254,6 +254,7 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
 
 def test_seeds_are_whole_numbers() -> None:
     assert parse_seeds("0-2, 7") == [0, 1, 2, 7]
+    assert [parse_seeds(text) for text in ("2", "2,", "2-2", "1,3")] == [[0, 1], [2], [2], [1, 3]]
     for text in ("", "1,,2", "3-1", "-1", "1.5", "0-2-4", "\u00b2"):
         with pytest.raises(ConfigError, match="--seeds"):
             parse_seeds(text)
