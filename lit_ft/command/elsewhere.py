@@ -1,6 +1,6 @@
 """Where a key belongs that stands at the top, as in other tools."""
 
-HABITS = {
+HABITS = {  # nothing heavy is imported for it
     **dict.fromkeys(("optimizer", "network", "schedule", "metrics", "loss"), "model.{}"),
     **dict.fromkeys(("lr", "learning_rate", "weight_decay"), "model.optimizer.{}"),
     **dict.fromkeys(("lr_scheduler", "scheduler"), "model.schedule"),
@@ -8,6 +8,36 @@ HABITS = {
     **dict.fromkeys(("seed", "random_seed"), "seed_everything"),
     **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs"), "trainer.max_epochs"),
     **dict.fromkeys(("dataset", "datamodule"), "data"),
+    **dict.fromkeys(
+        (
+            "max_epochs",
+            "max_steps",
+            "max_time",
+            "min_epochs",
+            "accelerator",
+            "devices",
+            "num_nodes",
+            "strategy",
+            "precision",
+            "callbacks",
+            "logger",
+            "profiler",
+            "fast_dev_run",
+            "overfit_batches",
+            "accumulate_grad_batches",
+            "gradient_clip_val",
+            "val_check_interval",
+            "check_val_every_n_epoch",
+            "log_every_n_steps",
+            "limit_train_batches",
+            "limit_val_batches",
+            "limit_test_batches",
+            "deterministic",
+            "enable_progress_bar",
+            "num_sanity_val_steps",
+        ),
+        "trainer.{}",
+    ),  # fmt: skip
 }
 
 
@@ -23,10 +53,4 @@ def elsewhere(key: str) -> str:
     """
     first, _, rest = key.partition(".")
     place = HABITS.get(first, "").format("lr" if first == "learning_rate" else first)
-    if not place:
-        import inspect
-
-        import lightning.pytorch as pl
-
-        place = f"trainer.{first}" if first in inspect.signature(pl.Trainer).parameters else ""
     return f"; here it is {place}{'.' * bool(rest)}{rest}" if place else ""
