@@ -37,7 +37,7 @@ HABITS = {  # nothing heavy is imported for it
             "num_sanity_val_steps",
         ),
         "trainer.{}",
-    ),  # fmt: skip
+    ),
 }
 
 
