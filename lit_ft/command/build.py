@@ -24,6 +24,7 @@ from lit_ft.core.errors import ConfigError
 from lit_ft.core.trust import own_modules, reading
 from lit_ft.core.yaml_text import read_yaml, write_yaml
 from lit_ft.running.metrics_file import MetricsFile
+from lit_ft.running.progress_lines import ProgressLines
 
 set_parsing_settings(config_read_mode_fsspec_enabled=False)  # no value is an address to fetch from
 YAML = "yaml of lit_ft"  # a mode of the parser
@@ -141,6 +142,8 @@ class Build(LightningCLI):
             config["enable_progress_bar"] = sys.stderr.isatty() or any(isinstance(c, ProgressBar) for c in given)
         if config["enable_progress_bar"] and not any(isinstance(c, ProgressBar) for c in given):
             config["callbacks"].append(RichProgressBar())
+        if not config["enable_progress_bar"] and folder is not None:
+            config["callbacks"].append(ProgressLines(self.config["monitor"]))
         return pl.Trainer(**config)
 
     def _dump_config(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lit_ft.command.cards import cards
 from lit_ft.command.names import PACKAGE, known
+from lit_ft.command.packaged import config_folder, copied
 from lit_ft.core.batches import kind_name
 
 KINDS = {"methods": "method", "callbacks": "callback", "data": "data module", "metrics": "metric"}  # by index module
@@ -43,12 +44,6 @@ class Listed:
     papers: tuple[str, ...] = ()
     batch_kind: str = ""
     configs: list[str] = field(default_factory=list)
-
-
-def config_folder() -> Path:
-    """Where the configs are: in the repository beside the package, or inside an installed package."""
-    inside = PACKAGE / "configs"
-    return inside if inside.exists() else PACKAGE.parent / "configs"
 
 
 def entries() -> list[Listed]:
@@ -195,7 +190,11 @@ def methods_command(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--gallery", nargs="?", const="-", metavar="README", help="the table of the README; write it there"
     )
+    parser.add_argument("--copy", metavar="CONFIG", help="put a config that comes with lit-ft into this folder")
     options = parser.parse_args(list(argv))
+    if options.copy:
+        print(f"written: {copied(options.copy)}")
+        return 0
     if options.gallery:
         if options.gallery == "-":
             print(gallery())

@@ -23,7 +23,8 @@ lit-ft: a modular trainer for fine-tuning research
   lit-ft validate | test | predict -c FILE [--ckpt_path last | best | none | FILE]
   lit-ft predict --run DIR --data.predict_path FILE [--to FILE.jsonl]     new rows, without labels or answers
   lit-ft predict --run DIR --text "..." | --text -        one text, or a line each from standard input
-  lit-ft methods [--json]                                what there is, by kind and by batch shape
+  lit-ft methods [--json | --copy CONFIG]                what there is, by kind and by batch shape
+  lit-ft runs [RUNS]                                     which go on, are finished or dead, and how to go on
   lit-ft report RUN ...                                  a table over runs, and their curves as one page
   lit-ft show-batch -c FILE | --run DIR                  one batch, tokens coloured by target and weight
   lit-ft estimate -c FILE | --run DIR                    the memory that a step needs, measured on one batch
@@ -49,6 +50,7 @@ STAGES = ("fit", "validate", "test", "predict")
 TOOLS = {
     "methods": ("lit_ft.command.catalogue", "methods_command"),
     "report": ("lit_ft.command.report", "report_command"),
+    "runs": ("lit_ft.command.runs", "runs_command"),
     "show-batch": ("lit_ft.command.show_batch", "show_batch_command"),
     "estimate": ("lit_ft.command.estimate", "estimate_command"),
     "export": ("lit_ft.command.export", "export_command"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from lit_ft.command.elsewhere import elsewhere
 from lit_ft.command.overrides import Override, split_overrides
+from lit_ft.command.packaged import found_config
 from lit_ft.command.shape import check_shape
 from lit_ft.core.errors import ConfigError, existing, nearest
 from lit_ft.core.yaml_text import read_yaml
@@ -143,6 +144,9 @@ class Request:
         texts: list[str] = []
         options: dict[str, Any] = {}
         for key, value, written in read_flags(args):
+            if key == "config":
+                value = found_config(value)
+                written = ["--config", value]
             if key == "import":
                 imports.append(value)
             elif key == "text":

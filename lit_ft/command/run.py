@@ -13,10 +13,11 @@ from lit_ft.command.build import Build, Resolved
 from lit_ft.command.predicting import SaysSplit, predicting
 from lit_ft.command.predictions import begin_predictions
 from lit_ft.command.request import Request
-from lit_ft.command.resumed import LENGTH, Resumed
+from lit_ft.command.resumed import LENGTH, Resumed, by_class
 from lit_ft.command.run_folders import ClearDead, CutRows, find_checkpoint, placed, weights_of
 from lit_ft.core.archive import read
 from lit_ft.core.errors import ConfigError, existing
+from lit_ft.core.facts import restore_facts
 from lit_ft.core.method import Method
 from lit_ft.core.yaml_text import write_yaml
 from lit_ft.running.as_written import AsWritten
@@ -132,7 +133,9 @@ def _executed(built: Build, folder: Path, checkpoint: Path | None, anew: bool) -
         resumed.warn_of_model(plain)
     callbacks = default_callbacks(built, folder, text)
     if stage == "fit":
-        callbacks.insert(0, RunConfiguration(str(folder), text, None if resumed is None else resumed.former))
+        callbacks.insert(
+            0, RunConfiguration(str(folder), text, None if resumed is None else resumed.former, by_class(plain))
+        )
     if resumed is not None and stage == "fit":
         put_into_effect(resumed.check(plain), [*callbacks, *given_callbacks(built)])
     if anew:
@@ -141,7 +144,7 @@ def _executed(built: Build, folder: Path, checkpoint: Path | None, anew: bool) -
         callbacks.insert(0, CutRows())
     if stage == "predict":
         if isinstance(built.model, Method) and resumed is not None:
-            built.model.restore_facts(resumed.content)  # new rows know nothing of the classes
+            restore_facts(built.model, resumed.content)  # new rows know nothing of the classes
         with predicting(built.request, folder, built.datamodule) as to:
             return _predicted(built, callbacks, to, checkpoint)
     trainer = built.make_trainer(callbacks, folder if stage == "fit" else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import lightning.pytorch as pl
@@ -26,6 +27,21 @@ def data_of(module: pl.LightningModule) -> Any:
         True
     """
     return getattr(module._trainer, "datamodule", None)
+
+
+def restore_facts(module: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Take from a checkpoint what would else come from the data of its run.
+
+    Example:
+        >>> from lit_ft.methods import Regression
+        >>> model = Regression({"config": {"model_type": "mlp"}})
+        >>> restore_facts(model, {FACTS: ["input_shape"], "hyper_parameters": {"input_shape": [8]}})
+        >>> model.input_shape
+        [8]
+    """
+    for name in checkpoint.get(FACTS, ()):
+        if getattr(module, name) is None:
+            setattr(module, name, checkpoint["hyper_parameters"].get(name))
 
 
 def data_fact(module: pl.LightningModule, name: str) -> Any:

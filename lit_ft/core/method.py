@@ -20,7 +20,7 @@ from typing_extensions import override
 from lit_ft.core.adapters import begun, fixed_norms, refuse_untrained
 from lit_ft.core.batches import kind_of
 from lit_ft.core.errors import ConfigError
-from lit_ft.core.facts import FACTS, data_of
+from lit_ft.core.facts import FACTS, data_of, restore_facts
 from lit_ft.core.frozen_base import FrozenBase
 from lit_ft.core.fused import fused
 from lit_ft.core.hyperparameters import is_plain
@@ -374,15 +374,9 @@ class Method(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore facts about the data that are still None, and refuse a checkpoint of another frozen base."""
-        self.restore_facts(checkpoint)
+        restore_facts(self, checkpoint)
         self.configure_model()
         self.check_origin(checkpoint)
-
-    def restore_facts(self, checkpoint: Mapping[str, Any]) -> None:
-        """Take from a checkpoint what would else come from the data of its run."""
-        for name in checkpoint.get(FACTS, ()):
-            if getattr(self, name) is None:
-                setattr(self, name, checkpoint["hyper_parameters"].get(name))
 
     def check_origin(self, checkpoint: Mapping[str, Any], whole: bool = True) -> None:
         """Refuse weights of a checkpoint that were trained on another base, or with other settings of the adapter.

@@ -1,5 +1,6 @@
 """The configuration of a run in its folder and in its checkpoints."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class RunConfiguration(FitCallback):
         folder: The run folder.
         text: The resolved configuration.
         former: That of the checkpoint from which the run goes on; None where it is not known, or there is none.
+        logged: What loggers are told of it, as plain data.
 
     Example:
         >>> from lit_ft.testing import fit_foreign
@@ -32,9 +34,16 @@ class RunConfiguration(FitCallback):
         [('config.yaml', 'lr: 0.5'), ('config_until_step_1.yaml', 'lr: 0.1')]
     """
 
-    def __init__(self, folder: str, text: str, former: str | None = None) -> None:
+    def __init__(
+        self, folder: str, text: str, former: str | None = None, logged: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
-        self.folder, self.text, self.former = Path(folder), text, former
+        self.folder, self.text, self.former, self.logged = Path(folder), text, former, logged
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell every logger the whole configuration: the arguments of callbacks and data, too."""
+        for logger in trainer.loggers if self.logged else ():
+            logger.log_hyperparams(dict(self.logged or {}))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the configuration of a run that goes on, now that nothing can be refused any more."""
