@@ -145,8 +145,8 @@ class Request:
         options: dict[str, Any] = {}
         for key, value, written in read_flags(args):
             if key == "config":
-                value = found_config(value)
-                written = ["--config", value]
+                found = found_config(value)
+                value, written = found, written if found == value else ["--config", found]
             if key == "import":
                 imports.append(value)
             elif key == "text":
