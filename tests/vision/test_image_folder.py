@@ -49,7 +49,7 @@ def test_folders_of_splits_are_used_and_said(
     assert data.class_names == ["cat", "dog"]
     assert set(places(data, "train")) == {f"train/{name}/{i}.png" for name in ("cat", "dog") for i in range(2)}
     assert places(data, "val") == [f"{val}/{name}/{i}.png" for name in ("cat", "dog/deep") for i in range(2)]
-    assert data.place_of(0) == {"file": f"{test}/dog/0.png"}
+    assert data.place_of(0) == {"row": 9, "file": f"{test}/dog/0.png"}
     assert f"read its folders train (4 pictures), {val} (4 pictures), {test} (2 pictures)" in capsys.readouterr().err
 
 
