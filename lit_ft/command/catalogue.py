@@ -15,12 +15,19 @@ from lit_ft.command.names import PACKAGE, known
 from lit_ft.command.packaged import config_folder, copied
 from lit_ft.core.batches import kind_name
 
-KINDS = {"methods": "method", "callbacks": "callback", "data": "data module", "metrics": "metric"}  # by index module
+KINDS = {
+    "methods": "method",
+    "callbacks": "callback",
+    "data": "data module",
+    "metrics": "metric",
+    "merges": "merge",
+}  # by index module
 BASES = {
     "method": {"Method", "LightningModule", "pl.LightningModule"},
     "callback": {"Callback", "pl.Callback"},
     "data module": {"LightningDataModule", "pl.LightningDataModule"},
     "metric": {"Metric"},
+    "merge": {"Merge"},
 }
 START, END = "<!-- gallery -->", "<!-- /gallery -->"
 

@@ -31,6 +31,7 @@ lit-ft: a modular trainer for fine-tuning research
   lit-ft study FILE ...                                  arms x seeds as real runs, then the verdict
   lit-ft compare -c FILE --arm NAME[:OVERLAY] ...        a study of your own, without a paper
   lit-ft export RUN --to DIR                             a folder that from_pretrained loads
+  lit-ft merge METHOD RUN RUN ... --to DIR               one network from several: linear, ties, dare, lines ...
   lit-ft overlap FILE FILE ...                           which share of one saved selection is in another
 
   Later files and later keys win. Lists are replaced; callbacks+: in YAML or --trainer.callbacks+=NAME appends.
@@ -54,12 +55,13 @@ TOOLS = {
     "show-batch": ("lit_ft.command.show_batch", "show_batch_command"),
     "estimate": ("lit_ft.command.estimate", "estimate_command"),
     "export": ("lit_ft.command.export", "export_command"),
+    "merge": ("lit_ft.command.merge", "merge_command"),
     "overlap": ("lit_ft.command.overlap", "overlap_command"),
     "study": ("lit_ft.studies.command", "study_command"),
     "compare": ("lit_ft.studies.command", "compare_command"),
 }
 OF_A_CONFIG = ("show-batch", "estimate")  # tools that take what a stage takes
-OF_A_RUN = ("export", "overlap")  # tools that build what a run was made of
+OF_A_RUN = ("export", "merge", "overlap")  # tools that build what a run was made of
 TERMINATED = 143  # exit status, as shells have it
 
 

@@ -18,7 +18,7 @@ from lit_ft.command.request import Request, YamlFile, read_flags
 from lit_ft.core.lazy import listed
 
 PACKAGE = Path(__file__).parents[1]
-INDICES = ("callbacks", "methods", "data", "metrics", "core.selection")
+INDICES = ("callbacks", "methods", "data", "metrics", "merges", "core.selection")
 
 
 @cache

@@ -44,7 +44,7 @@ def tokenizer(spec: Network) -> Any:
         if source == "bytes":
             return byte_tokenizer()
     place = locate(str(source))
-    with explained(spec, place, "tokenizer"), _quiet():
+    with explained(spec, place, "tokenizer"), quiet():
         found = AutoTokenizer.from_pretrained(place, trust_remote_code=spec.trust_remote_code)
     if found.pad_token is None:
         found.pad_token = found.eos_token
@@ -150,7 +150,7 @@ def _network(
             return auto.from_config(config, **settings), []
     place = locate(spec.path)
     place = base_of(place) if is_adapter(place) else place
-    with explained(spec, place, "network"), _attention_error(spec), _quiet():
+    with explained(spec, place, "network"), _attention_error(spec), quiet():
         config = AutoConfig.from_pretrained(place, trust_remote_code=spec.trust_remote_code, **head)
         network, info = auto.from_pretrained(
             place, config=config, output_loading_info=True, ignore_mismatched_sizes=bool(head), **settings
@@ -241,7 +241,7 @@ def _attention_error(spec: Network) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the loading report of transformers: a new head is expected here, and a warning names anything else."""
     from transformers.utils import logging
 

@@ -21,7 +21,7 @@ from lit_ft.core.lazy import listed
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lit_ft"
 FILES = sorted(PACKAGE.rglob("*.py"))
-LISTED = {n for i in ("callbacks", "methods", "data") for n in listed(PACKAGE / f"{i}.py")}
+LISTED = {n for i in ("callbacks", "methods", "data", "merges") for n in listed(PACKAGE / f"{i}.py")}
 
 DEFINED = {n.name for f in FILES for n in ast.parse(f.read_text()).body if isinstance(n, ast.ClassDef)}
 STUDIES = {
@@ -32,13 +32,14 @@ STUDIES = {
 # what everything may stand on, in the order in which it stands on each other
 GROUND = ("core", "running", "sources", "models", "tokens")
 # the user's door by kind, and where the command stands: both know everything
-INDICES = ("callbacks", "methods", "data", "metrics", "core/selection/__init__", "core/curvature")
+INDICES = ("callbacks", "methods", "data", "metrics", "merges", "core/selection/__init__", "core/curvature")
 ABOVE = ("command", "studies", "testing", "__main__")
 # what a family may import of another one
 NEIGHBOURS = {
     "classification": {"vision"},  # rows of numbers are images of one dimension
     "connectivity": {"vision"},  # two image classifiers, and what lies between them
     "flatness": {"curvature"},  # the edge of stability is an eigenvalue
+    "merging": {"sparse"},  # the largest entries of a change, and saved selections
     "worlds": {"language"},  # generated rows are rows of a data module
 }
 

@@ -1,0 +1,1 @@
+"""Several networks brought together into one."""
