@@ -11,7 +11,7 @@ from lit_ft.merging.places import TensorPlace
 
 
 class Merge:
-    """One tensor of several networks becomes one: a subclass implements :meth:`combine`.
+    """One tensor of several networks becomes one: a subclass implements ``combine``.
 
     What is combined is in float32 or wider, and the result is rounded once, by whoever writes it.
 
