@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lit_ft.core.errors import ConfigError, existing
+from lit_ft.running.figures import curves, svg
 from lit_ft.running.files import write_text
 from lit_ft.running.metrics_file import History, read_history
-from lit_ft.running.report import STYLE, curves, read_report, svg, table
+from lit_ft.running.page import document, figure, table
+from lit_ft.running.report import read_report
 from lit_ft.running.run_folder import status_of
 
 
@@ -86,8 +88,7 @@ def compare_page(folders: dict[str, Path], reports: dict[str, dict[str, Any]], k
     plots = []
     for key, runs in sorted(by_key.items()):
         figures = curves({f"{key.replace('/', ' ')}/{label}": curve for label, curve in runs.items()})
-        plots += [f"<div>{svg(figure)}</div>" for figure in figures.values()]
+        plots += [figure(key, svg(drawn)) for drawn in figures.values()]
     rows = {label: {key: report["metrics"].get(key) for key in keys} for label, report in reports.items()}
     tables = "".join(f"<h2>{escape(label)}</h2>{table(values)}" for label, values in rows.items())
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>runs</title><style>{STYLE}</style>'
-    return f'{head}<h1>Runs</h1><div class="plots">{"".join(plots)}</div>{tables}</html>\n'
+    return document("runs", f'<h1>Runs</h1><div class="plots">{"".join(plots)}</div>{tables}')

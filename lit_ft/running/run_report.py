@@ -21,20 +21,12 @@ from lit_ft.core.errors import Diverged
 from lit_ft.core.forms import named, rows_in
 from lit_ft.core.lifecycle import from_its_start
 from lit_ft.core.method import Method
+from lit_ft.running.figures import curves, save_figures
 from lit_ft.running.files import write_text
 from lit_ft.running.metrics_file import read_history
 from lit_ft.running.not_finite import NotFinite
-from lit_ft.running.report import (
-    ENDED,
-    curves,
-    final_values,
-    git_state,
-    page,
-    read_report,
-    save_figures,
-    versions,
-    write_report,
-)
+from lit_ft.running.page import page
+from lit_ft.running.report import ENDED, final_values, git_state, read_report, versions, write_report
 from lit_ft.running.resume_point import end_again
 from lit_ft.running.run_folder import number_of
 from lit_ft.running.stop_signals import Interrupted
@@ -250,7 +242,7 @@ class RunReport(FitCallback):
             if isinstance(source, (Callback, Method)) and callable(getattr(source, "plots", None)):
                 figures |= source.plots(history)  # type: ignore[operator, union-attr]
         report["figures"] = {**files, **save_figures(figures, plots)}
-        drawings = [(plots / f"{file}.svg").read_text(encoding="utf-8") for file in report["figures"].values()]
+        drawings = {n: (plots / f"{file}.svg").read_text(encoding="utf-8") for n, file in report["figures"].items()}
         self._write_config()
         config = self.folder / "config.yaml"
         text = config.read_text(encoding="utf-8") if config.exists() else self.config

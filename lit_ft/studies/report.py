@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lit_ft.running.figures import svg, without_formulas
 from lit_ft.running.metrics_file import read_history
-from lit_ft.running.report import STYLE, grid, svg, table, without_formulas
+from lit_ft.running.page import document, figure, grid, table
 from lit_ft.studies.grid import tuned_lines
 from lit_ft.studies.interval import t_interval
 from lit_ft.studies.plan import Planned, what_seeds_draw
@@ -59,14 +60,14 @@ def page(study: Study, result: Mapping[str, Any], planned: Sequence[Planned]) ->
     rows = {arm: {name: mean_and_sd(v) for name, v in own.items()} for arm, own in result["values"].items()}
     claims = "".join(_claim(claim) for claim in map(ClaimVerdict.of, result["claims"]))
     facts = {k: result[k] for k in ("seeds", "drawn", "date", "hardware", "note", "scale") if result[k]}
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(study.name)}</title>'
-    return (
-        f"{head}<style>{STYLE}</style><h1>{escape(study.name)}: {escape(result['verdict'])}</h1>"
-        f"{claims}"
-        f'<div class="plots">{"".join(f"<div>{svg(figure)}</div>" for figure in figures)}</div>'
+    drawn = "".join(figure(study.plot or "measures by arm", svg(one)) for one in figures)
+    body = (
+        f"<h1>{escape(study.name)}: {escape(result['verdict'])}</h1>{claims}"
+        f'<div class="plots">{drawn}</div>'
         f"<h2>Measures</h2>{grid(rows)}{_tuned(result)}<h2>Study</h2>{table(facts)}"
-        f"<details><summary>Environment</summary>{table(result['versions'])}</details></html>\n"
+        f"<details><summary>Environment</summary>{table(result['versions'])}</details>"
     )
+    return document(study.name, body)
 
 
 def _tuned(result: Mapping[str, Any]) -> str:
