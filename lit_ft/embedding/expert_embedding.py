@@ -101,7 +101,7 @@ class ExpertEmbedding(NamesClasses, SentenceEmbedding):
             texts: A text, or any number of texts.
             domain: Number of the expert.
             max_length: Longest text in tokens.
-            dtype: As in :meth:`encode`.
+            dtype: As in ``encode``.
         """
         self.configure_model()
         assert isinstance(self.network, RoutedEncoder)

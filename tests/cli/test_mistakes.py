@@ -14,7 +14,8 @@ import torch
 from lit_ft.command.cli import command
 from lit_ft.command.report import report_command
 from lit_ft.running import files
-from lit_ft.running.report import curves, save_figures, write_report
+from lit_ft.running.figures import curves, save_figures
+from lit_ft.running.report import write_report
 from lit_ft.running.run_folder import held, number_of, take_number
 
 NAN = math.nan
