@@ -19,12 +19,13 @@ from lit_ft.core.problems import CLASS, CLASSES, NUMBER, ProblemType
 from lit_ft.running.saying import say
 from lit_ft.sources.batching import Plan
 from lit_ft.sources.class_names import class_name
+from lit_ft.sources.label_tensors import label_tensor
 from lit_ft.sources.loader import ResumableLoader
 from lit_ft.sources.splits import NEW, Share, first_with_rows
 from lit_ft.sources.table_data import TableData
 from lit_ft.sources.table_files import row_id
 from lit_ft.sources.tables import Row
-from lit_ft.sources.targets import label_tensor, targets
+from lit_ft.sources.targets import targets
 from lit_ft.tokens.token_table import warn_of_cuts
 from lit_ft.tokens.tokenized import ShortenedRows, TokenRows, tokenized
 from lit_ft.tokens.tokenizer_of import tokenizer_of

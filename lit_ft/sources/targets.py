@@ -14,6 +14,7 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.problems import CLASS, CLASSES, NUMBER, ProblemType
 from lit_ft.sources.class_names import class_name, class_names, labelled
+from lit_ft.sources.label_tensors import class_counts
 from lit_ft.sources.table_files import absent
 from lit_ft.sources.tables import Row
 
@@ -31,7 +32,7 @@ class Targets:
     Example:
         >>> rows = [{"tags": "red; big"}, {"tags": ""}, {"tags": "big"}]
         >>> found = targets({"train": rows}, {"train": [1, 2, 3]}, "tags", separator=";")
-        >>> found.problem_type, found.names, label_tensor(found.values["train"])
+        >>> found.problem_type, found.names, torch.stack(found.values["train"]).float()
         ('multi_label_classification', ['big', 'red'], tensor([[1., 1.],
                 [0., 0.],
                 [1., 0.]]))
@@ -46,29 +47,6 @@ class Targets:
     def counts(self, split: str) -> list[int]:
         """Rows of each class in a split; none of numbers."""
         return class_counts(self.values[split], len(self.names))
-
-
-def class_counts(values: Sequence[Any], classes: int) -> list[int]:
-    """Rows of each class.
-
-    Example:
-        >>> class_counts([0, 2, 2], classes=3), class_counts([0.5], classes=0)
-        ([1, 0, 2], [])
-    """
-    if not classes or not len(values):
-        return [0] * classes
-    labels = label_tensor(values)
-    return (torch.bincount(labels, minlength=classes) if labels.ndim == 1 else labels.sum(0).long()).tolist()
-
-
-def label_tensor(values: Sequence[Any]) -> Tensor:
-    """Labels of rows as a batch has them: int64 (rows,), float32 (rows, classes), or float32 (rows,).
-
-    Example:
-        >>> label_tensor([1, 0]), label_tensor([0.5])
-        (tensor([1, 0]), tensor([0.5000]))
-    """
-    return torch.stack(list(values)).float() if isinstance(values[0], Tensor) else torch.tensor(values)
 
 
 def targets(

@@ -14,9 +14,9 @@ from lit_ft.core.data_module import LitData
 from lit_ft.core.errors import ConfigError
 from lit_ft.core.problems import ProblemType
 from lit_ft.sources.batching import shuffled_batches
+from lit_ft.sources.label_tensors import class_counts, label_tensor
 from lit_ft.sources.loader import Batching, ResumableLoader
 from lit_ft.sources.splits import NEW, Share, Splits, first_with_rows
-from lit_ft.sources.targets import class_counts, label_tensor
 from lit_ft.vision.batch import ImagesBatch
 
 ImageRow = tuple[Tensor, Any]
