@@ -134,7 +134,7 @@ class LabelledText(TableData):
         checked(locals())
         if separator is not None and problem_type in (CLASS, NUMBER):
             raise ConfigError("separator", separator, f"null for {problem_type}")
-        self.max_length: int | Literal["auto"] = max_length
+        self.max_length: Any = max_length  # a number once it was chosen from the data
         self.text, self.text_pair, self.label = text, text_pair, label
         self.problem_type, self.separator, self.predict_path = problem_type, separator, predict_path
         self._asked: list[str] | None = None

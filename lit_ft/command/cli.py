@@ -181,7 +181,7 @@ def summary(run: "Run") -> None:
     for callback in run.trainer.callbacks if run.trainer.state.fn == "fit" else ():  # type: ignore[attr-defined]
         if getattr(callback, "best_step", None) is not None:
             console.print(f"best: {callback.best_of} {callback.best:.4g} at step {callback.best_step}", markup=False)
-    profiler = run.trainer.profiler
+    profiler = run.trainer.profiler  # type: ignore[attr-defined]
     if getattr(profiler, "filename", "") is None and (told := profiler.summary()):  # else it is in a file
         console.print(told, markup=False, soft_wrap=True)
     if run.predictions is not None:

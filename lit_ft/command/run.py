@@ -168,7 +168,7 @@ def _predicted(built: Build, callbacks: list[Callback], to: Path, checkpoint: Pa
     if begin_predictions(to, built.plain(), checkpoint, built.request.texts):
         return Run(folder, built.make_trainer(callbacks, None), built.model, data, file)
     trainer = built.make_trainer([*callbacks, Predictions(to), SaysSplit(built.request)], None)
-    weights = {} if checkpoint is None else {"ckpt_path": checkpoint, "weights_only": True}
+    weights: dict[str, Any] = {} if checkpoint is None else {"ckpt_path": checkpoint, "weights_only": True}
     try:
         trainer.predict(built.model, datamodule=data, return_predictions=False, **weights)  # they are in the file
     except SystemExit as ended:
@@ -218,7 +218,8 @@ def watching(monitor: str | None, given: Sequence[Callback]) -> list[Callback]:
     made: list[Callback] = []
     if monitor and not stops:
         made.append(EarlyStopping(monitor, check_on_train_epoch_end=False))
-    kept, mode = monitor, None
+    kept: str | None = monitor
+    mode: Any = None
     if not monitor and len(keys) == 1:
         kept, mode = keys.pop()
     saving = [one for one in given if isinstance(one, Checkpoint)]

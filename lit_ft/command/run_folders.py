@@ -125,13 +125,13 @@ def chosen(request: Request, here: Path | None = None) -> Place:
         if stage != "fit" or here:
             return Place(to, weights_of(source) if which is None else find_checkpoint(which, source))
         if not _same(to, source):
-            return Place(unused(to), find_checkpoint(which, source))
+            return Place(unused(to), find_checkpoint(which or "last", source))
         if not checkpoints(source) or [path.name for path in checkpoints(source)] == ["best.ckpt"]:
             if not is_begun(source) or report_of(source).get("status") == "finished":
                 allowed = f"a run with a checkpoint, or one that ended before its first; {source} is neither"
                 raise ConfigError("--ckpt_path", "last", allowed)
             return Place(source, anew=True)
-        return Place(source, find_checkpoint(which, source))
+        return Place(source, find_checkpoint(which or "last", source))
     checkpoint = existing("--ckpt_path", which)
     if checkpoint.is_dir():
         raise ConfigError("--ckpt_path", str(checkpoint), "last, best, none or a file; of another run with --run")

@@ -97,7 +97,7 @@ class MeanAveragePrecision(MultilabelAveragePrecision):
         tensor(1.)
     """
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Tensor:  # type: ignore[override]
         """NaN where no row has a class."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of classes that no row has, which are left out
@@ -112,7 +112,7 @@ class Determination(R2Score):
         (tensor(1.), tensor(nan))
     """
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Tensor:  # type: ignore[override]
         """NaN where it is not defined."""
         return super().compute() if int(self.total) > 1 else torch.tensor(torch.nan, device=self.device)
 
@@ -127,7 +127,7 @@ class Correlation(PearsonCorrCoef):
 
     higher_is_better = True  # torchmetrics leaves it open
 
-    def compute(self) -> Tensor:
+    def compute(self) -> Tensor:  # type: ignore[override]
         """NaN where it is not defined."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a variance that is zero

@@ -24,7 +24,7 @@ def attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_
     one_token = query.shape[2] == 1  # of an answer being written: nothing flows back, and all keys would be copied
     if device != "cpu" or dtype.itemsize >= 4 or one_token:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    wide = {
+    wide: dict[str, Any] = {
         name: given.float() if isinstance(given, Tensor) and given.is_floating_point() else given
         for name, given in {"attention_mask": attention_mask, **options}.items()
     }

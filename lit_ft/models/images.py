@@ -39,7 +39,7 @@ def image_classifier(spec: Network, num_labels: int, input_shape: tuple[int, ...
     if kind in list(SMALL):
         if spec.gradient_checkpointing:
             raise ConfigError("network.gradient_checkpointing", True, "false for mlp and cnn")
-        return with_adapter(small_network(spec.config, input_shape, num_labels, _dtype(spec)), spec)
+        return with_adapter(small_network(spec.config or {}, input_shape, num_labels, _dtype(spec)), spec)
     if len(input_shape) != 3:
         raise ConfigError("network", spec.plain(), f"mlp for vectors of shape {tuple(input_shape)}")
     if spec.path == PREFIX + ASSET:

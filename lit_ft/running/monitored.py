@@ -59,7 +59,7 @@ class Monitored(FitCallback):
         """Look at the schedules, which have been made, and for keys of which nothing says what is best."""
         for config in trainer.lr_scheduler_configs:
             if config.reduce_on_plateau and config.monitor:
-                _refuse_other_way(config.scheduler, config.monitor, config.scheduler.mode, pl_module)
+                _refuse_other_way(config.scheduler, config.monitor, getattr(config.scheduler, "mode", None), pl_module)
         for callback in _callbacks(trainer):
             open_mode = callback in self.made if isinstance(callback, EarlyStopping) else vars(callback).get("mode", "")
             if callback is not self and open_mode in (None, True) and (key := getattr(callback, "monitor", None)):
@@ -91,8 +91,7 @@ class Monitored(FitCallback):
         """The class that watches a key, and the key; of what the whole run watches, no class."""
         for callback in _callbacks(trainer):
             key = getattr(callback, "monitor", None)
-            strict = isinstance(key, str) and getattr(callback, "strict", True)
-            if strict and callback not in (self, *self.made):
+            if isinstance(key, str) and getattr(callback, "strict", True) and callback not in (self, *self.made):
                 yield type(callback).__name__, key
         if self.monitor is not None:
             yield "", self.monitor

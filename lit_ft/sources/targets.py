@@ -42,7 +42,7 @@ class Targets:
 
     problem_type: ProblemType
     names: list[str]
-    values: dict[str, Sequence[Any]]
+    values: Mapping[str, Sequence[Any]]
 
     def counts(self, split: str) -> list[int]:
         """Rows of each class in a split; none of numbers."""

@@ -111,7 +111,7 @@ class ImageRows(LitData, ABC):
         rows = self.rows["train"]
         assert isinstance(rows, Chosen)
         labels = getattr(rows.all, "labels", None) or [row[1] for row in rows.all]
-        return class_counts([labels[number] for number in rows.numbers], self.num_classes)
+        return class_counts([labels[number] for number in rows.numbers], self.num_classes or 0)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
