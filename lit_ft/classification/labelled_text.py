@@ -164,7 +164,7 @@ class LabelledText(TableData):
         if self.rows:
             return
         self.tokenizer = tokenizer = tokenizer_of(self)
-        self.padding = tokenizer.pad_token_id
+        self.padding = tokenizer.pad_token_id or 0  # any token will do: the mask says what is read
         texts = [self.text, *([self.text_pair] if self.text_pair else [])]
         if stage == "predict" and (self.predict_path is not None or self._asked is not None):
             return self._set_up_new(texts)

@@ -321,7 +321,7 @@ def tokenizer(place: Path, words: list[str]) -> None:
 
     made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", pad_token="[UNK]").save_pretrained(place)
+    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]").save_pretrained(place)
 
 
 def test_rows_of_tokens_that_are_numbered_otherwise_are_put_right(folders: Path, capsys: pytest.CaptureFixture) -> None:
