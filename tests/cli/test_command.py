@@ -81,19 +81,19 @@ def test_a_figure_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Figure, "savefig", lambda figure, *a, **k: (drawn.append(k.get("format", "png")), draw(figure, *a, **k))
     )
-    assert lit_ft("fit", "-c", "toy.yaml", "--trainer.val_check_interval=2") == 0
+    falling = "--model.schedule={class_path: lit_ft.core.schedules.Cosine}"
+    assert lit_ft("fit", "-c", "toy.yaml", "--trainer.val_check_interval=2", falling) == 0
     run = the_run()
     files = {path.name for path in (run / "plots").iterdir()}
-    assert {"loss.svg", "loss.png"} <= files
-    assert "learning_rate.svg" not in files, "a constant rate is a number in a table"
+    assert {"loss.svg", "loss.png", "learning_rate.svg", "learning_rate.png"} <= files
     assert sorted(drawn) == sorted(file.rpartition(".")[2] for file in files)
     drawings = (run / "report.html").read_text().count("<svg")
     drawn.clear()
-    assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", "last") == 0
+    assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", "last", falling) == 0
     assert not drawn, "the curves of the fit stand"
     assert (run / "report.html").read_text().count("<svg") == drawings == len(files) / 2
     (run / "plots" / "loss.svg").unlink()
-    assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", "last") == 0
+    assert lit_ft("test", "-c", "toy.yaml", "--ckpt_path", "last", falling) == 0
     assert (run / "report.html").read_text().count("<svg") == drawings - 1
 
 
@@ -226,7 +226,7 @@ WRONG = {
     "checkpoint": (["--ckpt_path", "nowhere.ckpt"], ["nowhere.ckpt"]),
     "a name that leads out": (["--name", "../up"], ["--name: given '../up'", "the name of a folder in runs/"]),
     "a run that says nothing": (["--run", "nonsense"], ["--run: given 'nonsense'", "together with --ckpt_path last"]),
-    "not a checkpoint": (["--ckpt_path", "toy.yaml"], ["toy.yaml: not a checkpoint"]),
+    "not a checkpoint": (["--ckpt_path", "toy.yaml"], ["--ckpt_path: given 'toy.yaml'; allowed: a checkpoint"]),
     "a folder as file": (["-c", "."], [".: is a directory"]),
     "empty file": (["-c", "empty.yaml"], ["--config: given an empty file", "model, data and trainer"]),
     "not text": (["-c", "binary.yaml"], ["not text in UTF-8"]),
@@ -244,7 +244,10 @@ WRONG = {
     ),
     "validation never": (["--trainer.val_check_interval=0"], ["trainer.val_check_interval: given 0"]),
     "validation after no epoch": (["--trainer.check_val_every_n_epoch=0"], ["trainer.check_val_every_n_epoch: given"]),
-    "refused by the trainer": (["--trainer.strategy=none_such"], ["trainer: ", "strategy='none_such'"]),
+    "refused by the trainer": (
+        ["--trainer.strategy=none_such"],
+        ["trainer.strategy: given 'none_such'; allowed: auto, ddp"],
+    ),
     "refused by the seed": (["--seed_everything=-1"], ["seed_everything: -1"]),
     "help of no class": (["--model.help", "Toyy"], ["--model.help: given class 'Toyy'"]),
 }

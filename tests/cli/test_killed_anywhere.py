@@ -64,13 +64,15 @@ def outcome(name: str) -> dict[str, Any]:
     assert last is not None
     assert not damaged
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    card = (Path(name) / "README.md").read_text().splitlines()
     report = {key: value for key, value in read_report(run).items() if key not in (*CLOCK, *RATES, "name")}
     return {
         "last": torch.load(last, weights_only=True),
         "best": {key: best[key] for key in ("state_dict", "global_step")},
         "metrics": (run / "metrics.csv").read_text(),
         "report": report,
-        "export": sha256(Path(name)),
+        "export": {path.name: sha256(path) for path in Path(name).iterdir() if path.name != "README.md"},
+        "card": [line for line in card if not line.startswith(("# ", "Made with"))],  # these name the run
         "files": sorted(str(path.relative_to(run)) for path in run.rglob("*")),
     }
 

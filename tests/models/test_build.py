@@ -112,7 +112,7 @@ def test_an_adapter_leaves_the_base_frozen_and_the_new_head_trainable(folder):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"peft": {"class_path": "peft.LoraConfg"}}, "did you mean 'LoraConfig'"),
+        ({"peft": {"class_path": "peft.LoraConfg"}}, "did you mean 'peft.LoraConfig'"),
         ({"peft": {"class_path": "torch.nn.Linear"}}, "a PeftConfig"),
         ({"peft": {}}, "the path of a class"),
         ({"peft": {"class_path": "peft.LoraConfig", "init_args": {"rank": 8}}}, "rank"),
