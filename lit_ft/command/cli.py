@@ -152,7 +152,10 @@ def perform(request: "Request") -> int:
         from lit_ft.command.preload import quick_imports, quiet
 
         with quick_imports(for_good=True):
-            from lit_ft.command.run import execute
+            if request.command == "merge":  # most need no run
+                import_module("lit_ft.command.merge")
+            else:
+                from lit_ft.command.run import execute
         quiet()
     if request.command in STAGES:
         run = execute(request.command, request)
