@@ -1,6 +1,5 @@
 """Numbers of the trainer that it would stumble over later, or would not do what they say."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 
 from lit_ft.core.checks import Range
 from lit_ft.core.errors import ConfigError
+from lit_ft.running.processes import cores_here
 from lit_ft.running.saying import say
 
 LEAST = {
@@ -51,8 +51,7 @@ def check_counts(trainer: Mapping[str, Any]) -> None:
         least, most = (trainer.get(f"{bound}_{unit}") for bound in ("min", "max"))
         if least is not None and most not in (None, -1) and least > most:
             raise ConfigError(f"trainer.min_{unit}", least, f"at most trainer.max_{unit}, which is {most}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    check_processes(trainer.get("accelerator"), trainer.get("devices"), cores)
+    check_processes(trainer.get("accelerator"), trainer.get("devices"), cores_here())
 
 
 def check_processes(accelerator: Any, devices: Any, cores: int) -> None:

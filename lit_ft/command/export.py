@@ -42,7 +42,8 @@ def export_command(argv: Sequence[str]) -> int:
     kind = "an adapter" if adapted(network) and not options.merge else "the weights"
     library = "peft" if kind == "an adapter" else "transformers"
     if options.merge:
-        network = merged(network)
+        stored = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
+        network = merged(network).to(stored)  # rounded once
         kind += ", an adapter merged into them,"
     aside = target.with_name(f".{target.name}.tmp")
     aside.mkdir(parents=True, exist_ok=True)
@@ -50,14 +51,8 @@ def export_command(argv: Sequence[str]) -> int:
         for left in aside.iterdir():  # of an export that was killed
             if left.name != START:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-        name_classes(network, getattr(module, "class_names", None) or ())
-        problem = getattr(module, "problem", None)
-        if problem is not None and hasattr(getattr(network, "config", None), "problem_type"):
-            network.config.problem_type = problem  # by which pipelines choose between softmax, sigmoid and numbers
-        network.save_pretrained(aside)
+        save_network(network, module, aside)
         name_base(network, spec, aside, target)
-        if getattr(module, "tokenizer", None) is not None:
-            module.tokenizer.save_pretrained(aside)
         card = model_card(build.plain(), read_report(Path(options.run)), _which(build.checkpoint), kind, library)
         (aside / "README.md").write_text(card, encoding="utf-8")
         (aside / START).unlink()
@@ -70,6 +65,23 @@ def export_command(argv: Sequence[str]) -> int:
         )
     print(f"written: {target} ({', '.join(sorted(path.name for path in target.iterdir()))})")
     return 0
+
+
+def save_network(network: Any, module: Any, folder: Path) -> None:
+    """Write a network of ``transformers`` with the classes, the problem and the tokenizer that a module knows.
+
+    Args:
+        network: Changed by this: its configuration names the classes.
+        module: The LightningModule that trained it.
+        folder: Where.
+    """
+    name_classes(network, getattr(module, "class_names", None) or ())
+    problem = getattr(module, "problem", None)
+    if problem is not None and hasattr(getattr(network, "config", None), "problem_type"):
+        network.config.problem_type = problem  # by which pipelines choose between softmax, sigmoid and numbers
+    network.save_pretrained(folder)
+    if getattr(module, "tokenizer", None) is not None:
+        module.tokenizer.save_pretrained(folder)
 
 
 def _which(checkpoint: Path | None) -> str:

@@ -1,19 +1,21 @@
 """``lit-ft merge``: one network from several runs, as a folder that ``from_pretrained`` loads."""
 
 import argparse
+import errno
 import json
 import math
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from lit_ft.core.adapters import adapted
+from lit_ft.command.path_ends import ends
 from lit_ft.core.errors import ConfigError, existing, nearest
 from lit_ft.core.yaml_text import read_yaml, write_yaml
 from lit_ft.merging.account import Account
@@ -21,6 +23,7 @@ from lit_ft.merging.expert import Expert, expert
 from lit_ft.merging.plan import Plan, input_number, plan
 from lit_ft.merging.recipe import WORDS, Recipe
 from lit_ft.merging.write import bytes_of, copy_beside, refuse_full_disk, write_weights
+from lit_ft.running.run_folder import held
 
 USAGE = (
     f"lit-ft merge {'|'.join(WORDS)} INPUT INPUT ... --to DIR [--base BASE] [--KEY VALUE ...], or RECIPE.yaml --to DIR"
@@ -29,7 +32,10 @@ USAGE = (
 
 def merge_command(argv: Sequence[str]) -> int:
     """Compare the inputs, merge them, and say what was done."""
-    parser = argparse.ArgumentParser("lit-ft merge", usage=USAGE, description="One network from several.")
+    # without abbreviations: --t of a merge would be taken for --to
+    parser = argparse.ArgumentParser(
+        "lit-ft merge", usage=USAGE, description="One network from several.", allow_abbrev=False
+    )
     parser.add_argument("what", metavar="METHOD|RECIPE.yaml")
     parser.add_argument("inputs", nargs="*", metavar="INPUT")
     parser.add_argument("--to", metavar="DIR", help="folder to write; must not exist or be empty")
@@ -49,11 +55,11 @@ def merge_command(argv: Sequence[str]) -> int:
         raise ConfigError("--to", options.to, "a folder that does not exist yet or is empty")
     with _aside(target) as aside:
         made, sources = _planned(recipe, folder, aside / "inputs", options.imports)
-        made.device = torch.device(options.device)
+        made.device = _device(options.device)
         _say(made)
         if options.dry_run:
             return 0
-        account = _written(made, recipe, sources, aside / "result", target)
+        account = _written(made, recipe, folder, sources, aside / "result", target)
         (aside / "result").replace(target)
     _show(account)
     print(f"written: {target} ({', '.join(sorted(path.name for path in target.iterdir()))})")
@@ -98,29 +104,38 @@ def _arguments(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
 @contextmanager
 def _aside(target: Path) -> Iterator[Path]:
     """A folder beside the target in which everything is prepared; nothing of it stays, whatever happens."""
-    from lit_ft.running.run_folder import held
-
     aside = target.with_name(f".{target.name}.tmp")
+    new = [folder for folder in target.parents if not folder.exists()]
     aside.mkdir(parents=True, exist_ok=True)
     try:
         with held(aside, "--to"):
-            for left in ("inputs", "result"):  # of a merge that was killed
-                shutil.rmtree(aside / left, ignore_errors=True)
-                (aside / left).mkdir()
-            yield aside
+            try:
+                for left in ("inputs", "result"):  # of a merge that was killed
+                    shutil.rmtree(aside / left, ignore_errors=True)
+                    (aside / left).mkdir()
+                yield aside
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
-        if error.errno == 28:
+        if error.errno == errno.ENOSPC:
             raise ConfigError("--to", str(target), "a disk that is not full; nothing was written") from error
         raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        for folder in new:
+            with suppress(OSError):  # what was written is in it
+                folder.rmdir()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError("--device", name, "cpu, or a device of this machine such as cuda") from error
 
 
 def _planned(recipe: Recipe, folder: Path, scratch: Path, imports: Sequence[str]) -> tuple[Plan, list[Expert]]:
     merge = recipe.made()
-    labels = _labels(
-        [str(one) if isinstance(one, (str, int)) else f"recipe {n}" for n, one in enumerate(recipe.inputs)]
-    )
+    labels = ends([Path(f"recipe {n}" if isinstance(one, dict) else str(one)) for n, one in enumerate(recipe.inputs)])
     experts = [
         _expert(one, label, folder, scratch / str(number), imports)
         for number, (one, label) in enumerate(zip(recipe.inputs, labels, strict=True))
@@ -128,15 +143,6 @@ def _planned(recipe: Recipe, folder: Path, scratch: Path, imports: Sequence[str]
     base = None if recipe.base is None else _expert(recipe.base, "base", folder, scratch / "base", imports)
     head = None if recipe.head is None else input_number("--head", str(recipe.head), experts)
     return plan(merge, experts, base, head, recipe.type), [*experts, *([base] if base else [])]
-
-
-def _labels(paths: Sequence[str]) -> list[str]:
-    """What the inputs are called: the shortest ends of their paths that differ."""
-    parts = [Path(path).parts or (path,) for path in paths]
-    depth = 1
-    while len({part[-depth:] for part in parts}) < len(set(parts)):
-        depth += 1
-    return ["/".join(part[-depth:]) for part in parts]
 
 
 def _expert(given: Any, label: str, folder: Path, scratch: Path, imports: Sequence[str]) -> Expert:
@@ -188,6 +194,11 @@ class Nested(Expert):
         """One tensor, computed now and not rounded."""
         return self.made.read(name)
 
+    def fingerprint(self) -> str:
+        """That of its inputs, in their order: nothing is computed for it."""
+        views = [*self.made.inputs, *([self.made.base] if self.made.base else [])]
+        return "+".join(view.expert.fingerprint() for view in views)
+
 
 def _of_run(place: Path, label: str, scratch: Path, imports: Sequence[str]) -> Expert:
     """The trained network of a run, an adapter added to its base in float32."""
@@ -219,33 +230,19 @@ def _saved(network: nn.Module, label: str, scratch: Path, module: Any) -> Expert
     """A dense network, written into a folder."""
     from safetensors.torch import save_model
 
-    from lit_ft.command.export import name_classes
+    from lit_ft.command.export import save_network
+    from lit_ft.core.adapters import adapted
+    from lit_ft.models.adapter_export import merged
     from lit_ft.models.build import quiet
 
-    network = dense(network, label)
+    network = merged(network, "inputs") if adapted(network) else network
     scratch.mkdir(parents=True, exist_ok=True)
     if not hasattr(network, "save_pretrained"):
         save_model(network, str(scratch / "model.safetensors"))
         return expert(scratch, label)
-    name_classes(network, getattr(module, "class_names", None) or ())
     with quiet():
-        network.save_pretrained(scratch)  # type: ignore[operator]
-    if getattr(module, "tokenizer", None) is not None:
-        module.tokenizer.save_pretrained(scratch)
+        save_network(network, module, scratch)
     return expert(scratch, label)
-
-
-def dense(network: nn.Module, label: str) -> nn.Module:
-    """The network with its adapters added to the weights, in float32, by PEFT's own rule; without adapters as it is."""
-    for path, model in adapted(network):
-        if not hasattr(model, "merge_and_unload") or model.active_peft_config.is_prompt_learning:
-            raise ConfigError("inputs", label, "an adapter that can be added to the weights; a prompt can not")
-        model.float()
-        whole = model.merge_and_unload(safe_merge=True)
-        if not path:
-            return whole
-        network.set_submodule(path, whole)
-    return network
 
 
 def _say(made: Plan) -> None:
@@ -259,7 +256,7 @@ def _say(made: Plan) -> None:
         print(f"  {note}")
 
 
-def _written(made: Plan, recipe: Recipe, sources: Sequence[Expert], folder: Path, target: Path) -> Account:
+def _written(made: Plan, recipe: Recipe, start: Path, sources: Sequence[Expert], folder: Path, target: Path) -> Account:
     shapes = made.shapes
     needed = sum(math.prod(shape) * made.dtypes[name].itemsize for name, shape in shapes.items())
     refuse_full_disk(folder, needed)
@@ -280,7 +277,7 @@ def _written(made: Plan, recipe: Recipe, sources: Sequence[Expert], folder: Path
         print(f"  {note}")
     if first.config:
         _write_config(folder / "config.json", first.config, made)
-    _write_account(folder, made, recipe, sources, account, target)
+    _write_account(folder, made, recipe, start, sources, account, target)
     return account
 
 
@@ -296,17 +293,26 @@ def _write_config(path: Path, config: dict[str, Any], made: Plan) -> None:
 
 
 def _write_account(
-    folder: Path, made: Plan, recipe: Recipe, sources: Sequence[Expert], account: Account, target: Path
+    folder: Path,
+    made: Plan,
+    recipe: Recipe,
+    start: Path,
+    sources: Sequence[Expert],
+    account: Account,
+    target: Path,
 ) -> None:
     """The recipe without private paths, the numbers, and a card."""
     from lit_ft import __version__
 
     def public(path: Any) -> Any:
+        """As it is found from the new folder; of what was named from the root only the name, which is nobody's."""
         if isinstance(path, dict):
             return {key: public(value) if key in ("inputs", "base") else value for key, value in path.items()}
         if isinstance(path, list):
             return [public(one) for one in path]
-        return Path(path).name if isinstance(path, str) and Path(path).expanduser().is_absolute() else path
+        if Path(str(path)).expanduser().is_absolute():
+            return Path(str(path)).name
+        return os.path.relpath(start / str(path), target) if (start / str(path)).exists() else path
 
     plain = {key: value for key, value in vars(recipe).items() if value is not None}
     plain |= {"inputs": public(recipe.inputs), **({"base": public(recipe.base)} if recipe.base else {})}

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from lit_ft.command.path_ends import ends
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.core.selection.base import count
 from lit_ft.sparse.file import SavedSelection
@@ -41,10 +42,7 @@ def overlap_command(argv: Sequence[str]) -> int:
 
 def labels(files: Sequence[Path]) -> list[str]:
     """What tells the paths apart: without the end that all share, the fewest last parts that differ, no suffix."""
-    paths = [file.with_suffix("").parts for file in files]
-    while len({path[-1] for path in paths}) == 1 and min(map(len, paths)) > 1:
-        paths = [path[:-1] for path in paths]
-    depth = 1
-    while len({path[-depth:] for path in paths}) < len(set(paths)):
-        depth += 1
-    return ["/".join(path[-depth:]) for path in paths]
+    paths = [file.with_suffix("") for file in files]
+    while len({path.name for path in paths}) == 1 and min(len(path.parts) for path in paths) > 1:
+        paths = [path.parent for path in paths]
+    return ends(paths)

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from lit_ft.command.path_ends import ends
 from lit_ft.core.errors import ConfigError, existing
 from lit_ft.running.figures import curves, svg
 from lit_ft.running.files import write_text
@@ -54,10 +55,7 @@ def find_runs(places: Sequence[str]) -> dict[str, Path]:
         if not found:
             raise ConfigError("RUN", place, "a folder with a report.json in it or below")
         runs += [run for run in found if run not in runs]
-    depth = 2
-    while len({run.parts[-depth:] for run in runs}) < len(runs):
-        depth += 1
-    return {"/".join(run.parts[-depth:]): run for run in runs}
+    return dict(zip(ends(runs, least=2), runs, strict=True))
 
 
 def show(reports: dict[str, dict[str, Any]], keys: Sequence[str]) -> None:

@@ -66,6 +66,13 @@ def class_names(expert: Expert) -> list[str] | None:
     return None if found == [f"LABEL_{number}" for number in range(len(found))] else found
 
 
+def same_tokenizer(one: Path | None, other: Path | None) -> bool:
+    """Whether the files of two folders that number the tokens are the same; also where there are none."""
+    files = [[folder / name for name in _TOKENIZERS] if folder is not None else [] for folder in (one, other)]
+    found = [{path.name: path.read_bytes() for path in paths if path.is_file()} for paths in files]
+    return found[0] == found[1]
+
+
 def tokens(folder: Path | None) -> dict[str, int] | None:
     """The number of each token of the tokenizer in a folder; None without one."""
     if folder is None or not any((folder / name).exists() for name in _TOKENIZERS):

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_ft.core.errors import ConfigError, nearest
 from lit_ft.core.weights import wide
 from lit_ft.merging.arithmetic import linear
-from lit_ft.merging.compare import class_names, compare_settings, row_order, tokens
+from lit_ft.merging.compare import class_names, compare_settings, row_order, same_tokenizer, tokens
 from lit_ft.merging.expert import Expert
 from lit_ft.merging.merge import Merge
 from lit_ft.merging.places import TensorPlace, places
@@ -197,7 +197,7 @@ def _untie(views: Sequence[View], notes: list[str]) -> bool:
     apart = {name for view in views for name in view.names}
     untied = False
     for view in views:
-        for name, source in _ties(view).items():
+        for name, source in _ties(view).items() if apart - view.names.keys() else ():
             if name in apart and name not in view.names and source in view.names:
                 view.names[name] = view.names[source]
                 notes.append(f"{view.expert.label} ties {name} to {source}; it is apart in the result")
@@ -206,7 +206,7 @@ def _untie(views: Sequence[View], notes: list[str]) -> bool:
 
 
 def _tie_of(base: View, first: View) -> None:
-    for name, source in _ties(base).items():
+    for name, source in _ties(base).items() if first.names.keys() - base.names.keys() else ():
         if name in first.names and name not in base.names and source in base.names:
             base.names[name] = base.names[source]
 
@@ -277,12 +277,13 @@ def _align(
 ) -> None:
     """Put rows that stand for tokens and classes into the order of the first input."""
     first = views[0]
-    own = tokens(first.expert.folder)
-    size = len(own) if own is not None else 0
     for view in [*views[1:], *([base] if base is not None else [])]:
-        found = tokens(view.expert.folder)
+        if same_tokenizer(first.expert.folder, view.expert.folder):
+            continue  # most are, and reading them costs more than a small merge
+        own, found = tokens(first.expert.folder), tokens(view.expert.folder)
         if own is None or found is None:
             continue
+        size = len(own)
         order = row_order("token", own, found, (first.expert.label, view.expert.label))
         if order is not None:
             rows = [name for name in rules if name in view.names and _shape(view, name)[:1] == _vocabulary(view, size)]

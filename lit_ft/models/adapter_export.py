@@ -49,11 +49,12 @@ def name_base(network: nn.Module, spec: Network | None, written: Path, final: Pa
     file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def merged(network: Any) -> Any:
-    """A network whose adapter is part of its weights.
+def merged(network: Any, argument: str = "--merge") -> Any:
+    """A network whose adapter is part of its weights, added in float32; a network without one is refused.
 
     Args:
         network: Changed by this.
+        argument: What asked for it, for errors.
 
     Raises:
         ConfigError: There is no adapter, or one that is no change of weights.
@@ -67,15 +68,16 @@ def merged(network: Any) -> Any:
     models = adapted(network)
     if not models:
         given = f"{type(network).__name__} without an adapter"
-        raise ConfigError("--merge", given, "a run with an adapter; this network is dense as it is")
+        raise ConfigError(argument, given, "a run with an adapter; this network is dense as it is")
     for path, model in models:
         kind = type(model.active_peft_config).__name__
         if model.active_peft_config.is_prompt_learning:
-            raise ConfigError("--merge", kind, "an adapter that changes weights: learned prompts are none")
+            raise ConfigError(argument, kind, "an adapter that changes weights: learned prompts are none")
         try:
+            model.float()
             dense = model.merge_and_unload(safe_merge=True)
         except (AttributeError, NotImplementedError, ValueError, TypeError) as error:
-            raise ConfigError("--merge", kind, f"an adapter that can be merged: {error}") from error
+            raise ConfigError(argument, kind, f"an adapter that can be merged: {error}") from error
         if model is network:
             return dense
         network.set_submodule(path, dense)

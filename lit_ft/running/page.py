@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from lit_ft.core.yaml_text import read_yaml
+from lit_ft.running.duration import duration
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b1f24;--paper:#fff;--muted:#5c6470;--line:#d8dde3;--soft:#f5f7f9;--mark:#0b62c4}
@@ -90,7 +91,7 @@ def sentence(report: Mapping[str, Any], config: str) -> str:
         >>> report = {"status": "finished", "steps": 1500, "wall_seconds": 66.6}
         >>> text = "model: {class_path: lit_ft.methods.TextClassifier}\ndata: {class_path: lit_ft.data.LabelledText}"
         >>> sentence(report, text)
-        'TextClassifier on LabelledText: 1,500 steps in 1 min 7 s, finished.'
+        'TextClassifier on LabelledText: 1,500 steps in 1 min 6 s, finished.'
     """
     try:
         read = read_yaml(config)
@@ -131,19 +132,6 @@ def count(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {word}"
     return f"{number:,}"
-
-
-def duration(seconds: float) -> str:
-    """A time for a reader.
-
-    Example:
-        >>> duration(0.5), duration(66.6), duration(7322)
-        ('0.50 s', '1 min 7 s', '2 h 2 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def readable(key: str) -> str:
@@ -188,7 +176,7 @@ def facts(report: Mapping[str, Any]) -> dict[str, Any]:
 
     Example:
         >>> facts({"name": "run", "wall_seconds": 66.6, "peak_memory_bytes": 1_366_024_192, "steps": 1500})
-        {'time': '1 min 7 s', 'peak of memory': '1.37 GB', 'optimizer steps': 1500}
+        {'time': '1 min 6 s', 'peak of memory': '1.37 GB', 'optimizer steps': 1500}
     """
     found: dict[str, Any] = {}
     for key, value in report.items():

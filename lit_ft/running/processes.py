@@ -362,3 +362,13 @@ def _wait(handles: Sequence[Handle], timeout: float) -> None:
         if time.monotonic() > deadline:
             raise ProcessFailed(f"no result within {timeout} seconds")
         time.sleep(0.02)
+
+
+def cores_here() -> int:
+    """How many cores this process may use.
+
+    Example:
+        >>> cores_here() >= 1
+        True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,6 +8,8 @@ from typing import Any, TextIO
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from lit_ft.running.duration import duration
+
 FIRST, EVERY = 10.0, 60.0  # seconds
 
 
@@ -65,16 +67,3 @@ class ProgressLines(Callback):
         parts += [f"loss {float(values[loss]):.4g}"] if loss else []
         parts += [f"{key} {float(values[key]):.4g}" for key in keys if key in values]
         return f"fit: {', '.join(parts)}"
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units.
-
-    Example:
-        >>> [duration(seconds) for seconds in (8, 100, 3900, 100000)]
-        ['8 s', '1 min 40 s', '1 h 5 min', '1 d 3 h']
-    """
-    for size, name, below, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {name} {int(seconds % size // below)} {smaller}"
-    return f"{int(seconds)} s"

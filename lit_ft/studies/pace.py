@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lit_ft.running.duration import duration
 from lit_ft.studies.plan import Planned
 from lit_ft.studies.runner import is_complete
 
@@ -108,15 +109,3 @@ def forecast(planned: Sequence[Planned], paces: Mapping[str, Pace], jobs: int) -
         return f"{count}; how long they take is not known before the first has come to its end"
     whole = sum(known) / len(known) * len(left) / min(jobs, len(left))
     return f"{count}, about {duration(whole)} by what {'probes' if paces else 'earlier runs'} took"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a reader.
-
-    Example:
-        >>> duration(8.2), duration(400), duration(20_000)
-        ('8 s', '7 min', '5.6 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

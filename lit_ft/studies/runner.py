@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from lit_ft.core.errors import Diverged
 from lit_ft.running.files import write_text
-from lit_ft.running.processes import ProcessFailed, start
+from lit_ft.running.processes import ProcessFailed, cores_here, start
 from lit_ft.studies.code import class_paths
 from lit_ft.studies.plan import Planned
 
@@ -144,7 +144,7 @@ def threads_of(jobs: int) -> int:
 
     More threads than cores wait in loops for one another, and cost several times the work.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cores_here()
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, min(cores // jobs, int(wanted) if wanted.isdigit() else cores))
 

@@ -89,8 +89,7 @@ def test_it_gives_the_same_bytes_again_also_from_its_recipe_and_in_parts(folders
     whole = merged(*words)
     merged(*words, to="again")
     assert Path("out/model.safetensors").read_bytes() == Path("again/model.safetensors").read_bytes()
-    shutil.copy("out/recipe.yaml", "recipe.yaml")
-    merged("recipe.yaml", to="from_recipe")
+    merged("out/recipe.yaml", to="from_recipe")  # from where it lies
     assert Path("from_recipe/model.safetensors").read_bytes() == Path("out/model.safetensors").read_bytes()
     parts = merged(*words, "--shard_size", "4KB", to="parts")
     assert len(list(Path("parts").glob("*.safetensors"))) == 3
@@ -211,9 +210,9 @@ def test_adapters_are_added_to_their_base(folders: Path) -> None:
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.normal_()
-    from lit_ft.command.merge import dense
+    from lit_ft.models.adapter_export import merged as dense
 
-    found = dense(adapted, "a")
+    found = dense(adapted, "inputs")
     again = dict(found.state_dict())
     query = "bert.encoder.layer.0.attention.self.query.weight"
     assert not torch.equal(again[query], expert_tensors("a")[query])
@@ -357,3 +356,27 @@ def test_runs_and_an_adapter_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     network = AutoModelForSequenceClassification.from_pretrained("out")
     assert network.config.id2label == {0: "no", 1: "yes"}
     assert Path("out/tokenizer.json").exists()
+
+
+def test_an_argument_of_the_merge_is_not_an_abbreviated_option(folders: Path) -> None:
+    """``--t`` begins as ``--to`` does."""
+    found, b = merged("slerp", "a", "b", "--t", "1"), expert_tensors("b")
+    assert all(torch.equal(found[name], b[name]) for name in b)
+
+
+def test_a_merge_of_another_process_is_left_alone(folders: Path) -> None:
+    from lit_ft.running.run_folder import held
+
+    aside = Path(".out.tmp")
+    aside.mkdir()
+    (aside / "half").touch()
+    with held(aside):
+        assert "no other process works" in refused("linear", "a", "b")
+        assert (aside / "half").exists()
+
+
+def test_a_device_that_is_not_there_and_folders_made_for_nothing(folders: Path) -> None:
+    assert "--device: given 'tpuu'" in refused("linear", "a", "b", "--device", "tpuu")
+    with pytest.raises(ConfigError, match="given 'c'"):
+        merge_command(["linear", "a", "c", "--to", "new/deep/out"])
+    assert not Path("new").exists()

@@ -22,7 +22,7 @@ WIDE = '<svg width="460pt" viewBox="0 0 460 200"><text>loss</text></svg>'
 
 def test_it_says_first_what_was_done_and_then_what_came_of_it() -> None:
     html = page(REPORT, {"loss": WIDE}, CONFIG)
-    order = ["ImageClassifier on Digits: 1,500 steps in 1 min 7 s, finished.", "1,000,000 (4.40%) of the 22.7 million",
+    order = ["ImageClassifier on Digits: 1,500 steps in 1 min 6 s, finished.", "1,000,000 (4.40%) of the 22.7 million",
              "<h2>Results", "validation", "<h2>Curves", "<h2>Forgetting", "old task", "1.37 GB", "<h2>How to go on",
              "lit-ft test -c digits.yaml --ckpt_path last", "Configuration"]  # fmt: skip
     places = [html.find(part) for part in order]

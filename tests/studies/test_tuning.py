@@ -98,7 +98,7 @@ def test_how_long_it_takes(tmp_path: Path) -> None:
     assert pace == Pace(0.25, 7.0, None)
     run = Planned("a", 0, "", ["-c", "x"], tmp_path / "a" / "run", "key", {"trainer": {"max_steps": 100}})
     assert "--trainer.max_time=00:00:00:05" in timed(run, tmp_path).args
-    assert forecast([run] * 4, {"": pace}, jobs=2) == "4 of 4 runs are to be made, about 64 s by what probes took"
+    assert forecast([run] * 4, {"": pace}, jobs=2) == "4 of 4 runs are to be made, about 1 min 4 s by what probes took"
     run.config["trainer"] = {"max_steps": -1, "max_epochs": 3}
     assert "not known before the first" in forecast([run], {"": pace}, 1)
     assert pace.seconds({"max_steps": 4, "max_epochs": -1}) == 8.0
