@@ -160,6 +160,8 @@ def test_depth_is_counted_in_the_own_stack() -> None:
     assert found["decoder.block.1.layer.1.w.weight"].depth == 0.5
     assert found["shared.weight"].depth is None
     assert all(place.block is None for place in places(["0.weight", "2.weight", "conv.0.weight"]).values())
+    gaps = places(["body.0.conv.weight", "body.2.conv.weight"])  # what stands between has no weights: no repeated block
+    assert all(place.block is None for place in gaps.values())
 
 
 @pytest.mark.parametrize(

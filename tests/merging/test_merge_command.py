@@ -163,6 +163,7 @@ def test_one_input_untied_makes_the_result_so(tmp_path: Path, monkeypatch: pytes
     assert "lm_head.weight" not in tied
     expected = tied["model.embed_tokens.weight"] * 0.5 + apart["lm_head.weight"] * 0.5
     assert torch.equal(found["lm_head.weight"], expected)
+    assert json.loads(Path("out/config.json").read_text())["tie_word_embeddings"] is False
     network = AutoModelForCausalLM.from_pretrained("out")
     assert torch.equal(network.lm_head.weight, expected)
     assert not torch.equal(network.lm_head.weight, network.model.embed_tokens.weight)
@@ -218,6 +219,26 @@ def test_adapters_are_added_to_their_base(folders: Path) -> None:
     assert not torch.equal(again[query], expert_tensors("a")[query])
     found.save_pretrained("dense")
     assert torch.allclose(merged("linear", "dense", "b")[query], again[query] * 0.5 + expert_tensors("b")[query] * 0.5)
+
+
+def test_an_adapter_is_added_in_float32_whatever_its_base_is_in(folders: Path) -> None:
+    """In bfloat16 most of a small change is lost."""
+    import peft
+
+    from lit_ft.models.adapter_export import merged as dense
+
+    network = BertForSequenceClassification.from_pretrained("a").bfloat16()
+    layer = network.bert.encoder.layer[0].attention.self.query
+    before = layer.weight.detach().float().clone()
+    adapted: Any = peft.get_peft_model(
+        network, peft.LoraConfig(r=1, target_modules=["query"]), autocast_adapter_dtype=False
+    )
+    query = adapted.base_model.model.bert.encoder.layer[0].attention.self.query
+    with torch.no_grad():
+        query.lora_A.default.weight.fill_(2**-7)
+        query.lora_B.default.weight.fill_(2**-7)
+    found = dense(adapted, "inputs").bert.encoder.layer[0].attention.self.query.weight
+    assert torch.equal(found.float(), before + query.scaling["default"] * 2**-14)
 
 
 def broken(change: Callable[[dict[str, torch.Tensor]], None]) -> None:
