@@ -29,7 +29,7 @@ def linear(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         if total is None:
             total = tensor.clone() if weight == 1 else tensor * weight
         else:
-            total = total.add_(tensor) if weight == 1 else total.add_(tensor * weight)
+            total.addcmul_(tensor, tensor.new_tensor(weight))  # rounded once for product and sum
     return torch.zeros_like(tensors[0]) if total is None else total
 
 

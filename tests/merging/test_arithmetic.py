@@ -19,12 +19,13 @@ def drawn(number: int, shape: tuple[int, ...] = (40, 30), seed: int = 0) -> list
     return [torch.randn(shape, generator=generator) for _ in range(number)]
 
 
-def test_a_linear_merge_is_the_weighted_sum_bit_by_bit() -> None:
+def test_a_linear_merge_is_that_of_mergekit_bit_by_bit() -> None:
+    """Each product is added with one rounding, as mergekit 0.1.5 does."""
     inputs, weights = drawn(3), [0.2, 0.3, 0.5]
-    stacked = torch.stack(inputs) * torch.tensor(weights)[:, None, None]
-    assert torch.equal(
-        LinearMerge(weights).combine(TensorPlace("w"), None, inputs), stacked[0] + stacked[1] + stacked[2]
-    )
+    expected = torch.zeros_like(inputs[0])
+    for tensor, weight in zip(inputs, torch.tensor(weights), strict=True):
+        expected.addcmul_(tensor, weight)
+    assert torch.equal(LinearMerge(weights).combine(TensorPlace("w"), None, inputs), expected)
 
 
 def test_the_same_input_twice_counts_twice() -> None:
