@@ -4,8 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from lit_ft.studies.runner import Job
 from lit_ft.studies.staleness import study_digest
 from lit_ft.studies.study import Study
 from lit_ft.studies.verdict import judge_claim, level_of
+from tests.studies.ended import Ended, launcher
 
 
 @pytest.mark.parametrize("noise", ["normal", "three degrees of freedom"])
@@ -58,7 +57,7 @@ def difference(arm: str, seed: int) -> float:
 MADE: list[str] = []
 
 
-class Told:
+class Told(Ended):
     """A run that trains nothing: what it reports is a function of its arm and its seed."""
 
     def __init__(self, job: Job, threads: int) -> None:
@@ -72,19 +71,8 @@ class Told:
         write_report(folder, {"status": "finished", "steps": 1, "wall_seconds": 1.0, "metrics": values})
         write_text(folder / "complete", "")
 
-    def poll(self) -> bool:
-        return True
 
-    def result(self, timeout: float | None = None) -> None:
-        return None
-
-    def kill(self, number: int) -> None:
-        return None
-
-
-@contextmanager
-def told(name: str) -> Iterator[Any]:
-    yield Told
+told = launcher(Told)
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Tuning inside a study: one grid for every arm, seeds and rows of its own, and a choice that anybody would repeat."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from lit_ft.studies.grid import Grid
 from lit_ft.studies.pace import Pace, forecast, timed
 from lit_ft.studies.plan import Planned
 from lit_ft.studies.runner import Job, make_run
+from tests.studies.ended import Ended, launcher
 
 LR = "model.optimizer.lr"
 NAN = float("nan")
@@ -134,26 +133,15 @@ def study(*arguments: str, **changes: Any) -> int:
     return command(["study", "claim.yaml", *arguments])
 
 
-class Here:
+class Here(Ended):
     """A run in this process, as what is looked at is not that it has one of its own."""
 
     def __init__(self, job: Job, threads: int) -> None:
         Path(job.folder).mkdir(parents=True, exist_ok=True)
         make_run(job)
 
-    def poll(self) -> bool:
-        return True
 
-    def result(self, timeout: float | None = None) -> None:
-        return None
-
-    def kill(self, number: int) -> None:
-        return None
-
-
-@contextmanager
-def here(name: str) -> Iterator[Any]:
-    yield Here
+here = launcher(Here)
 
 
 def test_a_study_tunes_first_and_goes_on_where_it_was(
