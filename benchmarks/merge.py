@@ -1,8 +1,8 @@
 """Merging three models of some 650 MB each, linear and TIES, beside mergekit.
 
-The models are made here: one base and three copies with noise on it, float32. Each arm is a whole process. The results
-must agree before any time is printed: linear to the last bit, TIES to 1e-7, apart from entries of equal size at the edge
-of what is kept, of which mergekit takes any. Prints CPU seconds and the peak of memory.
+The models are made here: one base and three copies with noise on it, float32. Each arm is a whole process. The
+results must agree before any time is printed: linear to the last bit, TIES to 1e-7, apart from entries of equal size
+at the edge of what is kept, of which mergekit takes any. Prints CPU seconds and the peak of memory.
 
     python benchmarks/merge.py --rounds 3 --threads 1 --json merge.json
 """
